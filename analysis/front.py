@@ -1,0 +1,157 @@
+"""Non-dominated sets, hypervolume, and the operating points of a study they are computed from.
+
+An operating point is what the seeds of one setting share: (arm, algorithm, control, hp). Whatever chooses or orders
+points takes its frame through `selectable` and so cannot see test data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import moocore
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from . import table
+
+Cost = Literal["flops_masked", "flops_shrunk"]
+POINT = ["arm", "algorithm", "control", "hp"]
+SCORES = ["accuracy_valid", "accuracy_test"]
+COUNTS = ["flops_dense", "flops_masked", "flops_shrunk", "params_dense", "params_kept", "params_shrunk"]
+SPREAD = [*SCORES, "sparsity", "flops_masked", "flops_shrunk", "params_kept"]
+DIRECTIONS = (True, False)
+"""Accuracy is maximized, cost is not."""
+REFERENCE = (0.0, 1.0)
+"""Reference point of the hypervolume: accuracy 0, cost 1.0 times the parent's FLOPs."""
+
+
+def front(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.bool_]:
+    """Which points no other point dominates; equal points on the front all belong to it.
+
+    points: (n, m).  maximize: (m,), True where more is better.  Returns (n,) bool.
+    A point with a NaN neither belongs nor dominates.  Raises ValueError if the lengths disagree.
+    """
+    values = _values(points, maximize)
+    whole = np.flatnonzero(~np.isnan(values).any(axis=1))
+    belongs = np.zeros(len(values), dtype=np.bool_)
+    if len(whole):
+        belongs[whole] = moocore.is_nondominated(values[whole], maximise=list(maximize), keep_weakly=True)
+    return belongs
+
+
+def hypervolume(points: ArrayLike, reference: Sequence[float], maximize: Sequence[bool]) -> float:
+    """Volume that the points dominate up to `reference`; 0.0 for no points.
+
+    points: (n, m).  reference: (m,).  maximize: (m,), True where more is better.
+    A point that does not improve on the reference in every objective, or has a NaN, contributes nothing.
+    """
+    values = _values(points, maximize)
+    if len(reference) != len(maximize):
+        raise ValueError(f"`reference` has one number per objective; got {len(reference)}, should be {len(maximize)}")
+    signs = np.where(np.asarray(maximize, dtype=bool), 1.0, -1.0)
+    values = values[(signs * values > signs * np.asarray(reference, dtype=float)).all(axis=1)]
+    return float(moocore.hypervolume(values, ref=list(reference), maximise=list(maximize))) if len(values) else 0.0
+
+
+def _values(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.float64]:
+    values = np.asarray(points, dtype=float)
+    if values.size == 0:
+        return np.empty((0, len(maximize)))
+    if values.ndim != 2 or values.shape[1] != len(maximize):
+        raise ValueError(
+            f"`maximize` has one entry per objective; got {len(maximize)} for points of shape {values.shape}, "
+            f"which should be (n, {len(maximize)})"
+        )
+    return values
+
+
+def selectable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame without its test columns (`*_test`, and their spread): all that may be used to choose or to order."""
+    return frame[[name for name in frame.columns if "_test" not in name]]
+
+
+def parents(done: pd.DataFrame) -> list[str]:
+    """The arms that are the parent: controls from which nothing was removed, of the largest `flops_dense`."""
+    whole = (done["flops_masked"] == done["flops_dense"]) & (done["flops_dense"] == done["flops_dense"].max())
+    return sorted(done["arm"][whole.groupby(done["arm"]).transform("all") & done["control"].astype(bool)].unique())
+
+
+def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per operating point, in the order of (arm, hp).
+
+    last_rows: as from `table.last`.  Columns: `POINT`; members by status (`done`: how many are behind each mean); means
+    of measures over done members and sample standard deviations `*_std` (NaN for one); `difference_valid` and
+    `difference_test`, mean over seeds of accuracy minus the parent's of the same seed (NaN without one);
+    `compression`, `speedup_masked` and `speedup_shrunk`, quotients of means (infinite where nothing is left).
+    Raises ValueError if a row does not say which point it belongs to, as grouping would drop it in silence.
+    """
+    for name in [*POINT, "seed", "status"]:
+        if last_rows[name].isna().any():
+            raise ValueError(f"every row states its `{name}`; {last_rows[name].isna().sum()} rows do not")
+    done = last_rows[last_rows["status"] == "done"]
+    status = last_rows.groupby([*POINT, "status"]).size().unstack(fill_value=0)
+    measured = done.groupby(POINT)
+    means = measured[[*SCORES, "sparsity", *COUNTS, "train_flops"]].mean()
+    spread = measured[SPREAD].std().add_suffix("_std")
+    summary = status.reindex(columns=list(table.FINAL), fill_value=0).join([means, spread, _differences(done)])
+    summary["compression"] = summary["params_dense"] / summary["params_kept"]
+    summary["speedup_masked"] = summary["flops_dense"] / summary["flops_masked"]
+    summary["speedup_shrunk"] = summary["flops_dense"] / summary["flops_shrunk"]
+    return summary.rename_axis(columns=None).reset_index()
+
+
+def _differences(done: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread, over seeds, of accuracy minus the parent's of the same seed (several parents: their mean)."""
+    parent = done[done["arm"].isin(parents(done))].groupby("seed")[SCORES].mean()
+    paired = done[SCORES] - parent.reindex(done["seed"]).to_numpy()
+    paired.columns = ["difference_valid", "difference_test"]
+    measured = paired.groupby([done[name] for name in POINT])
+    return measured.mean().join(measured.std().add_suffix("_std"))
+
+
+def fronts(summary: pd.DataFrame, cost: Cost = "flops_masked", within: str | None = None) -> pd.Series[bool]:
+    """Which operating points are non-dominated in (mean validation accuracy up, mean cost down).
+
+    within: a column; a point then competes only with those of its value there ("arm": the front of each arm).
+    """
+    seen = selectable(summary)
+    belongs = pd.Series(False, index=seen.index, dtype=bool)
+    for _, group in seen.groupby(np.zeros(len(seen)) if within is None else within):
+        belongs[group.index] = front(group[["accuracy_valid", cost]].to_numpy(), DIRECTIONS)
+    return belongs
+
+
+def members_on_front(last_rows: pd.DataFrame) -> set[str]:
+    """The done members of the operating points on the front of all arms, by masked or by shrunk FLOPs."""
+    summary = summarise(last_rows)
+    points = summary[fronts(summary, "flops_masked") | fronts(summary, "flops_shrunk")]
+    chosen = last_rows[last_rows["status"] == "done"].merge(points[["arm", "hp"]])
+    return set(chosen["member"])
+
+
+def ordered(summary: pd.DataFrame, cost: Cost = "flops_masked") -> pd.DataFrame:
+    """The summary with its front first, then the other points; in each part from the dearest to the cheapest."""
+    seen = selectable(summary).assign(other=~fronts(summary, cost))
+    return summary.loc[seen.sort_values(["other", cost, "arm", "hp"], ascending=[True, False, True, True]).index]
+
+
+def hypervolumes(last_rows: pd.DataFrame, cost: Cost = "flops_masked") -> pd.DataFrame:
+    """Hypervolume of each arm, one front per seed: (accuracy_valid up, cost / flops_dense down), both linear.
+
+    Columns: arm, control, seeds, points_least and points_most (done members of a seed), hypervolume (mean over
+    seeds, in [0, 1]) and hypervolume_std.  The reference point is `REFERENCE`.
+    """
+    seen = selectable(last_rows)
+    seen = seen[seen["status"] == "done"].assign(relative=lambda rows: rows[cost] / rows["flops_dense"])
+    lines: list[dict[str, Any]] = []
+    for (arm, control), group in seen.groupby(["arm", "control"]):
+        seeds = [part[["accuracy_valid", "relative"]].to_numpy() for _, part in group.groupby("seed")]
+        volumes = np.array([hypervolume(points, REFERENCE, DIRECTIONS) for points in seeds])
+        sizes = [len(points) for points in seeds]
+        spread = volumes.std(ddof=1) if len(volumes) > 1 else float("nan")
+        key = {"arm": arm, "control": control, "seeds": len(seeds)}
+        points = {"points_least": min(sizes), "points_most": max(sizes)}
+        lines.append({**key, **points, "hypervolume": volumes.mean(), "hypervolume_std": spread})
+    return pd.DataFrame(lines)

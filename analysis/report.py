@@ -1,0 +1,331 @@
+"""The report of a study: one page that needs no network, the front as SVG and PNG, and the operating points as CSV.
+
+Everything is computed from the rows. Points are marked and ordered by validation data alone (`front.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from . import front, plot, table
+
+Pictures = dict[front.Cost, alt.LayerChart]
+TOLERANCE = 0.005
+"""Requested and achieved sparsity further apart than this are listed."""
+
+FORMULAS = {
+    "mean ± standard deviation": "over the n done members of one setting, one for each seed; sample standard deviation "
+    "(n - 1), “-” where n is 1",
+    "front": "the points that no other point dominates by being at least as good in mean validation accuracy and in "
+    "mean cost, and better in one; equal points all belong",
+    "difference": "validation accuracy minus the parent's of the same seed, mean over seeds, in percentage points; the "
+    "parent is the control from which nothing was removed",
+    "compression": "params_dense / params_kept, a quotient of means",
+    "speed-up ideal": "flops_dense / flops_masked, a quotient of means",
+    "any hardware": "speed-up of the shrunk network, flops_dense / flops_shrunk, a quotient of means",
+    "hypervolume": "area between the front of one seed's members and the reference point, in (validation accuracy, "
+    "cost / flops_dense), both linear",
+}
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --page: #ffffff; --line: #d4d9df; --soft: #f3f5f7; --faint: #5c6670; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e3e7eb; --page: #14171a; --line: #363c43; --soft: #1e2328; --faint: #9aa4ae; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 76rem;
+  margin: 2rem auto; padding: 0 1.5rem; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } p, li { max-width: 52rem; }
+figure { margin: 1.5rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { background: var(--soft); } th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
+td:nth-child(2) { white-space: normal; overflow-wrap: anywhere; }
+tr.other { color: var(--faint); } tr.front td:first-child { font-weight: 600; }
+dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere; }
+@media print { body { margin: 0; max-width: none; font-size: 10px; } h2, figure { break-inside: avoid; } }
+"""
+
+
+def build(folder: Path) -> Path:
+    """Write `report/report.html`, `front.svg`, `front.png` and `front.csv` into a study's output folder.
+
+    Returns the page's path. Raises ValueError if there are no rows, a file cannot be trusted, or no member is done.
+    """
+    rows, summary = _load(folder)
+    marked = summary.assign(front_masked=front.fronts(summary), front_shrunk=front.fronts(summary, "flops_shrunk"))
+    pictures = _pictures(summary, str(rows["study"].iloc[0]))
+    main = pictures["flops_masked"]
+    target = folder / "report"
+    _save(target / "front.csv", front.ordered(marked).to_csv(index=False, lineterminator="\n").encode())
+    _save(target / "front.svg", plot.svg(main).encode())
+    _save(target / "front.png", plot.png(main))
+    _save(target / "report.html", _page(folder, rows, summary, pictures).encode())
+    return target / "report.html"
+
+
+def front_table(folder: Path) -> list[list[str]]:
+    """The front of all arms as rows of text, the heading first. Raises ValueError as `build` does."""
+    _, summary = _load(folder)
+    lines = [_line(point) for point in _records(front.ordered(summary[front.fronts(summary)]))]
+    return [list(lines[0]), *[list(line.values()) for line in lines]]
+
+
+def _load(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All rows, and the summary of the last ones."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; a report is made from a study's output folder")
+    rows = table.read(folder)
+    summary = front.summarise(table.last(rows))
+    if not summary["done"].sum():
+        counts = [f"{summary[status].sum()} {status}" for status in table.FINAL if summary[status].sum()]
+        counts.append(f"{len(_unfinished(rows))} unfinished")
+        raise ValueError(f"{folder}: no member is done yet ({', '.join(counts)}); a report needs at least one")
+    return rows, summary
+
+
+def _save(path: Path, content: bytes) -> None:
+    with table.atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _unfinished(rows: pd.DataFrame) -> pd.DataFrame:
+    """The latest row of each member that has no last row."""
+    ended = rows["status"].ne(table.RUNNING).groupby([rows["arm"], rows["member"]]).transform("any")
+    return rows[~ended].drop_duplicates(["arm", "member"], keep="last")
+
+
+def _pictures(summary: pd.DataFrame, study: str) -> Pictures:
+    """The figure, and a second one where counts after shrinking differ from the parent's."""
+    pictures: Pictures = {"flops_masked": plot.chart(summary, study)}
+    if (summary["flops_shrunk"] < summary["flops_dense"]).any():
+        pictures["flops_shrunk"] = plot.chart(summary, study, "flops_shrunk")
+    return pictures
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in line.items()} for line in frame.to_dict("records")]
+
+
+# ---- text of numbers
+
+
+def _number(value: float, form: str) -> str:
+    return "∞" if math.isinf(value) else "-" if math.isnan(value) else format(value, form)
+
+
+def _spread(mean: float, std: float, form: str = ".2f", times: float = 100.0) -> str:
+    """Mean ± standard deviation, in percent or percentage points unless `times` says otherwise."""
+    return "-" if math.isnan(mean) else f"{_number(times * mean, form)} ± {_number(times * std, form.lstrip('+'))}"
+
+
+def _large(value: float) -> str:
+    """A count in three digits: 51200 is 51.2 k."""
+    sizes = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
+    size, letter = next((pair for pair in sizes if value >= 0.9995 * pair[0]), (1.0, ""))
+    return f"{value / size:{'.3g' if value < 999.5 * size else '.0f'}}{letter}"
+
+
+def _setting(hp: str) -> str:
+    """Hyper-parameters on one line, from their canonical JSON."""
+    chosen = json.loads(hp)
+    return ", ".join(f"{name}={json.dumps(value).strip(chr(34))}" for name, value in chosen.items()) or "defaults"
+
+
+def _line(point: Mapping[str, Any]) -> dict[str, str]:
+    """One operating point as text, by heading."""
+    return {
+        "arm": f"{point['arm']} (control)" if point["control"] else str(point["arm"]),
+        "hyper-parameters": _setting(point["hp"]),
+        "n": str(point["done"]),
+        "valid. accuracy %": _spread(point["accuracy_valid"], point["accuracy_valid_std"]),
+        "difference": _spread(point["difference_valid"], point["difference_valid_std"], "+.2f"),
+        "test accuracy %": _spread(point["accuracy_test"], point["accuracy_test_std"]),
+        "FLOPs masked": _large(point["flops_masked"]),
+        "FLOPs shrunk": _large(point["flops_shrunk"]),
+        "compression": _number(point["compression"], ".3g") + "x",
+        "speed-up ideal": _number(point["speedup_masked"], ".3g") + "x",
+        "any hardware": _number(point["speedup_shrunk"], ".3g") + "x",
+    }
+
+
+# ---- the page
+
+
+def _page(folder: Path, rows: pd.DataFrame, summary: pd.DataFrame, pictures: Pictures) -> str:
+    """The page, with everything it needs inside; the policy in its head forbids fetching anything."""
+    study = escape(str(rows["study"].iloc[0]))
+    specs = json.dumps({name: picture.to_dict() for name, picture in pictures.items()}).replace("<", "\\u003c")
+    body = "".join(
+        [
+            *_headline(rows, summary),
+            *_figures(pictures),
+            *_volumes(rows),
+            *_checks(folder, rows, summary),
+            *_origin(folder),
+        ]
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:;
+script-src 'unsafe-inline' 'unsafe-eval'">
+<title>{study}: accuracy against FLOPs</title><style>{STYLE}</style></head>
+<body><h1>{study}: accuracy against FLOPs</h1>
+{body}
+<script>{plot.script()}</script>
+<script>{{
+const actions = {{export: true, source: false, compiled: false, editor: false}};
+for (const [name, spec] of Object.entries({specs})) vegaEmbed("#" + name, spec, {{renderer: "svg", actions}});
+}}</script></body></html>
+"""
+
+
+def _grid(head: Sequence[str], lines: Sequence[Sequence[str]], kinds: Sequence[str] = ()) -> str:
+    """A table of text; `kinds` is the CSS class of each line."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    classes = kinds or [""] * len(lines)
+    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines]
+    filled = "".join(f'<tr class="{kind}">{line}</tr>\n' for kind, line in zip(classes, cells, strict=True))
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{filled}</tbody></table></div>\n'
+
+
+def _terms(pairs: Mapping[str, str]) -> str:
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs.items()) + "</dl>\n"
+
+
+def _say(sentence: str) -> str:
+    return f"<p>{escape(sentence)}</p>\n"
+
+
+def _headline(rows: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
+    points = front.ordered(summary[summary["done"] > 0])
+    first = rows.iloc[0]
+    last = table.last(rows)
+    yield _say(
+        f"Model {first['model']} on {first['dataset']}: {len(last)} members ended, {(last['status'] == 'done').sum()} "
+        f"of them done, at {len(points)} operating points; {_large(last['train_flops'].sum())} training FLOPs in "
+        f"{last['seconds'].sum():.3g} s."
+    )
+    if waiting := len(_unfinished(rows)):
+        yield _say(
+            f"The study is not finished: {waiting} members have rows but no last row, and are not in the figures."
+        )
+    yield "<h2>Operating points</h2>\n"
+    yield _say(
+        "The front of all arms comes first (validation accuracy up, masked FLOPs down), the others below it, paler; "
+        "each from the most to the fewest FLOPs. Validation data marked and ordered them, test data did not. "
+        "Full precision is in front.csv."
+    )
+    kinds = ["front" if belongs else "other" for belongs in front.fronts(points)]
+    lines = [_line(point) for point in _records(points)]
+    yield _grid(list(lines[0]), [list(line.values()) for line in lines], kinds)
+
+
+def _figures(pictures: Pictures) -> Iterator[str]:
+    yield "<h2>Fronts</h2>\n"
+    # The SVG is what paper and readers without scripts see; the script replaces it by the same chart with tooltips.
+    for name, picture in pictures.items():
+        yield f'<figure id="{name}">{plot.svg(picture, "transparent")}</figure>\n'
+    if "flops_shrunk" not in pictures:
+        yield _say("No unit died at any point: FLOPs after shrinking are the parent's, and have no figure.")
+
+
+def _volumes(rows: pd.DataFrame) -> Iterator[str]:
+    yield "<h2>Hypervolume</h2>\n"
+    accuracy, cost = front.REFERENCE
+    yield _say(
+        f"Reference point: accuracy {accuracy:g}, cost {cost:g} times the parent's FLOPs. One front for each seed, "
+        "then mean ± standard deviation over seeds; 1 is the most. An arm with more points has had more tries."
+    )
+    masked, shrunk = (_records(front.hypervolumes(table.last(rows), cost)) for cost in ("flops_masked", "flops_shrunk"))
+    lines = [
+        [
+            f"{one['arm']} (control)" if one["control"] else one["arm"],
+            str(one["seeds"]),
+            " to ".join(map(str, dict.fromkeys([one["points_least"], one["points_most"]]))),
+            *(_spread(each["hypervolume"], each["hypervolume_std"], ".4f", 1) for each in (one, other)),
+        ]
+        for one, other in zip(masked, shrunk, strict=True)
+    ]
+    yield _grid(["arm", "seeds", "points for each seed", "masked FLOPs", "shrunk FLOPs"], lines)
+
+
+def _checks(folder: Path, rows: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
+    last = table.last(rows)
+    waiting = _unfinished(rows).groupby("arm").size()
+    arms = summary.groupby("arm")[list(table.FINAL)].sum().join(waiting.rename("unfinished"), how="outer").fillna(0)
+    counts = [[str(arm), *(f"{n:.0f}" for n in line)] for arm, line in zip(arms.index, arms.to_numpy(), strict=True)]
+    yield "<h2>Checks</h2>\n<h3>Members by the way they ended</h3>\n"
+    yield _grid(["arm", *arms.columns], counts)
+    ended = last[last["status"] != "done"].fillna({"reason": "no reason given"})
+    reasons = ended.groupby(["arm", "status", "reason"]).size().reset_index(name="members")
+    if len(reasons):
+        lines = [[arm, f"{status}: {reason}", str(n)] for arm, status, reason, n in reasons.to_numpy().tolist()]
+        yield _grid(["arm", "reason", "members"], lines)
+    yield "<h3>Measurements</h3>\n<ul>\n"
+    for finding in _findings(folder, last):
+        yield f"<li>{escape(finding)}</li>\n"
+    yield "</ul>\n"
+
+
+def _findings(folder: Path, last: pd.DataFrame) -> Iterator[str]:
+    """What a reader should know before trusting the numbers, one sentence each."""
+    done = last[last["status"] == "done"]
+    names = done["arm"] + " (" + done["hp"].map(_setting) + ")"
+    if "hp_sparsity" in done and done["hp_sparsity"].notna().any():
+        apart = (done["hp_sparsity"] - done["sparsity"]).abs()
+        yield (
+            f"Requested (hp_sparsity) and achieved sparsity: at most {100 * apart.max():.2f} percentage points apart; "
+            f"{(apart > TOLERANCE).sum()} of {apart.notna().sum()} members by more than {100 * TOLERANCE:g}"
+            f"{_among(names[apart > TOLERANCE])}."
+        )
+    else:
+        yield "No sparsity was requested (no column hp_sparsity), so none can be compared with what was achieved."
+    dead = done["layers_dead"] > 0
+    yield f"Dead layers (nothing kept): in {dead.sum()} of {len(done)} members{_among(names[dead])}."
+    unknown = sorted({op for ops in done["unknown_ops"].dropna() for op in ops.split(",") if op})
+    yield f"Operations without a FLOPs formula: {', '.join(unknown) or 'none'}."
+    alone = done["stacked"].eq(False)
+    which = _among(done["arm"][alone])
+    yield f"Trained one after the other rather than together: {alone.sum()} of {len(done)} members{which}."
+    twice = done.duplicated(["arm", "hp", "seed"], keep=False)
+    yield f"Members alike in arm, setting and seed, each counted as a seed: {twice.sum()}{_among(names[twice])}."
+    parents = front.parents(done)
+    yield f"Parent, to which differences are taken: {', '.join(parents) or 'none in this study, so no differences'}."
+    rejected = sorted(path.name for path in (folder / "rejected").glob("*"))
+    yield f"Files set aside because they could not be trusted: {', '.join(rejected) or 'none'}."
+
+
+def _among(names: pd.Series) -> str:
+    """Which ones, after a count: the first eight; nothing for none."""
+    known = sorted(set(names))
+    more = f"; and {len(known) - 8} more" if len(known) > 8 else ""
+    return f": {'; '.join(known[:8])}{more}" if known else ""
+
+
+def _origin(folder: Path) -> Iterator[str]:
+    """Where the rows come from, and how the figures are computed from them."""
+    yield "<h2>Provenance</h2>\n"
+    facts: dict[str, dict[str, None]] = {}
+    for footer in table.footers(folder):
+        for name, value in _flat(footer):
+            facts.setdefault(name, {})[value] = None
+    yield _terms({name: "; ".join(values) for name, values in facts.items()})
+    yield "<h2>How the figures are computed</h2>\n"
+    shown = ("flops_dense", "flops_masked", "flops_shrunk", "params_kept", "sparsity", "seconds", "train_flops")
+    meanings = {name: meaning for name, _, meaning in table.COLUMNS if name in shown}
+    yield _terms({**FORMULAS, **meanings})
+
+
+def _flat(footer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in footer.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)

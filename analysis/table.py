@@ -1,0 +1,172 @@
+"""The table of measured rows: the only statement of column names, types and units.
+
+One Parquet file holds the rows of one cohort at one rung; a study is the folder of those files. A file is complete or
+absent: it is written under a temporary name and renamed. Files that are torn or foreign are named and set aside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA_VERSION = 1
+FOOTER = b"prunefront"
+RUNNING = "running"
+FINAL = ("done", "stopped", "diverged", "failed", "skipped")
+
+_text, _count, _real, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("study", _text, "name of the study"),
+    ("arm", _text, "label of the algorithm with its search space inside the study"),
+    ("control", _flag, "whether the arm is there to be compared with, rather than proposed"),
+    ("algorithm", _text, "name of the algorithm"),
+    ("model", _text, "name or dotted path of the model"),
+    ("dataset", _text, "name or dotted path of the data set"),
+    ("seed", _count, "seed of the member: initial weights, order of examples, every random draw"),
+    ("member", _text, "hash of algorithm and version, model, task with data digest, hyper-parameters, seed"),
+    ("cohort", _text, "the cohort that trained the member"),
+    ("hp", _text, "hyper-parameters that differ from their defaults, canonical JSON"),
+    ("rung", _count, "point of the training budget, 1 is the first"),
+    ("epochs", _real, "epochs trained so far, dense phase included"),
+    ("steps", _count, "optimiser steps so far, dense phase included"),
+    ("examples", _count, "training examples used so far, dense phase included"),
+    ("seconds", _real, "wall seconds of training: the cohort's, shared equally by its members; dense phase included"),
+    ("train_flops", _count, "FLOPs spent to train: 3 x dense forward FLOPs x examples, dense phase included"),
+    ("stacked", _flag, "whether the cohort's members were computed together; false: one after the other"),
+    ("status", _text, "running | done | stopped | diverged | failed | skipped; all but running are last rows"),
+    ("reason", _text, "why the member ended, if not by finishing"),
+    ("loss_train", _real, "mean cross-entropy on the training data, nats"),
+    ("accuracy_train", _real, "share of training examples classified right"),
+    ("loss_valid", _real, "mean cross-entropy on the validation data, nats"),
+    ("accuracy_valid", _real, "share of validation examples classified right"),
+    ("loss_test", _real, "mean cross-entropy on the test data, nats; last row only"),
+    ("accuracy_test", _real, "share of test examples classified right; last row only"),
+    ("sparsity", _real, "share of the removable parameters (weights and biases of linear and convolution layers) removed"),
+    ("flops_dense", _count, "FLOPs of the parent: 2 per multiply-accumulate, one example, forward"),
+    ("flops_masked", _count, "FLOPs if every removed weight cost nothing: what ideal sparse hardware would do"),
+    ("flops_shrunk", _count, "FLOPs after units that cannot influence the output are removed: what any hardware does"),
+    ("params_dense", _count, "parameters of the parent"),
+    ("params_kept", _count, "parameters of the parent that are not removed"),
+    ("params_shrunk", _count, "parameters after units that cannot influence the output are removed"),
+    ("layers_dead", _count, "removable layers in which nothing is kept"),
+    ("unknown_ops", _text, "operations without a FLOPs formula, comma-separated; empty: everything was counted"),
+)
+"""Name, type and meaning (with unit) of every fixed column; `hp_<name>` and `m_<name>` come beside them."""
+
+NAMES = tuple(name for name, _, _ in COLUMNS)
+CLOCK = ("seconds",)
+"""The columns that a clock wrote: all others are the same, bit for bit, when a study is run again."""
+
+
+def schema(rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType]) -> pa.Schema:
+    """The schema of a file of `rows`: the fixed columns, one `hp_<name>` for each of `hp_types`, and the rows' `m_<name>`."""
+    fields = [pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS]
+    fields += [pa.field(f"hp_{name}", kind) for name, kind in sorted(hp_types.items())]
+    fields += [pa.field(name, _real) for name in sorted({n for row in rows for n in row if n.startswith("m_")})]
+    return pa.schema(fields)
+
+
+def write(
+    path: Path, rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType], footer: Mapping[str, Any]
+) -> None:
+    """Write `rows` to `path`, complete or not at all. A column that a row lacks is null; an unknown one is an error."""
+    layout = schema(rows, hp_types)
+    unknown = {name for row in rows for name in row} - set(layout.names)
+    if unknown:
+        raise ValueError(f"rows have columns that the table does not know: {', '.join(sorted(unknown))}")
+    stamped = layout.with_metadata({FOOTER: json.dumps({"schema": SCHEMA_VERSION, **footer}, sort_keys=True)})
+    with atomic(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=stamped), temporary)
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def files(folder: Path) -> list[Path]:
+    """The row files of a study's output folder, sorted by name."""
+    return sorted(path for path in (folder / "rows").glob("*") if not path.name.startswith("."))
+
+
+def fault(path: Path) -> str | None:
+    """Why `path` is no row file of ours, or None if it is one."""
+    if path.suffix != ".parquet":
+        return "not a Parquet file"
+    try:
+        found = pq.read_schema(path)
+        pq.read_table(path, columns=["member"])
+    except (pa.ArrowException, OSError, KeyError) as error:
+        return f"unreadable ({str(error).splitlines()[0][:120]})"
+    stamp = (found.metadata or {}).get(FOOTER)
+    if stamp is None:
+        return "not written by prunefront"
+    version = json.loads(stamp).get("schema")
+    if version != SCHEMA_VERSION:
+        return f"of schema version {version}, where {SCHEMA_VERSION} is read"
+    missing = [name for name, kind, _ in COLUMNS if name not in found.names or found.field(name).type != kind]
+    return f"without the column {missing[0]}" if missing else None
+
+
+def sound(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The row files of `folder` that can be trusted, and the others with what is wrong with each."""
+    faults = {path: fault(path) for path in files(folder)}
+    return [p for p, why in faults.items() if why is None], {p: why for p, why in faults.items() if why is not None}
+
+
+def set_aside(folder: Path) -> dict[Path, str]:
+    """Move files that cannot be trusted from `rows/` to `rejected/`; returns where each was and what was wrong."""
+    _, bad = sound(folder)
+    for path in bad:
+        (folder / "rejected").mkdir(exist_ok=True)
+        path.replace(folder / "rejected" / path.name)
+    return bad
+
+
+def read(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Every row of a study, sorted by arm, hyper-parameters, seed and rung.
+
+    folder: a study's output folder.  columns: read only these of the fixed columns; None reads all, with `hp_` and `m_`.
+    Raises ValueError if there are no rows, or naming a file that cannot be trusted.
+    """
+    good, bad = sound(folder)
+    for path, why in bad.items():
+        raise ValueError(f"{path}: {why}; `prunefront run` sets such files aside")
+    if not good:
+        raise ValueError(f"{folder}: no rows; a study's output folder has them in rows/*.parquet")
+    key = ["arm", "hp", "seed", "member", "rung"]
+    wanted = None if columns is None else list(dict.fromkeys([*columns, *key]))
+    table = pa.concat_tables([pq.read_table(path, columns=wanted) for path in good], promote_options="permissive")
+    frame = table.to_pandas().sort_values(key, ignore_index=True)
+    return frame if columns is None else frame[list(columns)]
+
+
+def last(frame: pd.DataFrame) -> pd.DataFrame:
+    """The last row of each member that has one (status is not `running`), in the frame's order."""
+    return frame[frame["status"] != RUNNING].drop_duplicates(["arm", "member"], ignore_index=True)
+
+
+def footers(folder: Path) -> list[dict[str, Any]]:
+    """The distinct footers of a study's files: commit, versions, device, task description, data digest."""
+    good, _ = sound(folder)
+    stamps = {pq.read_schema(path).metadata[FOOTER] for path in good}
+    return [json.loads(stamp) for stamp in sorted(stamps)]

@@ -1,0 +1,85 @@
+"""The command line: prunefront run | report | algorithms."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .run import BAD_INPUT, INTERRUPTED
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
+    "Searches for small, accurate neural networks: a study file goes in, a table of measured networks and fronts of "
+    "accuracy against FLOPs come out."))  # fmt: skip
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file, TOML.")],
+    out: Annotated[Path | None, typer.Option(help="The output folder; default runs/<name of the study>.")] = None,
+    max_cohort: Annotated[int | None, typer.Option(min=1, help="Members trained together at most.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="study.KEY=VALUE or task.KEY=VALUE, over the file's.")] = None,
+) -> None:
+    """Do a study, or what is left of it, and report on it."""
+    from . import study as studies
+    from .run import run as drive
+
+    settings = [*(set_ or []), *([f"study.max_cohort={max_cohort}"] if max_cohort else [])]
+    read = studies.read(study, settings)
+    folder = out or Path("runs") / read.about.name
+    console = Console()
+    code = drive(read, folder, console)
+    if code != INTERRUPTED:
+        _report(folder, console)
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's output folder.")]) -> None:
+    """Write the report of what has been measured so far, and print the front."""
+    _report(folder, Console())
+
+
+@app.command()
+def algorithms() -> None:
+    """List the algorithms, each with its source and its hyper-parameters."""
+    from ..trainables.algorithms import known
+
+    console = Console()
+    for name, algorithm in known().items():
+        console.print(f"[bold]{name}[/bold]{'  (control)' if algorithm.control else ''}\n  {algorithm.source}", highlight=False)
+        for key, domain in algorithm.space.items():
+            what = ", ".join(domain.choices) if domain.choices else f"{domain.kind} in {domain.range}"
+            default = "" if domain.default is None else f"; default {domain.default}"
+            marks = "".join(f"; {mark}" for mark in ("static", "tunable") if getattr(domain, mark))
+            console.print(f"    {key}: {domain.about}; {what}{default}{marks}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _report(folder: Path, console: Console) -> None:
+    from ..analysis import report
+
+    page = report.build(folder)
+    head, *lines = report.front_table(folder)
+    table = Table(*head, title="front: mean validation accuracy against FLOPs", title_justify="left")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """The console script. Bad input ends with one sentence and exit code 2."""
+    sys.path.insert(0, os.getcwd())  # a user's own model, data set or algorithm, as `python -m` would find it
+    try:
+        app()
+    except ValueError as error:
+        print(f"prunefront: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("prunefront: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,200 @@
+"""Fronts and hypervolumes against brute force and closed forms; summaries against hand-worked rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prunefront.analysis import front
+
+
+@st.composite
+def clouds(draw: st.DrawFn) -> tuple[list[list[float]], list[bool]]:
+    """Points on a small grid, so that ties and duplicates are common, some with a NaN; and directions."""
+    m = draw(st.integers(2, 3))
+    number = st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.0, math.nan])
+    points = draw(st.lists(st.lists(number, min_size=m, max_size=m), max_size=12))
+    return points, draw(st.lists(st.booleans(), min_size=m, max_size=m))
+
+
+def dominates(a: Sequence[float], b: Sequence[float], maximize: Sequence[bool]) -> bool:
+    gains = [x - y if more else y - x for x, y, more in zip(a, b, maximize, strict=True)]
+    return min(gains) >= 0 and max(gains) > 0
+
+
+@given(clouds())
+def test_front_is_what_brute_force_finds(cloud: tuple[list[list[float]], list[bool]]) -> None:
+    points, maximize = cloud
+    whole = [p for p in points if not any(map(math.isnan, p))]
+    expected = [p in whole and not any(dominates(other, p, maximize) for other in whole) for p in points]
+    assert front.front(points, maximize).tolist() == expected
+
+
+@given(clouds())
+def test_hypervolume_counts_the_grid_cells_that_are_dominated(cloud: tuple[list[list[float]], list[bool]]) -> None:
+    points, maximize = cloud
+    reference = [0.0 if more else 4.0 for more in maximize]
+    cells = np.stack(np.meshgrid(*[np.arange(4) + 0.5] * len(maximize)), axis=-1).reshape(-1, len(maximize)).tolist()
+    covered = [any(dominates(p, cell, maximize) for p in points if not any(map(math.isnan, p))) for cell in cells]
+    assert front.hypervolume(points, reference, maximize) == pytest.approx(sum(covered))
+
+
+def test_equal_points_on_the_front_all_belong_to_it() -> None:
+    assert front.front([[0.9, 5], [0.9, 5], [0.8, 5], [0.9, 6]], (True, False)).tolist() == [True, True, False, False]
+
+
+def test_hypervolume_of_one_and_of_two_boxes() -> None:
+    assert front.hypervolume([[0.9, 0.25]], (0.0, 1.0), (True, False)) == pytest.approx(0.9 * 0.75)
+    two = front.hypervolume([[0.9, 0.5], [0.6, 0.1]], (0.0, 1.0), (True, False))
+    assert two == pytest.approx(0.9 * 0.5 + 0.6 * 0.4)
+
+
+@pytest.mark.parametrize("points", [[], [[0.0, 0.5]], [[0.9, 1.0]], [[-1.0, 2.0]], [[math.nan, 0.1]]])
+def test_points_that_do_not_improve_on_the_reference_contribute_nothing(points: list[list[float]]) -> None:
+    assert front.hypervolume(points, (0.0, 1.0), (True, False)) == 0.0
+
+
+def test_lengths_that_disagree_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one entry per objective; got 3 for points of shape \(1, 2\)"):
+        front.front([[1.0, 2.0]], (True, False, True))
+    with pytest.raises(ValueError, match="one entry per objective"):
+        front.hypervolume([1.0, 2.0], (0.0, 1.0), (True, False))
+    with pytest.raises(ValueError, match="got 1, should be 2"):
+        front.hypervolume([[1.0, 2.0]], (0.0,), (True, False))
+
+
+def row(arm: str, hp: str, seed: int, valid: float, test: float, flops: int, **more: Any) -> dict[str, Any]:
+    """A last row of a parent with 1000 FLOPs and 500 parameters, of which `flops // 10` are kept."""
+    fixed = {"algorithm": arm, "control": arm == "whole", "member": f"{arm}{hp}{seed}", "status": "done"}
+    measures = {"accuracy_valid": valid, "accuracy_test": test, "sparsity": 1 - flops / 1000, "train_flops": 10}
+    flop = {"flops_dense": 1000, "flops_masked": flops, "flops_shrunk": min(1000, 2 * flops)}
+    params = {"params_dense": 500, "params_kept": flops // 10, "params_shrunk": 500}
+    return {"arm": arm, "hp": hp, "seed": seed, **fixed, **measures, **flop, **params, **more}
+
+
+@pytest.fixture
+def last_rows() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            row("whole", "{}", 0, 0.90, 0.80, 1000),
+            row("whole", "{}", 1, 0.94, 0.90, 1000),
+            row("dns", '{"sparsity":0.9}', 0, 0.88, 0.81, 100),
+            row("dns", '{"sparsity":0.9}', 1, 0.90, 0.83, 200),
+            row("dns", '{"sparsity":0.99}', 0, 0.30, 0.20, 50),
+            row("dns", '{"sparsity":0.99}', 1, math.nan, math.nan, 0, status="diverged"),
+            row("dns", '{"sparsity":0.5}', 0, 0.85, 0.99, 600),
+        ]
+    )
+
+
+def lines(frame: pd.DataFrame, *key: str) -> dict[str, dict[str, Any]]:
+    return {"".join(line[name] for name in key): line for line in frame.to_dict("records")}  # pyright: ignore
+
+
+def test_summary_is_what_a_hand_works_out(last_rows: pd.DataFrame) -> None:
+    points = lines(front.summarise(last_rows), "arm", "hp")
+    point = points['dns{"sparsity":0.9}']
+    assert (point["done"], point["diverged"], point["failed"]) == (2, 0, 0)
+    assert point["accuracy_valid"] == pytest.approx(0.89)
+    assert point["accuracy_valid_std"] == pytest.approx(0.02 / math.sqrt(2))
+    assert point["accuracy_test"] == pytest.approx(0.82)
+    assert point["compression"] == pytest.approx(500 / 15)
+    assert point["speedup_masked"] == pytest.approx(1000 / 150)
+    assert point["speedup_shrunk"] == pytest.approx(1000 / 300)
+    assert point["difference_valid"] == pytest.approx((-0.02 - 0.04) / 2)
+    assert point["difference_valid_std"] == pytest.approx(0.02 / math.sqrt(2))
+    assert point["difference_test"] == pytest.approx((0.01 - 0.07) / 2)
+    lone = points['dns{"sparsity":0.99}']
+    assert (lone["done"], lone["diverged"]) == (1, 1)
+    assert lone["accuracy_valid"] == 0.30
+    assert math.isnan(lone["accuracy_valid_std"])
+    assert lone["difference_valid"] == pytest.approx(-0.60)
+
+
+def test_without_a_parent_there_is_no_difference(last_rows: pd.DataFrame) -> None:
+    summary = front.summarise(last_rows[last_rows["arm"] != "whole"])
+    assert summary["difference_valid"].isna().all()
+    assert summary["accuracy_valid"].notna().all()
+
+
+def test_a_parent_is_a_control_from_which_nothing_was_removed(last_rows: pd.DataFrame) -> None:
+    assert front.parents(last_rows) == ["whole"]
+    assert front.parents(last_rows.assign(control=False)) == []
+    narrow = pd.DataFrame([row("narrow", "{}", 0, 0.8, 0.8, 300, control=True, flops_dense=300)])
+    assert front.parents(pd.concat([last_rows, narrow])) == ["whole"]
+
+
+def test_nothing_done_gives_points_without_measures(last_rows: pd.DataFrame) -> None:
+    summary = front.summarise(last_rows.assign(status="failed"))
+    assert len(summary) == 4
+    assert summary["failed"].sum() == len(last_rows)
+    assert summary["accuracy_valid"].isna().all()
+    assert not front.fronts(summary).any()
+    assert front.hypervolumes(last_rows.assign(status="failed")).empty
+
+
+def test_rows_without_a_point_are_refused(last_rows: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="every row states its `hp`; 1 rows do not"):
+        front.summarise(last_rows.assign(hp=last_rows["hp"].where(last_rows.index > 0)))
+
+
+def test_fronts_of_the_study_and_of_each_arm(last_rows: pd.DataFrame) -> None:
+    summary = front.summarise(last_rows)
+    names = summary["arm"] + summary["hp"]
+    everywhere = {"whole{}", 'dns{"sparsity":0.9}', 'dns{"sparsity":0.99}'}
+    assert set(names[front.fronts(summary)]) == everywhere
+    assert set(names[front.fronts(summary, within="arm")]) == everywhere
+    assert (front.ordered(summary)["arm"] + front.ordered(summary)["hp"]).tolist() == [
+        "whole{}", 'dns{"sparsity":0.9}', 'dns{"sparsity":0.99}', 'dns{"sparsity":0.5}',
+    ]  # fmt: skip
+
+
+def test_hypervolume_of_an_arm_is_the_mean_over_its_seeds(last_rows: pd.DataFrame) -> None:
+    volumes = lines(front.hypervolumes(last_rows), "arm")
+    seeds = [0.88 * 0.9 + 0.30 * 0.05, 0.90 * 0.8]
+    assert volumes["dns"]["hypervolume"] == pytest.approx(np.mean(seeds))
+    assert volumes["dns"]["hypervolume_std"] == pytest.approx(np.std(seeds, ddof=1))
+    assert [volumes["dns"][name] for name in ("seeds", "points_least", "points_most")] == [2, 1, 3]
+    assert volumes["whole"]["hypervolume"] == 0.0
+
+
+class Guarded(pd.DataFrame):
+    """A frame in which reading a test column by name is an error."""
+
+    @property
+    def _constructor(self) -> type[Guarded]:
+        return Guarded
+
+    def __getitem__(self, key: Any) -> Any:
+        names = [key] if isinstance(key, str) else key if isinstance(key, list) else []
+        assert not any("_test" in str(name) for name in names), f"{key} was read"
+        return super().__getitem__(key)
+
+
+def test_nothing_that_selects_or_orders_reads_test_data(last_rows: pd.DataFrame) -> None:
+    summary = front.summarise(last_rows)
+    poisoned_rows, poisoned = last_rows.copy(), summary.copy()
+    for frame in (poisoned_rows, poisoned):
+        for name in [name for name in frame if "_test" in str(name)]:
+            frame[name] = -1e9 * frame["accuracy_valid"]
+    order = front.ordered(summary).index
+    for seen in (poisoned, summary.drop(columns=[c for c in summary if "_test" in str(c)]), Guarded(summary)):
+        assert front.fronts(seen).tolist() == front.fronts(summary).tolist()
+        assert front.fronts(seen, within="arm").tolist() == front.fronts(summary, within="arm").tolist()
+        assert front.ordered(seen).index.equals(order)
+    pd.testing.assert_frame_equal(front.hypervolumes(poisoned_rows), front.hypervolumes(last_rows))
+    pd.testing.assert_frame_equal(front.hypervolumes(Guarded(last_rows)), front.hypervolumes(last_rows))
+    assert front.parents(poisoned_rows) == front.parents(last_rows)
+
+
+def test_a_test_column_cannot_be_reached_in_a_selectable_frame(last_rows: pd.DataFrame) -> None:
+    for frame in (last_rows, front.summarise(last_rows)):
+        with pytest.raises(KeyError, match="accuracy_test"):
+            front.selectable(frame)["accuracy_test"]
+        assert not [name for name in front.selectable(frame) if "_test" in str(name)]

@@ -1,0 +1,258 @@
+"""Reports of synthetic studies, written through `table.write` and read back as a user would."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from prunefront.analysis import front, plot, report, table
+
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
+FLOPS, PARAMS = 2 * 50890, 50890
+
+
+def measured(arm: str, sparsity: float, seed: int, study: str) -> dict[str, Any]:
+    """A plausible last row; `chance` collapses to guessing above 90 %, and `magnitude` at 98 %."""
+    noise = random.Random(f"{arm}{sparsity}{seed}")
+    loss = {"dense": 0.0, "dns": 0.05, "magnitude": 0.12, "chance": 0.5}[arm] * sparsity**4
+    collapsed = (arm == "chance" and sparsity > 0.9) or (arm == "magnitude" and sparsity == 0.98)
+    valid = 0.1 if collapsed else 0.975 - loss + noise.gauss(0, 0.003)
+    kept = round(PARAMS * (1 - sparsity) * (1 + noise.uniform(-0.01, 0.01))) if sparsity else PARAMS
+    hp = json.dumps({"sparsity": sparsity}) if sparsity else "{}"
+    return {
+        "study": study, "arm": arm, "control": arm in ("dense", "chance"), "algorithm": arm, "model": "mlp",
+        "dataset": "digits", "seed": seed, "member": f"{arm}-{sparsity}-{seed}", "cohort": arm, "hp": hp, "rung": 2,
+        "epochs": 40.0, "steps": 1600, "examples": 51200, "seconds": 1.5, "train_flops": 3 * FLOPS * 51200,
+        "stacked": arm != "dense", "status": "done", "reason": None, "loss_train": 0.01, "accuracy_train": 1.0,
+        "loss_valid": 0.1, "accuracy_valid": valid, "loss_test": 0.2, "accuracy_test": valid - 0.01,
+        "sparsity": 1 - kept / PARAMS, "flops_dense": FLOPS, "flops_masked": kept * 2,
+        "flops_shrunk": round(FLOPS * (1 - sparsity / 3)), "params_dense": PARAMS,
+        "params_kept": kept, "params_shrunk": round(PARAMS * (1 - sparsity / 3)),
+        "layers_dead": int(collapsed), "unknown_ops": "", "hp_sparsity": sparsity if sparsity else None,
+    }  # fmt: skip
+
+
+def rows(study: str = "digits", seeds: tuple[int, ...] = (0, 1, 2)) -> list[dict[str, Any]]:
+    arms = {"dense": (0.0,), "dns": SPARSITIES, "magnitude": SPARSITIES, "chance": SPARSITIES}
+    return [
+        measured(arm, sparsity, seed, study) for arm, levels in arms.items() for sparsity in levels for seed in seeds
+    ]
+
+
+FOOTER = {"commit": "abc1234", "versions": {"torch": "2.6"}, "device": "cpu", "task": {"epochs": 40}, "data": "d1g"}
+
+
+def save(folder: Path, found: list[dict[str, Any]]) -> Path:
+    """A study's folder with one file for each arm."""
+    for arm in {row["arm"] for row in found}:
+        part = [row for row in found if row["arm"] == arm]
+        table.write(folder / "rows" / f"{arm}.parquet", part, {"sparsity": pa.float64()}, FOOTER)
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return save(tmp_path, rows())
+
+
+class Tags(HTMLParser):
+    """What a page would fetch, and whether its blocks are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.opened, self.closed = 0, 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.opened += tag in BLOCKS
+        self.fetched += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.closed += tag in BLOCKS
+
+
+BLOCKS = ("html", "head", "body", "table", "tr", "td", "th", "figure", "script", "style", "dl", "ul", "li", "p", "svg")
+
+
+class Visible(HTMLParser):
+    """The text of a page as a reader sees it, without scripts and pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.hidden = "", 0
+
+    @classmethod
+    def of(cls, page: str) -> str:
+        reader = cls()
+        reader.feed(page)
+        return reader.text
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.hidden += tag in ("script", "style", "svg")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden -= tag in ("script", "style", "svg")
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self.hidden else data
+
+
+def test_page_needs_nothing_from_outside(study: Path) -> None:
+    page = report.build(study)
+    assert page == study / "report" / "report.html"
+    text = page.read_text()
+    seen = Tags()
+    seen.feed(text)
+    assert not seen.fetched
+    assert seen.opened == seen.closed
+    assert "default-src 'none'" in text
+    assert "prefers-color-scheme: dark" in text
+    assert "window.vegaEmbed=" in text.replace(" ", "")
+    assert "nan" not in Visible.of(text).lower().replace("provenance", "")
+    assert {path.name for path in page.parent.iterdir()} == {"report.html", "front.svg", "front.png", "front.csv"}
+
+
+def test_pictures_are_drawn(study: Path) -> None:
+    folder = report.build(study).parent
+    assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "front.png").stat().st_size > 20_000
+    drawing = (folder / "front.svg").read_text()
+    for text in ("dns", "magnitude", "chance (control)", "dense (control)", "parent", "Mean over 3 seeds"):
+        assert text in drawing
+    assert "axis squeezed below 80%; 5 of 16 points are there" in drawing
+
+
+def test_every_figure_of_the_csv_comes_from_the_rows(study: Path) -> None:
+    report.build(study)
+    written = pd.read_csv(study / "report" / "front.csv").set_index(["arm", "hp"])
+    assert len(written) == 16
+    for (arm, hp), line in written.iterrows():  # pyright: ignore
+        part = [row for row in rows() if row["arm"] == arm and row["hp"] == hp]
+        dense = {row["seed"]: row for row in rows() if row["arm"] == "dense"}
+        assert line["done"] == len(part) == 3
+        for name in ("accuracy_valid", "accuracy_test", "sparsity", "flops_masked", "flops_shrunk", "params_kept"):
+            values = [row[name] for row in part]
+            assert line[name] == pytest.approx(statistics.mean(values))
+            assert line[f"{name}_std"] == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-12)
+        total = {name: sum(row[name] for row in part) for name in part[0] if name.startswith(("flops", "params"))}
+        assert line["compression"] == pytest.approx(total["params_dense"] / total["params_kept"])
+        assert line["speedup_masked"] == pytest.approx(total["flops_dense"] / total["flops_masked"])
+        assert line["speedup_shrunk"] == pytest.approx(total["flops_dense"] / total["flops_shrunk"])
+        gains = [row["accuracy_valid"] - dense[row["seed"]]["accuracy_valid"] for row in part]
+        assert line["difference_valid"] == pytest.approx(statistics.mean(gains), abs=1e-12)
+    best = written[written["front_masked"]]
+    assert len(report.front_table(study)) == 1 + len(best)
+    assert written["front_masked"].tolist() == sorted(written["front_masked"], reverse=True)
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    bad = "<script>alert(1)</script>"
+    found = [{**row, "arm": row["arm"] + bad} for row in rows(study=bad)]
+    found[0] |= {"status": "failed", "reason": bad}
+    table.write(tmp_path / "rows" / "a.parquet", found, {"sparsity": pa.float64()}, {**FOOTER, "device": bad})
+    text = report.build(tmp_path).read_text()
+    assert bad not in text
+    assert escape(bad) in text
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    save(tmp_path, rows(seeds=(7,)))
+    text = Visible.of(report.build(tmp_path).read_text())
+    assert f"{100 * measured('dense', 0.0, 7, '')['accuracy_valid']:.2f} ± -" in text
+    assert "nan" not in text.lower().replace("provenance", "")
+    assert all(line[2] == "1" for line in report.front_table(tmp_path)[1:])
+    assert "Mean over 1 seed;" in (tmp_path / "report" / "front.svg").read_text()
+
+
+def test_what_did_not_finish_is_counted_and_named(tmp_path: Path) -> None:
+    found = rows()
+    for index, status, reason in ((3, "diverged", "loss is not finite"), (4, "stopped", None), (5, "running", None)):
+        lost = {name: None for name in found[index] if name.startswith(("accuracy", "loss"))}
+        found[index] |= {**lost, "status": status, "reason": reason}
+    found[8] |= {"layers_dead": 2, "unknown_ops": "aten::fft,aten::sort", "sparsity": 0.7, "stacked": False}
+    text = Visible.of(report.build(save(tmp_path, found)).read_text())
+    assert "1 members have rows but no last row" in text
+    assert "diverged: loss is not finite" in text
+    assert "stopped: no reason given" in text
+    assert "aten::fft, aten::sort" in text
+    assert "at most 10.00 percentage points apart" in text
+    assert "dns (sparsity=0.8)" in text
+    assert "Trained one after the other rather than together: 4 of 45 members: dense; dns" in text
+
+
+def test_shrunk_counts_like_the_parents_need_no_figure(tmp_path: Path) -> None:
+    save(tmp_path, [{**row, "flops_shrunk": row["flops_dense"]} for row in rows()])
+    text = report.build(tmp_path).read_text()
+    assert "No unit died at any point" in text
+    assert 'id="flops_shrunk"' not in text
+
+
+def test_order_and_marks_do_not_depend_on_test_data(study: Path, tmp_path: Path) -> None:
+    report.build(study)
+    poisoned = save(tmp_path / "other", [{**row, "accuracy_test": 1 - row["accuracy_valid"]} for row in rows()])
+    report.build(poisoned)
+    honest, other = (pd.read_csv(folder / "report" / "front.csv") for folder in (study, poisoned))
+    pd.testing.assert_frame_equal(front.selectable(honest), front.selectable(other))
+
+
+def test_a_study_that_cannot_be_reported_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        report.build(tmp_path / "absent")
+    with pytest.raises(ValueError, match="no rows"):
+        report.build(tmp_path)
+    save(tmp_path, [{**row, "status": "diverged" if row["seed"] else "running"} for row in rows()])
+    with pytest.raises(ValueError, match=r"no member is done yet \(32 diverged, 16 unfinished\)"):
+        report.front_table(tmp_path)
+
+
+def test_torn_and_foreign_files_are_named(study: Path) -> None:
+    torn = study / "rows" / "torn.parquet"
+    torn.write_bytes((study / "rows" / "dns.parquet").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"torn\.parquet: unreadable"):
+        report.build(study)
+    torn.unlink()
+    pq.write_table(pa.table({"member": ["a"]}), study / "rows" / "foreign.parquet")
+    with pytest.raises(ValueError, match=r"foreign\.parquet: not written by prunefront"):
+        report.build(study)
+
+
+@pytest.mark.parametrize("accuracies", [[0.5], [0.5, 0.5], [0.9, 0.1], [1.0, 1.0, 0.1, 0.1], [0.0]])
+def test_a_chart_can_be_drawn_of_few_or_equal_points(accuracies: list[float]) -> None:
+    sample = [{**measured("dns", s, 0, "x"), "accuracy_valid": a} for a, s in zip(accuracies, SPARSITIES, strict=False)]
+    picture = plot.chart(front.summarise(pd.DataFrame(sample)), "x")
+    assert "accuracy against FLOPs" in plot.svg(picture)
+
+
+def test_points_without_flops_are_counted_where_they_cannot_be_drawn() -> None:
+    sample = rows()
+    sample[5] |= {"flops_masked": 0, "hp": '{"sparsity": 1.0}'}
+    assert "Not drawn: 1 of 17 points" in plot.svg(plot.chart(front.summarise(pd.DataFrame(sample)), "x"))
+    nothing = front.summarise(pd.DataFrame([{**row, "flops_masked": 0} for row in rows()]))
+    with pytest.raises(ValueError, match="no point has FLOPs left"):
+        plot.chart(nothing, "x")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (7, "7"),
+        (999, "999"),
+        (1000, "1 k"),
+        (51200, "51.2 k"),
+        (999_499, "999 k"),
+        (999_600, "1 M"),
+        (2.5e9, "2.5 G"),
+    ],
+)
+def test_counts_are_written_in_three_digits(count: float, text: str) -> None:
+    assert report._large(count) == text

@@ -1,0 +1,45 @@
+"""Chance: random masks at a method's sparsity, the control that a pruning criterion must beat."""
+
+from __future__ import annotations
+
+import torch
+
+from .. import masks
+from ..contract import Domain
+from ..gradient import Context, GradientPruner, Params, Pruning, space
+from ..structure import node_masks
+
+
+class Chance(GradientPruner):
+    """A random mask drawn before training and kept; weights train from their initial values.
+
+    weight: every layer keeps round((1 - sparsity) n) of its n weights and biases.  node: every hidden layer keeps
+    round((1 - sparsity) n) of its n units, at least one; removing a unit removes its row, its bias and its outgoing columns.
+    """
+
+    source = "random control (Frankle et al. 2021; Su et al. 2020; node space of Weedout, arXiv 2403.08265)"
+    control = True
+    space = space(
+        sparsity=Domain("real", 0.5, "the share removed", low=0, high=1, open_high=True),
+        granularity=Domain("choice", "weight", "what is removed", choices=("weight", "node"), static=True),
+    )
+
+    def skip(self, task):
+        return None if task.structure.hidden else "no units can be removed from this model"
+
+    def init(self, params: Params, ctx: Context) -> Pruning:
+        structure, sparsity = ctx.structure, ctx.hp["sparsity"]
+        if ctx.hp["granularity"] == "node":
+            drawn = {layer.name: ctx.uniform(f"chance/{layer.name}", (layer.units,)) for layer in structure.hidden}
+            alive = {name: masks.top(u, masks.kept_count(sparsity, len(u))) for name, u in drawn.items()}
+            return {"mask": node_masks(structure, alive, params)}
+        scores = {
+            name: ctx.uniform(f"chance/{name}", tuple(params[name].shape)) for l in structure.layers for name in l.parameters
+        }
+        return {"mask": masks.layerwise(structure, scores, sparsity)}
+
+    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        return masks.apply(params, pruning["mask"])
+
+    def kept(self, params: Params, pruning: Pruning) -> Params:
+        return pruning["mask"]

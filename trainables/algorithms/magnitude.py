@@ -1,0 +1,53 @@
+"""Magnitude pruning: a trained network loses its smallest weights and trains on."""
+
+from __future__ import annotations
+
+import torch
+
+from .. import masks
+from ..contract import Domain
+from ..gradient import Context, GradientPruner, Params, Pruning, space
+
+
+class Magnitude(GradientPruner):
+    """Removes the weights and biases of smallest absolute value, at once or gradually, and fine-tunes the rest.
+
+    schedule one-shot: the whole sparsity before the first step.  gradual: s_t = s (1 - (1 - t / ramp)^3) (Zhu & Gupta 2017, eq. 1,
+    from s_0 = 0), t in shares of the steps, a new mask every `every` steps; what was removed stays removed.
+    scope layerwise: the same share of every layer.  global: one ranking, but a layer keeps at least the share `floor` of its own.
+    """
+
+    source = "Han et al. 2015 (one-shot, layerwise); Zhu & Gupta 2017, eq. 1 (gradual)"
+    from_dense = True
+    space = space(
+        sparsity=Domain("real", 0.9, "the share removed", low=0, high=1, open_high=True),
+        schedule=Domain("choice", "one-shot", "when weights are removed", choices=("one-shot", "gradual"), static=True),
+        scope=Domain("choice", "layerwise", "what is ranked together", choices=("layerwise", "global"), static=True),
+        floor=Domain("real", 0.01, "the least share that a layer keeps under the global scope", low=0, high=1),
+        ramp=Domain("real", 0.5, "the share of the steps after which a gradual schedule is at its end", low=0.01, high=1),
+        every=Domain("whole", 20, "the number of steps between masks of a gradual schedule", low=1, static=True),
+    )
+
+    def init(self, params: Params, ctx: Context) -> Pruning:
+        gradual = ctx.hp["schedule"] == "gradual"
+        return {"mask": _mask(params, ctx, torch.zeros_like(ctx.hp["sparsity"]) if gradual else ctx.hp["sparsity"])}
+
+    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        return masks.apply(params, pruning["mask"])
+
+    def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
+        if ctx.hp["schedule"] == "one-shot" or (ctx.step % ctx.hp["every"] and ctx.step != ctx.steps):
+            return params, pruning
+        progress = torch.clamp(ctx.step / (ctx.hp["ramp"] * ctx.steps), max=1)
+        sparsity = ctx.hp["sparsity"] * (1 - (1 - progress) ** 3)
+        return params, {"mask": _mask(masks.apply(params, pruning["mask"]), ctx, sparsity)}
+
+    def kept(self, params: Params, pruning: Pruning) -> Params:
+        return pruning["mask"]
+
+
+def _mask(params: Params, ctx: Context, sparsity: torch.Tensor) -> dict[str, torch.Tensor]:
+    scores = {name: params[name].abs() for layer in ctx.structure.layers for name in layer.parameters}
+    if ctx.hp["scope"] == "global":
+        return masks.everywhere(ctx.structure, scores, sparsity, ctx.hp["floor"])
+    return masks.layerwise(ctx.structure, scores, sparsity)

@@ -1,0 +1,219 @@
+"""A cohort on disk: members trained together from rung to rung, their State kept, their rows written.
+
+Files are complete or absent and their contents a function of the plan, so a cohort may be killed at any moment and carried on:
+the State is saved before the rows of its rung, and rows that are missing are measured again from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import math
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..analysis import table
+from . import models, stack
+from .algorithms import find
+from .contract import Algorithm, Domain, Member, State, canonical, leaves
+from .measure import measure
+from .task import Task, identity
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """Members of one arm that train together.
+
+    algorithm: its name; empty for a cohort that only trains the dense networks of its members' seeds, from which others start,
+    and that has no rows.  after: names of the cohorts that must be finished before.
+    """
+
+    name: str
+    arm: str
+    algorithm: str
+    members: tuple[Member, ...]
+    after: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """One line from which `from_json` makes the same cohort; it begins with the name."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(line: str) -> Cohort:
+        """The cohort of a line that `to_json` wrote."""
+        found = json.loads(line)
+        members = tuple(
+            Member({n: tuple(v) if isinstance(v, list) else v for n, v in m["hp"].items()}, m["seed"]) for m in found["members"]
+        )
+        return Cohort(found["name"], found["arm"], found["algorithm"], members, tuple(found["after"]))
+
+
+class Training:
+    """A cohort in training, writing into the output folder of a study. Opened again, it carries on from its last rung.
+
+    folder: the study's output folder.  keep: whether to write the networks at the end.  finished: no member is left to train.
+    """
+
+    def __init__(self, folder: Path, study: str, task: Task, cohort: Cohort, keep: bool) -> None:
+        self.folder, self.study, self.task, self.cohort, self.keep = folder, study, task, cohort, keep
+        self.algorithm: Algorithm = find(cohort.algorithm)
+        self.ids = [identity(task, cohort.algorithm, self.algorithm, member) for member in cohort.members]
+        self.finished = False
+        if self._saved.exists():
+            self.state = State.load(self._saved, task.torch_device)
+            self._settle()
+        else:
+            self.state = self.algorithm.start(task, cohort.members)
+
+    def advance(self) -> list[dict[str, Any]]:
+        """Train to the next rung, save the State, write the rows; returns them."""
+        self.state = self.algorithm.advance(self.task, self.state)
+        self.state.save(self._saved)
+        return self._settle()
+
+    @property
+    def _saved(self) -> Path:
+        return self.folder / "state" / f"{self.cohort.name}.safetensors"
+
+    def _settle(self) -> list[dict[str, Any]]:
+        """Measure the State, write its rows if they are missing, and let members go that have ended."""
+        rung = self.state.scalars["rung"]
+        last = rung == self.task.rungs
+        rows = self._rows(last)
+        going = [k for k, row in enumerate(rows) if row["status"] == table.RUNNING]
+        if last and self.keep:
+            self._write_networks([k for k, row in enumerate(rows) if row["status"] == "done"])
+        path = rows_path(self.folder, self.cohort.name, rung)
+        if not path.exists():
+            table.write(path, rows, hp_types(self.algorithm.space), footer(self.task))
+        if going:
+            self.state = self.state.select(going) if len(going) < len(rows) else self.state
+        else:
+            self.finished = True
+            self._saved.unlink(missing_ok=True)
+        return rows
+
+    def _rows(self, last: bool) -> list[dict[str, Any]]:
+        rows = measure(self.task, self.algorithm, self.state, last)
+        for slot, row in zip(self.state.members["slot"].tolist(), rows, strict=True):
+            row |= labels(self.study, self.task, self.cohort, self.algorithm, slot, self.ids[slot])
+            row |= {"status": "done" if last else table.RUNNING, "reason": ""}
+            if not math.isfinite(row["loss_train"]):
+                row |= {"status": "diverged", "reason": f"training loss {row['loss_train']}"}
+                row |= {"loss_test": None, "accuracy_test": None}
+        return rows
+
+    def _write_networks(self, members: Sequence[int]) -> None:
+        """The effective networks at positions `members` of the State, one stack in one file."""
+        found = self.algorithm.networks(self.task, self.state)
+        index = found.of.cpu()[list(members)]
+        trees = {"params": found.params, "buffers": found.buffers, "kept": found.kept}
+        stacks = {name: tensor.detach().cpu()[index].contiguous() for name, tensor in leaves(trees).items()}
+        about = {
+            "members": [self.ids[slot] for slot in self.state.members["slot"][list(members)].tolist()],
+            "model": self.task.model,
+            "options": dict(self.task.model_options),
+            "input_shape": list(self.task.data.shape),
+            "classes": self.task.data.classes,
+            "dtype": self.task.dtype,
+        }
+        with table.atomic(self.folder / "networks" / f"{self.cohort.name}.safetensors") as temporary:
+            save_file(stacks, temporary, metadata={"about": json.dumps(about)})
+
+
+def load_network(folder: Path, member: str) -> nn.Module:
+    """The kept network of `member` in a study's output folder, removed parameters zero, in evaluation mode.
+
+    Raises ValueError if the study did not keep it.
+    """
+    for path in sorted((folder / "networks").glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+            if member not in about["members"]:
+                continue
+            place = about["members"].index(member)
+            module = stack.prepare(
+                models.build(about["model"], tuple(about["input_shape"]), about["classes"], **about["options"])
+            ).to(getattr(torch, about["dtype"]))
+            tensors = {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 - not a mapping
+        values = {name.split("/", 1)[1]: t for name, t in tensors.items() if not name.startswith("kept/")}
+        module.load_state_dict(values)
+        return module.eval()
+    raise ValueError(f"{folder}: no kept network of member {member}; a study's `keep` says which are kept")
+
+
+def keep_only(folder: Path, members: set[str]) -> None:
+    """Drop every kept network whose member is not in `members`."""
+    for path in sorted((folder / "networks").glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+            index = [place for place, member in enumerate(about["members"]) if member in members]
+            if len(index) == len(about["members"]):
+                continue
+            tensors = {name: file.get_tensor(name)[index].contiguous() for name in file.keys()}  # noqa: SIM118
+        if not index:
+            path.unlink()
+            continue
+        with table.atomic(path) as temporary:
+            about["members"] = [about["members"][place] for place in index]
+            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+
+
+def rows_path(folder: Path, cohort: str, rung: int | str) -> Path:
+    """Where the rows of a cohort at a rung are."""
+    return folder / "rows" / f"{cohort}-{rung}.parquet"
+
+
+def labels(study: str, task: Task, cohort: Cohort, algorithm: Algorithm, slot: int, member: str) -> dict[str, Any]:
+    """The key columns of a member's rows, and its hyper-parameters."""
+    hp, seed = cohort.members[slot].hp, cohort.members[slot].seed
+    return {
+        "study": study,
+        "arm": cohort.arm,
+        "control": algorithm.control,
+        "algorithm": cohort.algorithm,
+        "model": task.model,
+        "dataset": task.dataset,
+        "seed": seed,
+        "member": member,
+        "cohort": cohort.name,
+        "hp": canonical(algorithm.space, hp),
+        **{f"hp_{name}": hp[name] for name in hp_types(algorithm.space)},
+    }
+
+
+def hp_types(space: Mapping[str, Domain]) -> dict[str, pa.DataType]:
+    """The column types of hyper-parameters; lists are in the JSON column `hp` only."""
+    kinds = {"real": pa.float64(), "whole": pa.int64(), "choice": pa.string()}
+    return {name: kinds[domain.kind] for name, domain in space.items() if domain.kind in kinds}
+
+
+def footer(task: Task) -> dict[str, Any]:
+    """Where rows come from: commit, versions, device, task with data digest."""
+    cuda = task.torch_device.type == "cuda"
+    return {
+        "commit": _commit(),
+        "versions": {name: importlib.metadata.version(name) for name in ("prunefront", "torch", "numpy", "pyarrow")},
+        "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
+        "task": task.describe(),
+    }
+
+
+@functools.cache
+def _commit() -> str:
+    """The commit of the source that runs, if it runs from a checkout."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return ""
+    asked = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip()

@@ -1,0 +1,229 @@
+"""The contract between algorithms and everything else: Domain, Member, State, Networks, Algorithm."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..analysis.table import atomic
+
+if TYPE_CHECKING:
+    from .task import Task
+
+Value = float | int | str | tuple[float, ...] | None
+Tree = Mapping[str, Any]
+"""Nested mappings whose leaves are tensors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """The values that one hyper-parameter may take.
+
+    kind: `real` and `whole` are numbers in [low, high] (`open_high`: [low, high)); `choice` is one of `choices`; `reals` is a
+    list of numbers in the range, one for each removable layer.  default: None means "as the algorithm says in `about`".
+    log: proposals are spread evenly over the logarithm.  static: members of one cohort share the value, since it changes shapes
+    or code paths.  tunable: the value may be changed in the middle of a run (by population based training, say).
+    """
+
+    kind: Literal["real", "whole", "choice", "reals"]
+    default: Value
+    about: str
+    low: float = -math.inf
+    high: float = math.inf
+    open_high: bool = False
+    log: bool = False
+    choices: tuple[str, ...] = ()
+    static: bool = False
+    tunable: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.static or self.kind != "choice", "a choice is a code path, and so static"
+
+    def check(self, value: object) -> Value:
+        """`value` in canonical form. Raises ValueError that ends a sentence beginning with the hyper-parameter's name."""
+        if value is None and self.default is None:
+            return None
+        if self.kind == "choice":
+            if value in self.choices:
+                return str(value)
+            raise ValueError(f"is {self.about}: one of {', '.join(self.choices)}; got {value!r}")
+        if self.kind == "reals":
+            if isinstance(value, list | tuple) and value and all(self._holds(v) for v in value):
+                return tuple(float(v) for v in value)
+            raise ValueError(f"is {self.about}: a list of numbers in {self.range}, one for each layer; got {value!r}")
+        if self._holds(value) and (self.kind == "real" or float(value) == int(value)):  # type: ignore[arg-type]
+            return float(value) if self.kind == "real" else int(value)  # type: ignore[arg-type]
+        noun = "a number" if self.kind == "real" else "a whole number"
+        raise ValueError(f"is {self.about}: {noun} in {self.range}; got {value!r}")
+
+    def _holds(self, value: object) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            return False
+        return self.low <= value <= self.high and not (self.open_high and value == self.high)
+
+    @property
+    def range(self) -> str:
+        """The range in words: `[0, 1)`."""
+        left = "(-inf" if self.low == -math.inf else f"[{self.low:g}"
+        right = "inf)" if self.high == math.inf else f"{self.high:g}{')' if self.open_high else ']'}"
+        return f"{left}, {right}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One network to be: hyper-parameters (every name of the algorithm's space) and a seed."""
+
+    hp: Mapping[str, Value]
+    seed: int
+
+
+@dataclasses.dataclass
+class State:
+    """All that changes while a cohort trains.
+
+    members: a tree of tensors with a leading K, one entry for each member; `slot` (K,) is its place in the cohort's plan, `hp` its
+    hyper-parameters that are tunable.  scalars: JSON values that all members share; `rung`, `step` (optimiser steps since
+    `start`) and `seconds` (of training, a member) among them.
+    """
+
+    members: dict[str, Any]
+    scalars: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """K, the number of members."""
+        return next(iter(leaves(self.members).values())).shape[0]
+
+    def select(self, index: Sequence[int] | Tensor) -> State:
+        """The members at `index` (M,), in that order: leaves losers behind, or splits a cohort."""
+        where = torch.as_tensor(index, dtype=torch.long)
+        return State(map_tree(lambda t: t[where.to(t.device)], self.members), dict(self.scalars))
+
+    @staticmethod
+    def concatenate(states: Sequence[State]) -> State:
+        """The members of several states of one cohort, in one; their scalars are the same."""
+        columns = [leaves(state.members) for state in states]
+        joined = {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
+        return State(nest(joined), dict(states[0].scalars))
+
+    def save(self, path: Path) -> None:
+        """Write the whole state to one safetensors file, JSON in its header; complete or not at all."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in leaves(self.members).items()}
+        with atomic(path) as temporary:
+            save_file(tensors, temporary, metadata={"scalars": json.dumps(self.scalars)})
+
+    @staticmethod
+    def load(path: Path, device: torch.device) -> State:
+        """Read what `save` wrote, bit for bit."""
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return State(nest(tensors), json.loads(file.metadata()["scalars"]))
+
+
+@dataclasses.dataclass
+class Networks:
+    """M distinct networks to be measured, and the network of each of the K members.
+
+    params, buffers: name -> (M, ...), what the networks compute with.  kept: name -> (M, ...) bool, shaped like the removable
+    parameters.  metrics: the algorithm's own figures, name -> (M,), recorded as `m_<name>`.  of: (K,) indices below M.
+    """
+
+    params: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    kept: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor]
+    of: Tensor
+
+
+class Algorithm(abc.ABC):
+    """A way to obtain sparse networks. Stateless: everything that changes is in State.
+
+    source: paper and equation numbers, or "derivation" where it is ours.  version: raised when results change, since it is part
+    of a member's identity.  control: there to be compared with.  space: the hyper-parameters.  together: names of those whose
+    values must share a cohort.  from_dense: members start from trained dense networks, one for each seed.
+    """
+
+    source: ClassVar[str]
+    version: ClassVar[int] = 1
+    control: ClassVar[bool] = False
+    space: ClassVar[Mapping[str, Domain]]
+    together: ClassVar[tuple[str, ...]] = ()
+    from_dense: ClassVar[bool] = False
+
+    def skip(self, task: Task) -> str | None:
+        """Why the algorithm cannot run on `task`, or None if it can."""
+        return None
+
+    def check(self, task: Task, hp: Mapping[str, Value]) -> None:
+        """Raise ValueError with one sentence if hyper-parameters that are each in their domain do not fit together or the task."""
+
+    @abc.abstractmethod
+    def start(self, task: Task, members: Sequence[Member]) -> State:
+        """The state of `members` before their first step."""
+
+    @abc.abstractmethod
+    def advance(self, task: Task, state: State) -> State:
+        """Train every member to the next rung. The state that was handed in may be consumed."""
+
+    @abc.abstractmethod
+    def networks(self, task: Task, state: State) -> Networks:
+        """What is measured, and which member it belongs to."""
+
+
+def complete(space: Mapping[str, Domain], hp: Mapping[str, object]) -> dict[str, Value]:
+    """`hp` in canonical form with defaults filled in, names sorted. Raises ValueError for a name or value out of the space."""
+    unknown = sorted(set(hp) - set(space))
+    if unknown:
+        raise ValueError(f"`{unknown[0]}` is no hyper-parameter; known: {', '.join(sorted(space)) or 'none'}")
+    done: dict[str, Value] = {}
+    for name in sorted(space):
+        try:
+            done[name] = space[name].check(hp.get(name, space[name].default))
+        except ValueError as error:
+            raise ValueError(f"`{name}` {error}") from None
+    return done
+
+
+def canonical(space: Mapping[str, Domain], hp: Mapping[str, Value]) -> str:
+    """The hyper-parameters that differ from their defaults, as JSON with sorted names."""
+    return json.dumps({n: v for n, v in sorted(hp.items()) if v != space[n].default}, separators=(",", ":"))
+
+
+def code_path(space: Mapping[str, Domain], hp: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+    """What members of one cohort have in common: static values, and which values are left to the algorithm (None)."""
+    return tuple((name, hp[name]) for name, domain in sorted(space.items()) if domain.static or hp[name] is None)
+
+
+def leaves(tree: Tree, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of a tree by their path, `outer/inner`."""
+    flat: dict[str, Tensor] = {}
+    for name, value in tree.items():
+        flat |= leaves(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def nest(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The tree whose `leaves` are `flat`."""
+    tree: dict[str, Any] = {}
+    for path, tensor in flat.items():
+        *outer, name = path.split("/")
+        node = tree
+        for step in outer:
+            node = node.setdefault(step, {})
+        node[name] = tensor
+    return tree
+
+
+def map_tree(function: Callable[[Tensor], Tensor], tree: Tree) -> dict[str, Any]:
+    """The tree with `function` applied to each tensor."""
+    return {n: map_tree(function, v) if isinstance(v, Mapping) else function(v) for n, v in tree.items()}

@@ -1,0 +1,67 @@
+"""Random draws as a function of a key: a counter, not a stream.
+
+A draw depends on (seed, words such as step and site) alone, so it is the same at any place in any cohort, and nothing has to be
+saved for an exact resume. Works under `vmap`, on any device. The mixer is splitmix64's finaliser (Steele, Lea, Flood 2014).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
+_SECOND = 0x94D049BB133111EB - (1 << 64)
+
+
+def key(seed: Tensor, *words: int | str | Tensor) -> Tensor:
+    """A 64-bit key from a seed (...) int64 and words: counters, tensors broadcastable to the seed, or names of sites."""
+    mixed = _mix(seed)
+    for word in words:
+        mixed = _mix(mixed ^ _spread(site(word) if isinstance(word, str) else word))
+    return mixed
+
+
+def site(name: str) -> int:
+    """A fixed number below 2^31 for the name of a place where random numbers are drawn."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") >> 1
+
+
+def bits(key: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Hashes, int64: shape (*key.shape, *shape)."""
+    count = 1
+    for extent in shape:
+        count *= extent
+    counter = torch.arange(1, count + 1, device=key.device).view(shape) * _GOLDEN
+    return _mix(key.view((*key.shape, *(1,) * len(shape))) + counter)
+
+
+def uniform(key: Tensor, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float64) -> Tensor:
+    """Numbers in [0, 1), shape (*key.shape, *shape), on a grid of 2^-53 (float64) or 2^-24 (others)."""
+    digits = 53 if dtype == torch.float64 else 24
+    return _shift(bits(key, shape), 64 - digits).to(dtype) * 2.0**-digits
+
+
+def permutation(key: Tensor, length: int) -> Tensor:
+    """A permutation of range(length) for each key: (*key.shape, length) int64."""
+    return torch.argsort(bits(key, (length,)), dim=-1, stable=True)
+
+
+def _spread(word: int | Tensor) -> int | Tensor:
+    """`word` times the golden constant, modulo 2^64: tensors wrap around by themselves, Python's numbers do not."""
+    if isinstance(word, Tensor):
+        return word * _GOLDEN
+    return (word * _GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _FIRST
+    x = (x ^ _shift(x, 27)) * _SECOND
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, by: int) -> Tensor:
+    """Logical right shift: the arithmetic one of int64, its copied sign bits masked off."""
+    return (x >> by) & ((1 << (64 - by)) - 1)

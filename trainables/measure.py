@@ -1,0 +1,111 @@
+"""Measuring: networks in, the measures of rows out. No algorithm has a say in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import vmap
+
+from . import stack, structure
+from .contract import Algorithm, Networks, State
+from .task import Task
+
+EXAMPLES, MEMBERS = 256, 16
+"""Examples and networks (at most) computed at a time. The first is fixed, so that results do not depend on the cohort."""
+
+
+def measure(task: Task, algorithm: Algorithm, state: State, last: bool) -> list[dict[str, Any]]:
+    """For each of the K members: progress, losses, accuracies, counts and the algorithm's own figures, by column name.
+
+    last: test data is measured too; it is measured nowhere else.
+    """
+    networks = algorithm.networks(task, state)
+    columns: dict[str, Tensor] = {}
+    for split in ("train", "valid", "test") if last else ("train", "valid"):
+        columns[f"loss_{split}"], columns[f"accuracy_{split}"] = evaluate(task, networks, split)
+    columns |= compression(task, networks) | {f"m_{name}": value for name, value in networks.metrics.items()}
+    done = state.scalars["step"] + task.dense_steps(algorithm)
+    progress = {
+        "rung": state.scalars["rung"],
+        "epochs": done / task.steps_per_epoch,
+        "steps": done,
+        "examples": done * task.batch_size,
+        "seconds": state.scalars["seconds"],
+        "train_flops": 3 * task.counts.flops * done * task.batch_size,
+        "stacked": task.stackable,
+        "flops_dense": task.counts.flops,
+        "params_dense": task.counts.params,
+        "unknown_ops": ",".join(task.counts.unknown),
+    }
+    values = {name: column.cpu()[networks.of.cpu()].tolist() for name, column in columns.items()}
+    metrics = {name for name in values if name.startswith("m_")}
+    rows = [{**progress, **{name: column[k] for name, column in values.items()}} for k in range(len(networks.of))]
+    return [{name: float(v) if name in metrics else v for name, v in row.items()} for row in rows]
+
+
+def evaluate(task: Task, networks: Networks, split: str) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy (M,) float64 and accuracy (M,) float64 of the networks on a split."""
+    call = stack.Call(task.template.eval())
+    inputs, labels = task.data.inputs[split], task.data.labels[split]
+    count = next(iter(networks.params.values())).shape[0]
+    if count == 1 or not task.stackable:
+        parts = [_scores(call, _pick(networks, k), inputs, labels) for k in range(count)]
+        found = torch.stack(parts)
+    else:
+        groups = torch.arange(count).tensor_split(-(-count // MEMBERS))
+
+        def scores(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+            return _scores(call, (params, buffers), inputs, labels)
+
+        found = torch.cat([
+            vmap(scores)(*_pick(networks, group), inputs.expand(len(group), *inputs.shape)) for group in groups
+        ])  # fmt: skip
+    return found[:, 0], found[:, 1]
+
+
+def _pick(networks: Networks, which: int | Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return {n: p[which] for n, p in networks.params.items()}, {n: b[which] for n, b in networks.buffers.items()}
+
+
+@torch.no_grad()
+def _scores(call: stack.Call, network: tuple[Any, Any], inputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss and accuracy of one network, (2,) float64."""
+    logits = torch.cat([call(*network, part) for part in inputs.split(EXAMPLES)])
+    right = (logits.argmax(1) == labels).to(torch.float64).mean()
+    return torch.stack([F.cross_entropy(logits.to(torch.float64), labels), right])
+
+
+def compression(task: Task, networks: Networks) -> dict[str, Tensor]:
+    """What is left of each network, (M,): sparsity, the masked and shrunk counts, dead layers (see flops.py, structure.py)."""
+    found, counts, kept = task.structure, task.counts, networks.kept
+    units, columns = structure.alive(found, kept)
+    entries = {layer.name: sum(kept[p].flatten(1).sum(1) for p in layer.parameters) for layer in found.layers}
+    sizes = {layer.name: sum(kept[p][0].numel() for p in layer.parameters) for layer in found.layers}
+    removable, left = sum(sizes.values()), torch.stack(list(entries.values())).sum(0)
+    flops_masked = torch.full_like(left, counts.flops)
+    flops_shrunk, params_shrunk = flops_masked.clone(), torch.full_like(left, counts.params)
+    for layer in found.layers:
+        weight, spent = kept[layer.weight], counts.layers.get(layer.name, 0)
+        weights, each = weight[0].numel(), weight[0][0, 0].numel()
+        whole = units[layer.name].sum(1) * columns[layer.name].sum(1) * each
+        flops_masked -= spent - spent * weight.flatten(1).sum(1) // weights
+        flops_shrunk -= spent - spent * whole // weights
+        params_shrunk -= weights - whole
+        if layer.bias is not None:
+            params_shrunk -= layer.units - units[layer.name].sum(1)
+    shapes = {name: p.shape for name, p in task.template.named_parameters()}
+    for norm, producer in {(norm, link.producer) for link in found.links for norm in link.norms}:
+        affine = sum(f"{norm}.{name}" in shapes for name in ("weight", "bias"))
+        params_shrunk -= affine * (~units[producer]).sum(1)
+    return {
+        "sparsity": 1 - left / removable,
+        "flops_masked": flops_masked,
+        "flops_shrunk": flops_shrunk,
+        "params_kept": counts.params - (removable - left),
+        "params_shrunk": params_shrunk,
+        "layers_dead": sum((left == 0).long() for left in entries.values()),
+    }

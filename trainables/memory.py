@@ -1,0 +1,66 @@
+"""How much memory a member takes while it trains, measured by training a few."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from .contract import Algorithm, Member
+from .task import Task
+
+SHARE = 0.5
+"""Share of the free memory that cohorts may fill: the rest is for libraries, measuring and other people."""
+
+
+def fitting(task: Task, algorithm: Algorithm, member: Member, workers: int) -> int:
+    """How many members like `member` one of `workers` equal workers can train together on the task's device; at least 1."""
+    few, more = (_peak(task, algorithm, member, count) for count in (2, 4))
+    return max(1, int(SHARE * free_bytes(task) / workers / max(1, (more - few) // 2)))
+
+
+def free_bytes(task: Task) -> int:
+    """Free memory of the task's device, bytes."""
+    if task.torch_device.type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak(task: Task, algorithm: Algorithm, member: Member, count: int) -> int:
+    """Most bytes of tensors alive at a time in the first two steps of `count` members."""
+    short = dataclasses.replace(task, epochs=2 / task.steps_per_epoch, rungs=1, dense_share=0.0, starts="")
+    members = [dataclasses.replace(member, seed=seed) for seed in range(count)]
+    # What belongs to the process and not to a member is made before counting begins.
+    _ = short.data, short.stackable, short.structure
+    with _Peak() as peak:
+        algorithm.advance(short, algorithm.start(short, members))
+    return peak.most
+
+
+class _Peak(TorchDispatchMode):
+    """Sums the storages that operations return, as long as they are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_iter(out):
+            if isinstance(value, Tensor) and (storage := value.untyped_storage()) not in self._known:
+                size = storage.nbytes()
+                self._known[storage] = size
+                self.now += size
+                weakref.finalize(storage, self._freed, size)
+        self.most = max(self.most, self.now)
+        return out
+
+    def _freed(self, size: int) -> None:
+        self.now -= size

@@ -1,0 +1,127 @@
+"""Stacks: parameters and buffers of many networks of one architecture along a leading dimension, computed together by `vmap`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from . import draws
+from .contract import Tree, map_tree
+
+Tensors = Mapping[str, Tensor]
+
+
+class CounterDropout(nn.Module):
+    """Dropout whose pattern is a function of its buffer `key`, which the training loop sets: the same in any cohort.
+
+    channels: whole channels are dropped together (Dropout1d, 2d, 3d).
+    """
+
+    key: Tensor
+
+    def __init__(self, p: float, channels: bool) -> None:
+        super().__init__()
+        self.p, self.channels = p, channels
+        self.register_buffer("key", torch.zeros((), dtype=torch.long), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, ...)."""
+        if not self.training or self.p == 0:
+            return x
+        shape = (*x.shape[:2], *(1,) * (x.ndim - 2)) if self.channels else tuple(x.shape)
+        keep = draws.uniform(self.key.to(x.device), shape, torch.float32) >= self.p
+        return x * keep / (1 - self.p)
+
+
+def prepare(module: nn.Module) -> nn.Module:
+    """`module`, with its dropout layers replaced by CounterDropout."""
+    for name, part in module.named_children():
+        if isinstance(part, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+            setattr(module, name, CounterDropout(part.p, channels=not isinstance(part, nn.Dropout)))
+        else:
+            prepare(part)
+    return module
+
+
+def dropout_keys(module: nn.Module) -> tuple[str, ...]:
+    """Names of the buffers that hold the keys of dropout layers."""
+    return tuple(f"{name}.key" if name else "key" for name, m in module.named_modules() if isinstance(m, CounterDropout))
+
+
+def stacked(modules: Sequence[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters and buffers of `modules`, name -> (K, ...); keys of dropout layers are left out."""
+    params = [dict(module.named_parameters()) for module in modules]
+    buffers = [dict(module.named_buffers()) for module in modules]
+    skipped = set(dropout_keys(modules[0]))
+    return (
+        {name: torch.stack([p[name].detach() for p in params]) for name in params[0]},
+        {name: torch.stack([b[name] for b in buffers]) for name in buffers[0] if name not in skipped},
+    )
+
+
+def single(tree: Tree) -> dict[str, Any]:
+    """The only member of a stack of one, as views without the leading dimension."""
+    return map_tree(lambda t: t[0], tree)
+
+
+def restacked(tree: Tree) -> dict[str, Any]:
+    """A stack of one from its only member."""
+    return map_tree(lambda t: t[None], tree)
+
+
+def lift(function: Callable[..., Any], members: int) -> Callable[..., Any]:
+    """`function` of one member's trees, for trees with a leading `members`: by `vmap`, only when there are several.
+
+    The function returns a tree of tensors.
+    """
+    if members > 1:
+        return vmap(function)
+    return lambda *trees: restacked(function(*(map_tree(lambda t: t[0], tree) for tree in trees)))
+
+
+class Call:
+    """A module as a function of (parameters, buffers, inputs); buffers may be written to.
+
+    Does what torch.func.functional_call does, in 20 instead of 90 microseconds for a three-layer MLP on a CPU: a third of a step.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        parts = list(module.named_modules())
+        named = {id(t): name for name, t in [*module.named_parameters(), *module.named_buffers()]}  # tied ones share a name
+        holders = [holder for _, part in parts for holder in (part._parameters, part._buffers)]
+        self.slots = [(holder, local, named[id(t)]) for holder in holders for local, t in holder.items() if t is not None]
+
+    def __call__(self, params: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
+        own = [holder[local] for holder, local, _ in self.slots]
+        try:
+            for holder, local, name in self.slots:
+                holder[local] = params[name] if name in params else buffers.get(name)
+            return self.module(inputs)
+        finally:
+            for (holder, local, _), tensor in zip(self.slots, own, strict=True):
+                holder[local] = tensor
+
+
+def can_stack(module: nn.Module, inputs: Tensor) -> bool:
+    """Whether `vmap` takes the model's forward and backward pass in training. inputs: (batch, ...)."""
+
+    def total(params: Tensors, buffers: Tensors, x: Tensor) -> Tensor:
+        return call(params, {name: value.clone() for name, value in buffers.items()}, x).sum()
+
+    call = Call(module)
+    params, buffers = stacked([module, module])
+    for name in dropout_keys(module):
+        buffers[name] = torch.zeros(2, dtype=torch.long, device=inputs.device)
+    module.train()
+    try:
+        leaves = [p.requires_grad_() for p in params.values()]
+        losses = vmap(total)(params, buffers, torch.stack([inputs, inputs]))
+        torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+    except (RuntimeError, ValueError, NotImplementedError, TypeError):
+        return False
+    return True

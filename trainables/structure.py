@@ -1,0 +1,216 @@
+"""Structure: the removable layers of a model, which units of one feed which columns of another, and which of them are dead.
+
+A unit is one output of a linear layer or one channel of a convolution. The graph is found by symbolic tracing of the model's
+code, not from names. Where the tracer cannot follow (an addition of two branches, an operation not listed here) a unit is
+taken to influence the output: counts can then be too large, never too small.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+_Conv = nn.modules.conv._ConvNd
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A linear or convolution layer. `weight` and `bias` are parameter names; `bias` is None where there is none."""
+
+    name: str
+    weight: str
+    bias: str | None
+    kind: str  # "conv" or "fc"
+    units: int  # outputs or output channels
+    columns: int  # inputs or input channels, per group
+    grouped: bool
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the removable parameters."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """Every unit of `producer` feeds `repeat` consecutive columns of `consumer`, and nothing else does.
+
+    norms: batch-norm layers on the way.  folds: a unit that is constant can be folded into the consumer's bias exactly.
+    """
+
+    producer: str
+    consumer: str
+    repeat: int
+    norms: tuple[str, ...]
+    folds: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """The removable layers of a model in order of definition, and the links between them.
+
+    A layer with units that nothing but linked layers read is the producer of at least one link; the units of others are never
+    dead for want of readers.
+    """
+
+    layers: tuple[Layer, ...]
+    links: tuple[Link, ...]
+
+    @property
+    def hidden(self) -> tuple[Layer, ...]:
+        """Layers whose units can be removed: all that read them is known."""
+        producers = {link.producer for link in self.links}
+        return tuple(layer for layer in self.layers if layer.name in producers)
+
+
+def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
+    """The structure of `module` for inputs of `input_shape` (without batch)."""
+    layers = []
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear) or (isinstance(part, _Conv) and not part.transposed):
+            conv = isinstance(part, _Conv)
+            layers.append(
+                Layer(
+                    name=name,
+                    weight=f"{name}.weight" if name else "weight",
+                    bias=None if part.bias is None else f"{name}.bias" if name else "bias",
+                    kind="conv" if conv else "fc",
+                    units=part.weight.shape[0],
+                    columns=part.weight.shape[1],
+                    grouped=conv and part.groups > 1,
+                )
+            )
+    return Structure(tuple(layers), _links(module, input_shape, {layer.name: layer for layer in layers}))
+
+
+def node_masks(structure: Structure, alive: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks that remove whole units: incoming rows, biases and outgoing columns.
+
+    alive: layer -> (units,) bool, for hidden layers.  like: parameters by name, for shapes.  Returns name -> bool, True keeps.
+    """
+    masks = {p: torch.ones_like(like[p], dtype=torch.bool) for layer in structure.layers for p in layer.parameters}
+    names = {layer.name: layer for layer in structure.layers}
+    for layer in structure.hidden:
+        for parameter in layer.parameters:
+            masks[parameter] = masks[parameter] & _along(alive[layer.name], 0, masks[parameter].ndim)
+    for link in structure.links:
+        weight = names[link.consumer].weight
+        columns = alive[link.producer].repeat_interleave(link.repeat)
+        masks[weight] = masks[weight] & _along(columns, 1, masks[weight].ndim)
+    return masks
+
+
+def alive(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Units and columns that can influence the output, for M networks at once.
+
+    kept: removable parameter -> (M, *shape) bool.  Returns layer -> (M, units) bool and layer -> (M, columns) bool.
+    A unit is dead if nothing live reads it, or if it has no live input and what it then constantly gives is nothing (no bias) or
+    folds into the next bias.
+    """
+    connected = {layer.name: kept[layer.weight].flatten(3).any(-1) if kept[layer.weight].ndim > 3 else kept[layer.weight]
+                 for layer in structure.layers}  # fmt: skip
+    units = {name: torch.ones_like(links[:, :, 0]) for name, links in connected.items()}
+    columns = {name: torch.ones_like(links[:, 0, :]) for name, links in connected.items()}
+    outgoing = {layer.name: [link for link in structure.links if link.producer == layer.name] for layer in structure.hidden}
+    while True:
+        before = sum(int(live.sum()) for live in units.values())
+        for layer in structure.hidden:
+            name, live = layer.name, units[layer.name]
+            fed = (connected[name] & columns[name][:, None, :]).any(-1)
+            biased = torch.zeros_like(live) if layer.bias is None else kept[layer.bias]
+            constant_counts = biased if not all(link.folds for link in outgoing[name]) else torch.zeros_like(live)
+            read = torch.zeros_like(live)
+            for link in outgoing[name]:
+                readers = (connected[link.consumer] & units[link.consumer][:, :, None]).any(1)
+                read |= readers.unflatten(1, (-1, link.repeat)).any(-1)
+            units[name] = live & read & (fed | constant_counts)
+            for link in outgoing[name]:
+                columns[link.consumer] = units[name].repeat_interleave(link.repeat, dim=1)
+        if sum(int(live.sum()) for live in units.values()) == before:
+            return units, columns
+
+
+def _along(vector: Tensor, dim: int, ndim: int) -> Tensor:
+    return vector.view(*(-1 if i == dim else 1 for i in range(ndim)))
+
+
+_UNITWISE = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus,
+    nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+)  # fmt: skip
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_FUNCTIONS = {F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, torch.tanh, torch.sigmoid, F.dropout,
+              F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d}  # fmt: skip
+_METHODS = {"relu", "tanh", "sigmoid", "contiguous"}
+_SHAPES = {torch.flatten, torch.reshape, "flatten", "view", "reshape"}
+
+
+def _links(module: nn.Module, input_shape: tuple[int, ...], layers: Mapping[str, Layer]) -> tuple[Link, ...]:
+    try:
+        graph = fx.symbolic_trace(module)
+        parameter = next(module.parameters())
+        example = torch.zeros(2, *input_shape, device=parameter.device, dtype=parameter.dtype)
+        with torch.no_grad():
+            ShapeProp(graph.eval()).propagate(example)
+    except Exception:
+        # Tracing runs the user's code on symbols, which may fail in any way; without a graph every unit counts as live.
+        return ()
+    calls = [node.target for node in graph.graph.nodes if node.op == "call_module"]
+    once = {name: layer for name, layer in layers.items() if calls.count(name) == 1 and not layer.grouped}
+    links: list[Link] = []
+    for node in graph.graph.nodes:
+        if node.op == "call_module" and node.target in once:
+            links += _follow(node, once[str(node.target)], once, dict(module.named_modules())) or []
+    return tuple(links)
+
+
+def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: Mapping[str, Any]) -> list[Link] | None:
+    """Links from the units of `layer` to all of `layers` that read them; None if something else reads them."""
+    if _shape(start)[1] != layer.units:
+        return None
+    links: list[Link] = []
+    pending: list[tuple[fx.Node, tuple[str, ...]]] = [(start, ())]
+    while pending:
+        node, norms = pending.pop()
+        for user in node.users:
+            part = modules.get(str(user.target)) if user.op == "call_module" else None
+            if user.op == "call_module" and user.target in layers:
+                consumer = layers[str(user.target)]
+                if consumer.columns % layer.units or _shape(node)[1] != consumer.columns:
+                    return None
+                padded = isinstance(part, _Conv) and part.padding not in ("valid", (0,) * len(part.kernel_size))
+                repeat = consumer.columns // layer.units
+                links.append(Link(layer.name, consumer.name, repeat, norms, consumer.bias is not None and not padded))
+            elif isinstance(part, _NORMS) and _shape(node)[1] == layer.units:
+                pending.append((user, (*norms, str(user.target))))
+            elif isinstance(part, _UNITWISE) or (isinstance(part, _AVERAGES) and part.padding in (0, (0,), (0, 0), (0, 0, 0))):
+                pending.append((user, norms))
+            elif (user.op == "call_function" and user.target in _FUNCTIONS) or (
+                user.op == "call_method" and user.target in _METHODS
+            ):
+                pending.append((user, norms))
+            elif isinstance(part, nn.Flatten) or (user.op in ("call_function", "call_method") and user.target in _SHAPES):
+                # Units stay whole and in order only if everything behind the batch is flattened together.
+                if len(_shape(user)) != 2 or _shape(user)[0] != 2:
+                    return None
+                pending.append((user, norms))
+            elif user.target is operator.getitem or user.target is getattr or user.target in ("size", "dim"):
+                continue  # reads the shape, not the values
+            else:
+                return None
+    return links
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    found = node.meta.get("tensor_meta")
+    return tuple(found.shape) if hasattr(found, "shape") else ()

@@ -1,0 +1,177 @@
+"""The task: data set, model and training budget, the same for every arm of a study."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import data, models, stack, structure
+from .contract import Algorithm, Domain, Member, canonical
+from .flops import Counts, count
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What every member is trained on, and with what budget.
+
+    epochs: the whole budget; a dense phase is inside it.  dense_share: share of the budget that the dense phase takes, for
+    algorithms that start from a trained network.  rungs: number of points, evenly spaced over what follows the dense phase, at
+    which members are measured.  lr, weight_decay: an arm's hyper-parameters of the same names override them.  momentum: of sgd.
+    schedule of the learning rate: constant; cosine to 0; inverse, (1 + 1e-4 step)^-0.75 (Caffe's LeNet).  split_seed: draws the
+    splits that the data set lacks.  device: auto takes a GPU if there is one.  starts: a folder in which cohorts share the trained
+    networks of a dense phase; empty: each trains its own.
+    """
+
+    dataset: str = "digits"
+    model: str = "mlp"
+    epochs: float = 40
+    batch_size: int = 32
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "inverse"] = "cosine"
+    rungs: int = 4
+    dense_share: float = 0.4
+    split_seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    starts: str = ""
+    dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, domain in _RANGES.items():
+            try:
+                domain.check(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"`{name}` {error}") from None
+        if self.epochs <= 0:
+            raise ValueError(f"`epochs` is the training budget and lies above 0; got {self.epochs}")
+
+    def __reduce__(self) -> tuple[type[Task], tuple[Any, ...]]:
+        """Pickled as its fields: a worker loads the data itself, once."""
+        return Task, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+    @functools.cached_property
+    def torch_device(self) -> torch.device:
+        """The device that members train on."""
+        return torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else
+                            "cpu" if self.device == "auto" else self.device)  # fmt: skip
+
+    @functools.cached_property
+    def torch_dtype(self) -> torch.dtype:
+        """The type of parameters and inputs."""
+        return getattr(torch, self.dtype)
+
+    @functools.cached_property
+    def data(self) -> data.Data:
+        """The data set, on the device."""
+        found = data.load(self.dataset, self.dataset_options, self.split_seed, self.torch_dtype, self.torch_device)
+        if self.batch_size > len(found.labels["train"]):
+            have = len(found.labels["train"])
+            raise ValueError(f"`batch_size` is at most the number of training examples, {have}; got {self.batch_size}")
+        return found
+
+    def build(self, seed: int) -> nn.Module:
+        """The model with the initial weights of `seed`, on the device; the global random state is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = models.build(self.model, self.data.shape, self.data.classes, **self.model_options)
+        return module.to(self.torch_device, self.torch_dtype)
+
+    def initial(self, seeds: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Parameters and buffers, name -> (K, ...), with the initial weights of `seeds`; equal seeds are drawn once."""
+        distinct = {seed: stack.prepare(self.build(seed)) for seed in dict.fromkeys(seeds)}
+        return stack.stacked([distinct[seed] for seed in seeds])
+
+    @functools.cached_property
+    def template(self) -> nn.Module:
+        """The model's code, its dropout drawing by counter; its parameter values are not used."""
+        return stack.prepare(self.build(0))
+
+    @functools.cached_property
+    def stackable(self) -> bool:
+        """Whether `vmap` takes the model; if not, members train one after the other."""
+        return stack.can_stack(self.template, self.data.inputs["train"][:2])
+
+    @functools.cached_property
+    def counts(self) -> Counts:
+        """FLOPs and parameters of the parent."""
+        return count(self.build(0), self.data.shape)
+
+    @functools.cached_property
+    def structure(self) -> structure.Structure:
+        """The removable layers, and which units of one feed which columns of another."""
+        return structure.find(self.build(0), self.data.shape)
+
+    def check(self) -> None:
+        """Raise ValueError with one sentence if data, model and budget do not fit together."""
+        module = self.build(0)
+        try:
+            with torch.no_grad():
+                outputs = module.eval()(self.data.inputs["train"][:2])
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            why = str(error).splitlines()[0]
+            raise ValueError(f"model {self.model}: takes inputs of shape {self.data.shape}; it raised: {why}") from error
+        if tuple(outputs.shape) != (2, self.data.classes):
+            want = (2, self.data.classes)
+            raise ValueError(f"model {self.model}: gives two examples logits of shape {want}; got {tuple(outputs.shape)}")
+        if not self.structure.layers:
+            raise ValueError(f"model {self.model}: has removable layers (linear or convolution); got none")
+        if self.rungs > self.steps - round(self.dense_share * self.steps):
+            raise ValueError(f"`rungs` is at most the number of steps; got {self.rungs} for a budget of {self.steps} steps")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the training data; the remainder of each epoch's order is left out."""
+        return len(self.data.labels["train"]) // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in the whole budget."""
+        return max(1, round(self.epochs * self.steps_per_epoch))
+
+    def dense_steps(self, algorithm: Algorithm) -> int:
+        """Optimiser steps of the dense phase that `algorithm` starts from."""
+        return round(self.dense_share * self.steps) if algorithm.from_dense else 0
+
+    def rung_step(self, steps: int, rung: int) -> int:
+        """The step, of `steps` after the dense phase, at which rung 1, 2, ..., `rungs` lies."""
+        return round(steps * rung / self.rungs)
+
+    def describe(self) -> dict[str, Any]:
+        """All that results depend on, JSON: names, options and budget, and the data by its digest instead of its place."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for place in ("device", "starts", "dataset_options"):
+            fields.pop(place)
+        return {**fields, "model_options": dict(self.model_options), "data_digest": self.data.digest}
+
+    def to_json(self) -> dict[str, Any]:
+        """Keyword arguments that build this task again."""
+        return dataclasses.asdict(self)
+
+
+def identity(task: Task, name: str, algorithm: Algorithm, member: Member) -> str:
+    """A member's name: the same network is found again under it, whatever the arm."""
+    parts = [name, algorithm.version, task.describe(), canonical(algorithm.space, member.hp), member.seed]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_RANGES = {
+    "epochs": Domain("real", 0, "the training budget in passes over the training data", low=0),
+    "batch_size": Domain("whole", 1, "the number of examples in a step", low=1),
+    "lr": Domain("real", 0, "the learning rate", low=0),
+    "momentum": Domain("real", 0, "the momentum of sgd", low=0, high=1, open_high=True),
+    "weight_decay": Domain("real", 0, "the weight of the L2 penalty", low=0),
+    "rungs": Domain("whole", 1, "the number of measurements", low=1),
+    "dense_share": Domain("real", 0, "the share of the budget for a dense phase", low=0, high=1, open_high=True),
+    "split_seed": Domain("whole", 1, "the seed of the splits", low=0),
+}

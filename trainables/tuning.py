@@ -1,0 +1,117 @@
+"""Ray Tune trainables: a cohort of a study's plan, and one configuration for any Tune search of the user's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from .algorithms import find
+from .cohort import Cohort, Training
+from .contract import Member, State, complete
+from .gradient import dense_networks
+from .measure import measure
+from .task import Task
+
+
+class CohortTrainable(tune.Trainable):
+    """One trial trains one cohort. config: `folder`, the study's output folder, and `cohort`, its name in the plan there.
+
+    Rows and State are files of ours in that folder; Tune is told only how far the cohort is. A retried trial carries on from
+    the saved State.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        torch.set_num_threads(max(1, int(config["threads"])))
+        folder = Path(config["folder"])
+        about = json.loads((folder / "plan" / "study.json").read_text())
+        self._task = Task(**about["task"], starts=str(folder / "starts"))
+        self._cohort = read_cohort(folder, config["cohort"])
+        self._training: Training | None = None
+        if self._cohort.algorithm:
+            self._training = Training(folder, about["name"], self._task, self._cohort, about["keep"] != "none")
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Become the actor of another cohort."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next rung and write its rows."""
+        if self._training is None:
+            dense_networks(self._task, [member.seed for member in self._cohort.members])
+            return {"done": True, "rung": 0}
+        if not self._training.finished:
+            self._training.advance()
+        return {"done": self._training.finished, "rung": self._training.state.scalars["rung"]}
+
+
+def read_cohort(folder: Path, name: str) -> Cohort:
+    """The cohort `name` of the plan in a study's output folder."""
+    start = json.dumps({"name": name})[:-1]
+    for path in sorted((folder / "plan").glob("cohorts-*.jsonl")):
+        with path.open() as lines:
+            for line in lines:
+                if line.startswith(start):
+                    return Cohort.from_json(line)
+    raise ValueError(f"{folder}: no cohort {name} in its plan")
+
+
+def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
+    """An algorithm on a task as an ordinary Tune trainable: one network from a flat config, one result per rung.
+
+    The config holds hyper-parameters of the algorithm, and `seed` (default 0). Results hold the columns of a row but those of
+    test data; `training_iteration` is the rung. Checkpoints are the State: schedulers such as ASHA and PBT work. On restore,
+    hyper-parameters that are tunable in the middle of a run are taken from the config; another value of any other is an error.
+    No rows are written. Raises ValueError if the algorithm is not known or cannot run on the task.
+    """
+    method = find(algorithm)
+    task.check()
+    reason = method.skip(task)
+    if reason is not None:
+        raise ValueError(f"{algorithm} cannot run on this task: {reason}")
+
+    class Single(tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            self._hp = complete(method.space, {name: value for name, value in config.items() if name != "seed"})
+            method.check(task, self._hp)
+            self._seed = int(config.get("seed", 0))
+            self._state: State | None = None
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.setup(new_config)
+            return True
+
+        def step(self) -> dict[str, Any]:
+            if self._state is None:
+                self._state = method.start(task, [Member(self._hp, self._seed)])
+            self._state = method.advance(task, self._state)
+            (row,) = measure(task, method, self._state, last=False)
+            return {**row, "done": row["rung"] == task.rungs}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            assert self._state is not None, "Tune checkpoints after a step"
+            self._state.save(Path(checkpoint_dir) / "state.safetensors")
+            (Path(checkpoint_dir) / "member.json").write_text(json.dumps({"hp": self._hp, "seed": self._seed}))
+
+        def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
+            folder = Path(str(checkpoint))
+            saved = json.loads((folder / "member.json").read_text())
+            before = {**complete(method.space, saved["hp"]), "seed": saved["seed"]}
+            after = {**self._hp, "seed": self._seed}
+            changed = {name for name, value in after.items() if value != before[name]}
+            fixed = sorted(name for name in changed if name == "seed" or not method.space[name].tunable)
+            if fixed:
+                free = ", ".join(name for name, domain in method.space.items() if domain.tunable)
+                rule = f"only {free or 'nothing'} may change in the middle of a run of {algorithm}"
+                raise ValueError(f"{rule}; got `{fixed[0]}` = {after[fixed[0]]!r}, was {before[fixed[0]]!r}")
+            self._state = State.load(folder / "state.safetensors", task.torch_device)
+            for name in changed:
+                value = getattr(task, name) if after[name] is None else after[name]
+                self._state.members["hp"][name].fill_(value)
+
+    Single.__name__ = f"{algorithm}_trainable"
+    return Single
