@@ -1,11 +1,12 @@
 """Non-dominated sets, hypervolume, and the operating points of a study they are computed from.
 
-An operating point is what the seeds of one setting share: (arm, algorithm, control, hp). Whatever chooses or orders
+An operating point is what the seeds of one setting share: (arm, algorithm, control, hp); `setting` is hp in words. Whatever chooses or orders
 points takes its frame through `selectable` and so cannot see test data.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import table
 
 Cost = Literal["flops_masked", "flops_shrunk"]
-POINT = ["arm", "algorithm", "control", "hp"]
+POINT = ["arm", "algorithm", "control", "hp", "setting"]
 SCORES = ["accuracy_valid", "accuracy_test"]
 COUNTS = ["flops_dense", "flops_masked", "flops_shrunk", "params_dense", "params_kept", "params_shrunk"]
 SPREAD = [*SCORES, "sparsity", "flops_masked", "flops_shrunk", "params_kept"]
@@ -87,6 +88,7 @@ def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
     `compression`, `speedup_masked` and `speedup_shrunk`, quotients of means (infinite where nothing is left).
     Raises ValueError if a row does not say which point it belongs to, as grouping would drop it in silence.
     """
+    last_rows = last_rows.assign(setting=settings(last_rows))
     for name in [*POINT, "seed", "status"]:
         if last_rows[name].isna().any():
             raise ValueError(f"every row states its `{name}`; {last_rows[name].isna().sum()} rows do not")
@@ -100,6 +102,24 @@ def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
     summary["speedup_masked"] = summary["flops_dense"] / summary["flops_masked"]
     summary["speedup_shrunk"] = summary["flops_dense"] / summary["flops_shrunk"]
     return summary.rename_axis(columns=None).reset_index()
+
+
+def settings(rows: pd.DataFrame) -> pd.Series[str]:
+    """For each row, in words, the hyper-parameters that differ within its arm; if none do, those that are no defaults."""
+    chosen = rows["hp"].fillna("{}").map(json.loads)
+    told: dict[Any, list[str]] = {}
+    for arm, group in chosen.groupby(rows["arm"]):
+        names = sorted(set().union(*group))
+        told[arm] = [n for n in names if len({json.dumps(hp.get(n)) for hp in group}) > 1] or names
+    lines = [
+        ", ".join(f"{name} {_word(hp.get(name, row.get(f'hp_{name}')))}" for name in told.get(row["arm"], []))
+        for hp, row in zip(chosen, rows.to_dict("records"), strict=True)
+    ]
+    return pd.Series([line or "defaults" for line in lines], index=rows.index, dtype=object)
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _differences(done: pd.DataFrame) -> pd.DataFrame:

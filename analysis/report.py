@@ -132,17 +132,11 @@ def _large(value: float) -> str:
     return f"{value / size:{'.3g' if value < 999.5 * size else '.0f'}}{letter}"
 
 
-def _setting(hp: str) -> str:
-    """Hyper-parameters on one line, from their canonical JSON."""
-    chosen = json.loads(hp)
-    return ", ".join(f"{name}={json.dumps(value).strip(chr(34))}" for name, value in chosen.items()) or "defaults"
-
-
 def _line(point: Mapping[str, Any]) -> dict[str, str]:
     """One operating point as text, by heading."""
     return {
         "arm": f"{point['arm']} (control)" if point["control"] else str(point["arm"]),
-        "hyper-parameters": _setting(point["hp"]),
+        "setting": str(point["setting"]),
         "n": str(point["done"]),
         "valid. accuracy %": _spread(point["accuracy_valid"], point["accuracy_valid_std"]),
         "difference": _spread(point["difference_valid"], point["difference_valid_std"], "+.2f"),
@@ -213,9 +207,7 @@ def _headline(rows: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
         f"{last['seconds'].sum():.3g} s."
     )
     if waiting := len(_unfinished(rows)):
-        yield _say(
-            f"The study is not finished: {waiting} members have rows but no last row, and are not in the figures."
-        )
+        yield _say(f"The study is not finished: {waiting} members have rows but no last row, and are not in the figures.")
     yield "<h2>Operating points</h2>\n"
     yield _say(
         "The front of all arms comes first (validation accuracy up, masked FLOPs down), the others below it, paler; "
@@ -277,7 +269,7 @@ def _checks(folder: Path, rows: pd.DataFrame, summary: pd.DataFrame) -> Iterator
 def _findings(folder: Path, last: pd.DataFrame) -> Iterator[str]:
     """What a reader should know before trusting the numbers, one sentence each."""
     done = last[last["status"] == "done"]
-    names = done["arm"] + " (" + done["hp"].map(_setting) + ")"
+    names = done["arm"] + " (" + front.settings(done) + ")"
     if "hp_sparsity" in done and done["hp_sparsity"].notna().any():
         apart = (done["hp_sparsity"] - done["sparsity"]).abs()
         yield (

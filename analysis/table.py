@@ -51,7 +51,11 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("accuracy_valid", _real, "share of validation examples classified right"),
     ("loss_test", _real, "mean cross-entropy on the test data, nats; last row only"),
     ("accuracy_test", _real, "share of test examples classified right; last row only"),
-    ("sparsity", _real, "share of the removable parameters (weights and biases of linear and convolution layers) removed"),
+    (
+        "sparsity",
+        _real,
+        "share of the removable parameters (weights and biases of linear and convolution layers) removed",
+    ),
     ("flops_dense", _count, "FLOPs of the parent: 2 per multiply-accumulate, one example, forward"),
     ("flops_masked", _count, "FLOPs if every removed weight cost nothing: what ideal sparse hardware would do"),
     ("flops_shrunk", _count, "FLOPs after units that cannot influence the output are removed: what any hardware does"),

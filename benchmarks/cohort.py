@@ -15,7 +15,6 @@ import time
 
 import torch
 import torch.nn.functional as F
-
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Algorithm, Member, complete
 from prunefront.trainables.task import Task
@@ -75,13 +74,14 @@ def main() -> None:
     task = dataclasses.replace(task, epochs=given.steps / task.steps_per_epoch / share)
     sizes = [1, *given.members]
     times: dict[int, list[float]] = {size: [] for size in [0, *sizes]}
-    hand_loop(task, 50), cohort(task, algorithm, 1)
+    hand_loop(task, given.steps)  # not counted
+    cohort(task, algorithm, 1)
     for _ in range(given.rounds):
         times[0].append(hand_loop(task, given.steps))
         for size in sizes:
             times[size].append(cohort(task, algorithm, size) / size)
     where = torch.cuda.get_device_name() if given.device == "cuda" else "CPU, one thread"
-    print(f"{algorithm.source}; MLP {given.widths}, batch {given.batch_size}, {given.steps} steps, {where}, torch {torch.__version__}")
+    print(f"{given.algorithm}, MLP {given.widths}, batch {given.batch_size}, {given.steps} steps, {where}")
     for size, seconds in times.items():
         each = [1e3 * s / given.steps for s in seconds]
         ratio = statistics.median(a / b for a, b in zip(seconds, times[0], strict=True))

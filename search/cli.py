@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -60,14 +61,28 @@ def algorithms() -> None:
             console.print(f"    {key}: {domain.about}; {what}{default}{marks}", highlight=False, markup=False, soft_wrap=True)
 
 
+_COLUMNS = {
+    "n": "n",
+    "valid. accuracy %": "valid %",
+    "test accuracy %": "test %",
+    "FLOPs masked": "FLOPs",
+    "compression": "compr.",
+    "speed-up ideal": "speed-up",
+}
+"""What a terminal has room for beside arm and setting, of the report's columns."""
+
+
 def _report(folder: Path, console: Console) -> None:
     from ..analysis import report
 
     page = report.build(folder)
     head, *lines = report.front_table(folder)
-    table = Table(*head, title="front: mean validation accuracy against FLOPs", title_justify="left")
+    table = Table(title="the front: mean validation accuracy against FLOPs", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("arm: setting")
+    for short in _COLUMNS.values():
+        table.add_column(short, justify="right", no_wrap=True)
     for line in lines:
-        table.add_row(*line)
+        table.add_row(f"{line[0]}: {line[1]}", *(line[head.index(name)] for name in _COLUMNS))
     console.print(table)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 

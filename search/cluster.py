@@ -58,9 +58,7 @@ def gpus_each(study: Study) -> float:
     return float(study.about.gpus)
 
 
-def train(
-    study: Study, folder: Path, scratch: Path, cohorts: list[Cohort], slots: int, progress: Progress
-) -> dict[str, str]:
+def train(study: Study, folder: Path, scratch: Path, cohorts: list[Cohort], slots: int, progress: Progress) -> dict[str, str]:
     """Train `cohorts`; returns what went wrong with those that failed for good, by name. What is done is in the rows.
 
     An interrupt ends it early, without an error.
@@ -85,8 +83,7 @@ def train(
             ),
         )
         results = tuner.fit()
-        failed = [result for result in results if result.error is not None]
-        return {result.config["cohort"]: _reason(result.error) for result in failed if result.config}
+        return {r.config["cohort"]: _reason(r.error) for r in results if r.config and r.error is not None}
 
 
 class _HandOut(Searcher):
@@ -144,7 +141,7 @@ def _ray(scratch: Path, cpus: int) -> Iterator[None]:
         num_cpus=cpus,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         object_store_memory=100 << 20,
         _temp_dir=str(scratch / "ray"),
     )

@@ -28,7 +28,12 @@ LEAST = 8
 def prepare(study: Study, folder: Path, workers: int) -> list[Cohort]:
     """Every cohort of the study that is planned in `folder`, planning what is new. Raises ValueError for another task."""
     place = folder / "plan"
-    about = {"name": study.about.name, "keep": study.about.keep, "task": _settings(study.task), "description": study.task.describe()}
+    about = {
+        "name": study.about.name,
+        "keep": study.about.keep,
+        "task": _settings(study.task),
+        "description": study.task.describe(),
+    }
     if (place / "study.json").exists():
         _compare(json.loads((place / "study.json").read_text()), about, folder)
     files = sorted(place.glob("cohorts-*.jsonl"))

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -149,9 +147,7 @@ def _fail(study: Study, folder: Path, cohort: Cohort, reason: str, statuses: Sta
     _write_ends(study, folder, cohort, missing, "failed", reason)
 
 
-def _write_ends(
-    study: Study, folder: Path, cohort: Cohort, slots: Sequence[int], status: str, reason: str
-) -> None:
+def _write_ends(study: Study, folder: Path, cohort: Cohort, slots: Sequence[int], status: str, reason: str) -> None:
     algorithm, ids = next(arm.algorithm for arm in study.arms if arm.name == cohort.arm), _ids(study, cohort)
     rows = [
         labels(study.about.name, study.task, cohort, algorithm, slot, ids[slot][1])

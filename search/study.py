@@ -187,7 +187,9 @@ def _task(table: Mapping[str, Any]) -> Task:
         first = error.errors(include_url=False)[0]
         key = first["loc"][0] if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"[task]: `{key}`: {message.lower()}; got {first['input']!r}" if key else f"[task]: {message}") from None
+        raise ValueError(
+            f"[task]: `{key}`: {message.lower()}; got {first['input']!r}" if key else f"[task]: {message}"
+        ) from None
     options: dict[str, dict[str, Any]] = {"dataset_options": {}, "model_options": {}}
     takes = {
         "dataset_options": models.option_names(models.lookup(names.dataset, data.DATASETS, "dataset")),

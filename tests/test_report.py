@@ -43,9 +43,7 @@ def measured(arm: str, sparsity: float, seed: int, study: str) -> dict[str, Any]
 
 def rows(study: str = "digits", seeds: tuple[int, ...] = (0, 1, 2)) -> list[dict[str, Any]]:
     arms = {"dense": (0.0,), "dns": SPARSITIES, "magnitude": SPARSITIES, "chance": SPARSITIES}
-    return [
-        measured(arm, sparsity, seed, study) for arm, levels in arms.items() for sparsity in levels for seed in seeds
-    ]
+    return [measured(arm, sparsity, seed, study) for arm, levels in arms.items() for sparsity in levels for seed in seeds]
 
 
 FOOTER = {"commit": "abc1234", "versions": {"torch": "2.6"}, "device": "cpu", "task": {"epochs": 40}, "data": "d1g"}
@@ -185,7 +183,7 @@ def test_what_did_not_finish_is_counted_and_named(tmp_path: Path) -> None:
     assert "stopped: no reason given" in text
     assert "aten::fft, aten::sort" in text
     assert "at most 10.00 percentage points apart" in text
-    assert "dns (sparsity=0.8)" in text
+    assert "dns (sparsity 0.8)" in text
     assert "Trained one after the other rather than together: 4 of 45 members: dense; dns" in text
 
 

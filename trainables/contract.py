@@ -91,8 +91,8 @@ class Member:
 class State:
     """All that changes while a cohort trains.
 
-    members: a tree of tensors with a leading K, one entry for each member; `slot` (K,) is its place in the cohort's plan, `hp` its
-    hyper-parameters that are tunable.  scalars: JSON values that all members share; `rung`, `step` (optimiser steps since
+    members: a tree of tensors with a leading K, one entry for each member; `slot` (K,) is its place in the cohort's plan, `hp`
+    its hyper-parameters that are tunable.  scalars: JSON values that all members share; `rung`, `step` (optimiser steps since
     `start`) and `seconds` (of training, a member) among them.
     """
 
@@ -165,7 +165,7 @@ class Algorithm(abc.ABC):
         return None
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        """Raise ValueError with one sentence if hyper-parameters that are each in their domain do not fit together or the task."""
+        """Raise ValueError if hyper-parameters that are each in their domain do not fit together, or not the task."""
 
     @abc.abstractmethod
     def start(self, task: Task, members: Sequence[Member]) -> State:

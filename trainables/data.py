@@ -51,7 +51,7 @@ def digits() -> Arrays:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    return {"train": (images.reshape(-1, 1, 8, 8), labels)}
+    return {"train": (np.asarray(images).reshape(-1, 1, 8, 8), np.asarray(labels))}
 
 
 def parquet(train: str, test: str = "", image: str = "image", label: str = "label") -> Arrays:
@@ -114,7 +114,7 @@ def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: 
             digest.update(f"{split}{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     for split, share in (("test", TEST_SHARE), ("valid", VALID_SHARE)):
         if split not in arrays:
-            arrays["train"], arrays[split] = _carve(*arrays["train"], share, split_seed, split)
+            arrays["train"], arrays[split] = _carve(arrays["train"], share, split_seed, split)
     inputs = {split: torch.from_numpy(np.ascontiguousarray(x)).to(dtype) for split, (x, _) in arrays.items()}
     if not all(torch.isfinite(x).all() for x in inputs.values()):
         raise ValueError(f"data set {name}: inputs are finite numbers; got NaN or infinity")
@@ -140,9 +140,10 @@ def _labels(where: str, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _carve(
-    inputs: np.ndarray, labels: np.ndarray, share: float, seed: int, split: str
+    arrays: tuple[np.ndarray, np.ndarray], share: float, seed: int, split: str
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """What is left and what is carved out of (inputs, labels)."""
+    inputs, labels = arrays
     order = draws.permutation(draws.key(torch.tensor(seed), "split", split), len(labels)).numpy()
     out, rest = np.split(order, [round(share * len(labels))])
     return (inputs[rest], labels[rest]), (inputs[out], labels[out])

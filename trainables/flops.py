@@ -28,15 +28,16 @@ _OURS = {
 """Formulas for products that torch's registry lacks, and so would count as nothing."""
 
 _FREE = frozenset(
-    "_adaptive_avg_pool2d _adaptive_avg_pool3d _batch_norm_no_update _cudnn_batch_norm _local_scalar_dense _log_softmax"
-    " _native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _softmax"
-    " _unsafe_view adaptive_max_pool2d adaptive_max_pool3d alias_copy amax amin any all arange argmax argmin avg_pool1d"
-    " avg_pool2d avg_pool3d bernoulli cat clone constant_pad_nd contiguous copy copy_ cudnn_batch_norm cumsum embedding empty"
-    " empty_like fill full full_like gather glu index index_select linalg_vector_norm lift_fresh logsumexp max"
-    " max_pool2d_with_indices max_pool3d_with_indices mean median min miopen_batch_norm mkldnn_max_pool2d native_batch_norm"
-    " native_dropout native_group_norm native_layer_norm new_zeros norm ones ones_like pixel_shuffle pixel_unshuffle"
-    " reflection_pad2d repeat replication_pad2d roll scalar_tensor scatter sort stack std std_mean sum topk"
-    " upsample_bilinear2d upsample_nearest2d var var_mean zeros zeros_like".split()
+    """
+    _adaptive_avg_pool2d _adaptive_avg_pool3d _batch_norm_no_update _cudnn_batch_norm _local_scalar_dense _log_softmax
+    _native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _softmax _unsafe_view
+    adaptive_max_pool2d adaptive_max_pool3d alias_copy all amax amin any arange argmax argmin avg_pool1d avg_pool2d avg_pool3d
+    bernoulli cat clone constant_pad_nd contiguous copy cudnn_batch_norm cumsum embedding empty empty_like fill full full_like
+    gather glu index index_select lift_fresh linalg_vector_norm logsumexp max max_pool2d_with_indices max_pool3d_with_indices
+    mean median min miopen_batch_norm mkldnn_max_pool2d native_batch_norm native_dropout native_group_norm native_layer_norm
+    new_zeros norm ones ones_like pixel_shuffle pixel_unshuffle reflection_pad2d repeat replication_pad2d roll scalar_tensor
+    scatter sort stack std std_mean sum topk upsample_bilinear2d upsample_nearest2d var var_mean zeros zeros_like
+    """.split()
 )
 """Names of operations that are neither pointwise nor views, and free by convention: norms, pooling, reductions, moves."""
 

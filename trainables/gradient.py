@@ -29,8 +29,8 @@ Pruning = Tree
 class Context:
     """What a pruner's functions may know beside parameters.
 
-    hp: by name, a number () float64, or (layers,) for a `reals` domain; static hyper-parameters are plain values, and those left
-    to the algorithm (None) are absent.  seed: () int64.  step: steps done since `start`, of `steps` in all.
+    hp: by name, a number () float64, or (layers,) for a `reals` domain; static ones are plain values, and those left to the
+    algorithm (None) are absent.  seed: () int64.  step: steps done since `start`, of `steps` in all.
     """
 
     hp: Mapping[str, Any]
@@ -54,7 +54,7 @@ def space(**own: Domain) -> dict[str, Domain]:
 
 
 class GradientPruner(Algorithm):
-    """An algorithm that trains by gradient. Subclasses override functions of one network, with no branch on a tensor's value."""
+    """An algorithm that trains by gradient. Subclasses override functions of one network, without branches on tensors."""
 
     source = "plain training by gradient"
     space: ClassVar[Mapping[str, Domain]] = space()
@@ -126,11 +126,11 @@ class GradientPruner(Algorithm):
     def networks(self, task: Task, state: State) -> Networks:
         """One network for each member."""
         params, pruning = state.members["params"], state.members.get("pruning", {})
-        context, step, layers = self._contexts(task, state), state.scalars["step"], task.structure.layers
+        context, step, removable = self._contexts(task, state), state.scalars["step"], task.structure.parameters
 
         def measured(params: Params, pruning: Pruning, given: Params) -> Tree:
             effective = self.effective(params, pruning, context(given, step))
-            kept = {name: torch.ones_like(params[name], dtype=torch.bool) for l in layers for name in l.parameters}
+            kept = {name: torch.ones_like(params[name], dtype=torch.bool) for name in removable}
             return {
                 "params": dict(effective),
                 "kept": {**kept, **self.kept(params, pruning)},

@@ -83,9 +83,8 @@ def compression(task: Task, networks: Networks) -> dict[str, Tensor]:
     """What is left of each network, (M,): sparsity, the masked and shrunk counts, dead layers (see flops.py, structure.py)."""
     found, counts, kept = task.structure, task.counts, networks.kept
     units, columns = structure.alive(found, kept)
-    entries = {layer.name: sum(kept[p].flatten(1).sum(1) for p in layer.parameters) for layer in found.layers}
-    sizes = {layer.name: sum(kept[p][0].numel() for p in layer.parameters) for layer in found.layers}
-    removable, left = sum(sizes.values()), torch.stack(list(entries.values())).sum(0)
+    entries = torch.stack([torch.cat([kept[p].flatten(1) for p in layer.parameters], 1).sum(1) for layer in found.layers])
+    removable, left = sum(kept[name][0].numel() for name in found.parameters), entries.sum(0)
     flops_masked = torch.full_like(left, counts.flops)
     flops_shrunk, params_shrunk = flops_masked.clone(), torch.full_like(left, counts.params)
     for layer in found.layers:
@@ -107,5 +106,5 @@ def compression(task: Task, networks: Networks) -> dict[str, Tensor]:
         "flops_shrunk": flops_shrunk,
         "params_kept": counts.params - (removable - left),
         "params_shrunk": params_shrunk,
-        "layers_dead": sum((left == 0).long() for left in entries.values()),
+        "layers_dead": (entries == 0).sum(0),
     }

@@ -25,7 +25,7 @@ def mlp(input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300
 
 
 def lenet5(input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Caffe's LeNet-5, 20-50-500 (LeCun et al. 1998 as modified there): no activation after the convolutions but max-pooling."""
+    """Caffe's LeNet-5, 20-50-500 (after LeCun et al. 1998): max-pooling and no activation after the convolutions."""
     if len(input_shape) != 3 or min(input_shape[1:]) < 16:
         raise ValueError(f"model lenet5 needs images (channels, height, width) of at least 16 x 16; got {input_shape}")
     channels, *sides = input_shape

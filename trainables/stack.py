@@ -1,4 +1,4 @@
-"""Stacks: parameters and buffers of many networks of one architecture along a leading dimension, computed together by `vmap`."""
+"""Stacks: parameters and buffers of many networks of one architecture, computed together by `vmap`."""
 
 from __future__ import annotations
 
@@ -86,15 +86,17 @@ def lift(function: Callable[..., Any], members: int) -> Callable[..., Any]:
 class Call:
     """A module as a function of (parameters, buffers, inputs); buffers may be written to.
 
-    Does what torch.func.functional_call does, in 20 instead of 90 microseconds for a three-layer MLP on a CPU: a third of a step.
+    Does what torch.func.functional_call does, which took 90 microseconds more than the module for an MLP on a CPU; this, 20.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         parts = list(module.named_modules())
         named = {id(t): name for name, t in [*module.named_parameters(), *module.named_buffers()]}  # tied ones share a name
-        holders = [holder for _, part in parts for holder in (part._parameters, part._buffers)]
-        self.slots = [(holder, local, named[id(t)]) for holder in holders for local, t in holder.items() if t is not None]
+        holders: list[dict[str, Any]] = [holder for _, part in parts for holder in (part._parameters, part._buffers)]
+        self.slots: list[tuple[dict[str, Any], str, str]] = [
+            (holder, local, named[id(t)]) for holder in holders for local, t in holder.items() if t is not None
+        ]
 
     def __call__(self, params: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
         own = [holder[local] for holder, local, _ in self.slots]

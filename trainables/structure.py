@@ -64,6 +64,11 @@ class Structure:
     links: tuple[Link, ...]
 
     @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of all removable parameters."""
+        return tuple(name for layer in self.layers for name in layer.parameters)
+
+    @property
     def hidden(self) -> tuple[Layer, ...]:
         """Layers whose units can be removed: all that read them is known."""
         producers = {link.producer for link in self.links}
@@ -95,7 +100,7 @@ def node_masks(structure: Structure, alive: Mapping[str, Tensor], like: Mapping[
 
     alive: layer -> (units,) bool, for hidden layers.  like: parameters by name, for shapes.  Returns name -> bool, True keeps.
     """
-    masks = {p: torch.ones_like(like[p], dtype=torch.bool) for layer in structure.layers for p in layer.parameters}
+    masks = {name: torch.ones_like(like[name], dtype=torch.bool) for name in structure.parameters}
     names = {layer.name: layer for layer in structure.layers}
     for layer in structure.hidden:
         for parameter in layer.parameters:
@@ -111,8 +116,8 @@ def alive(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[dict[str, T
     """Units and columns that can influence the output, for M networks at once.
 
     kept: removable parameter -> (M, *shape) bool.  Returns layer -> (M, units) bool and layer -> (M, columns) bool.
-    A unit is dead if nothing live reads it, or if it has no live input and what it then constantly gives is nothing (no bias) or
-    folds into the next bias.
+    A unit is dead if nothing live reads it, or if it has no live input and what it then constantly gives is nothing (no bias)
+    or folds into the next bias.
     """
     connected = {layer.name: kept[layer.weight].flatten(3).any(-1) if kept[layer.weight].ndim > 3 else kept[layer.weight]
                  for layer in structure.layers}  # fmt: skip
@@ -193,10 +198,11 @@ def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: 
                 links.append(Link(layer.name, consumer.name, repeat, norms, consumer.bias is not None and not padded))
             elif isinstance(part, _NORMS) and _shape(node)[1] == layer.units:
                 pending.append((user, (*norms, str(user.target))))
-            elif isinstance(part, _UNITWISE) or (isinstance(part, _AVERAGES) and part.padding in (0, (0,), (0, 0), (0, 0, 0))):
-                pending.append((user, norms))
-            elif (user.op == "call_function" and user.target in _FUNCTIONS) or (
-                user.op == "call_method" and user.target in _METHODS
+            elif (
+                isinstance(part, _UNITWISE)
+                or (isinstance(part, _AVERAGES) and part.padding in (0, (0,), (0, 0), (0, 0, 0)))
+                or (user.op == "call_function" and user.target in _FUNCTIONS)
+                or (user.op == "call_method" and user.target in _METHODS)
             ):
                 pending.append((user, norms))
             elif isinstance(part, nn.Flatten) or (user.op in ("call_function", "call_method") and user.target in _SHAPES):
@@ -213,4 +219,4 @@ def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
     found = node.meta.get("tensor_meta")
-    return tuple(found.shape) if hasattr(found, "shape") else ()
+    return tuple(getattr(found, "shape", ()))

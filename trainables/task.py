@@ -25,8 +25,8 @@ class Task:
     algorithms that start from a trained network.  rungs: number of points, evenly spaced over what follows the dense phase, at
     which members are measured.  lr, weight_decay: an arm's hyper-parameters of the same names override them.  momentum: of sgd.
     schedule of the learning rate: constant; cosine to 0; inverse, (1 + 1e-4 step)^-0.75 (Caffe's LeNet).  split_seed: draws the
-    splits that the data set lacks.  device: auto takes a GPU if there is one.  starts: a folder in which cohorts share the trained
-    networks of a dense phase; empty: each trains its own.
+    splits that the data set lacks.  device: auto takes a GPU if there is one.  starts: a folder in which cohorts share
+    the trained networks of a dense phase; empty: each trains its own.
     """
 
     dataset: str = "digits"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
 
 from .. import masks
-from ..contract import Domain
+from ..contract import Domain, Value
 from ..gradient import Context, GradientPruner, Params, Pruning, space
 from ..structure import node_masks
+from ..task import Task
 
 
 class Chance(GradientPruner):
@@ -24,8 +25,9 @@ class Chance(GradientPruner):
         granularity=Domain("choice", "weight", "what is removed", choices=("weight", "node"), static=True),
     )
 
-    def skip(self, task):
-        return None if task.structure.hidden else "no units can be removed from this model"
+    def check(self, task: Task, hp: Mapping[str, Value]) -> None:
+        if hp["granularity"] == "node" and not task.structure.hidden:
+            raise ValueError(f"`granularity` node needs units whose readers are known; model {task.model} has none")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         structure, sparsity = ctx.structure, ctx.hp["sparsity"]
@@ -33,9 +35,7 @@ class Chance(GradientPruner):
             drawn = {layer.name: ctx.uniform(f"chance/{layer.name}", (layer.units,)) for layer in structure.hidden}
             alive = {name: masks.top(u, masks.kept_count(sparsity, len(u))) for name, u in drawn.items()}
             return {"mask": node_masks(structure, alive, params)}
-        scores = {
-            name: ctx.uniform(f"chance/{name}", tuple(params[name].shape)) for l in structure.layers for name in l.parameters
-        }
+        scores = {name: ctx.uniform(f"chance/{name}", tuple(params[name].shape)) for name in structure.parameters}
         return {"mask": masks.layerwise(structure, scores, sparsity)}
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:

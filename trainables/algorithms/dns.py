@@ -10,7 +10,7 @@ The rules that the paper leaves open are those of the authors' released code.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -43,13 +43,13 @@ class DNS(GradientPruner):
         phases=Domain("choice", "all", "which layers are operated on together", choices=("all", "conv,fc"), static=True),
     )
 
-    def check(self, task: Task, hp: dict[str, Value]) -> None:
+    def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         c, layers = hp["c"], len(task.structure.layers)
         if isinstance(c, tuple) and len(c) != layers:
             raise ValueError(f"`c` has one number for each of the model's {layers} removable layers; got {len(c)}")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
-        every = {name: torch.ones_like(params[name], dtype=torch.bool) for l in ctx.structure.layers for name in l.parameters}
+        every = {name: torch.ones_like(params[name], dtype=torch.bool) for name in ctx.structure.parameters}
         limits = _thresholds(params, ctx)
         first = dict(every)
         for layer in _operated(ctx):
@@ -84,10 +84,14 @@ class DNS(GradientPruner):
         return pruning["mask"]
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:
-        """splices: entries brought back so far.  returned: share of what is kept that was once removed.  kept_first: first mask."""
+        """splices: entries brought back so far.  returned: share of the kept once removed.  kept_first: in the first mask."""
         mask, removed = pruning["mask"], pruning["removed"]
         returned = _count({name: kept & removed[name] for name, kept in mask.items()})
-        return {"splices": pruning["splices"], "returned": returned / _count(mask).clamp(min=1), "kept_first": pruning["first"]}
+        return {
+            "splices": pruning["splices"],
+            "returned": returned / _count(mask).clamp(min=1),
+            "kept_first": pruning["first"],
+        }
 
 
 def threshold(theta: Tensor, c: float) -> float:
@@ -108,7 +112,8 @@ def _thresholds(params: Params, ctx: Context) -> dict[str, Tensor]:
     theta = {layer.name: masks.flat(layer, params) for layer in ctx.structure.layers}
     moments = {name: _moments(t) for name, t in theta.items()}
     if "c" in ctx.hp:
-        return {n: (mean + c.to(mean.dtype) * std).clamp(min=0) for c, (n, (mean, std)) in zip(ctx.hp["c"], moments.items())}
+        rows = zip(ctx.hp["c"].unbind(), moments.items(), strict=True)
+        return {name: (mean + c.to(mean.dtype) * std).clamp(min=0) for c, (name, (mean, std)) in rows}
     sparsity = ctx.hp["sparsity"]
     if ctx.hp["scope"] == "layerwise":
         return {name: _cut(t.abs(), sparsity) / 0.9 for name, t in theta.items()}

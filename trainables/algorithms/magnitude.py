@@ -12,9 +12,9 @@ from ..gradient import Context, GradientPruner, Params, Pruning, space
 class Magnitude(GradientPruner):
     """Removes the weights and biases of smallest absolute value, at once or gradually, and fine-tunes the rest.
 
-    schedule one-shot: the whole sparsity before the first step.  gradual: s_t = s (1 - (1 - t / ramp)^3) (Zhu & Gupta 2017, eq. 1,
-    from s_0 = 0), t in shares of the steps, a new mask every `every` steps; what was removed stays removed.
-    scope layerwise: the same share of every layer.  global: one ranking, but a layer keeps at least the share `floor` of its own.
+    schedule one-shot: the whole sparsity before the first step.  gradual: s_t = s (1 - (1 - t / ramp)^3) (Zhu & Gupta 2017,
+    eq. 1, from s_0 = 0), t in shares of the steps, a new mask every `every` steps; what was removed stays removed.
+    scope layerwise: the same share of every layer.  global: one ranking, but a layer keeps at least the share `floor`.
     """
 
     source = "Han et al. 2015 (one-shot, layerwise); Zhu & Gupta 2017, eq. 1 (gradual)"
