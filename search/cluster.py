@@ -63,7 +63,7 @@ def train(study: Study, folder: Path, scratch: Path, cohorts: list[Cohort], slot
 
     An interrupt ends it early, without an error.
     """
-    with _ray(scratch, slots * study.about.cpus):
+    with local_ray(scratch, slots * study.about.cpus):
         trainable = tune.with_resources(CohortTrainable, {"cpu": study.about.cpus, "gpu": gpus_each(study)})
         tuner = tune.Tuner(
             trainable,
@@ -134,7 +134,7 @@ class _Report(tune.Callback):
 
 
 @contextlib.contextmanager
-def _ray(scratch: Path, cpus: int) -> Iterator[None]:
+def local_ray(scratch: Path, cpus: int) -> Iterator[None]:
     """A Ray of our own on this machine, quiet, its files in `scratch`."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     ray.init(

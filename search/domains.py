@@ -42,6 +42,9 @@ def _draws(arm: Arm) -> list[dict[str, Value]]:
         for point in points:
             hp = _place(arm.space, point)
             found.setdefault(tuple(hp.values()), hp)
+    if len(found) < wanted < math.inf and len(arm.space):  # values that are rare on a logarithm may be missed in every turn
+        for hp in _all(arm.space):
+            found.setdefault(tuple(hp.values()), hp)
     return list(found.values())[: int(wanted)]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import difflib
 import json
+import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,55 +18,65 @@ from ..trainables.algorithms import find
 from ..trainables.contract import Algorithm, Domain, Value
 from ..trainables.task import Task
 
-_strict = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+MOST = 1_000_000
+"""Configurations that an arm may have: more is a slip of the pen."""
 
 
-class About(pydantic.BaseModel):
+def _is(rule: str, **limits: Any) -> Any:
+    """A field's limits, and the rule in words that ends a sentence beginning with the field's name."""
+    return pydantic.Field(description=rule, **limits)
+
+
+class _Table(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError
+    return seeds
+
+
+def _gpus(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError
+    return gpus
+
+
+Count = Annotated[int, pydantic.Field(ge=1)]
+Seeds = Annotated[list[Annotated[int, pydantic.Field(ge=0, lt=2**63)]], pydantic.AfterValidator(_distinct)]
+Gpus = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False), pydantic.AfterValidator(_gpus)]
+
+
+class About(_Table):
     """Table [study]."""
 
-    model_config = _strict
-    name: Annotated[str, pydantic.Field(min_length=1, pattern=r"^[^/\\\x00-\x1f]+$")]
-    seeds: Annotated[list[Annotated[int, pydantic.Field(ge=0, lt=2**63)]], pydantic.Field(min_length=1)]
-    keep: Literal["all", "front", "none"] = "front"
-    max_cohort: Annotated[int, pydantic.Field(ge=1)] | Literal["auto"] = "auto"
-    cpus: Annotated[int, pydantic.Field(ge=1)] = 1
-    gpus: Annotated[float, pydantic.Field(ge=0)] | Literal["auto"] = "auto"
-
-    @pydantic.field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds are distinct; got {seeds}")
-        return seeds
+    name: str = _is("a name for a folder: one line without slashes, no dot in front", pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")
+    seeds: Seeds = _is("a list of distinct whole numbers from 0, below 2^63", min_length=1)
+    keep: Literal["all", "front", "none"] = _is("which networks are kept: all, front or none", default="front")
+    max_cohort: Count | Literal["auto"] = _is('the most members of a cohort: a whole number from 1, or "auto"', default="auto")
+    cpus: Count = _is("the CPUs of a cohort: a whole number from 1", default=1)
+    gpus: Gpus | Literal["auto"] = _is(
+        'the GPUs of a cohort: a whole number, a share of one below 1, or "auto"', default="auto"
+    )
 
 
-class Range(pydantic.BaseModel):
-    """A range to propose from, instead of a list of values: {low, high, log}."""
-
-    model_config = _strict
-    low: float
-    high: float
-    log: bool = False
-
-
-class ArmTable(pydantic.BaseModel):
+class ArmTable(_Table):
     """One table [[arm]]."""
 
-    model_config = _strict
-    algorithm: str
-    name: Annotated[str, pydantic.Field(min_length=1)] | None = None
-    sampler: Literal["grid", "random", "sobol"] = "grid"
-    members: Annotated[int, pydantic.Field(ge=1)] | None = None
-    space: dict[str, Any] = {}
+    algorithm: str = _is("the name of an algorithm")
+    name: str | None = _is("a label: text on one line", default=None, pattern=r"^[^\x00-\x1f\x7f]+$")
+    sampler: Literal["grid", "random", "sobol"] = _is("one of grid, random, sobol", default="grid")
+    members: Count | None = _is(f"how many a random or sobol sampler proposes: from 1 to {MOST}", default=None, le=MOST)
+    space: dict[str, Any] = _is("a table of hyper-parameters, each with values or a range", default={})
 
 
-class File(pydantic.BaseModel):
+class File(_Table):
     """The whole study file."""
 
-    model_config = _strict
-    study: About
-    task: dict[str, Any] = {}
-    arm: Annotated[list[ArmTable], pydantic.Field(min_length=1)]
+    study: About = _is("a table, [study], with a name and seeds")
+    task: dict[str, Any] = _is("a table, [task]", default={})
+    arm: list[ArmTable] = _is("a list of tables, [[arm]], at least one", min_length=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +103,21 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A validated study."""
+    """A validated study, and the file that it was read from."""
 
     about: About
     task: Task
     arms: tuple[Arm, ...]
+    path: Path
+
+
+@contextlib.contextmanager
+def at(place: object) -> Iterator[None]:
+    """Put `place` in front of the sentence of a ValueError from inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 def read(path: Path, settings: Sequence[str] = ()) -> Study:
@@ -104,176 +125,157 @@ def read(path: Path, settings: Sequence[str] = ()) -> Study:
 
     Raises ValueError with one sentence: file, key, rule, value.
     """
+    with at(path):
+        content = _content(path)
+        for setting in settings:
+            _set(content, setting)
+        try:
+            file = File.model_validate(content)
+        except pydantic.ValidationError as error:
+            raise ValueError(_sentence(error, content)) from None
+        with at("[task]"):
+            task = _task(file.task)
+        return Study(file.study, task, _arms(file.arm), path)
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        json.dumps(content)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML: {error}") from None
-    for setting in settings:
-        _set(content, setting)
-    try:
-        file = File.model_validate(content)
-    except pydantic.ValidationError as error:
-        raise ValueError(f"{path}: {_sentence(error, content)}") from None
-    try:
-        return Study(file.study, _task(file.task), _arms(file.arm))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError("no such file") from None
+    except OSError as error:
+        raise ValueError(f"a study file can be read; got: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # tomllib's own errors and those of the encoding are ValueErrors
+        raise ValueError(f"a study file is TOML in UTF-8; got: {error}") from None
+    except TypeError:
+        raise ValueError("no key of a study is a date or a time, but one is here; quotes make it text") from None
+    return content
 
 
 def _set(content: dict[str, Any], setting: str) -> None:
     key, equals, value = setting.partition("=")
-    outer, dot, inner = key.strip().partition(".")
-    if not equals or not dot or outer not in ("study", "task"):
+    outer, _, inner = key.strip().partition(".")
+    if not equals or not inner or outer not in ("study", "task"):
         raise ValueError(f"--set takes study.KEY=VALUE or task.KEY=VALUE; got {setting!r}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
-    content.setdefault(outer, {})[inner] = parsed
+    if isinstance(content.setdefault(outer, {}), dict):
+        content[outer][inner] = parsed
 
 
 def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> str:
-    """The first mistake in one sentence."""
+    """The first mistake in one sentence: the field's own rule, since pydantic's words are about its types."""
     first = error.errors(include_url=False)[0]
-    *outer, key = [part for part in first["loc"] if not _is_branch(part)]
-    table = _table(outer or [key], content)
+    outer, *inner = first["loc"]
+    key = next((part for part in inner if isinstance(part, str)), None)  # what comes after it is inside the value
+    fields = ({"study": About, "arm": ArmTable}[str(outer)] if key else File).model_fields
+    place, key = _place(outer, inner, content) if inner else "", str(key or outer)
     if first["type"] == "extra_forbidden":
-        known = _known(outer)
-        nearest = difflib.get_close_matches(str(key), known, n=1)
-        hint = f' did you mean "{nearest[0]}"?' if nearest else ""
-        return f"{table}: `{key}` is no key here;{hint} known: {', '.join(known)}"
+        return f"{place}`{key}` is no key here;{models.hint(key, fields)}"
+    rule = fields[key].description
     if first["type"] == "missing":
-        return f"{_table(outer, content)}: `{key}` is missing"
-    name = ".".join(str(part) for part in [*outer[1:], key] if not isinstance(part, int)) or str(key)
-    return f"{table}: `{name}`: {first['msg'].removeprefix('Value error, ').lower()}; got {first['input']!r}"
+        return f"{place}`{key}` is missing: {rule}"
+    return f"{place}`{key}` is {rule}; got {_shown(first['input'])}"
 
 
-def _is_branch(part: int | str) -> bool:
-    """Whether a part of a place only names the branch of a union that pydantic tried."""
-    return isinstance(part, str) and (part.startswith(("literal[", "constrained-", "function-")) or part in ("int", "float"))
+def _place(outer: int | str, inner: Sequence[int | str], content: Mapping[str, Any]) -> str:
+    if outer != "arm":
+        return f"[{outer}]: "
+    arm = content["arm"][inner[0]]
+    label = (arm.get("name") or arm.get("algorithm")) if isinstance(arm, Mapping) else None
+    return f'arm "{label}": ' if label and isinstance(label, str) else f"arm {int(inner[0]) + 1}: "
 
 
-def _table(place: Sequence[int | str], content: Mapping[str, Any]) -> str:
-    if not place:
-        return "the study"
-    if place[0] == "arm" and len(place) > 1:
-        arm = content["arm"][place[1]]
-        label = (arm.get("name") or arm.get("algorithm")) if isinstance(arm, Mapping) else None
-        return f'arm "{label}"' if label else f"arm {int(place[1]) + 1}"
-    return f"[{place[0]}]"
-
-
-def _known(outer: Sequence[int | str]) -> list[str]:
-    model = {"study": About, "arm": ArmTable}.get(str(outer[0]) if outer else "", File)
-    return sorted(model.model_fields)
-
-
-_OPTIONS = ("dataset_options", "model_options", "starts")
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _task(table: Mapping[str, Any]) -> Task:
     """The task of table [task]: its own keys, and beside them the options of its data set and model."""
-    own = {field.name for field in dataclasses.fields(Task)} - set(_OPTIONS)
-    plain = {key: value for key, value in table.items() if key in own}
-    rest = {key: value for key, value in table.items() if key not in own}
-    try:
-        # As JSON: pydantic's strict mode takes no mapping for a dataclass otherwise.
-        names = pydantic.TypeAdapter(Task).validate_json(json.dumps(plain, default=str), strict=True)
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = first["loc"][0] if first["loc"] else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(
-            f"[task]: `{key}`: {message.lower()}; got {first['input']!r}" if key else f"[task]: {message}"
-        ) from None
-    options: dict[str, dict[str, Any]] = {"dataset_options": {}, "model_options": {}}
+    own = {field.name for field in dataclasses.fields(Task)} - {"dataset_options", "model_options", "starts"}
+    task = Task(**{key: value for key, value in table.items() if key in own})
     takes = {
-        "dataset_options": models.option_names(models.lookup(names.dataset, data.DATASETS, "dataset")),
-        "model_options": models.option_names(models.lookup(names.model, models.MODELS, "model"), ("input_shape", "classes")),
+        "dataset": models.options(models.lookup(task.dataset, data.DATASETS, "dataset")),
+        "model": models.options(models.lookup(task.model, models.MODELS, "model"), given=2),
     }
-    for key, value in rest.items():
-        homes = [home for home, known in takes.items() if known is not None and key in known] or [
-            home for home, known in takes.items() if known is None
-        ]
+    found: dict[str, dict[str, Any]] = {home: {} for home in takes}
+    for key in (key for key in table if key not in own):
+        homes = [home for home, (names, _) in takes.items() if key in names] or [h for h, (_, more) in takes.items() if more]
         if not homes:
-            known = sorted(own.union(*(names or () for names in takes.values())))
-            nearest = difflib.get_close_matches(key, known, n=1)
-            hint = f' did you mean "{nearest[0]}"?' if nearest else ""
-            raise ValueError(f"[task]: `{key}` is no key here;{hint} known: {', '.join(known)}")
-        options[homes[0]][key] = value
-    try:
-        return dataclasses.replace(names, **options)
-    except ValueError as error:
-        raise ValueError(f"[task]: {error}") from None
+            known = sorted(own.union(*(names for names, _ in takes.values())))
+            whose = f"of a task with dataset {task.dataset} and model {task.model}"
+            raise ValueError(f"`{key}` is no key {whose};{models.hint(key, known)}")
+        found[homes[0]][key] = table[key]
+    for home, (names, _) in takes.items():
+        for name, must in names.items():
+            if must and name not in found[home]:
+                raise ValueError(f"`{name}` is missing: {home} {getattr(task, home)} needs it")
+    return dataclasses.replace(task, dataset_options=found["dataset"], model_options=found["model"])
 
 
 def _arms(tables: Sequence[ArmTable]) -> tuple[Arm, ...]:
-    arms = tuple(_arm(table) for table in tables)
-    names = [arm.name for arm in arms]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f'arm "{name}": arms have distinct names; give one of the {names.count(name)} another `name`')
-    return arms
+    arms: dict[str, Arm] = {}
+    for table in tables:
+        name = table.name or table.algorithm
+        with at(f'arm "{name}"'):
+            if name in arms:
+                raise ValueError("arms have distinct names, and another one has this; give one of them a `name`")
+            arms[name] = _arm(name, table)
+    return tuple(arms.values())
 
 
-def _arm(table: ArmTable) -> Arm:
+def _arm(name: str, table: ArmTable) -> Arm:
     algorithm = find(table.algorithm)
-    name = table.name or table.algorithm
-    try:
-        space = {key: _values(algorithm, key, value) for key, value in table.space.items()}
-        spans = [key for key, values in space.items() if isinstance(values, Span)]
-        if table.sampler == "grid" and table.members is not None:
-            raise ValueError("`members` is how many a random or sobol sampler proposes; a grid has all combinations")
-        if table.sampler == "grid" and spans:
-            raise ValueError(f"`space.{spans[0]}` is a list of values for the sampler grid; got a range")
-        if table.sampler != "grid" and table.members is None:
-            raise ValueError(f"`members` says how many the sampler {table.sampler} proposes; it is missing")
-        if table.sampler != "grid" and not spans and not any(len(v) > 1 for v in space.values()):  # type: ignore[arg-type]
-            raise ValueError(f"`space` has something to propose from for the sampler {table.sampler}; got {table.space}")
-    except ValueError as error:
-        raise ValueError(f'arm "{name}": {error}') from None
+    space = {key: _values(algorithm, key, value) for key, value in table.space.items()}
+    spans = [key for key, values in space.items() if isinstance(values, Span)]
+    sizes = [len(values) for values in space.values() if not isinstance(values, Span)]
+    if table.sampler == "grid":
+        if table.members is not None:
+            raise ValueError(f"`members` is for the samplers random and sobol, a grid has all combinations; got {table.members}")
+        if spans:
+            raise ValueError(f"`{spans[0]}` is a list of values for the sampler grid; got {table.space[spans[0]]}")
+        if math.prod(sizes) > MOST:
+            raise ValueError(f"`space` has at most {MOST} combinations; got {math.prod(sizes)}")
+    else:
+        if table.members is None:
+            raise ValueError(f"`members` is missing: how many the sampler {table.sampler} proposes")
+        if not spans and math.prod(sizes) == 1:
+            raise ValueError(f"`space` has ranges or several values for the sampler {table.sampler}; got {table.space}")
     return Arm(name, table.algorithm, algorithm, table.sampler, table.members, space)
 
 
 def _values(algorithm: Algorithm, key: str, given: Any) -> tuple[Value, ...] | Span:
     """The values that `space.key` names: a list of values, one value, or a range."""
     if key not in algorithm.space:
-        nearest = difflib.get_close_matches(key, algorithm.space, n=1)
-        hint = f' did you mean "{nearest[0]}"?' if nearest else ""
-        known = ", ".join(algorithm.space)
-        raise ValueError(f"`space.{key}` is no hyper-parameter of it;{hint} known: {known or 'none'}")
+        raise ValueError(f"`{key}` is no hyper-parameter of it;{models.hint(key, algorithm.space)}")
     domain = algorithm.space[key]
     try:
         if isinstance(given, Mapping):
             return _span(domain, given)
         several = isinstance(given, list) and (domain.kind != "reals" or bool(given and isinstance(given[0], list)))
         values = tuple(domain.check(value) for value in (given if several else [given]))
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"has distinct values, at least one; got {_shown(given)}")
     except ValueError as error:
         raise ValueError(f"`{key}` {error}") from None
-    if not values:
-        raise ValueError(f"`space.{key}` has at least one value; got []")
-    if len(set(values)) < len(values):
-        raise ValueError(f"`space.{key}` has distinct values; got {given}")
     return values
 
 
 def _span(domain: Domain, given: Mapping[str, Any]) -> Span:
     if domain.kind not in ("real", "whole"):
-        raise ValueError(f"is {domain.about}: a list of values; got a range")
-    try:
-        limits = Range.model_validate(given, strict=False)
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"has a range of low, high and log; got {dict(given)} ({where}: {first['msg'].lower()})") from None
-    for end in (limits.low, limits.high):
-        domain.check(end)
-    if limits.low >= limits.high:
-        raise ValueError(f"has a range with low < high; got low {limits.low:g}, high {limits.high:g}")
-    if limits.log and limits.low <= 0:
-        raise ValueError(f"has a logarithmic range above 0; got low {limits.low:g}")
-    return Span(limits.low, limits.high, limits.log or domain.log, domain.kind == "whole")
+        raise ValueError(f"is {domain.about}: a list of values; got the range {given}")
+    log = given.get("log", domain.log)
+    if not {"low", "high"} <= given.keys() <= {"low", "high", "log"} or not isinstance(log, bool):
+        raise ValueError(f"has a range of low, high and, if need be, log = true or false; got {given}")
+    for end in ("low", "high"):
+        domain.check(given[end])
+    low, high = float(given["low"]), float(given["high"])
+    if low >= high:
+        raise ValueError(f"has a range with low < high; got low {low:g}, high {high:g}")
+    if log and low <= 0:
+        raise ValueError(f"has a logarithmic range above 0 (log = false makes it linear); got low {low:g}")
+    return Span(low, high, log, domain.kind == "whole")

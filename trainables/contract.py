@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -67,7 +68,9 @@ class Domain:
         raise ValueError(f"is {self.about}: {noun} in {self.range}; got {value!r}")
 
     def _holds(self, value: object) -> bool:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        if not (-(2**63) < value < 2**63 if self.kind == "whole" else -sys.float_info.max <= value <= sys.float_info.max):
             return False
         return self.low <= value <= self.high and not (self.open_high and value == self.high)
 

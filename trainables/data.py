@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import draws
-from .models import lookup
+from .models import call, raised
 
 TEST_SHARE, VALID_SHARE = 0.2, 0.15
 """Shares of what is there that are carved out where a data set has no test or validation split."""
@@ -59,34 +59,40 @@ def parquet(train: str, test: str = "", image: str = "image", label: str = "labe
 
     train, test: paths (environment variables are expanded).  image, label: names of the columns.
     """
+    for name, value in {"train": train, "test": test, "image": image, "label": label}.items():
+        if not isinstance(value, str):
+            raise ValueError(f"`{name}` is text; got {value!r}")
     return {split: _decode(Path(os.path.expandvars(path)), image, label) for split, path in
             {"train": train, "test": test}.items() if path}  # fmt: skip
 
 
 def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
     from PIL import Image
 
+    rule = f"a Parquet file has the columns `{image}`, with a field `bytes`, and `{label}`"
     try:
         table = pq.read_table(path, columns=[image, label])
-        encoded = pa.chunked_array(table[image]).combine_chunks().field("bytes").to_pylist()
-        labels = table[label].to_numpy()
     except FileNotFoundError:
-        raise ValueError(f"data set parquet: no file {path}") from None
-    except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
-        rule = f"columns `{image}` (with `bytes`) and `{label}` are read from a Parquet file"
-        raise ValueError(f"data set parquet: {path}: {rule}; got: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"no file {path}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: {rule}; got: {str(error).splitlines()[0]}") from None
+    kind, labels = table.schema.field(image).type, table[label].to_numpy()
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        raise ValueError(f"{path}: {rule}; got `{image}` of type {kind}")
+    encoded = pc.struct_field(table[image], "bytes").to_pylist()
     images = []
     for row, code in enumerate(encoded):
         try:
             pixels = np.asarray(Image.open(io.BytesIO(code)))
-        except (OSError, TypeError) as error:
-            raise ValueError(f"data set parquet: {path}: row {row}: not an image ({error})") from None
+        except Exception:  # Pillow raises a dozen kinds of errors for what it cannot decode
+            raise ValueError(f"{path}: row {row} of `{image}`: not an image that can be decoded") from None
         images.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
     if len({pixels.shape for pixels in images}) != 1:
         shapes = sorted({pixels.shape for pixels in images})
-        raise ValueError(f"data set parquet: {path}: images have one shape; got {shapes[:3] or 'no images'}")
+        raise ValueError(f"{path}: images have one shape; got {', '.join(map(str, shapes[:3])) or 'no images'}")
     return np.stack(images), labels
 
 
@@ -103,11 +109,7 @@ def load(name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dt
 
 @functools.lru_cache(maxsize=2)
 def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: torch.device) -> Data:
-    arrays = dict(lookup(name, DATASETS, "dataset")(**json.loads(options)))
-    if "train" not in arrays:
-        raise ValueError(f"data set {name}: has a split `train`; got {sorted(arrays)}")
-    for split, (inputs, labels) in arrays.items():
-        arrays[split] = (np.asarray(inputs), _labels(f"data set {name}: split {split}", inputs, labels))
+    arrays = _checked(f"dataset {name}", call("dataset", name, DATASETS, **json.loads(options)))
     digest = hashlib.sha256()
     for split in sorted(arrays):
         for array in arrays[split]:
@@ -115,9 +117,11 @@ def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: 
     for split, share in (("test", TEST_SHARE), ("valid", VALID_SHARE)):
         if split not in arrays:
             arrays["train"], arrays[split] = _carve(arrays["train"], share, split_seed, split)
+            if not len(arrays[split][1]):
+                raise ValueError(f"dataset {name}: has a split `{split}`, or enough examples in `train` to carve it out")
     inputs = {split: torch.from_numpy(np.ascontiguousarray(x)).to(dtype) for split, (x, _) in arrays.items()}
     if not all(torch.isfinite(x).all() for x in inputs.values()):
-        raise ValueError(f"data set {name}: inputs are finite numbers; got NaN or infinity")
+        raise ValueError(f"dataset {name}: inputs are finite numbers; got NaN or infinity")
     across = [dim for dim in range(inputs["train"].ndim) if dim != 1]
     mean = inputs["train"].mean(across, keepdim=True)
     deviation = inputs["train"].std(across, keepdim=True)
@@ -130,13 +134,30 @@ def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: 
     )
 
 
-def _labels(where: str, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or len(labels) != len(inputs) or len(labels) == 0:
-        raise ValueError(f"{where}: one label for each of the inputs; got {labels.shape} for {len(inputs)} inputs")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise ValueError(f"{where}: labels are whole numbers from 0; got {labels.dtype} from {labels.min()}")
-    return labels.astype(np.int64)
+def _checked(where: str, found: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What a data set returned, as arrays. Raises ValueError naming what is wrong with it."""
+    splits = ("train", "valid", "test")
+    if not isinstance(found, Mapping) or "train" not in found or not found.keys() <= set(splits):
+        got = list(found) if isinstance(found, Mapping) else type(found).__name__
+        raise ValueError(f"{where}: is a mapping with a split `train`, and perhaps `valid` and `test`; got {got}")
+    arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for split, pair in found.items():
+        try:
+            inputs, labels = map(np.asarray, pair)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where}: split {split}: is a pair of arrays, inputs and labels; {raised(error)}") from error
+        if inputs.ndim < 2 or inputs.dtype.kind not in "biuf":
+            raise ValueError(f"{where}: split {split}: inputs are numbers (n, ...); got {inputs.dtype} {inputs.shape}")
+        if labels.shape != inputs.shape[:1] or not len(labels):
+            raise ValueError(f"{where}: split {split}: has one label for each input; got {labels.shape} for {inputs.shape}")
+        if labels.dtype.kind not in "iu" or labels.min() < 0:
+            got = f"{labels.dtype}, such as {labels[np.argmin(labels) if labels.dtype.kind == 'i' else 0]!r}"
+            raise ValueError(f"{where}: split {split}: labels are whole numbers from 0; got {got}")
+        arrays[split] = (inputs, labels.astype(np.int64))
+    shapes = {split: inputs.shape[1:] for split, (inputs, _) in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"{where}: inputs of all splits have one shape; got {shapes}")
+    return arrays
 
 
 def _carve(

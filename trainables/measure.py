@@ -12,6 +12,7 @@ from torch.func import vmap
 
 from . import stack, structure
 from .contract import Algorithm, Networks, State
+from .flops import Counts
 from .task import Task
 
 EXAMPLES, MEMBERS = 256, 16
@@ -27,7 +28,7 @@ def measure(task: Task, algorithm: Algorithm, state: State, last: bool) -> list[
     columns: dict[str, Tensor] = {}
     for split in ("train", "valid", "test") if last else ("train", "valid"):
         columns[f"loss_{split}"], columns[f"accuracy_{split}"] = evaluate(task, networks, split)
-    columns |= compression(task, networks) | {f"m_{name}": value for name, value in networks.metrics.items()}
+    columns |= compression(task.structure, task.counts, networks.kept) | {f"m_{name}": value for name, value in networks.metrics.items()}
     done = state.scalars["step"] + task.dense_steps(algorithm)
     progress = {
         "rung": state.scalars["rung"],
@@ -79,9 +80,11 @@ def _scores(call: stack.Call, network: tuple[Any, Any], inputs: Tensor, labels: 
     return torch.stack([F.cross_entropy(logits.to(torch.float64), labels), right])
 
 
-def compression(task: Task, networks: Networks) -> dict[str, Tensor]:
-    """What is left of each network, (M,): sparsity, the masked and shrunk counts, dead layers (see flops.py, structure.py)."""
-    found, counts, kept = task.structure, task.counts, networks.kept
+def compression(found: structure.Structure, counts: Counts, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is left of M networks, (M,) each: sparsity, masked and shrunk counts, dead layers.
+
+    counts: of the parent.  kept: removable parameter -> (M, ...) bool.
+    """
     units, columns = structure.alive(found, kept)
     entries = torch.stack([torch.cat([kept[p].flatten(1) for p in layer.parameters], 1).sum(1) for layer in found.layers])
     removable, left = sum(kept[name][0].numel() for name in found.parameters), entries.sum(0)
@@ -96,10 +99,8 @@ def compression(task: Task, networks: Networks) -> dict[str, Tensor]:
         params_shrunk -= weights - whole
         if layer.bias is not None:
             params_shrunk -= layer.units - units[layer.name].sum(1)
-    shapes = {name: p.shape for name, p in task.template.named_parameters()}
-    for norm, producer in {(norm, link.producer) for link in found.links for norm in link.norms}:
-        affine = sum(f"{norm}.{name}" in shapes for name in ("weight", "bias"))
-        params_shrunk -= affine * (~units[producer]).sum(1)
+    for _, producer in {(norm, link.producer) for link in found.links for norm in link.norms}:
+        params_shrunk -= (~units[producer]).sum(1)
     return {
         "sparsity": 1 - left / removable,
         "flops_masked": flops_masked,

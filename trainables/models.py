@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,8 +13,8 @@ from torch import nn
 
 def mlp(input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300, 100)) -> nn.Module:
     """Linear layers of the given hidden widths with ReLU between them; LeNet-300-100 by default."""
-    if not all(isinstance(width, int) and width > 0 for width in widths):
-        raise ValueError(f"model mlp: `widths` are whole numbers above 0; got {list(widths)}")
+    if not isinstance(widths, Sequence) or not all(type(width) is int and width > 0 for width in widths):
+        raise ValueError(f"`widths` is a list of whole numbers above 0; got {widths!r}")
     inputs = 1
     for extent in input_shape:
         inputs *= extent
@@ -27,7 +28,7 @@ def mlp(input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300
 def lenet5(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """Caffe's LeNet-5, 20-50-500 (after LeCun et al. 1998): max-pooling and no activation after the convolutions."""
     if len(input_shape) != 3 or min(input_shape[1:]) < 16:
-        raise ValueError(f"model lenet5 needs images (channels, height, width) of at least 16 x 16; got {input_shape}")
+        raise ValueError(f"it needs images (channels, height, width) of at least 16 x 16; got {input_shape}")
     channels, *sides = input_shape
     height, width = (((side - 4) // 2 - 4) // 2 for side in sides)
     return nn.Sequential(
@@ -51,7 +52,7 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options: Any)
     name: a key of MODELS, or the dotted path of a callable (input_shape, classes, **options) -> nn.Module.
     Raises ValueError naming what is wrong with the name or the options.
     """
-    module = lookup(name, MODELS, "model")(input_shape, classes, **options)
+    module = call("model", name, MODELS, input_shape, classes, **options)
     if not isinstance(module, nn.Module):
         raise ValueError(f"model {name}: a model returns an nn.Module; got {type(module).__name__}")
     return module
@@ -62,20 +63,47 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
     if name in known:
         return known[name]
     if "." not in name:
-        raise ValueError(f'no {noun} "{name}"; known: {", ".join(known)}, or a dotted path such as package.module.{noun}')
+        raise ValueError(f'no {noun} "{name}";{hint(name, known)}, or a dotted path such as package.module.{noun}')
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{noun} {name}: cannot be imported ({error})") from error
+    except Exception as error:  # importing runs anybody's code
+        raise ValueError(f"{noun} {name}: cannot be imported ({raised(error)})") from error
     if not callable(found):
         raise ValueError(f"{noun} {name}: a {noun} is a callable; got {type(found).__name__}")
     return found
 
 
-def option_names(function: Callable[..., Any], given: Sequence[str] = ()) -> tuple[str, ...] | None:
-    """Names of the options that `function` takes beside `given`; None if it takes any name."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return tuple(p.name for p in parameters if p.name not in given and p.kind is not p.VAR_POSITIONAL)
+def call(noun: str, name: str, known: dict[str, Callable[..., Any]], *given: Any, **options: Any) -> Any:
+    """What the callable that `name` stands for returns. Raises ValueError naming it, whatever it raises."""
+    function = lookup(name, known, noun)
+    try:
+        return function(*given, **options)
+    except ValueError as error:
+        raise ValueError(f"{noun} {name}: {error}") from error
+    except Exception as error:  # anybody's code
+        what = ", ".join([*map(repr, given), *(f"{key}={value!r}" for key, value in options.items())])
+        raise ValueError(f"{noun} {name}: called with ({what}) it raised {raised(error)}") from error
+
+
+def raised(error: Exception) -> str:
+    """An exception on one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def options(function: Callable[..., Any], given: int = 0) -> tuple[dict[str, bool], bool]:
+    """Options that `function` takes beside its first `given` arguments: name -> whether it must be there; and whether any other."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError):  # some that are written in C do not say
+        return {}, True
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = {p.name: p.default is p.empty for p in parameters[given:] if p.kind in named}
+    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not known: the nearest one, and all."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name.lower(), known, n=1)
+    return (f' did you mean "{nearest[0]}"?' if nearest else "") + f" known: {', '.join(known) or 'none'}"

@@ -42,7 +42,7 @@ class Layer:
 class Link:
     """Every unit of `producer` feeds `repeat` consecutive columns of `consumer`, and nothing else does.
 
-    norms: batch-norm layers on the way.  folds: a unit that is constant can be folded into the consumer's bias exactly.
+    norms: parameters of batch-norm layers on the way, one entry for each unit.  folds: a unit that is constant can be folded into the consumer's bias exactly.
     """
 
     producer: str
@@ -197,7 +197,7 @@ def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: 
                 repeat = consumer.columns // layer.units
                 links.append(Link(layer.name, consumer.name, repeat, norms, consumer.bias is not None and not padded))
             elif isinstance(part, _NORMS) and _shape(node)[1] == layer.units:
-                pending.append((user, (*norms, str(user.target))))
+                pending.append((user, norms + tuple(f"{user.target}.{name}" for name, _ in part.named_parameters())))
             elif (
                 isinstance(part, _UNITWISE)
                 or (isinstance(part, _AVERAGES) and part.padding in (0, (0,), (0, 0), (0, 0, 0)))

@@ -48,9 +48,12 @@ class Task:
     model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, domain in _RANGES.items():
+        for name in ("dataset", "model"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"`{name}` is a name or a dotted path; got {getattr(self, name)!r}")
+        for name, domain in _DOMAINS.items():
             try:
-                domain.check(getattr(self, name))
+                object.__setattr__(self, name, domain.check(getattr(self, name)))
             except ValueError as error:
                 raise ValueError(f"`{name}` {error}") from None
         if self.epochs <= 0:
@@ -114,20 +117,24 @@ class Task:
 
     def check(self) -> None:
         """Raise ValueError with one sentence if data, model and budget do not fit together."""
-        module = self.build(0)
+        if self.torch_device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError("`device` cuda is a GPU that torch can use; got none")
+        module, want = self.build(0), (2, self.data.classes)
         try:
             with torch.no_grad():
                 outputs = module.eval()(self.data.inputs["train"][:2])
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            why = str(error).splitlines()[0]
-            raise ValueError(f"model {self.model}: takes inputs of shape {self.data.shape}; it raised: {why}") from error
-        if tuple(outputs.shape) != (2, self.data.classes):
-            want = (2, self.data.classes)
-            raise ValueError(f"model {self.model}: gives two examples logits of shape {want}; got {tuple(outputs.shape)}")
+            self.initial([0])
+        except Exception as error:  # anybody's code
+            why = models.raised(error)
+            raise ValueError(f"model {self.model}: takes inputs of shape {self.data.shape}; it raised {why}") from error
+        if not isinstance(outputs, Tensor) or outputs.shape != want:
+            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise ValueError(f"model {self.model}: gives two examples logits of shape {want}; got {got}")
         if not self.structure.layers:
             raise ValueError(f"model {self.model}: has removable layers (linear or convolution); got none")
-        if self.rungs > self.steps - round(self.dense_share * self.steps):
-            raise ValueError(f"`rungs` is at most the number of steps; got {self.rungs} for a budget of {self.steps} steps")
+        after_dense = self.steps - round(self.dense_share * self.steps)
+        if self.rungs > after_dense:
+            raise ValueError(f"`rungs` is at most the number of steps after the dense phase, {after_dense}; got {self.rungs}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -165,7 +172,11 @@ def identity(task: Task, name: str, algorithm: Algorithm, member: Member) -> str
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_RANGES = {
+_DOMAINS = {
+    "optimizer": Domain("choice", "", "the optimiser", choices=("sgd", "adam"), static=True),
+    "schedule": Domain("choice", "", "the learning rate's course", choices=("constant", "cosine", "inverse"), static=True),
+    "dtype": Domain("choice", "", "the type of parameters", choices=("float32", "float64"), static=True),
+    "device": Domain("choice", "", "where members train", choices=("auto", "cpu", "cuda"), static=True),
     "epochs": Domain("real", 0, "the training budget in passes over the training data", low=0),
     "batch_size": Domain("whole", 1, "the number of examples in a step", low=1),
     "lr": Domain("real", 0, "the learning rate", low=0),

@@ -1,0 +1,67 @@
+"""Models of a user's own, named in tests by their dotted path."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def normed(input_shape: tuple[int, ...], classes: int, channels: int = 6) -> nn.Module:
+    """Two convolutions with batch-norm, pooling and dropout, then a linear layer."""
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(channels, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(8 * (input_shape[1] // 2 - 2) * (input_shape[2] // 2 - 2), classes),
+    )
+
+
+class Refused(nn.Module):
+    """Looks at a value, which vmap refuses, and draws from torch's own generator."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(inputs, 16), nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.one(x.flatten(1)))
+        if hidden.sum().item() < 0:
+            hidden = -hidden
+        return self.two(F.dropout(hidden, 0.2, self.training))
+
+
+def refused(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A model that trains as a loop over its members."""
+    inputs = 1
+    for extent in input_shape:
+        inputs *= extent
+    return Refused(inputs, classes)
+
+
+class Residual(nn.Module):
+    """A branch that is added to its input: units of what is added cannot be removed one by one."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.stem, self.inner, self.outer = nn.Linear(inputs, 12), nn.Linear(12, 9), nn.Linear(9, 12)
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x.flatten(1)))
+        return self.head(x + self.outer(torch.relu(self.inner(x))))
+
+
+def residual(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """One residual block between two linear layers."""
+    return Residual(input_shape[0] * input_shape[1] * input_shape[2], classes)
+
+
+def nothing_removable(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """No linear or convolution layer at all."""
+    return nn.Sequential(nn.Flatten(), nn.LayerNorm(64), nn.AdaptiveAvgPool1d(classes))

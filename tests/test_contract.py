@@ -1,0 +1,176 @@
+"""The contract suite, run over every algorithm that is found."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunefront.trainables.algorithms import known
+from prunefront.trainables.contract import Algorithm, Member, Networks, State, complete, leaves
+from prunefront.trainables.measure import measure
+from prunefront.trainables.task import Task, identity
+
+TASK = Task(model_options={"widths": [16]}, epochs=2, rungs=2, dtype="float64")
+NORMED = dataclasses.replace(TASK, model="example_models.normed", model_options={})
+REFUSED = dataclasses.replace(TASK, model="example_models.refused", model_options={}, epochs=0.5)
+
+
+def several(algorithm: Algorithm, seeds: tuple[int, ...] = (0, 1, 2)) -> list[Member]:
+    """Members that differ in seed and, where the algorithm has it, in sparsity; with the first static choice of each."""
+    sparsities = (0.5, 0.9) if "sparsity" in algorithm.space else (None,)
+    settings = [{} if sparsity is None else {"sparsity": sparsity} for sparsity in sparsities]
+    return [Member(complete(algorithm.space, hp), seed) for hp in settings for seed in seeds]
+
+
+def variants() -> list[tuple[str, dict[str, object]]]:
+    """Every algorithm with its defaults, and with each other value of each of its choices."""
+    found: list[tuple[str, dict[str, object]]] = []
+    for name, algorithm in known().items():
+        found.append((name, {}))
+        for key, domain in algorithm.space.items():
+            found += [(name, {key: choice}) for choice in domain.choices if choice != domain.default]
+    return found
+
+
+def train(algorithm: Algorithm, task: Task, members: list[Member], rungs: int | None = None) -> State:
+    state = algorithm.start(task, members)
+    for _ in range(task.rungs if rungs is None else rungs):
+        state = algorithm.advance(task, state)
+    return state
+
+
+def same(one: State, other: State, names: str = "") -> bool:
+    left, right = leaves(one.members), leaves(other.members)
+    assert left.keys() == right.keys()
+    return all(torch.equal(left[name], right[name]) for name in left if names in name)
+
+
+def at(networks: Networks, k: int) -> dict[str, torch.Tensor]:
+    return {name: p[networks.of[k]] for name, p in networks.params.items()}
+
+
+@pytest.mark.parametrize(("name", "hp"), variants(), ids=str)
+def test_networks_have_exactly_what_is_kept(name: str, hp: dict[str, object]):
+    algorithm = known()[name]
+    members = [Member(complete(algorithm.space, {**member.hp, **hp}), member.seed) for member in several(algorithm)]
+    state = train(algorithm, TASK, members)
+    networks = algorithm.networks(TASK, state)
+    assert state.size == len(members) == len(networks.of)
+    assert set(networks.kept) == set(TASK.structure.parameters)
+    for parameter, mask in networks.kept.items():
+        values = networks.params[parameter]
+        assert mask.dtype == torch.bool
+        assert mask.shape == values.shape
+        assert not values[~mask].any(), "what is removed computes nothing"
+        assert torch.isfinite(values).all()
+    rows = measure(TASK, algorithm, state, last=True)
+    for row in rows:
+        assert row["steps"] == TASK.steps, "one budget for every arm"
+        assert 0 <= row["flops_shrunk"] <= row["flops_dense"] == TASK.counts.flops
+        assert 0 <= row["flops_masked"] <= row["flops_dense"]
+        assert row["params_kept"] == TASK.counts.params - round(row["sparsity"] * TASK.counts.params)
+        assert 0 <= row["accuracy_test"] <= 1
+
+
+@pytest.mark.parametrize(("name", "hp"), variants(), ids=str)
+def test_a_cohort_is_neutral(name: str, hp: dict[str, object]):
+    """The same member alone agrees to rounding, with others bit for bit; the order of members does not matter."""
+    algorithm = known()[name]
+    members = [Member(complete(algorithm.space, {**member.hp, **hp}), member.seed) for member in several(algorithm)]
+    for task in (TASK, NORMED) if not hp else (TASK,):
+        together = train(algorithm, task, members)
+        backwards = train(algorithm, task, members[::-1]).select(range(len(members) - 1, -1, -1))
+        backwards.members["slot"] = together.members["slot"]
+        assert same(together, backwards)
+        pair = train(algorithm, task, members[1:3])
+        pair.members["slot"] = together.select([1, 2]).members["slot"]
+        assert same(together.select([1, 2]), pair)
+        alone, among = algorithm.networks(task, train(algorithm, task, members[2:3])), algorithm.networks(task, together)
+        for parameter, value in at(alone, 0).items():
+            torch.testing.assert_close(value, at(among, 2)[parameter], rtol=0, atol=1e-9)
+        assert all(torch.equal(mask[alone.of[0]], among.kept[p][among.of[2]]) for p, mask in alone.kept.items())
+
+
+@pytest.mark.parametrize("name", known())
+def test_resume_is_exact(name: str, tmp_path: Path):
+    algorithm = known()[name]
+    for task in (TASK, NORMED):
+        whole = train(algorithm, task, several(algorithm))
+        half = train(algorithm, task, several(algorithm), rungs=1)
+        half.save(tmp_path / "state.safetensors")
+        resumed = algorithm.advance(task, State.load(tmp_path / "state.safetensors", task.torch_device))
+        assert same(whole, resumed)
+        assert {**whole.scalars, "seconds": 0} == {**resumed.scalars, "seconds": 0}
+
+
+@pytest.mark.parametrize("name", known())
+def test_members_may_leave(name: str):
+    algorithm = known()[name]
+    half = train(algorithm, TASK, several(algorithm), rungs=1)
+    stay = [0, 2, len(several(algorithm)) - 1]
+    left = algorithm.advance(TASK, half.select(stay))
+    assert same(algorithm.advance(TASK, half).select(stay), left)
+    assert left.members["slot"].tolist() == stay
+
+
+@pytest.mark.parametrize("name", known())
+def test_a_member_that_diverges_does_not_touch_the_others(name: str):
+    algorithm = known()[name]
+    if "lr" not in algorithm.space:
+        pytest.skip("has no learning rate to diverge with")
+    calm = several(algorithm)
+    wild = [Member({**calm[0].hp, "lr": 1e300}, 0), *calm[1:]]
+    left, right = (train(algorithm, TASK, members).select(range(1, len(calm))) for members in (calm, wild))
+    assert same(left, right)
+    assert not torch.isfinite(torch.tensor(measure(TASK, algorithm, train(algorithm, TASK, wild), last=False)[0]["loss_train"]))
+
+
+@pytest.mark.parametrize("name", known())
+def test_a_model_that_vmap_refuses_trains_one_after_the_other(name: str):
+    algorithm = known()[name]
+    assert TASK.stackable
+    assert NORMED.stackable
+    assert not REFUSED.stackable
+    members = several(algorithm, seeds=(0, 1))
+    together = train(algorithm, REFUSED, members)
+    alone = train(algorithm, REFUSED, members[1:2])
+    for parameter, value in at(algorithm.networks(REFUSED, alone), 0).items():
+        torch.testing.assert_close(value, at(algorithm.networks(REFUSED, together), 1)[parameter], rtol=0, atol=0)
+    assert all(row["stacked"] is False for row in measure(REFUSED, algorithm, together, last=False))
+
+
+@pytest.mark.parametrize("name", known())
+def test_every_algorithm_says_where_it_comes_from_and_what_it_takes(name: str):
+    algorithm = known()[name]
+    assert algorithm.source
+    defaults = complete(algorithm.space, {})
+    assert set(defaults) == set(algorithm.space)
+    assert set(algorithm.together) <= set(algorithm.space)
+    assert all(domain.about for domain in algorithm.space.values())
+    assert algorithm.skip(TASK) is None or isinstance(algorithm.skip(TASK), str)
+
+
+def test_a_member_is_named_by_what_results_depend_on():
+    dns = known()["dns"]
+    member = Member(complete(dns.space, {}), 0)
+    name = identity(TASK, "dns", dns, member)
+    assert name == identity(dataclasses.replace(TASK, device="cpu"), "dns", dns, member)
+    assert name == identity(TASK, "dns", dns, Member(complete(dns.space, {"sparsity": 0.9}), 0)), "a default is no difference"
+    others = [
+        identity(TASK, "dns", dns, Member(complete(dns.space, {"sparsity": 0.8}), 0)),
+        identity(TASK, "dns", dns, Member(member.hp, 1)),
+        identity(dataclasses.replace(TASK, lr=0.1), "dns", dns, member),
+        identity(dataclasses.replace(TASK, split_seed=1), "dns", dns, member),
+        identity(TASK, "magnitude", dns, member),
+    ]
+    assert len({name, *others}) == 6
+
+
+def test_only_the_last_measurement_sees_test_data():
+    dense = known()["dense"]
+    state = train(dense, TASK, several(dense))
+    assert "accuracy_test" not in measure(TASK, dense, state, last=False)[0]
+    assert "accuracy_test" in measure(TASK, dense, state, last=True)[0]

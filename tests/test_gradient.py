@@ -1,0 +1,143 @@
+"""The training loop of a cohort against torch's own optimisers, and the promise that a cohort is neutral."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from prunefront.trainables import draws, optimizers
+from prunefront.trainables.algorithms import find
+from prunefront.trainables.contract import Member, State, complete, leaves
+from prunefront.trainables.gradient import GradientPruner, dense_networks, dense_ready
+from prunefront.trainables.measure import measure
+from prunefront.trainables.task import Task
+
+FLOAT64 = Task(model_options={"widths": [32]}, rungs=1, dtype="float64")
+
+
+def steps(task: Task, count: int) -> Task:
+    """The task with a budget of `count` steps."""
+    return dataclasses.replace(task, epochs=count / task.steps_per_epoch)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "inverse"])
+@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.9), ("sgd", 0.0), ("adam", 0.9)])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_a_dense_member_is_what_torchs_optimiser_makes_of_it(optimizer: str, momentum: float, decay: float, schedule: str):
+    count = 60
+    task = steps(dataclasses.replace(FLOAT64, optimizer=optimizer, momentum=momentum, schedule=schedule, lr=0.01), count)  # type: ignore[arg-type]
+    dense, hp = find("dense"), {"weight_decay": decay}
+    state = dense.advance(task, dense.start(task, [Member(complete(find("dense").space, hp), seed) for seed in (5, 6)]))
+    module = task.build(6)
+    theirs = (
+        torch.optim.SGD(module.parameters(), lr=task.lr, momentum=momentum, weight_decay=decay)
+        if optimizer == "sgd"
+        else torch.optim.AdamW(module.parameters(), lr=task.lr, weight_decay=decay)
+    )
+    rate = torch.optim.lr_scheduler.LambdaLR(theirs, lambda step: optimizers.SCHEDULES[schedule](step, count))
+    x, y = task.data.inputs["train"], task.data.labels["train"]
+    for step in range(count):
+        epoch, place = divmod(step, task.steps_per_epoch)
+        order = draws.permutation(draws.key(torch.tensor(6), epoch, "order"), len(y))
+        rows = order[place * task.batch_size : (place + 1) * task.batch_size]
+        theirs.zero_grad()
+        F.cross_entropy(module(x[rows]), y[rows]).backward()
+        theirs.step()
+        rate.step()
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(state.members["params"][name][1], parameter.detach(), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["dns", "magnitude", "chance"])
+@pytest.mark.parametrize("model", ["mlp", "example_models.normed"])
+def test_the_same_bits_in_cohorts_of_2_7_and_64_and_1e_9_alone(name: str, model: str):
+    task = steps(dataclasses.replace(FLOAT64, model=model, model_options={}, lr=0.02), 200)
+    if model == "mlp":
+        task = dataclasses.replace(task, model_options={"widths": [32]})
+    algorithm = find(name)
+    everyone = [
+        Member(complete(algorithm.space, {"sparsity": 0.5 + 0.005 * k}), seed=k % 5) for k in range(64 if model == "mlp" else 16)
+    ]
+
+    def trained(members: list[Member]) -> State:
+        return algorithm.advance(task, algorithm.start(task, members))
+
+    whole = trained(everyone)
+    for few in (2, 7):
+        part = trained(everyone[:few])
+        for path, tensor in leaves(part.members).items():
+            assert torch.equal(tensor, leaves(whole.members)[path][:few]), path
+    rows = measure(task, algorithm, whole, last=True)
+    assert rows[:7] == [{**row, "seconds": rows[0]["seconds"]} for row in measure(task, algorithm, trained(everyone[:7]), True)]
+    alone = trained(everyone[3:4])
+    (row,) = measure(task, algorithm, alone, last=True)
+    assert abs(row["loss_train"] - rows[3]["loss_train"]) < 1e-9
+    assert row["params_kept"] == rows[3]["params_kept"]
+    mask, masks = leaves(alone.members["pruning"]["mask"]), leaves(whole.members["pruning"]["mask"])
+    assert all(torch.equal(mask[parameter][0], masks[parameter][3]) for parameter in mask)
+
+
+def test_float32_is_bit_neutral_too():
+    task = steps(dataclasses.replace(FLOAT64, dtype="float32"), 100)
+    dns = find("dns")
+    members = [Member(complete(dns.space, {"sparsity": 0.8}), seed) for seed in range(7)]
+    whole, part = (dns.advance(task, dns.start(task, chosen)) for chosen in (members, members[4:6]))
+    for path, tensor in leaves(part.members).items():
+        assert path == "slot" or torch.equal(tensor, leaves(whole.members)[path][4:6])
+
+
+def test_the_dense_phase_is_trained_once_and_shared(tmp_path: Path):
+    own = steps(FLOAT64, 100)
+    shared = dataclasses.replace(own, starts=str(tmp_path))
+    assert not dense_ready(shared, [0, 1])
+    (params, _), seconds = dense_networks(shared, [0, 1, 0])
+    assert seconds > 0
+    assert dense_ready(shared, [0, 1])
+    assert len(list(tmp_path.iterdir())) == 2
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    (again, _), charged = dense_networks(shared, [1, 0])
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before, "trained again"
+    assert charged == pytest.approx(seconds, rel=1e-6)
+    for name, tensor in params.items():
+        assert torch.equal(tensor[0], tensor[2])
+        assert torch.equal(tensor[0], again[name][1])
+    # What is shared does not depend on who came first: one seed alone gives the same bits.
+    (lone, _), _ = dense_networks(dataclasses.replace(shared, starts=str(tmp_path / "other")), [1])
+    assert all(torch.equal(lone[name][0], params[name][1]) for name in params)
+    plain = GradientPruner()
+    phase = dataclasses.replace(own, epochs=40 / own.steps_per_epoch)
+    state = plain.advance(phase, plain.start(phase, [Member(complete(plain.space, {}), seed) for seed in (0, 1)]))
+    assert all(torch.equal(state.members["params"][name], tensor[:2]) for name, tensor in params.items())
+
+
+def test_all_arms_have_one_budget_and_pay_for_their_dense_phase():
+    task = steps(FLOAT64, 100)
+    for name in ("dense", "dns"):
+        algorithm = find(name)
+        state = algorithm.advance(task, algorithm.start(task, [Member(complete(algorithm.space, {}), 0)]))
+        (row,) = measure(task, algorithm, state, last=True)
+        assert (row["steps"], row["examples"]) == (100, 100 * task.batch_size)
+        assert row["train_flops"] == 3 * task.counts.flops * row["examples"]
+
+
+def test_magnitude_keeps_the_largest_and_gradual_pruning_follows_the_cubic():
+    task = dataclasses.replace(steps(FLOAT64, 100), rungs=4)
+    magnitude = find("magnitude")
+    first = magnitude.start(task, [Member(complete(magnitude.space, {"sparsity": 0.7}), 0)])
+    for weight, bias in (("1.weight", "1.bias"), ("3.weight", "3.bias")):
+        values = torch.cat([first.members["params"][n].abs().flatten() for n in (weight, bias)])
+        mask = torch.cat([first.members["pruning"]["mask"][n].flatten() for n in (weight, bias)])
+        assert int(mask.sum()) == round(0.3 * len(mask))
+        assert values[mask].min() >= values[~mask].max()
+    gradual = {"sparsity": 0.8, "schedule": "gradual", "ramp": 0.5, "every": 1}
+    state = magnitude.start(task, [Member(complete(magnitude.space, gradual), 0)])
+    found = []
+    for _ in range(4):
+        state = magnitude.advance(task, state)
+        found.append(measure(task, magnitude, state, last=False)[0]["sparsity"])
+    expected = [0.8 * (1 - (1 - min(1, 2 * rung / 4)) ** 3) for rung in (1, 2, 3, 4)]
+    assert found == pytest.approx(expected, abs=1e-3)

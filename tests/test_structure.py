@@ -1,0 +1,81 @@
+"""Structure: found by tracing, cautious where the tracer cannot follow, and right about which units are dead."""
+
+from __future__ import annotations
+
+import example_models
+import torch
+from torch import nn
+
+from prunefront.trainables import draws, structure
+from prunefront.trainables.models import build
+
+
+def test_batch_norm_dropout_and_pooling_are_passed_and_remembered():
+    found = structure.find(example_models.normed((1, 8, 8), 10), (1, 8, 8))
+    assert [(link.producer, link.consumer, link.repeat) for link in found.links] == [("0", "4", 1), ("4", "8", 4)]
+    assert found.links[0].norms == ("1.weight", "1.bias")
+    assert [link.folds for link in found.links] == [True, True]
+
+
+def test_units_of_an_addition_stay_and_inner_units_of_a_branch_go():
+    found = structure.find(example_models.residual((1, 8, 8), 10), (1, 8, 8))
+    assert [(link.producer, link.consumer) for link in found.links] == [("inner", "outer")]
+    assert [layer.name for layer in found.hidden] == ["inner"]
+
+
+def test_what_cannot_be_traced_has_layers_but_no_links():
+    found = structure.find(example_models.refused((1, 8, 8), 10), (1, 8, 8))
+    assert [layer.name for layer in found.layers] == ["one", "two"]
+    assert found.links == ()
+
+
+def test_a_padded_consumer_does_not_fold_constants_and_a_shared_layer_is_not_linked():
+    padded = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1), nn.Flatten(), nn.Linear(72, 3))
+    assert [link.folds for link in structure.find(padded, (1, 8, 8)).links] == [False, True]
+    shared = nn.Linear(6, 6)
+    twice = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), shared, nn.ReLU(), shared, nn.Linear(6, 2))
+    assert structure.find(twice, (4,)).links == ()
+
+
+def test_transposed_flattening_that_breaks_units_apart_is_not_linked():
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(144, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.conv(x).permute(0, 2, 3, 1).flatten(1))
+
+    assert structure.find(Mixed(), (1, 8, 8)).links == ()
+
+
+def test_a_unit_lives_if_a_path_leads_from_an_input_through_it_to_an_output():
+    """The oracle counts paths with matrix products: forwards from the inputs, backwards from the outputs."""
+    module = build("mlp", (6,), 3, widths=[8, 7])
+    found = structure.find(module, (6,))
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    kept = {name: draws.uniform(draws.key(torch.arange(50), name), shape) < 0.2 for name, shape in shapes.items()}
+    units, _ = structure.alive(found, kept)
+    first, second, third = (kept[f"{name}.weight"].double() for name in ("1", "3", "5"))
+    into_first = first.sum(2)
+    into_second = torch.einsum("koi,ki->ko", second, into_first)
+    from_second = third.sum(1)
+    from_first = torch.einsum("koi,ko->ki", second, from_second)
+    assert torch.equal(units["1"], (into_first > 0) & (from_first > 0))
+    assert torch.equal(units["3"], (into_second > 0) & (from_second > 0))
+    assert units["1"].any()
+    assert not units["1"].all()
+
+
+def test_node_masks_remove_row_bias_and_columns_and_nothing_else():
+    module = build("lenet5", (1, 16, 16), 10)
+    found = structure.find(module, (1, 16, 16))
+    params = dict(module.named_parameters())
+    alive = {layer.name: torch.ones(layer.units, dtype=torch.bool) for layer in found.hidden}
+    alive["2"][7] = False
+    masks = structure.node_masks(found, alive, params)
+    assert not masks["2.weight"][7].any()
+    assert not masks["2.bias"][7]
+    assert not masks["5.weight"][:, 7:8].any(), "one map of 1 x 1 feeds one column"
+    removed = sum(int((~mask).sum()) for mask in masks.values())
+    assert removed == 20 * 25 + 1 + 500
