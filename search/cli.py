@@ -23,14 +23,14 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file, TOML.")],
     out: Annotated[Path | None, typer.Option(help="The output folder; default runs/<name of the study>.")] = None,
-    max_cohort: Annotated[int | None, typer.Option(min=1, help="Members trained together at most.")] = None,
+    max_cohort: Annotated[int | None, typer.Option(help="Members trained together at most.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="study.KEY=VALUE or task.KEY=VALUE, over the file's.")] = None,
 ) -> None:
     """Do a study, or what is left of it, and report on it."""
     from . import study as studies
     from .run import run as drive
 
-    settings = [*(set_ or []), *([f"study.max_cohort={max_cohort}"] if max_cohort else [])]
+    settings = [*(set_ or []), *([f"study.max_cohort={max_cohort}"] if max_cohort is not None else [])]
     read = studies.read(study, settings)
     folder = out or Path("runs") / read.about.name
     console = Console()
@@ -75,7 +75,10 @@ _COLUMNS = {
 def _report(folder: Path, console: Console) -> None:
     from ..analysis import report
 
-    page = report.build(folder)
+    try:
+        page = report.build(folder)
+    except OSError as error:
+        raise ValueError(f"{folder}: the report can be written there; got: {error.strerror}") from error
     head, *lines = report.front_table(folder)
     table = Table(title="the front: mean validation accuracy against FLOPs", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("arm: setting")

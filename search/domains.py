@@ -30,7 +30,8 @@ def _grid(arm: Arm) -> list[dict[str, Value]]:
 def _draws(arm: Arm) -> list[dict[str, Value]]:
     """`arm.members` distinct configurations, or as many as there are."""
     assert arm.members is not None, "checked when the study was read"
-    wanted = min(arm.members, math.prod(_size(values) for values in arm.space.values()))
+    size = math.prod(_size(values) for values in arm.space.values())
+    wanted = min(arm.members, size)
     found: dict[tuple[Value, ...], dict[str, Value]] = {}
     generator, sobol = np.random.default_rng(0), qmc.Sobol(len(arm.space), rng=0)
     # A power of two at a time keeps the balance of the sequence; what is too many is cut off.
@@ -42,9 +43,10 @@ def _draws(arm: Arm) -> list[dict[str, Value]]:
         for point in points:
             hp = _place(arm.space, point)
             found.setdefault(tuple(hp.values()), hp)
-    if len(found) < wanted < math.inf and len(arm.space):  # values that are rare on a logarithm may be missed in every turn
-        for hp in _all(arm.space):
-            found.setdefault(tuple(hp.values()), hp)
+    if len(found) < wanted and math.isfinite(size):  # what is rare on a logarithm may be missed in every turn
+        columns = [range(int(v.low), int(v.high) + 1) if isinstance(v, Span) else v for v in arm.space.values()]
+        for values in itertools.product(*columns):
+            found.setdefault(values, dict(zip(arm.space, values, strict=True)))
     return list(found.values())[: int(wanted)]
 
 

@@ -19,10 +19,21 @@ from ..trainables.contract import Member, code_path
 from ..trainables.memory import fitting
 from ..trainables.task import Task
 from .domains import proposals
-from .study import Arm, Study
+from .study import Arm, Study, at
 
 LEAST = 8
 """Members below which an automatic cohort is not cut to keep all workers busy: its steps would cost nearly the same."""
+
+
+def check(study: Study) -> None:
+    """Raise ValueError with one sentence if data, model, budget and hyper-parameters do not fit together."""
+    with at("[task]"):
+        study.task.check()
+    for arm in study.arms:
+        if arm.algorithm.skip(study.task) is None:
+            with at(f'arm "{arm.name}"'):
+                for hp in proposals(arm):
+                    arm.algorithm.check(study.task, hp)
 
 
 def prepare(study: Study, folder: Path, workers: int) -> list[Cohort]:
@@ -34,10 +45,11 @@ def prepare(study: Study, folder: Path, workers: int) -> list[Cohort]:
         "task": _settings(study.task),
         "description": study.task.describe(),
     }
-    if (place / "study.json").exists():
-        _compare(json.loads((place / "study.json").read_text()), about, folder)
     files = sorted(place.glob("cohorts-*.jsonl"))
-    planned = [Cohort.from_json(line) for file in files for line in file.read_text().splitlines()]
+    with at(folder):
+        if (place / "study.json").exists():
+            _compare(json.loads((place / "study.json").read_text()), about)
+        planned = [Cohort.from_json(line) for file in files for line in file.read_text().splitlines()]
     new = _cohorts(study, planned, workers)
     if new:
         with atomic(place / f"cohorts-{len(files):03d}.jsonl") as temporary:
@@ -56,20 +68,21 @@ def _settings(task: Task) -> dict[str, Any]:
     return {key: value for key, value in task.to_json().items() if key != "starts"}
 
 
-def _compare(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+def _compare(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to mix rows of different studies or tasks in one folder."""
     if before["name"] != now["name"]:
-        raise ValueError(f'{folder}: holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out')
-    for key, value in json.loads(json.dumps(now["description"])).items():
-        if before["description"].get(key) != value:
-            rule = f"{folder}: was begun with another task, and its rows would not compare"
-            raise ValueError(f"{rule}: `{key}` was {before['is'].get(key)!r}; got {value!r}; give it another --out")
+        raise ValueError(f'holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out')
+    was, is_ = ({**d, **d["model_options"]} for d in (before["description"], json.loads(json.dumps(now["description"]))))
+    for key in sorted(was.keys() | is_.keys()):
+        if key != "model_options" and was.get(key) != is_.get(key):
+            rule = "was begun with another task, and its rows would not compare"
+            raise ValueError(f"{rule}: `{key}` was {was.get(key)!r}; got {is_.get(key)!r}; give it another --out")
 
 
 def _wanted(study: Study, cohorts: list[Cohort]) -> list[Cohort]:
     """Cohorts that hold a member of the study as it is now, and those they come after."""
-    ids = {(arm.name, _key(member)) for arm in study.arms for member in members(arm, study.about.seeds)}
-    wanted = [c for c in cohorts if c.algorithm and any((c.arm, _key(member)) in ids for member in c.members)]
+    ids = {(arm.name, arm.algorithm_name, _key(m)) for arm in study.arms for m in members(arm, study.about.seeds)}
+    wanted = [c for c in cohorts if c.algorithm and any((c.arm, c.algorithm, _key(m)) in ids for m in c.members)]
     before = {name for cohort in wanted for name in cohort.after}
     return [cohort for cohort in cohorts if cohort in wanted or cohort.name in before]
 
@@ -80,9 +93,9 @@ def _key(member: Member) -> str:
 
 def _cohorts(study: Study, planned: list[Cohort], workers: int) -> list[Cohort]:
     """Cohorts for the members that are not planned yet; first those that train the dense networks which others start from."""
-    known = {(cohort.arm, _key(member)) for cohort in planned for member in cohort.members}
+    known = {(cohort.arm, cohort.algorithm, _key(member)) for cohort in planned for member in cohort.members}
     fresh = [
-        (arm, [member for member in members(arm, study.about.seeds) if (arm.name, _key(member)) not in known])
+        (arm, [m for m in members(arm, study.about.seeds) if (arm.name, arm.algorithm_name, _key(m)) not in known])
         for arm in study.arms
         if arm.algorithm.skip(study.task) is None
     ]
@@ -90,18 +103,26 @@ def _cohorts(study: Study, planned: list[Cohort], workers: int) -> list[Cohort]:
     numbers, new = itertools.count(len(planned)), list[Cohort]()
     dense = {member.seed: cohort.name for cohort in planned if not cohort.algorithm for member in cohort.members}
     needed = {member.seed for arm, found in fresh if arm.algorithm.from_dense for member in found}
-    for part in _parts([[Member({}, seed)] for seed in sorted(needed - set(dense))], share):
+    size = share if study.about.max_cohort == "auto" else study.about.max_cohort
+    for part in _parts([[Member({}, seed)] for seed in sorted(needed - set(dense))], size):
         new.append(_cohort(next(numbers), "", "", part, set()))
         dense |= {member.seed: new[-1].name for member in part}
     for arm, found in fresh:
         for units in _groups(arm, found):
-            size = study.about.max_cohort
-            if size == "auto":
-                size = min(share, fitting(study.task, arm.algorithm, units[0][0], workers))
-            for part in _parts(units, size):
+            for part in _parts(units, _size(study, arm, units[0][0], share, workers)):
                 after = {dense[member.seed] for member in part} if arm.algorithm.from_dense else set[str]()
                 new.append(_cohort(next(numbers), arm.name, arm.algorithm_name, part, after))
     return new
+
+
+def _size(study: Study, arm: Arm, member: Member, share: int, workers: int) -> int:
+    """Members in a cohort at most: what the study says, or what keeps all workers busy and fits their memory."""
+    if study.about.max_cohort != "auto":
+        return study.about.max_cohort
+    try:
+        return min(share, fitting(study.task, arm.algorithm, member, workers))
+    except Exception:  # an algorithm that fails here fails in its worker too, where it becomes rows
+        return share
 
 
 def _cohort(number: int, arm: str, algorithm: str, part: list[Member], after: set[str]) -> Cohort:
@@ -123,8 +144,11 @@ def _groups(arm: Arm, found: list[Member]) -> list[list[list[Member]]]:
 
 def _parts(units: list[list[Member]], size: int) -> Iterator[list[Member]]:
     """Units in order, cut into the fewest parts of at most `size` members (or one unit), as equal as can be."""
-    count = -(-sum(map(len, units)) // size)
-    for index in range(count):
-        part = units[index * len(units) // count : (index + 1) * len(units) // count]
-        if part:
-            yield list(itertools.chain.from_iterable(part))
+    parts: list[list[list[Member]]] = []
+    least = -(-sum(map(len, units)) // size)
+    for count in range(max(1, min(least, len(units))), len(units) + 1):
+        cuts = [index * len(units) // count for index in range(count + 1)]
+        parts = [units[i:j] for i, j in itertools.pairwise(cuts)]
+        if all(len(part) == 1 or sum(map(len, part)) <= size for part in parts):
+            break
+    yield from (list(itertools.chain.from_iterable(part)) for part in parts)

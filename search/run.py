@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from ..trainables.gradient import dense_ready
 from ..trainables.task import identity
 from . import plan
 from .progress import Progress
-from .study import Study
+from .study import Study, at
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all members ended well or diverged; some failed; bad input; stopped, to be carried on."""
@@ -35,14 +36,15 @@ def run(study: Study, folder: Path, console: Console) -> int:
 
     Raises ValueError with one sentence, before Ray starts, if the study cannot run there.
     """
-    from .cluster import train, workers  # Ray takes two seconds to import, and bad input should not wait for it
+    with at(study.path):
+        plan.check(study)
+        from .cluster import train, workers  # Ray takes two seconds to import, and bad input should not wait for it
 
-    study.task.check()
-    slots = workers(study)
+        slots = workers(study)
     with locked(folder) as scratch:
+        cohorts = plan.prepare(study, folder, slots)
         for path, why in table.set_aside(folder).items():
             console.print(f"{path.name}: {why}; moved to {folder / 'rejected'}", highlight=False, soft_wrap=True)
-        cohorts = plan.prepare(study, folder, slots)
         _skip(study, folder)
         statuses = _statuses(folder)
         pending = _pending(study, folder, cohorts, statuses)
@@ -78,8 +80,10 @@ def locked(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe"
-        probe.write_bytes(bytes(1 << 20))
-        probe.unlink()
+        try:
+            probe.write_bytes(bytes(1 << 20))
+        finally:
+            probe.unlink(missing_ok=True)
         file = (folder / "lock").open("a+")
     except OSError as error:
         raise ValueError(f"{folder}: the output folder can be written to and has 1 MB free; got: {error.strerror}") from None
@@ -137,7 +141,8 @@ def _skip(study: Study, folder: Path) -> None:
     for arm in study.arms:
         reason = arm.algorithm.skip(study.task)
         if reason is not None:
-            cohort = Cohort(f"skipped-{arm.name}", arm.name, arm.algorithm_name, tuple(plan.members(arm, study.about.seeds)))
+            name = f"skipped-{hashlib.sha256(arm.name.encode()).hexdigest()[:12]}"
+            cohort = Cohort(name, arm.name, arm.algorithm_name, tuple(plan.members(arm, study.about.seeds)))
             _write_ends(study, folder, cohort, range(len(cohort.members)), "skipped", reason)
 
 

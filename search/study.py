@@ -46,12 +46,13 @@ def _gpus(gpus: float) -> float:
 Count = Annotated[int, pydantic.Field(ge=1)]
 Seeds = Annotated[list[Annotated[int, pydantic.Field(ge=0, lt=2**63)]], pydantic.AfterValidator(_distinct)]
 Gpus = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False), pydantic.AfterValidator(_gpus)]
+_FOLDER = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
 
 
 class About(_Table):
     """Table [study]."""
 
-    name: str = _is("a name for a folder: one line without slashes, no dot in front", pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")
+    name: str = _is("a name for a folder: one line, no slashes, no dot in front", pattern=_FOLDER)
     seeds: Seeds = _is("a list of distinct whole numbers from 0, below 2^63", min_length=1)
     keep: Literal["all", "front", "none"] = _is("which networks are kept: all, front or none", default="front")
     max_cohort: Count | Literal["auto"] = _is('the most members of a cohort: a whole number from 1, or "auto"', default="auto")
@@ -113,11 +114,11 @@ class Study:
 
 @contextlib.contextmanager
 def at(place: object) -> Iterator[None]:
-    """Put `place` in front of the sentence of a ValueError from inside."""
+    """Put `place` in front of what a ValueError from inside says, on one line: keys and names may hold line breaks."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
+        raise ValueError(f"{place}: {' '.join(str(error).splitlines())}") from None
 
 
 def read(path: Path, settings: Sequence[str] = ()) -> Study:
@@ -167,12 +168,14 @@ def _set(content: dict[str, Any], setting: str) -> None:
 
 
 def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> str:
-    """The first mistake in one sentence: the field's own rule, since pydantic's words are about its types."""
-    first = error.errors(include_url=False)[0]
+    """One mistake in one sentence: the field's own rule, since pydantic's words are about its types."""
+    # A key that is not known first: it may be why another one is missing.
+    first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     outer, *inner = first["loc"]
     key = next((part for part in inner if isinstance(part, str)), None)  # what comes after it is inside the value
-    fields = ({"study": About, "arm": ArmTable}[str(outer)] if key else File).model_fields
-    place, key = _place(outer, inner, content) if inner else "", str(key or outer)
+    place = "" if key is None else _place(outer, inner, content)
+    fields = (File if key is None else {"study": About, "arm": ArmTable}[str(outer)]).model_fields
+    key = str(outer) if key is None else key
     if first["type"] == "extra_forbidden":
         return f"{place}`{key}` is no key here;{models.hint(key, fields)}"
     rule = fields[key].description
@@ -235,7 +238,7 @@ def _arm(name: str, table: ArmTable) -> Arm:
     sizes = [len(values) for values in space.values() if not isinstance(values, Span)]
     if table.sampler == "grid":
         if table.members is not None:
-            raise ValueError(f"`members` is for the samplers random and sobol, a grid has all combinations; got {table.members}")
+            raise ValueError(f"`members` is how many a random or sobol sampler proposes, not a grid; got {table.members}")
         if spans:
             raise ValueError(f"`{spans[0]}` is a list of values for the sampler grid; got {table.space[spans[0]]}")
         if math.prod(sizes) > MOST:
@@ -251,7 +254,7 @@ def _arm(name: str, table: ArmTable) -> Arm:
 def _values(algorithm: Algorithm, key: str, given: Any) -> tuple[Value, ...] | Span:
     """The values that `space.key` names: a list of values, one value, or a range."""
     if key not in algorithm.space:
-        raise ValueError(f"`{key}` is no hyper-parameter of it;{models.hint(key, algorithm.space)}")
+        raise ValueError(f"`{key}` is no hyper-parameter of its algorithm;{models.hint(key, algorithm.space)}")
     domain = algorithm.space[key]
     try:
         if isinstance(given, Mapping):

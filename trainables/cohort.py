@@ -203,7 +203,8 @@ def footer(task: Task) -> dict[str, Any]:
     cuda = task.torch_device.type == "cuda"
     return {
         "commit": _commit(),
-        "versions": {name: importlib.metadata.version(name) for name in ("prunefront", "torch", "numpy", "pyarrow")},
+        "versions": {"torch": torch.__version__}  # says which build, as the package's own version does not
+        | {name: importlib.metadata.version(name) for name in ("prunefront", "numpy", "pyarrow")},
         "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
         "task": task.describe(),
     }

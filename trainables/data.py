@@ -68,7 +68,6 @@ def parquet(train: str, test: str = "", image: str = "image", label: str = "labe
 
 def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
     from PIL import Image
 
@@ -82,7 +81,7 @@ def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]
     kind, labels = table.schema.field(image).type, table[label].to_numpy()
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         raise ValueError(f"{path}: {rule}; got `{image}` of type {kind}")
-    encoded = pc.struct_field(table[image], "bytes").to_pylist()
+    encoded = pa.chunked_array(table[image]).combine_chunks().field("bytes").to_pylist()
     images = []
     for row, code in enumerate(encoded):
         try:
@@ -150,10 +149,10 @@ def _checked(where: str, found: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]
             raise ValueError(f"{where}: split {split}: inputs are numbers (n, ...); got {inputs.dtype} {inputs.shape}")
         if labels.shape != inputs.shape[:1] or not len(labels):
             raise ValueError(f"{where}: split {split}: has one label for each input; got {labels.shape} for {inputs.shape}")
-        if labels.dtype.kind not in "iu" or labels.min() < 0:
-            got = f"{labels.dtype}, such as {labels[np.argmin(labels) if labels.dtype.kind == 'i' else 0]!r}"
+        if labels.dtype.kind not in "iu" or (labels := labels.astype(np.int64)).min() < 0:
+            got = labels.min() if labels.dtype.kind == "i" else f"{labels.dtype} {labels[:3].tolist()}"
             raise ValueError(f"{where}: split {split}: labels are whole numbers from 0; got {got}")
-        arrays[split] = (inputs, labels.astype(np.int64))
+        arrays[split] = (inputs, labels)
     shapes = {split: inputs.shape[1:] for split, (inputs, _) in arrays.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"{where}: inputs of all splits have one shape; got {shapes}")

@@ -33,8 +33,8 @@ def free_bytes(task: Task) -> int:
 
 
 def _peak(task: Task, algorithm: Algorithm, member: Member, count: int) -> int:
-    """Most bytes of tensors alive at a time in the first two steps of `count` members."""
-    short = dataclasses.replace(task, epochs=2 / task.steps_per_epoch, rungs=1, dense_share=0.0, starts="")
+    """Most bytes of tensors alive at a time in the first step of `count` members, started from initial weights."""
+    short = dataclasses.replace(task, rungs=task.steps, dense_share=0.0, starts="")  # a rung at each step
     members = [dataclasses.replace(member, seed=seed) for seed in range(count)]
     # What belongs to the process and not to a member is made before counting begins.
     _ = short.data, short.stackable, short.structure

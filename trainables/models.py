@@ -92,7 +92,7 @@ def raised(error: Exception) -> str:
 
 
 def options(function: Callable[..., Any], given: int = 0) -> tuple[dict[str, bool], bool]:
-    """Options that `function` takes beside its first `given` arguments: name -> whether it must be there; and whether any other."""
+    """Options that `function` takes after its first `given` arguments, name -> whether it must be there; and if others too."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):  # some that are written in C do not say

@@ -1,0 +1,263 @@
+"""The driver with a real Ray: a study from its file to its report, through kills of workers and drivers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from faults import rows, start
+
+from prunefront.analysis import table
+from prunefront.trainables.algorithms import known
+from prunefront.trainables.cohort import load_network
+from prunefront.trainables.task import Task
+
+TASK = """
+[task]
+widths = [8]
+epochs = 12
+rungs = 3
+"""
+
+STUDY = f"""
+[study]
+name = "tiny"
+seeds = [0, 1]
+keep = "all"
+{TASK}
+[[arm]]
+algorithm = "dense"
+
+[[arm]]
+algorithm = "chance"
+space.sparsity = [0.5, 0.9]
+
+[[arm]]
+algorithm = "dns"
+space.sparsity = [0.5, 0.9]
+"""
+
+# An algorithm of a user's own: under 40 lines, installed by an entry point, and nothing else.
+PLUGIN = '''
+"""Halving: at each third of the steps the smaller half of what a layer keeps is removed."""
+
+import os, pathlib, signal
+
+import torch
+from prunefront.trainables import masks
+from prunefront.trainables.contract import Domain
+from prunefront.trainables.gradient import GradientPruner, space
+
+
+class Halving(GradientPruner):
+    source = "a test"
+    space = space(share=Domain("real", 0.5, "the share removed at each third", low=0, high=1, open_high=True))
+
+    def init(self, params, ctx):
+        return {"mask": {n: torch.ones_like(params[n], dtype=torch.bool) for n in ctx.structure.parameters}}
+
+    def effective(self, params, pruning, ctx):
+        return masks.apply(params, pruning["mask"])
+
+    def after_step(self, params, pruning, ctx):
+        if ctx.step % (ctx.steps // 3):
+            return params, pruning
+        wound = pathlib.Path(os.environ.get("WOUND", "/nonexistent"))
+        if ctx.step > ctx.steps // 3 and wound.exists():
+            wound.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        scores = {n: params[n].abs() * mask for n, mask in pruning["mask"].items()}
+        done = ctx.step // (ctx.steps // 3)
+        return params, {"mask": masks.layerwise(ctx.structure, scores, 1 - (1 - ctx.hp["share"]) ** done)}
+
+    def kept(self, params, pruning):
+        return pruning["mask"]
+
+
+class Broken(Halving):
+    def after_step(self, params, pruning, ctx):
+        if os.path.exists(os.environ["WOUND"]):
+            raise ArithmeticError("seven is not prime enough")
+        return super().after_step(params, pruning, ctx)
+'''
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process in which the plugin is installed."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "halving_plugin.py").write_text(PLUGIN)
+    info = site / "halving_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: halving-plugin\nVersion: 1.0\n")
+    entries = "halving = halving_plugin:Halving\nbroken = halving_plugin:Broken\n"
+    (info / "entry_points.txt").write_text(f"[prunefront.algorithms]\n{entries}")
+    return {**os.environ, "PYTHONPATH": str(site), "WOUND": str(site / "wound")}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "tiny.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def calm(study: Path) -> Path:
+    """The output folder of a run in peace."""
+    folder = study.parent / "calm"
+    driver = start(study, folder)
+    said, _ = driver.communicate()
+    assert driver.returncode == 0, said
+    assert "report:" in said
+    return folder
+
+
+def test_a_study_goes_in_and_rows_networks_and_a_report_come_out(calm: Path):
+    frame = table.read(calm)
+    assert len(frame) == 3 * (2 + 4 + 4)
+    last = table.last(frame)
+    assert (last["status"] == "done").all()
+    assert last["rung"].eq(3).all()
+    assert last["accuracy_test"].notna().all()
+    assert frame[frame["status"] == "running"]["accuracy_test"].isna().all(), "test data is measured once"
+    assert not frame.duplicated(["arm", "member", "rung"]).any()
+    for name in ("report.html", "front.svg", "front.png", "front.csv"):
+        assert (calm / "report" / name).stat().st_size > 0
+    assert {path.name for path in calm.iterdir()} == {"lock", "networks", "plan", "report", "rows", "starts"}
+    assert len(list((calm / "starts").iterdir())) == 2, "one dense network for each seed"
+    footer = table.footers(calm)[0]
+    assert footer["task"]["data_digest"]
+    assert footer["versions"]["torch"] == torch.__version__
+
+
+def test_a_kept_network_has_the_accuracy_and_the_zeros_of_its_row(calm: Path):
+    task = Task(model_options={"widths": [8]}, epochs=12, rungs=3)
+    for row in table.last(table.read(calm)).itertuples():
+        network = load_network(calm, str(row.member))
+        with torch.no_grad():
+            right = network(task.data.inputs["test"]).argmax(1) == task.data.labels["test"]
+        assert float(right.double().mean()) == row.accuracy_test
+        zeros = sum(int((p == 0).sum()) for p in network.parameters())
+        assert zeros >= round(row.sparsity * 610)  # type: ignore[operator]
+
+
+def test_what_is_done_is_not_done_again(calm: Path, study: Path):
+    before = {path: path.stat().st_mtime_ns for path in table.files(calm)}
+    begun = time.monotonic()
+    driver = start(study, calm)
+    said, _ = driver.communicate()
+    assert driver.returncode == 0, said
+    assert "members/min" not in said, "nothing is left to train"
+    assert {path: path.stat().st_mtime_ns for path in table.files(calm)} == before
+    assert time.monotonic() - begun < 60
+
+
+def test_a_driver_that_is_killed_again_and_again_loses_nothing(calm: Path, study: Path):
+    folder = study.parent / "killed"
+    for files in (0, 2, 5):  # killed as soon as so many row files are there
+        driver = start(study, folder)
+        while driver.poll() is None and (len(table.files(folder)) < files or not (folder / "plan" / "study.json").exists()):
+            time.sleep(0.02)
+        driver.kill()
+        driver.wait()
+    driver = start(study, folder)
+    said, _ = driver.communicate()
+    assert driver.returncode == 0, said
+    pd.testing.assert_frame_equal(rows(folder), rows(calm), check_exact=True)
+
+
+def test_an_interrupt_keeps_rows_and_says_how_to_go_on(calm: Path, study: Path):
+    folder = study.parent / "interrupted"
+    driver = start(study, folder)
+    while driver.poll() is None and not table.files(folder):
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGINT)
+    said, _ = driver.communicate()
+    assert driver.returncode == 130, said
+    assert said.strip().splitlines()[-1].endswith("the same command goes on"), said
+    assert "Traceback" not in said
+    driver = start(study, folder)
+    assert driver.wait() == 0
+    pd.testing.assert_frame_equal(rows(folder), rows(calm), check_exact=True)
+
+
+def test_torn_and_foreign_files_are_named_and_set_aside(calm: Path, study: Path):
+    folder = study.parent / "torn"
+    subprocess.run(["cp", "-r", str(calm), str(folder)], check=True)
+    victim = table.files(folder)[3]
+    victim.write_bytes(victim.read_bytes()[:-40])
+    (folder / "rows" / "notes.txt").write_text("mine")
+    pd.DataFrame({"member": ["x"]}).to_parquet(folder / "rows" / "theirs.parquet")
+    driver = start(study, folder)
+    said, _ = driver.communicate()
+    assert driver.returncode == 0, said
+    for name in (victim.name, "notes.txt", "theirs.parquet"):
+        assert name in said
+        assert (folder / "rejected" / name).exists()
+    pd.testing.assert_frame_equal(rows(folder), rows(calm), check_exact=True)
+
+
+def test_an_installed_algorithm_is_swept_and_survives_the_death_of_its_worker(plugins: dict[str, str], tmp_path: Path):
+    assert len(PLUGIN.split("class Broken")[0].strip().splitlines()) < 40
+    assert "halving" not in known()
+    path = tmp_path / "plugin.toml"
+    path.write_text(
+        f'[study]\nname = "plugin"\nseeds = [0, 1]\n{TASK}\n[[arm]]\nalgorithm = "halving"\nspace.share = [0.3, 0.5, 0.7]\n'
+    )
+    tables = []
+    for wounded in (False, True):
+        if wounded:
+            Path(plugins["WOUND"]).touch()
+        driver = start(path, tmp_path / str(wounded), env=plugins)
+        said, _ = driver.communicate()
+        assert driver.returncode == 0, said
+        assert ("carried on from its last rung" in said) == wounded, said
+        tables.append(rows(tmp_path / str(wounded)))
+    assert not Path(plugins["WOUND"]).exists()
+    assert len(tables[0]) == 3 * 6
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    last = tables[0][tables[0]["status"] == "done"]
+    expected = 1 - (1 - last["hp_share"]) ** 3
+    assert (last["sparsity"] - expected).abs().max() < 0.02
+
+
+def test_a_bad_run_is_a_row_and_is_tried_again(plugins: dict[str, str], tmp_path: Path):
+    path = tmp_path / "broken.toml"
+    path.write_text(
+        f'[study]\nname = "broken"\nseeds = [0]\n{TASK}\n[[arm]]\nalgorithm = "dense"\n[[arm]]\nalgorithm = "broken"\n'
+        '[[arm]]\nname = "wild"\nalgorithm = "dense"\nspace.lr = 1e30\n'
+    )
+    Path(plugins["WOUND"]).touch()
+    driver = start(path, tmp_path / "out", env=plugins)
+    said, _ = driver.communicate()
+    Path(plugins["WOUND"]).unlink()
+    assert driver.returncode == 1, said
+    assert "Traceback" not in said
+    last = table.last(table.read(tmp_path / "out")).set_index("arm")
+    assert last["status"].to_dict() == {"dense": "done", "broken": "failed", "wild": "diverged"}
+    assert "seven is not prime enough" in last.loc["broken", "reason"]
+    assert pd.isna(last.loc["wild", "accuracy_test"])
+    driver = start(path, tmp_path / "out", env=plugins)
+    assert driver.wait() == 0
+    last = table.last(table.read(tmp_path / "out")).set_index("arm")
+    assert last["status"].to_dict() == {"dense": "done", "broken": "done", "wild": "diverged"}
+
+
+def test_a_model_of_the_users_own_beside_the_study(tmp_path: Path):
+    (tmp_path / "my_models.py").write_text((Path(__file__).parent / "example_models.py").read_text())
+    path = tmp_path / "own.toml"
+    path.write_text(
+        '[study]\nname = "own"\nseeds = [0]\n[task]\nmodel = "my_models.normed"\nchannels = 4\nepochs = 2\nrungs = 1\n'
+        '[[arm]]\nalgorithm = "magnitude"\nspace.sparsity = 0.8\n[[arm]]\nalgorithm = "dense"\n'
+    )
+    driver = start(path, tmp_path / "out", cwd=tmp_path)
+    said, _ = driver.communicate()
+    assert driver.returncode == 0, said
+    assert table.last(table.read(tmp_path / "out"))["status"].eq("done").all()
