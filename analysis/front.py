@@ -1,7 +1,7 @@
 """Non-dominated sets, hypervolume, and the operating points of a study they are computed from.
 
-An operating point is what the seeds of one setting share: (arm, algorithm, control, hp); `setting` is hp in words. Whatever chooses or orders
-points takes its frame through `selectable` and so cannot see test data.
+An operating point is what the seeds of one setting share: (arm, algorithm, control, hp); `setting` is hp in words.
+Whatever chooses or orders points takes its frame through `selectable` and so cannot see test data.
 """
 
 from __future__ import annotations

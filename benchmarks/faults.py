@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 import pandas as pd
-
 from prunefront.analysis import table
 
 

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .run import BAD_INPUT, INTERRUPTED
+from . import BAD_INPUT, FAILED, INTERRUPTED
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
     "Searches for small, accurate neural networks: a study file goes in, a table of measured networks and fronts of "
@@ -35,8 +35,13 @@ def run(
     folder = out or Path("runs") / read.about.name
     console = Console()
     code = drive(read, folder, console)
+    if code == FAILED:
+        console.print("some members failed (`reason` in their rows); the same command tries them again", soft_wrap=True)
     if code != INTERRUPTED:
-        _report(folder, console)
+        try:
+            _report(folder, console)
+        except ValueError as error:  # every member failed or diverged
+            console.print(f"no report: {error}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
 

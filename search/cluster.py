@@ -127,10 +127,10 @@ class _Report(tune.Callback):
         self.progress.reached(trial.config["cohort"], result["rung"])
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.progress.note(f"cohort {trial.config['cohort']}: its worker died; carried on from its last rung")
+        self.progress.note(f"cohort {trial.config['cohort']}: lost to an error or a dead worker; carried on from its last rung")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.progress.note(f"cohort {trial.config['cohort']}: failed for good; its members are rows with status failed")
+        self.progress.note(f"cohort {trial.config['cohort']}: failed for good; `status` and `reason` of its rows say why")
 
 
 @contextlib.contextmanager

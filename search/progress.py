@@ -56,7 +56,7 @@ class Progress:
 
     def note(self, sentence: str) -> None:
         """Say something beside the display."""
-        (self.live.console if self.live else self.console).print(sentence, highlight=False)
+        (self.live.console if self.live else self.console).print(sentence, highlight=False, soft_wrap=True)
 
     def _show(self) -> None:
         if self.live:

@@ -20,12 +20,9 @@ from ..analysis import front, table
 from ..trainables.cohort import Cohort, footer, hp_types, keep_only, labels, rows_path
 from ..trainables.gradient import dense_ready
 from ..trainables.task import identity
-from . import plan
+from . import DONE, FAILED, INTERRUPTED, plan
 from .progress import Progress
 from .study import Study, at
-
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: all members ended well or diverged; some failed; bad input; stopped, to be carried on."""
 
 Statuses = Mapping[tuple[str, str], str]
 """(arm, member) -> status of its last row."""
@@ -108,10 +105,13 @@ def locked(folder: Path) -> Iterator[Path]:
 
 
 def _statuses(folder: Path) -> Statuses:
+    """Of the members that have a last row and the rows of all rungs before it: a file may have been set aside."""
     if not table.files(folder):
         return {}
-    rows = table.last(table.read(folder, ["arm", "member", "rung", "status"]))
-    return {(row.arm, row.member): row.status for row in rows.itertuples()}  # type: ignore[misc]
+    rows = table.read(folder, ["arm", "member", "rung", "status"])
+    measured = rows[rows["rung"] > 0].groupby(["arm", "member"]).size().to_dict()
+    last = table.last(rows).itertuples()
+    return {(row.arm, row.member): row.status for row in last if measured.get((row.arm, row.member), 0) >= row.rung}  # type: ignore[misc]
 
 
 def _ids(study: Study, cohort: Cohort) -> list[tuple[str, str]]:

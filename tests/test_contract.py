@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from prunefront.trainables.algorithms import known
 from prunefront.trainables.contract import Algorithm, Member, Networks, State, complete, leaves
 from prunefront.trainables.measure import measure
@@ -31,7 +30,7 @@ def variants() -> list[tuple[str, dict[str, object]]]:
     for name, algorithm in known().items():
         found.append((name, {}))
         for key, domain in algorithm.space.items():
-            found += [(name, {key: choice}) for choice in domain.choices if choice != domain.default]
+            found.extend((name, {key: choice}) for choice in domain.choices if choice != domain.default)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,19 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-
 from prunefront.trainables import data
 from prunefront.trainables.task import Task
+from sklearn import datasets
 
 CPU = torch.device("cpu")
+DIGITS: Any = datasets.DIGITS
 
 
 def images(path: Path, count: int, start: int = 0) -> Path:
     """Digits as PNG bytes in Parquet, in the layout of Hugging Face image data sets."""
-    found = load_digits()
     rows = []
-    for pixels, label in zip(found.images[start : start + count], found.target[start : start + count], strict=True):
+    for pixels, label in zip(DIGITS.images[start : start + count], DIGITS.target[start : start + count], strict=True):
         buffer = io.BytesIO()
         Image.fromarray((pixels * 15).astype(np.uint8)).save(buffer, format="PNG")
         rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, "label": int(label)})
@@ -47,7 +47,7 @@ def test_digits_are_split_by_a_published_seed_and_standardised_by_their_training
     flat = {split: x.flatten(1) for split, x in found.inputs.items()}
     whole = torch.cat([flat["train"], flat["valid"], flat["test"]])
     assert len(whole) == 1797
-    assert len(torch.unique(whole, dim=0)) == len(np.unique(load_digits().data, axis=0)), "no example is in two splits"
+    assert len(torch.unique(whole, dim=0)) == len(np.unique(DIGITS.data, axis=0)), "no example is in two splits"
 
 
 def test_images_in_parquet_are_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -56,8 +56,8 @@ def test_images_in_parquet_are_what_was_written(tmp_path: Path, monkeypatch: pyt
     images(tmp_path / "test.parquet", 50, start=200)
     found = load("parquet", {"train": "$HERE/train.parquet", "test": str(tmp_path / "test.parquet")})
     assert {split: len(y) for split, y in found.labels.items()} == {"train": 170, "valid": 30, "test": 50}
-    assert found.labels["test"].tolist() == load_digits().target[200:250].tolist()
-    pixels = torch.from_numpy(load_digits().images[200:250] * 15)[:, None]
+    assert found.labels["test"].tolist() == DIGITS.target[200:250].tolist()
+    pixels = torch.from_numpy(DIGITS.images[200:250] * 15)[:, None]
     scale = torch.corrcoef(torch.stack([found.inputs["test"].flatten(), pixels.flatten()]))
     assert float(scale[0, 1]) == pytest.approx(1)
 

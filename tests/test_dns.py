@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from prunefront.trainables import masks
 from prunefront.trainables.algorithms import dns, find
 from prunefront.trainables.contract import Algorithm, Member, complete
@@ -25,7 +24,9 @@ C = {"conv1": 2.0, "conv2": 3.0, "ip1": 4.0, "ip2": 2.5}
 def test_thresholds_and_first_mask_of_the_released_lenet5(shared_data: Path):
     """The authors' dense LeNet-5: t by layer, and 896 parameters in the first mask."""
     with np.load(shared_data / "dns_lenet5_dense.npz") as file:
-        theta = {layer: torch.from_numpy(np.concatenate([file[f"{layer}_weight"].ravel(), file[f"{layer}_bias"]])) for layer in C}
+        theta = {
+            layer: torch.from_numpy(np.concatenate([file[f"{layer}_weight"].ravel(), file[f"{layer}_bias"]])) for layer in C
+        }
         names = dict(zip(["0", "2", "5", "7"], C, strict=True))
         params = {f"{ours}.{part}": torch.from_numpy(file[f"{theirs}_{part}"]) for ours, theirs in names.items()
                   for part in ("weight", "bias")}  # fmt: skip

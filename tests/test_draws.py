@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
+from prunefront.trainables import draws
 from scipy import stats
 from torch.func import vmap
-
-from prunefront.trainables import draws
 
 
 def test_a_draw_depends_on_seed_and_words_alone():
@@ -17,8 +16,6 @@ def test_a_draw_depends_on_seed_and_words_alone():
     assert torch.equal(together[2], alone)
     assert torch.equal(together[1], together[3])
     assert torch.equal(lifted, together)
-    step = torch.tensor(7)
-    assert torch.equal(draws.uniform(draws.key(torch.tensor(4), step, "site"), (6, 2)), alone)
     for other in (draws.key(torch.tensor(4), 8, "site"), draws.key(torch.tensor(4), 7, "other")):
         assert not torch.equal(draws.uniform(other, (6, 2)), alone)
 
@@ -28,7 +25,7 @@ def test_uniform_is_uniform_and_uncorrelated():
     for dtype in (torch.float32, torch.float64):
         sample = draws.uniform(draws.key(torch.arange(50), 3, "test"), (2000,), dtype)
         assert sample.dtype == dtype
-        assert 0 <= float(sample.min())
+        assert float(sample.min()) >= 0
         assert float(sample.max()) < 1
         assert stats.kstest(sample.flatten().double().numpy(), "uniform").pvalue > 0.01
         assert torch.corrcoef(sample.double()).fill_diagonal_(0).abs().max() < 0.1

@@ -6,11 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
 from prunefront.trainables import draws, flops, models, structure
 from prunefront.trainables.measure import compression
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def counted_by_torch(module: nn.Module, shape: tuple[int, ...]) -> int:
@@ -84,7 +83,8 @@ def shrunk(module: nn.Sequential, params: dict[str, Tensor], units: dict[str, Te
         constant = constant.repeat_interleave(weight.shape[1] // len(constant))
         bias = params[f"{name}.bias"] + weight.reshape(*weight.shape[:2], -1).sum(-1) @ constant
         constant = bias * dead
-        new = type(part)(*weight[units[name]][:, columns[name]].shape[1::-1], *weight.shape[2:3])
+        rows, inputs = int(units[name].sum()), int(columns[name].sum())
+        new = nn.Linear(inputs, rows) if isinstance(part, nn.Linear) else nn.Conv2d(inputs, rows, weight.shape[2])
         new.weight = nn.Parameter(weight[units[name]][:, columns[name]])
         new.bias = nn.Parameter(bias[units[name]])
         parts.append(new)
@@ -132,6 +132,10 @@ def test_shrunk_counts_are_those_of_the_physically_smaller_network(model: str, s
 
 def test_pairs_of_layers_are_linked_by_structure_not_by_name():
     found = structure.find(models.build("lenet5", (1, 28, 28), 10), (1, 28, 28))
-    assert [(link.producer, link.consumer, link.repeat) for link in found.links] == [("0", "2", 1), ("2", "5", 16), ("5", "7", 1)]
+    assert [(link.producer, link.consumer, link.repeat) for link in found.links] == [
+        ("0", "2", 1),
+        ("2", "5", 16),
+        ("5", "7", 1),
+    ]
     names = [layer.name for layer in found.layers]
     assert list(pairwise(names)) == [(link.producer, link.consumer) for link in found.links]

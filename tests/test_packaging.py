@@ -46,7 +46,9 @@ def test_imports_go_one_way(path: Path):
     if package == "trainables":
         assert "ray" not in heads or path.name == "tuning.py"
         assert all(name.startswith(("prunefront.trainables", "prunefront.analysis")) for name in ours)
-        assert all(name.startswith("prunefront.analysis.table") for name in ours if name.count(".") > 2 and ".analysis." in name)
+        assert all(
+            name.startswith("prunefront.analysis.table") for name in ours if name.count(".") > 2 and ".analysis." in name
+        )
         if path.parent.name != "algorithms" and path.name != "__init__.py":
             assert not {n for n in ours if n.startswith("prunefront.trainables.algorithms.")} - {
                 "prunefront.trainables.algorithms.find"
@@ -56,7 +58,9 @@ def test_imports_go_one_way(path: Path):
 def test_the_driver_knows_no_algorithm_by_name():
     names = {path.stem for path in (ROOT / "trainables" / "algorithms").glob("*.py")} - {"__init__"}
     for path in (ROOT / "search").glob("*.py"):
-        words = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        words = {
+            n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        }
         assert not words & names, path.name
 
 
@@ -64,7 +68,9 @@ def test_what_proposes_stops_or_plans_names_no_test_column():
     """Test columns are named where they are measured, recorded and shown; in front.py, whose choices are tested beside it."""
     may = {"analysis/table.py", "analysis/front.py", "analysis/report.py", "trainables/cohort.py"}
     for path in sources():
-        texts = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        texts = [
+            n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        ]
         if any(text.endswith("_test") for text in texts):
             assert str(path.relative_to(ROOT)) in may
 
@@ -85,7 +91,18 @@ def test_the_wheel_holds_the_folders(tmp_path: Path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     made = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path), str(source)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "--quiet",
+            "-w",
+            str(tmp_path),
+            str(source),
+        ],
         capture_output=True,
         text=True,
         check=False,

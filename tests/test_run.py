@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from faults import rows, start
-
 from prunefront.analysis import table
 from prunefront.trainables.algorithms import known
 from prunefront.trainables.cohort import load_network
@@ -82,10 +81,35 @@ class Halving(GradientPruner):
 
 class Broken(Halving):
     def after_step(self, params, pruning, ctx):
-        if os.path.exists(os.environ["WOUND"]):
+        if os.path.exists(os.environ["FAULT"]):
             raise ArithmeticError("seven is not prime enough")
         return super().after_step(params, pruning, ctx)
 '''
+
+
+OWN = """
+[study]
+name = "own"
+seeds = [0, 1]
+
+[task]
+model = "my_models.normed"
+channels = 4
+epochs = 3
+rungs = 3
+
+[[arm]]
+algorithm = "halving"
+space.share = [0.3, 0.5, 0.7]
+
+[[arm]]
+algorithm = "halving_plugin.Broken"
+
+[[arm]]
+name = "wild"
+algorithm = "dense"
+space.lr = 1e30
+"""
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +120,8 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     info = site / "halving_plugin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: halving-plugin\nVersion: 1.0\n")
-    entries = "halving = halving_plugin:Halving\nbroken = halving_plugin:Broken\n"
-    (info / "entry_points.txt").write_text(f"[prunefront.algorithms]\n{entries}")
-    return {**os.environ, "PYTHONPATH": str(site), "WOUND": str(site / "wound")}
+    (info / "entry_points.txt").write_text("[prunefront.algorithms]\nhalving = halving_plugin:Halving\n")
+    return {**os.environ, "PYTHONPATH": str(site), "WOUND": str(site / "wound"), "FAULT": str(site / "fault")}
 
 
 @pytest.fixture(scope="module")
@@ -159,32 +182,21 @@ def test_what_is_done_is_not_done_again(calm: Path, study: Path):
     assert time.monotonic() - begun < 60
 
 
-def test_a_driver_that_is_killed_again_and_again_loses_nothing(calm: Path, study: Path):
+def test_a_driver_that_is_interrupted_and_killed_again_and_again_loses_nothing(calm: Path, study: Path):
     folder = study.parent / "killed"
-    for files in (0, 2, 5):  # killed as soon as so many row files are there
+    for files, sent in ((1, signal.SIGINT), (2, signal.SIGKILL), (5, signal.SIGKILL)):  # as soon as so many files are there
         driver = start(study, folder)
-        while driver.poll() is None and (len(table.files(folder)) < files or not (folder / "plan" / "study.json").exists()):
+        while driver.poll() is None and len(table.files(folder)) < files:
             time.sleep(0.02)
-        driver.kill()
-        driver.wait()
+        driver.send_signal(sent)
+        said, _ = driver.communicate()
+        if sent == signal.SIGINT:
+            assert driver.returncode == 130, said
+            assert said.strip().splitlines()[-1].endswith("the same command goes on"), said
+            assert "Traceback" not in said
     driver = start(study, folder)
     said, _ = driver.communicate()
     assert driver.returncode == 0, said
-    pd.testing.assert_frame_equal(rows(folder), rows(calm), check_exact=True)
-
-
-def test_an_interrupt_keeps_rows_and_says_how_to_go_on(calm: Path, study: Path):
-    folder = study.parent / "interrupted"
-    driver = start(study, folder)
-    while driver.poll() is None and not table.files(folder):
-        time.sleep(0.02)
-    driver.send_signal(signal.SIGINT)
-    said, _ = driver.communicate()
-    assert driver.returncode == 130, said
-    assert said.strip().splitlines()[-1].endswith("the same command goes on"), said
-    assert "Traceback" not in said
-    driver = start(study, folder)
-    assert driver.wait() == 0
     pd.testing.assert_frame_equal(rows(folder), rows(calm), check_exact=True)
 
 
@@ -204,60 +216,42 @@ def test_torn_and_foreign_files_are_named_and_set_aside(calm: Path, study: Path)
     pd.testing.assert_frame_equal(rows(folder), rows(calm), check_exact=True)
 
 
-def test_an_installed_algorithm_is_swept_and_survives_the_death_of_its_worker(plugins: dict[str, str], tmp_path: Path):
+def test_a_users_own_algorithm_and_model_bad_runs_and_the_death_of_a_worker(plugins: dict[str, str], tmp_path: Path):
+    """A model beside the study and an installed algorithm, whose worker dies; an arm that fails, and one that diverges."""
     assert len(PLUGIN.split("class Broken")[0].strip().splitlines()) < 40
     assert "halving" not in known()
-    path = tmp_path / "plugin.toml"
-    path.write_text(
-        f'[study]\nname = "plugin"\nseeds = [0, 1]\n{TASK}\n[[arm]]\nalgorithm = "halving"\nspace.share = [0.3, 0.5, 0.7]\n'
-    )
-    tables = []
-    for wounded in (False, True):
-        if wounded:
-            Path(plugins["WOUND"]).touch()
-        driver = start(path, tmp_path / str(wounded), env=plugins)
-        said, _ = driver.communicate()
-        assert driver.returncode == 0, said
-        assert ("carried on from its last rung" in said) == wounded, said
-        tables.append(rows(tmp_path / str(wounded)))
-    assert not Path(plugins["WOUND"]).exists()
-    assert len(tables[0]) == 3 * 6
-    pd.testing.assert_frame_equal(*tables, check_exact=True)
-    last = tables[0][tables[0]["status"] == "done"]
-    expected = 1 - (1 - last["hp_share"]) ** 3
-    assert (last["sparsity"] - expected).abs().max() < 0.02
-
-
-def test_a_bad_run_is_a_row_and_is_tried_again(plugins: dict[str, str], tmp_path: Path):
-    path = tmp_path / "broken.toml"
-    path.write_text(
-        f'[study]\nname = "broken"\nseeds = [0]\n{TASK}\n[[arm]]\nalgorithm = "dense"\n[[arm]]\nalgorithm = "broken"\n'
-        '[[arm]]\nname = "wild"\nalgorithm = "dense"\nspace.lr = 1e30\n'
-    )
-    Path(plugins["WOUND"]).touch()
-    driver = start(path, tmp_path / "out", env=plugins)
-    said, _ = driver.communicate()
-    Path(plugins["WOUND"]).unlink()
-    assert driver.returncode == 1, said
-    assert "Traceback" not in said
-    last = table.last(table.read(tmp_path / "out")).set_index("arm")
-    assert last["status"].to_dict() == {"dense": "done", "broken": "failed", "wild": "diverged"}
-    assert "seven is not prime enough" in last.loc["broken", "reason"]
-    assert pd.isna(last.loc["wild", "accuracy_test"])
-    driver = start(path, tmp_path / "out", env=plugins)
-    assert driver.wait() == 0
-    last = table.last(table.read(tmp_path / "out")).set_index("arm")
-    assert last["status"].to_dict() == {"dense": "done", "broken": "done", "wild": "diverged"}
-
-
-def test_a_model_of_the_users_own_beside_the_study(tmp_path: Path):
     (tmp_path / "my_models.py").write_text((Path(__file__).parent / "example_models.py").read_text())
     path = tmp_path / "own.toml"
-    path.write_text(
-        '[study]\nname = "own"\nseeds = [0]\n[task]\nmodel = "my_models.normed"\nchannels = 4\nepochs = 2\nrungs = 1\n'
-        '[[arm]]\nalgorithm = "magnitude"\nspace.sparsity = 0.8\n[[arm]]\nalgorithm = "dense"\n'
-    )
-    driver = start(path, tmp_path / "out", cwd=tmp_path)
-    said, _ = driver.communicate()
-    assert driver.returncode == 0, said
-    assert table.last(table.read(tmp_path / "out"))["status"].eq("done").all()
+    path.write_text(OWN)
+    wound, fault = Path(plugins["WOUND"]), Path(plugins["FAULT"])
+
+    def run(name: str) -> tuple[int, str, pd.DataFrame]:
+        driver = start(path, tmp_path / name, env=plugins, cwd=tmp_path)
+        said, _ = driver.communicate()
+        assert "Traceback" not in said, said
+        return driver.returncode, said, rows(tmp_path / name)
+
+    wound.touch()
+    fault.touch()
+    code, said, first = run("hurt")
+    assert not wound.exists(), "the worker was not killed"
+    assert code == 1, said
+    assert "lost to an error or a dead worker; carried on from its last rung" in said
+    last = table.last(first)
+    assert last.groupby("arm")["status"].unique().map(list).to_dict() == {
+        "halving": ["done"],
+        "halving_plugin.Broken": ["failed"],
+        "wild": ["diverged"],
+    }
+    assert last[last["status"] == "failed"]["reason"].str.contains("seven is not prime enough").all()
+    assert last[last["status"] == "diverged"]["accuracy_test"].isna().all()
+    fault.unlink()
+    code, said, second = run("hurt")  # what failed is tried again, and nothing else
+    assert code == 0, said
+    assert set(table.last(second)["status"]) == {"done", "diverged"}
+    code, said, calm = run("calm")
+    assert code == 0, said
+    pd.testing.assert_frame_equal(second, calm, check_exact=True)
+    halved = calm[(calm["arm"] == "halving") & (calm["status"] == "done")]
+    assert len(halved) == 6
+    assert (halved["sparsity"] - (1 - (1 - halved["hp_share"]) ** 3)).abs().max() < 0.02

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import example_models
 import torch
-from torch import nn
-
 from prunefront.trainables import draws, structure
 from prunefront.trainables.models import build
+from torch import nn
 
 
 def test_batch_norm_dropout_and_pooling_are_passed_and_remembered():

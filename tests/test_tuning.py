@@ -6,16 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
-
 from prunefront.trainables import trainable
 from prunefront.trainables.task import Task
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
 
 TASK = Task(model_options={"widths": [8]}, epochs=4, rungs=4)
 
 
-def tuned(scratch: Path, name: str, algorithm: str, space: dict[str, object], samples: int, scheduler: object) -> tune.ResultGrid:
+def tuned(
+    scratch: Path, name: str, algorithm: str, space: dict[str, object], samples: int, scheduler: object
+) -> tune.ResultGrid:
     return tune.Tuner(
         trainable(algorithm, TASK),
         param_space=space,
@@ -41,7 +42,9 @@ def test_asha_stops_the_worst(small_ray: Path):
     space = {"sparsity": tune.grid_search([0.3, 0.5, 0.98, 0.99]), "seed": 1}
     found = tuned(small_ray, "asha", "dns", space, 1, ASHAScheduler(max_t=4, grace_period=1, reduction_factor=2))
     assert found.num_errors == 0
-    rungs = {result.config["sparsity"]: result.metrics["training_iteration"] for result in found if result.metrics and result.config}
+    rungs = {
+        result.config["sparsity"]: result.metrics["training_iteration"] for result in found if result.metrics and result.config
+    }
     assert max(rungs.values()) == 4
     assert min(rungs.values()) < 4
     best = found.get_best_result().metrics

@@ -16,17 +16,10 @@ _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
 
 
-def key(seed: Tensor, *words: int | str | Tensor) -> Tensor:
-    """A 64-bit key from a seed (...) int64 and words: counters, tensors broadcastable to the seed, or names of sites."""
-    mixed = _mix(seed)
-    for word in words:
-        mixed = _mix(mixed ^ _spread(site(word) if isinstance(word, str) else word))
-    return mixed
-
-
-def site(name: str) -> int:
-    """A fixed number below 2^31 for the name of a place where random numbers are drawn."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") >> 1
+def key(seed: Tensor, *words: int | str) -> Tensor:
+    """A 64-bit key from a seed (...) int64 and words: counters, and names of the sites where numbers are drawn."""
+    digest = hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
+    return _mix(_mix(seed) ^ int.from_bytes(digest, "big", signed=True))
 
 
 def bits(key: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -47,13 +40,6 @@ def uniform(key: Tensor, shape: tuple[int, ...] = (), dtype: torch.dtype = torch
 def permutation(key: Tensor, length: int) -> Tensor:
     """A permutation of range(length) for each key: (*key.shape, length) int64."""
     return torch.argsort(bits(key, (length,)), dim=-1, stable=True)
-
-
-def _spread(word: int | Tensor) -> int | Tensor:
-    """`word` times the golden constant, modulo 2^64: tensors wrap around by themselves, Python's numbers do not."""
-    if isinstance(word, Tensor):
-        return word * _GOLDEN
-    return (word * _GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _mix(x: Tensor) -> Tensor:

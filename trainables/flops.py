@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from .watch import Watch
 
 _aten = torch.ops.aten
 
@@ -78,7 +79,7 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Counts:
     )
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(Watch):
     def __init__(self) -> None:
         super().__init__()
         self.spent: dict[str, int] = defaultdict(int)  # by layer; "" outside of all

@@ -61,4 +61,5 @@ def everywhere(structure: Structure, scores: Tensors, sparsity: Tensor, floor: T
 
 def apply(params: Tensors, masks: Tensors) -> dict[str, Tensor]:
     """Parameters with what is removed set to zero; the gradient of a removed entry is zero."""
-    return {name: p * masks[name] if name in masks else p for name, p in params.items()}
+    # As bytes: torch multiplies by a bool mask entry by entry on a CPU, three times slower.
+    return {name: p * masks[name].view(torch.uint8) if name in masks else p for name, p in params.items()}

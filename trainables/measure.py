@@ -28,7 +28,9 @@ def measure(task: Task, algorithm: Algorithm, state: State, last: bool) -> list[
     columns: dict[str, Tensor] = {}
     for split in ("train", "valid", "test") if last else ("train", "valid"):
         columns[f"loss_{split}"], columns[f"accuracy_{split}"] = evaluate(task, networks, split)
-    columns |= compression(task.structure, task.counts, networks.kept) | {f"m_{name}": value for name, value in networks.metrics.items()}
+    columns |= compression(task.structure, task.counts, networks.kept) | {
+        f"m_{name}": value for name, value in networks.metrics.items()
+    }
     done = state.scalars["step"] + task.dense_steps(algorithm)
     progress = {
         "rung": state.scalars["rung"],

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from .contract import Algorithm, Member
 from .task import Task
+from .watch import Watch
 
 SHARE = 0.5
 """Share of the free memory that cohorts may fill: the rest is for libraries, measuring and other people."""
@@ -43,7 +43,7 @@ def _peak(task: Task, algorithm: Algorithm, member: Member, count: int) -> int:
     return peak.most
 
 
-class _Peak(TorchDispatchMode):
+class _Peak(Watch):
     """Sums the storages that operations return, as long as they are alive."""
 
     def __init__(self) -> None:

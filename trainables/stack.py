@@ -110,7 +110,7 @@ class Call:
 
 
 def can_stack(module: nn.Module, inputs: Tensor) -> bool:
-    """Whether `vmap` takes the model's forward and backward pass in training. inputs: (batch, ...)."""
+    """Whether `vmap` takes the model's forward and backward pass in training, in which it leaves it. inputs: (batch, ...)."""
 
     def total(params: Tensors, buffers: Tensors, x: Tensor) -> Tensor:
         return call(params, {name: value.clone() for name, value in buffers.items()}, x).sum()

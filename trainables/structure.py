@@ -42,7 +42,8 @@ class Layer:
 class Link:
     """Every unit of `producer` feeds `repeat` consecutive columns of `consumer`, and nothing else does.
 
-    norms: parameters of batch-norm layers on the way, one entry for each unit.  folds: a unit that is constant can be folded into the consumer's bias exactly.
+    norms: parameters of batch-norm layers on the way, one entry for each unit.
+    folds: a unit that is constant can be folded into the consumer's bias exactly.
     """
 
     producer: str

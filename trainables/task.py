@@ -103,7 +103,7 @@ class Task:
     @functools.cached_property
     def stackable(self) -> bool:
         """Whether `vmap` takes the model; if not, members train one after the other."""
-        return stack.can_stack(self.template, self.data.inputs["train"][:2])
+        return stack.can_stack(stack.prepare(self.build(0)), self.data.inputs["train"][:2])
 
     @functools.cached_property
     def counts(self) -> Counts:

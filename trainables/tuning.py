@@ -97,8 +97,8 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
             self._state.save(Path(checkpoint_dir) / "state.safetensors")
             (Path(checkpoint_dir) / "member.json").write_text(json.dumps({"hp": self._hp, "seed": self._seed}))
 
-        def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
-            folder = Path(str(checkpoint))
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            folder = Path(checkpoint)
             saved = json.loads((folder / "member.json").read_text())
             before = {**complete(method.space, saved["hp"]), "seed": saved["seed"]}
             after = {**self._hp, "seed": self._seed}

@@ -1,11 +1,11 @@
 """The algorithms. This folder is the registry: a file here, or an entry point in the group `prunefront.algorithms`, is found.
 
-A file's name is the algorithm's name; the file holds one class that implements the contract.
+A file's name is the algorithm's name; the file holds one class that implements the contract. Any other such class is named by
+its dotted path.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import importlib.metadata
@@ -13,6 +13,7 @@ import inspect
 import pkgutil
 
 from ..contract import Algorithm
+from ..models import lookup
 
 GROUP = "prunefront.algorithms"
 
@@ -36,10 +37,12 @@ def known() -> dict[str, Algorithm]:
     return dict(sorted(found.items()))
 
 
+@functools.cache
 def find(name: str) -> Algorithm:
-    """The algorithm `name`. Raises ValueError that suggests the nearest one."""
+    """The algorithm `name`, a known one or the dotted path of a class. Raises ValueError that suggests the nearest one."""
     if name in known():
         return known()[name]
-    nearest = difflib.get_close_matches(name, known(), n=1)
-    hint = f' did you mean "{nearest[0]}"?' if nearest else ""
-    raise ValueError(f'no algorithm "{name}";{hint} known: {", ".join(known())}')
+    found = lookup(name, dict.fromkeys(known(), object), "algorithm")
+    if not (inspect.isclass(found) and issubclass(found, Algorithm)):
+        raise ValueError(f"algorithm {name}: an algorithm is a class that implements the contract; got {found!r}")
+    return found()

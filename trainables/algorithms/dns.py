@@ -57,36 +57,37 @@ class DNS(GradientPruner):
         return {
             "mask": first,
             "threshold": limits,
-            "removed": {name: ~mask for name, mask in first.items()},  # at any time
+            "returned": {name: torch.zeros_like(mask) for name, mask in first.items()},  # brought back at any time
             "splices": torch.zeros_like(ctx.seed),
             "first": _count(first),
         }
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        mask = pruning["mask"]
-        return {name: w + (w * mask[name] - w).detach() if name in mask else w for name, w in params.items()}
+        masked = masks.apply(params, pruning["mask"])
+        return {name: w + (masked[name] - w).detach() for name, w in params.items()}  # the gradient reaches all of w
 
     def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
         layers, begun = _operated(ctx), _begun(ctx)
         if not layers:
             return params, pruning
         limits = pruning["threshold"] if ctx.step > begun else {**pruning["threshold"], **_thresholds(params, ctx)}
-        mask, removed, splices = dict(pruning["mask"]), dict(pruning["removed"]), pruning["splices"]
+        mask, returned, splices = dict(pruning["mask"]), dict(pruning["returned"]), pruning["splices"]
         probability = (1 + ctx.hp["gamma"] * (ctx.step - begun)) ** -ctx.hp["power"]
-        for layer in layers:
-            update = probability > ctx.uniform(f"dns/{layer.name}")
+        updates = probability > ctx.uniform("dns", (len(layers),))
+        for layer, update in zip(layers, updates.unbind(), strict=True):
             for name, after in _surgery(layer, params, mask, limits[layer.name], update).items():
-                splices = splices + (after & ~mask[name]).sum()
-                mask[name], removed[name] = after, removed[name] | ~after
-        return params, {**pruning, "mask": mask, "threshold": limits, "removed": removed, "splices": splices}
+                spliced = after > mask[name]
+                splices = splices + spliced.sum()
+                mask[name], returned[name] = after, returned[name] | spliced
+        return params, {**pruning, "mask": mask, "threshold": limits, "returned": returned, "splices": splices}
 
     def kept(self, params: Params, pruning: Pruning) -> Params:
         return pruning["mask"]
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:
         """splices: entries brought back so far.  returned: share of the kept once removed.  kept_first: in the first mask."""
-        mask, removed = pruning["mask"], pruning["removed"]
-        returned = _count({name: kept & removed[name] for name, kept in mask.items()})
+        mask = pruning["mask"]
+        returned = _count({name: kept & pruning["returned"][name] for name, kept in mask.items()})
         return {
             "splices": pruning["splices"],
             "returned": returned / _count(mask).clamp(min=1),
@@ -135,7 +136,8 @@ def _surgery(layer: Layer, params: Params, mask: Params, t: Tensor, update: Tens
     low, high = 0.9 * t, 1.1 * t
     if update is not None:  # |w| > -1 keeps what is kept, |w| > inf brings nothing back
         low, high = torch.where(update, low, -1.0), torch.where(update, high, torch.inf)
-    return {n: (params[n].abs() > high) | (mask[n] & (params[n].abs() > low)) for n in layer.parameters}
+    size = {name: params[name].abs() for name in layer.parameters}
+    return {name: (a > high) | (mask[name] & (a > low)) for name, a in size.items()}
 
 
 def _begun(ctx: Context) -> int:
