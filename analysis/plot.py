@@ -55,7 +55,7 @@ def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") 
         x, y, looks["stroke"], looks["fill"], looks["shape"], opacity=faint, tooltip=_tooltips(summary)
     )
     layers = [*_notes(drawn, low), *lines, bars, marks]
-    return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=_title(points, study), config=_config())
+    return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=_title(points, study, cost), config=_config())
 
 
 def svg(picture: alt.LayerChart, background: str = "white") -> str:
@@ -170,7 +170,7 @@ def _tooltips(summary: pd.DataFrame) -> list[alt.Tooltip]:
     ]
 
 
-def _title(points: pd.DataFrame, study: str) -> alt.TitleParams:
+def _title(points: pd.DataFrame, study: str, cost: front.Cost) -> alt.TitleParams:
     """Study, split, seeds, and how to read the marks; and how many points the logarithmic axis cannot hold."""
     least, most = int(points["done"].min()), int(points["done"].max())
     seeds = f"{least} seed{'' if most == 1 else 's'}" if least == most else f"{least} to {most} seeds"
@@ -181,7 +181,8 @@ def _title(points: pd.DataFrame, study: str) -> alt.TitleParams:
     ]
     if nothing := int((points["cost"] <= 0).sum()):
         lines.append(f"Not drawn: {nothing} of {len(points)} points have no FLOPs left (they are in the table).")
-    return alt.TitleParams(f"{study}: accuracy against FLOPs", subtitle=lines)
+    counted = {"flops_masked": "FLOPs", "flops_shrunk": "FLOPs after dead units are cut out"}[cost]
+    return alt.TitleParams(f"{study}: accuracy against {counted}", subtitle=lines)
 
 
 def _config() -> dict[str, Any]:

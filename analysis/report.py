@@ -39,14 +39,14 @@ STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --page: #ffffff; --line: #d4d9df; --soft: #f3f5f7; --faint: #5c6670; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e3e7eb; --page: #14171a; --line: #363c43; --soft: #1e2328; --faint: #9aa4ae; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 76rem;
-  margin: 2rem auto; padding: 0 1.5rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 82rem;
+  margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } p, li { max-width: 52rem; }
 figure { margin: 1.5rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { background: var(--soft); } th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
-td:nth-child(2) { white-space: normal; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .84rem; }
+th, td { padding: .2rem .5rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { background: var(--soft); white-space: normal; vertical-align: bottom; } th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
+td:nth-child(2) { white-space: normal; min-width: 8rem; max-width: 22rem; }
 tr.other { color: var(--faint); } tr.front td:first-child { font-weight: 600; }
 dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere; }
 @media print { body { margin: 0; max-width: none; font-size: 10px; } h2, figure { break-inside: avoid; } }
@@ -158,8 +158,9 @@ def _page(folder: Path, rows: pd.DataFrame, summary: pd.DataFrame, pictures: Pic
     specs = json.dumps({name: picture.to_dict() for name, picture in pictures.items()}).replace("<", "\\u003c")
     body = "".join(
         [
-            *_headline(rows, summary),
+            *_headline(rows),
             *_figures(pictures),
+            *_points(summary),
             *_volumes(rows),
             *_checks(folder, rows, summary),
             *_origin(folder),
@@ -197,17 +198,22 @@ def _say(sentence: str) -> str:
     return f"<p>{escape(sentence)}</p>\n"
 
 
-def _headline(rows: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
-    points = front.ordered(summary[summary["done"] > 0])
+def _headline(rows: pd.DataFrame) -> Iterator[str]:
+    """What was measured, in a sentence or two."""
     first = rows.iloc[0]
     last = table.last(rows)
     yield _say(
         f"Model {first['model']} on {first['dataset']}: {len(last)} members ended, {(last['status'] == 'done').sum()} "
-        f"of them done, at {len(points)} operating points; {_large(last['train_flops'].sum())} training FLOPs in "
+        f"of them done, {_large(last['train_flops'].sum())} training FLOPs in "
         f"{last['seconds'].sum():.3g} s."
     )
     if waiting := len(_unfinished(rows)):
         yield _say(f"The study is not finished: {waiting} members have rows but no last row, and are not in the figures.")
+
+
+def _points(summary: pd.DataFrame) -> Iterator[str]:
+    """The table of operating points."""
+    points = front.ordered(summary[summary["done"] > 0])
     yield "<h2>Operating points</h2>\n"
     yield _say(
         "The front of all arms comes first (validation accuracy up, masked FLOPs down), the others below it, paler; "

@@ -69,7 +69,7 @@ class Progress:
         seconds = time.monotonic() - self.begun
         work, all_work = sum(self.work.values()), self.total - self.before
         parts = [f"{self.done}/{self.total} members"]
-        if work:
+        if work >= all_work / 20:  # before that it would be a guess
             parts.append(f"{60 * work / seconds:.0f} members/min, {_clock(seconds * (all_work - work) / work)} left")
         if len(self.points):
             shown = self.points[np.unique(np.linspace(0, len(self.points) - 1, 4).astype(int))][::-1]

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 
@@ -70,7 +71,7 @@ def run(study: Study, folder: Path, console: Console) -> int:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[Path]:
-    """Hold `folder` for this driver alone; gives a scratch folder that is removed at the end, or by the next driver.
+    """Hold `folder` for this driver alone; gives a scratch folder that is removed at the end.
 
     Raises ValueError if the folder cannot be written to, or if another driver holds it.
     """
@@ -81,27 +82,39 @@ def locked(folder: Path) -> Iterator[Path]:
             probe.write_bytes(bytes(1 << 20))
         finally:
             probe.unlink(missing_ok=True)
-        file = (folder / "lock").open("a+")
+        file = (folder / "lock").open("a")
     except OSError as error:
         raise ValueError(f"{folder}: the output folder can be written to and has 1 MB free; got: {error.strerror}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{folder}: one run at a time writes to an output folder; another one does now") from None
-        file.seek(0)
-        left_behind = file.read()
-        if left_behind:
-            shutil.rmtree(left_behind, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(prefix="prunefront-"))
-        try:
-            file.truncate(0)
-            file.write(str(scratch))
-            file.flush()
+        if not _held(file):
+            raise ValueError(f"{folder}: one run at a time writes to an output folder; another one does now")
+        with _scratch() as scratch:
             yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            file.truncate(0)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for Ray; those of drivers that were killed are removed first."""
+    for path in Path(tempfile.gettempdir()).glob("prunefront-*/driver"):
+        with contextlib.suppress(OSError), path.open("a") as file:
+            if _held(file):  # its driver does not live
+                shutil.rmtree(path.parent, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix="prunefront-"))
+    try:
+        with (scratch / "driver").open("a") as file:
+            _held(file)
+            yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _held(file: IO[str]) -> bool:
+    """Whether this process now holds the lock of `file`; it goes with the process, however that ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _statuses(folder: Path) -> Statuses:

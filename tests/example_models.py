@@ -65,3 +65,26 @@ def residual(input_shape: tuple[int, ...], classes: int) -> nn.Module:
 def nothing_removable(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """No linear or convolution layer at all."""
     return nn.Sequential(nn.Flatten(), nn.LayerNorm(64), nn.AdaptiveAvgPool1d(classes))
+
+
+class Odd(nn.Module):
+    """No biases, tied and frozen layers, a parameter that nothing uses, a buffer of whole numbers."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.stem, self.tied = nn.Linear(inputs, 12, bias=False), nn.Linear(12, 12, bias=False)
+        self.again = nn.Linear(12, 12, bias=False)
+        self.again.weight = self.tied.weight
+        self.frozen, self.head = nn.Linear(12, 12), nn.Linear(12, classes, bias=False)
+        self.frozen.requires_grad_(False)
+        self.unused = nn.Parameter(torch.ones(3))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tied(torch.relu(self.stem(x.flatten(1))))
+        return self.head(torch.relu(self.frozen(torch.relu(self.again(torch.relu(x))))))
+
+
+def odd(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A model in which little is as usual."""
+    return Odd(input_shape[0] * input_shape[1] * input_shape[2], classes)

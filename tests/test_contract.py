@@ -14,6 +14,7 @@ from prunefront.trainables.task import Task, identity
 
 TASK = Task(model_options={"widths": [16]}, epochs=2, rungs=2, dtype="float64")
 NORMED = dataclasses.replace(TASK, model="example_models.normed", model_options={})
+ODD = dataclasses.replace(TASK, model="example_models.odd", model_options={})
 REFUSED = dataclasses.replace(TASK, model="example_models.refused", model_options={}, epochs=0.5)
 
 
@@ -79,7 +80,7 @@ def test_a_cohort_is_neutral(name: str, hp: dict[str, object]):
     """The same member alone agrees to rounding, with others bit for bit; the order of members does not matter."""
     algorithm = known()[name]
     members = [Member(complete(algorithm.space, {**member.hp, **hp}), member.seed) for member in several(algorithm)]
-    for task in (TASK, NORMED) if not hp else (TASK,):
+    for task in (TASK, NORMED, ODD) if not hp else (TASK,):
         together = train(algorithm, task, members)
         backwards = train(algorithm, task, members[::-1]).select(range(len(members) - 1, -1, -1))
         backwards.members["slot"] = together.members["slot"]
@@ -91,6 +92,20 @@ def test_a_cohort_is_neutral(name: str, hp: dict[str, object]):
         for parameter, value in at(alone, 0).items():
             torch.testing.assert_close(value, at(among, 2)[parameter], rtol=0, atol=1e-9)
         assert all(torch.equal(mask[alone.of[0]], among.kept[p][among.of[2]]) for p, mask in alone.kept.items())
+
+
+@pytest.mark.parametrize("name", known())
+def test_what_is_frozen_stays_and_what_is_tied_stays_tied(name: str):
+    algorithm = known()[name]
+    before, _ = ODD.initial([0, 1, 2])
+    state = train(algorithm, ODD, several(algorithm))
+    after = algorithm.networks(ODD, state)
+    assert set(after.kept) == {"stem.weight", "head.weight"}
+    assert "again.weight" not in after.params
+    frozen = ODD.build(1).get_parameter("frozen.weight")
+    assert torch.equal(after.buffers["frozen.weight"][1], frozen)
+    assert not torch.equal(after.params["tied.weight"][1], before["tied.weight"][1])
+    assert torch.equal(after.params["unused"][1], before["unused"][1])
 
 
 @pytest.mark.parametrize("name", known())

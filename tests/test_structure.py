@@ -36,6 +36,12 @@ def test_a_padded_consumer_does_not_fold_constants_and_a_shared_layer_is_not_lin
     assert structure.find(twice, (4,)).links == ()
 
 
+def test_tied_and_frozen_layers_are_not_removable():
+    found = structure.find(example_models.odd((1, 8, 8), 10), (1, 8, 8))
+    assert [layer.name for layer in found.layers] == ["stem", "head"]
+    assert found.links == ()
+
+
 def test_transposed_flattening_that_breaks_units_apart_is_not_linked():
     class Mixed(nn.Module):
         def __init__(self) -> None:

@@ -53,13 +53,13 @@ def dropout_keys(module: nn.Module) -> tuple[str, ...]:
 
 
 def stacked(modules: Sequence[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters and buffers of `modules`, name -> (K, ...); keys of dropout layers are left out."""
-    params = [dict(module.named_parameters()) for module in modules]
-    buffers = [dict(module.named_buffers()) for module in modules]
-    skipped = set(dropout_keys(modules[0]))
+    """Parameters and buffers of `modules`, name -> (K, ...); a frozen parameter is a buffer, dropout keys are left out."""
+    trained = [name for name, p in modules[0].named_parameters() if p.requires_grad]
+    tensors = [{**dict(module.named_parameters()), **dict(module.named_buffers())} for module in modules]
+    fixed = set(tensors[0]) - set(trained) - set(dropout_keys(modules[0]))
     return (
-        {name: torch.stack([p[name].detach() for p in params]) for name in params[0]},
-        {name: torch.stack([b[name] for b in buffers]) for name in buffers[0] if name not in skipped},
+        {name: torch.stack([t[name].detach() for t in tensors]) for name in trained},
+        {name: torch.stack([t[name].detach() for t in tensors]) for name in sorted(fixed)},
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,20 +80,23 @@ class Structure:
 def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
     """The structure of `module` for inputs of `input_shape` (without batch)."""
     layers = []
+    uses = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
     for name, part in module.named_modules():
-        if isinstance(part, nn.Linear) or (isinstance(part, _Conv) and not part.transposed):
-            conv = isinstance(part, _Conv)
-            layers.append(
-                Layer(
-                    name=name,
-                    weight=f"{name}.weight" if name else "weight",
-                    bias=None if part.bias is None else f"{name}.bias" if name else "bias",
-                    kind="conv" if conv else "fc",
-                    units=part.weight.shape[0],
-                    columns=part.weight.shape[1],
-                    grouped=conv and part.groups > 1,
-                )
+        if not isinstance(part, nn.Linear | _Conv) or (isinstance(part, _Conv) and part.transposed):
+            continue
+        if any(uses[id(p)] > 1 or not p.requires_grad for p in part.parameters()):
+            continue  # tied or frozen parameters are not ours to remove
+        layers.append(
+            Layer(
+                name=name,
+                weight=f"{name}.weight" if name else "weight",
+                bias=None if part.bias is None else f"{name}.bias" if name else "bias",
+                kind="conv" if isinstance(part, _Conv) else "fc",
+                units=part.weight.shape[0],
+                columns=part.weight.shape[1],
+                grouped=isinstance(part, _Conv) and part.groups > 1,
             )
+        )
     return Structure(tuple(layers), _links(module, input_shape, {layer.name: layer for layer in layers}))
 
 
