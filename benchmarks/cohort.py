@@ -15,6 +15,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Algorithm, Member, complete
 from prunefront.trainables.task import Task

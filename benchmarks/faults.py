@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+
 from prunefront.analysis import table
 
 

@@ -138,6 +138,7 @@ def local_ray(scratch: Path, cpus: int) -> Iterator[None]:
     """A Ray of our own on this machine, quiet, its files in `scratch`."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     ray.init(
+        address="local",
         num_cpus=cpus,
         include_dashboard=False,
         log_to_driver=False,

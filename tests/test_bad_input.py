@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
+
 from prunefront.search import cli, cluster
 from prunefront.search.run import locked
 from prunefront.trainables import data
-from sklearn.datasets import load_digits
 
 STUDY = '[study]\nname = "s"\nseeds = [0]\n[task]\nepochs = 2\nrungs = 1\nwidths = [4]\n'
 DENSE = '[[arm]]\nalgorithm = "dense"\n'

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from prunefront.trainables.algorithms import known
 from prunefront.trainables.contract import Algorithm, Member, Networks, State, complete, leaves
 from prunefront.trainables.measure import measure

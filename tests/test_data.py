@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from sklearn import datasets
+
 from prunefront.trainables import data
 from prunefront.trainables.task import Task
-from sklearn import datasets
 
 CPU = torch.device("cpu")
 DIGITS: Any = datasets.DIGITS

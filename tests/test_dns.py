@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from prunefront.trainables import masks
 from prunefront.trainables.algorithms import dns, find
 from prunefront.trainables.contract import Algorithm, Member, complete

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from prunefront.search.domains import proposals
 from prunefront.search.study import Arm, Span
 from prunefront.trainables.algorithms import find

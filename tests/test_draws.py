@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from prunefront.trainables import draws
 from scipy import stats
 from torch.func import vmap
+
+from prunefront.trainables import draws
 
 
 def test_a_draw_depends_on_seed_and_words_alone():

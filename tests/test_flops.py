@@ -6,10 +6,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from prunefront.trainables import draws, flops, models, structure
-from prunefront.trainables.measure import compression
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from prunefront.trainables import draws, flops, models, structure
+from prunefront.trainables.measure import compression
 
 
 def counted_by_torch(module: nn.Module, shape: tuple[int, ...]) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+
 from prunefront.trainables import draws, optimizers
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Member, State, complete, leaves

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from prunefront.trainables import masks
 from prunefront.trainables.structure import Layer, Structure
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from prunefront.search import plan
 from prunefront.search.study import Study, read
 from prunefront.trainables.algorithms.chance import Chance

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from prunefront.analysis import front, plot, report, table
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)

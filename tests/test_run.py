@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+
 from faults import rows, start
 from prunefront.analysis import table
 from prunefront.trainables.algorithms import known

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import example_models
 import torch
+from torch import nn
+
+import example_models
 from prunefront.trainables import draws, structure
 from prunefront.trainables.models import build
-from torch import nn
 
 
 def test_batch_norm_dropout_and_pooling_are_passed_and_remembered():

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from prunefront.search.study import Span, Study, read
 from prunefront.trainables.task import Task
 

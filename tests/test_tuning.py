@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from prunefront.trainables import trainable
-from prunefront.trainables.task import Task
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+
+from prunefront.trainables import trainable
+from prunefront.trainables.task import Task
 
 TASK = Task(model_options={"widths": [8]}, epochs=4, rungs=4)
 

@@ -69,10 +69,11 @@ class Training:
         self.algorithm: Algorithm = find(cohort.algorithm)
         self.ids = [identity(task, cohort.algorithm, self.algorithm, member) for member in cohort.members]
         self.finished = False
-        if self._saved.exists():
-            self.state = State.load(self._saved, task.torch_device)
+        saved = State.load(self._saved, task.torch_device) if self._saved.exists() else None
+        if saved is not None and all(self._rows_path(rung).exists() for rung in range(1, saved.scalars["rung"])):
+            self.state = saved
             self._settle()
-        else:
+        else:  # also where rows of a rung before were set aside: only training again can measure them again
             self.state = self.algorithm.start(task, cohort.members)
 
     def advance(self) -> list[dict[str, Any]]:
@@ -85,6 +86,9 @@ class Training:
     def _saved(self) -> Path:
         return self.folder / "state" / f"{self.cohort.name}.safetensors"
 
+    def _rows_path(self, rung: int) -> Path:
+        return rows_path(self.folder, self.cohort.name, rung)
+
     def _settle(self) -> list[dict[str, Any]]:
         """Measure the State, write its rows if they are missing, and let members go that have ended."""
         rung = self.state.scalars["rung"]
@@ -93,9 +97,8 @@ class Training:
         going = [k for k, row in enumerate(rows) if row["status"] == table.RUNNING]
         if last and self.keep:
             self._write_networks([k for k, row in enumerate(rows) if row["status"] == "done"])
-        path = rows_path(self.folder, self.cohort.name, rung)
-        if not path.exists():
-            table.write(path, rows, hp_types(self.algorithm.space), footer(self.task))
+        if not self._rows_path(rung).exists():
+            table.write(self._rows_path(rung), rows, hp_types(self.algorithm.space), footer(self.task))
         if going:
             self.state = self.state.select(going) if len(going) < len(rows) else self.state
         else:

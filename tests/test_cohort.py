@@ -1,0 +1,94 @@
+"""A cohort on disk, without Ray: whatever file is there or missing, the rows are the same in the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prunefront.analysis import table
+from prunefront.trainables.algorithms import find
+from prunefront.trainables.cohort import Cohort, Training, keep_only, load_network, rows_path
+from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.task import Task
+
+TASK = Task(model_options={"widths": [8]}, epochs=2, rungs=3)
+COHORT = Cohort(
+    "00000-test", "surgery", "dns",
+    tuple(Member(complete(find("dns").space, {"sparsity": s}), seed) for s in (0.5, 0.9) for seed in (0, 1)),
+)  # fmt: skip
+
+
+def train(folder: Path, cohort: Cohort = COHORT, rungs: int = 3, keep: bool = True) -> Training:
+    training = Training(folder, "study", TASK, cohort, keep)
+    while not training.finished and training.state.scalars["rung"] < rungs:
+        training.advance()
+    return training
+
+
+def rows(folder: Path):
+    return table.read(folder).drop(columns=list(table.CLOCK))
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calm")
+    assert train(folder).finished
+    return folder
+
+
+def test_json_makes_the_same_cohort():
+    assert Cohort.from_json(COHORT.to_json()) == COHORT
+
+
+def test_it_ends_with_rows_and_networks_and_without_a_state(calm: Path):
+    assert len(rows(calm)) == 12
+    assert {path.name for path in calm.iterdir()} == {"rows", "networks", "state"}
+    assert not list((calm / "state").iterdir())
+
+
+@pytest.mark.parametrize("rung", [1, 2])
+@pytest.mark.parametrize("lost", [None, "rows", "earlier rows", "state"])
+def test_opened_again_it_carries_on(calm: Path, tmp_path: Path, rung: int, lost: str | None):
+    train(tmp_path, rungs=rung)
+    if lost == "rows":  # killed after the State was saved and before its rows were
+        rows_path(tmp_path, COHORT.name, rung).unlink()
+    if lost == "earlier rows":
+        rows_path(tmp_path, COHORT.name, 1).unlink()
+    if lost == "state":
+        (tmp_path / "state" / f"{COHORT.name}.safetensors").unlink()
+    assert train(tmp_path).finished
+    assert rows(tmp_path).equals(rows(calm))
+
+
+def test_a_diverged_member_leaves_with_a_row_and_the_others_go_on(calm: Path, tmp_path: Path):
+    wild = Member({**COHORT.members[1].hp, "lr": 1e30}, 1)
+    cohort = Cohort("00000-test", "surgery", "dns", (COHORT.members[0], wild, *COHORT.members[2:]))
+    training = train(tmp_path, cohort)
+    assert training.finished
+    last = table.last(rows(tmp_path))
+    assert sorted(last["status"]) == ["diverged", "done", "done", "done"]
+    gone = last[last["status"] == "diverged"].iloc[0]
+    assert gone["rung"] == 1
+    assert "loss" in gone["reason"]
+    assert last["accuracy_test"].isna().sum() == 1
+    others = table.last(rows(calm))
+    same = last.merge(others, on="member")
+    assert len(same) == 3
+    assert same["accuracy_test_x"].equals(same["accuracy_test_y"])
+    with pytest.raises(ValueError, match="no kept network"):
+        load_network(tmp_path, gone["member"])
+
+
+def test_only_chosen_networks_are_kept(tmp_path: Path):
+    train(tmp_path)
+    chosen, dropped = table.last(rows(tmp_path))["member"].tolist()[:2]
+    before = load_network(tmp_path, chosen).state_dict()
+    keep_only(tmp_path, {chosen})
+    keep_only(tmp_path, {chosen, "unknown"})
+    after = load_network(tmp_path, chosen).state_dict()
+    assert all(bool((before[name] == after[name]).all()) for name in before)
+    with pytest.raises(ValueError, match="no kept network"):
+        load_network(tmp_path, dropped)
+    keep_only(tmp_path, set())
+    assert not list((tmp_path / "networks").iterdir())
