@@ -82,7 +82,7 @@ def _load(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All rows, and the summary of the last ones."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; a report is made from a study's output folder")
-    rows = table.read(folder)
+    rows = table.current(folder, table.read(folder))
     summary = front.summarise(table.last(rows))
     if not summary["done"].sum():
         counts = [f"{summary[status].sum()} {status}" for status in table.FINAL if summary[status].sum()]
@@ -297,6 +297,8 @@ def _findings(folder: Path, last: pd.DataFrame) -> Iterator[str]:
     yield f"Members alike in arm, setting and seed, each counted as a seed: {twice.sum()}{_among(names[twice])}."
     parents = front.parents(done)
     yield f"Parent, to which differences are taken: {', '.join(parents) or 'none in this study, so no differences'}."
+    others = len(table.last(table.read(folder))) - len(last)
+    yield f"Members that the study file no longer holds, left out of all of this: {others}."
     rejected = sorted(path.name for path in (folder / "rejected").glob("*"))
     yield f"Files set aside because they could not be trusted: {', '.join(rejected) or 'none'}."
 

@@ -164,6 +164,18 @@ def read(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     return frame if columns is None else frame[list(columns)]
 
 
+def current(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the members that the study holds as it is now: what was taken out of the study file keeps its rows.
+
+    folder: the output folder, whose plan/study.json names them; all rows if there is none.
+    """
+    plan = folder / "plan" / "study.json"
+    if not plan.exists():
+        return frame
+    held = {(arm, member) for arm, members in json.loads(plan.read_text())["members"].items() for member in members}
+    return frame[[key in held for key in zip(frame["arm"], frame["member"], strict=True)]].reset_index(drop=True)
+
+
 def last(frame: pd.DataFrame) -> pd.DataFrame:
     """The last row of each member that has one (status is not `running`), in the frame's order."""
     return frame[frame["status"] != RUNNING].drop_duplicates(["arm", "member"], ignore_index=True)

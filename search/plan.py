@@ -17,7 +17,7 @@ from ..analysis.table import atomic
 from ..trainables.cohort import Cohort
 from ..trainables.contract import Member, code_path
 from ..trainables.memory import fitting
-from ..trainables.task import Task
+from ..trainables.task import Task, identity
 from .domains import proposals
 from .study import Arm, Study, at
 
@@ -54,8 +54,12 @@ def prepare(study: Study, folder: Path, workers: int) -> list[Cohort]:
     if new:
         with atomic(place / f"cohorts-{len(files):03d}.jsonl") as temporary:
             temporary.write_text("".join(cohort.to_json() + "\n" for cohort in new))
+    about["members"] = {
+        arm.name: [identity(study.task, arm.algorithm_name, arm.algorithm, m) for m in members(arm, study.about.seeds)]
+        for arm in study.arms
+    }
     with atomic(place / "study.json") as temporary:
-        temporary.write_text(json.dumps(about, indent=1))
+        temporary.write_text(json.dumps(about))
     return _wanted(study, [*planned, *new])
 
 

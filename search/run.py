@@ -65,7 +65,9 @@ def run(study: Study, folder: Path, console: Console) -> int:
                 return INTERRUPTED
         shutil.rmtree(folder / "state", ignore_errors=True)
         if study.about.keep == "front":
-            keep_only(folder, front.members_on_front(table.last(table.read(folder))))
+            chosen = front.members_on_front(table.last(table.current(folder, table.read(folder))))
+            if lost := keep_only(folder, chosen):
+                console.print(f"{lost} networks now on the front were dropped when the study was smaller", soft_wrap=True)
         return FAILED if "failed" in _statuses(folder).values() else DONE
 
 
@@ -121,7 +123,7 @@ def _statuses(folder: Path) -> Statuses:
     """Of the members that have a last row and the rows of all rungs before it: a file may have been set aside."""
     if not table.files(folder):
         return {}
-    rows = table.read(folder, ["arm", "member", "rung", "status"])
+    rows = table.current(folder, table.read(folder, ["arm", "member", "rung", "status"]))
     measured = rows[rows["rung"] > 0].groupby(["arm", "member"]).size().to_dict()
     last = table.last(rows).itertuples()
     return {(row.arm, row.member): row.status for row in last if measured.get((row.arm, row.member), 0) >= row.rung}  # type: ignore[misc]

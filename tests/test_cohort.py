@@ -84,8 +84,8 @@ def test_only_chosen_networks_are_kept(tmp_path: Path):
     train(tmp_path)
     chosen, dropped = table.last(rows(tmp_path))["member"].tolist()[:2]
     before = load_network(tmp_path, chosen).state_dict()
-    keep_only(tmp_path, {chosen})
-    keep_only(tmp_path, {chosen, "unknown"})
+    assert keep_only(tmp_path, {chosen}) == 0
+    assert keep_only(tmp_path, {chosen, "unknown"}) == 1
     after = load_network(tmp_path, chosen).state_dict()
     assert all(bool((before[name] == after[name]).all()) for name in before)
     with pytest.raises(ValueError, match="no kept network"):

@@ -140,3 +140,11 @@ def test_magnitude_keeps_the_largest_and_gradual_pruning_follows_the_cubic():
         found.append(measure(task, magnitude, state, last=False)[0]["sparsity"])
     expected = [0.8 * (1 - (1 - min(1, 2 * rung / 4)) ** 3) for rung in (1, 2, 3, 4)]
     assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_floor_that_keeps_more_than_the_sparsity_is_refused():
+    magnitude = find("magnitude")
+    hp = complete(magnitude.space, {"scope": "global", "sparsity": 0.9, "floor": 0.2})
+    with pytest.raises(ValueError, match=r"`floor` keeps 482 of 2410 at least, `sparsity` 0\.9 keeps 241"):
+        magnitude.check(FLOAT64, hp)
+    magnitude.check(FLOAT64, {**hp, "floor": 0.05})

@@ -255,3 +255,14 @@ def test_points_without_flops_are_counted_where_they_cannot_be_drawn() -> None:
 )
 def test_counts_are_written_in_three_digits(count: float, text: str) -> None:
     assert report._large(count) == text
+
+
+def test_what_the_study_no_longer_holds_is_left_out_and_said_so(tmp_path: Path) -> None:
+    folder = save(tmp_path, rows())
+    members = {str(row["member"]) for row in rows() if row["arm"] == "dns"}
+    (folder / "plan").mkdir()
+    (folder / "plan" / "study.json").write_text(json.dumps({"members": {"dns": sorted(members)}}))
+    assert set(table.current(folder, table.read(folder))["arm"]) == {"dns"}
+    text = Visible.of(report.build(folder).read_text())
+    assert "the study file no longer holds, left out of all of this: 0" not in text
+    assert "chance" not in text

@@ -85,3 +85,36 @@ def test_node_masks_remove_row_bias_and_columns_and_nothing_else():
     assert not masks["5.weight"][:, 7:8].any(), "one map of 1 x 1 feeds one column"
     removed = sum(int((~mask).sum()) for mask in masks.values())
     assert removed == 20 * 25 + 1 + 500
+
+
+def test_a_constant_that_cannot_be_folded_keeps_its_unit():
+    """A unit without inputs, behind a shift (a norm, a sigmoid), before a layer that has no bias or pads."""
+    for between in (nn.BatchNorm2d(4), nn.Sigmoid()):
+        chain = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), between, nn.Conv2d(4, 2, 3, padding=1, bias=False))
+        found = structure.find(chain, (1, 8, 8))
+        assert [link.shifts for link in found.links] == [True]
+        kept = {name: torch.ones(1, *chain.get_parameter(name).shape, dtype=torch.bool) for name in found.parameters}
+        kept["0.weight"][0, 1] = False
+        assert structure.alive(found, kept)[0]["0"].all()
+    plain = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1, bias=False))
+    assert structure.alive(structure.find(plain, (1, 8, 8)), kept)[0]["0"].tolist() == [[True, False, True, True]]
+
+
+def test_what_reads_values_by_index_or_along_another_dimension_is_not_understood():
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.out = nn.Linear(6, 4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.inner(x)
+            return self.out(hidden) + hidden[:, :2]
+
+    class Transposed(Sliced):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.inner(x).T.T)
+
+    assert structure.find(Sliced(), (6,)).links == ()
+    assert structure.find(Transposed(), (6,)).links == ()
+    mixer = nn.Sequential(nn.Linear(5, 4), nn.Flatten(), nn.Linear(16, 2))  # units along the last of two dimensions
+    assert structure.find(mixer, (4, 5)).links == ()

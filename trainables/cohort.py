@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..analysis import table
-from . import models, stack
+from . import models
 from .algorithms import find
 from .contract import Algorithm, Domain, Member, State, canonical, leaves
 from .measure import measure
@@ -145,22 +145,27 @@ def load_network(folder: Path, member: str) -> nn.Module:
             if member not in about["members"]:
                 continue
             place = about["members"].index(member)
-            module = stack.prepare(
-                models.build(about["model"], tuple(about["input_shape"]), about["classes"], **about["options"])
-            ).to(getattr(torch, about["dtype"]))
+            module = models.build(about["model"], tuple(about["input_shape"]), about["classes"], **about["options"])
+            module = module.to(getattr(torch, about["dtype"]))
             tensors = {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 - not a mapping
-        values = {name.split("/", 1)[1]: t for name, t in tensors.items() if not name.startswith("kept/")}
-        module.load_state_dict(values)
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                kind, _, inner = name.partition("/")
+                if kind != "kept":
+                    own[inner].copy_(tensor)
         return module.eval()
-    raise ValueError(f"{folder}: no kept network of member {member}; a study's `keep` says which are kept")
+    raise ValueError(f"{folder}: no kept network of member {member}; `keep` says which are kept when a study ends")
 
 
-def keep_only(folder: Path, members: set[str]) -> None:
-    """Drop every kept network whose member is not in `members`."""
+def keep_only(folder: Path, members: set[str]) -> int:
+    """Drop every kept network whose member is not in `members`; returns how many of `members` have none."""
+    found: set[str] = set()
     for path in sorted((folder / "networks").glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["about"])
             index = [place for place, member in enumerate(about["members"]) if member in members]
+            found |= members.intersection(about["members"])
             if len(index) == len(about["members"]):
                 continue
             tensors = {name: file.get_tensor(name)[index].contiguous() for name in file.keys()}  # noqa: SIM118
@@ -170,6 +175,7 @@ def keep_only(folder: Path, members: set[str]) -> None:
         with table.atomic(path) as temporary:
             about["members"] = [about["members"][place] for place in index]
             save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+    return len(members - found)
 
 
 def rows_path(folder: Path, cohort: str, rung: int | str) -> Path:

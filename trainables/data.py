@@ -85,7 +85,8 @@ def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]
     images = []
     for row, code in enumerate(encoded):
         try:
-            pixels = np.asarray(Image.open(io.BytesIO(code)))
+            opened = Image.open(io.BytesIO(code))
+            pixels = np.asarray(opened.convert("RGB") if opened.mode == "P" else opened)
         except Exception:  # Pillow raises a dozen kinds of errors for what it cannot decode
             raise ValueError(f"{path}: row {row} of `{image}`: not an image that can be decoded") from None
         images.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))

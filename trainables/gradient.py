@@ -158,11 +158,12 @@ class GradientPruner(Algorithm):
 
         def outputs(params: Params, buffers: Params, pruning: Pruning, given: Params, x: Tensor) -> dict[str, Any]:
             ctx = context(given, step)
-            buffers = {name: value.clone() for name, value in buffers.items()}
-            keys = {name: draws.key(ctx.seed, step, name) for name in drops}
-            logits = call(self.effective(params, pruning, ctx), {**buffers, **keys}, x)
+            held = {name: value.clone() for name, value in buffers.items()}
+            held |= {name: draws.key(ctx.seed, step, name) for name in drops}
+            logits = call(self.effective(params, pruning, ctx), held, x)
             penalty = self.penalty(params, pruning, ctx)
-            return {"logits": logits, "buffers": buffers} | ({} if penalty is None else {"penalty": penalty})
+            found = {"logits": logits, "buffers": {name: held[name].detach() for name in buffers}}
+            return found if penalty is None else {**found, "penalty": penalty}
 
         def after(params: Params, pruning: Pruning, given: Params) -> tuple[Params, Pruning]:
             return self.after_step(params, pruning, context(given, step + 1))
@@ -220,6 +221,7 @@ def dense_networks(task: Task, seeds: Sequence[int]) -> tuple[tuple[dict[str, An
         plain = GradientPruner()
         hp = complete(plain.space, {})
         state = plain.advance(phase, plain.start(phase, [Member(hp, seed) for seed in doubled]))
+        state.scalars["seconds"] *= len(doubled) / len(missing)  # a twin is paid by its original
         trained = {seed: state.select([k]) for k, seed in enumerate(missing)}
     for seed, place in zip(distinct, places, strict=True):
         if place is not None and seed in trained:

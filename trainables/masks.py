@@ -34,6 +34,11 @@ def kept_count(sparsity: Tensor, size: int) -> Tensor:
     return torch.clamp(torch.round((1 - sparsity) * size), min=1)
 
 
+def floor_count(floor: Tensor, size: int) -> Tensor:
+    """The least that a share `floor` of `size` comes to: rounded up, and at least one."""
+    return torch.clamp(torch.ceil(floor * size), min=1)
+
+
 def layerwise(structure: Structure, scores: Tensors, sparsity: Tensor) -> dict[str, Tensor]:
     """Each layer keeps its highest scores: the same share removed of every layer."""
     masks: dict[str, Tensor] = {}
@@ -46,10 +51,7 @@ def layerwise(structure: Structure, scores: Tensors, sparsity: Tensor) -> dict[s
 def everywhere(structure: Structure, scores: Tensors, sparsity: Tensor, floor: Tensor) -> dict[str, Tensor]:
     """The network keeps its highest scores wherever they are, but every layer at least the share `floor` of its own."""
     vectors = {layer.name: flat(layer, scores) for layer in structure.layers}
-    lifted = [
-        vector.masked_fill(top(vector, torch.clamp(torch.ceil(floor * len(vector)), min=1)), torch.inf)
-        for vector in vectors.values()
-    ]
+    lifted = [vector.masked_fill(top(vector, floor_count(floor, len(vector))), torch.inf) for vector in vectors.values()]
     joined = torch.cat(lifted)
     keep = top(joined, kept_count(sparsity, len(joined)))
     parts = keep.split([len(vector) for vector in vectors.values()])

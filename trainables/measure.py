@@ -104,7 +104,7 @@ def compression(found: structure.Structure, counts: Counts, kept: Mapping[str, T
     for _, producer in {(norm, link.producer) for link in found.links for norm in link.norms}:
         params_shrunk -= (~units[producer]).sum(1)
     return {
-        "sparsity": 1 - left / removable,
+        "sparsity": 1 - left.double() / removable,
         "flops_masked": flops_masked,
         "flops_shrunk": flops_shrunk,
         "params_kept": counts.params - (removable - left),

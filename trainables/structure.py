@@ -8,7 +8,6 @@ taken to influence the output: counts can then be too large, never too small.
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +43,7 @@ class Link:
     """Every unit of `producer` feeds `repeat` consecutive columns of `consumer`, and nothing else does.
 
     norms: parameters of batch-norm layers on the way, one entry for each unit.
+    shifts: what is nothing may be something after them, or after an activation on the way.
     folds: a unit that is constant can be folded into the consumer's bias exactly.
     """
 
@@ -51,6 +51,7 @@ class Link:
     consumer: str
     repeat: int
     norms: tuple[str, ...]
+    shifts: bool
     folds: bool
 
 
@@ -134,13 +135,15 @@ def alive(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[dict[str, T
         for layer in structure.hidden:
             name, live = layer.name, units[layer.name]
             fed = (connected[name] & columns[name][:, None, :]).any(-1)
-            biased = torch.zeros_like(live) if layer.bias is None else kept[layer.bias]
-            constant_counts = biased if not all(link.folds for link in outgoing[name]) else torch.zeros_like(live)
+            # What a unit without an input gives is constant: nothing, or foldable, or to be kept.
+            constant = torch.zeros_like(live) if layer.bias is None else kept[layer.bias].clone()
+            constant |= any(link.shifts for link in outgoing[name])
+            constant &= not all(link.folds for link in outgoing[name])
             read = torch.zeros_like(live)
             for link in outgoing[name]:
                 readers = (connected[link.consumer] & units[link.consumer][:, :, None]).any(1)
                 read |= readers.unflatten(1, (-1, link.repeat)).any(-1)
-            units[name] = live & read & (fed | constant_counts)
+            units[name] = live & read & (fed | constant)
             for link in outgoing[name]:
                 columns[link.consumer] = units[name].repeat_interleave(link.repeat, dim=1)
         if sum(int(live.sum()) for live in units.values()) == before:
@@ -162,6 +165,8 @@ _AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _FUNCTIONS = {F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, torch.tanh, torch.sigmoid, F.dropout,
               F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d}  # fmt: skip
 _METHODS = {"relu", "tanh", "sigmoid", "contiguous"}
+_SHIFTS = (nn.Sigmoid, nn.Softplus, nn.Hardsigmoid, torch.sigmoid, "sigmoid")
+"""Of the above, those that make something of nothing."""
 _SHAPES = {torch.flatten, torch.reshape, "flatten", "view", "reshape"}
 
 
@@ -186,36 +191,37 @@ def _links(module: nn.Module, input_shape: tuple[int, ...], layers: Mapping[str,
 
 def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: Mapping[str, Any]) -> list[Link] | None:
     """Links from the units of `layer` to all of `layers` that read them; None if something else reads them."""
-    if _shape(start)[1] != layer.units:
-        return None
+    if _shape(start)[1:2] != (layer.units,) or (layer.kind == "fc") != (len(_shape(start)) == 2):
+        return None  # units lie along another dimension
     links: list[Link] = []
-    pending: list[tuple[fx.Node, tuple[str, ...]]] = [(start, ())]
+    pending: list[tuple[fx.Node, tuple[str, ...], bool]] = [(start, (), False)]
     while pending:
-        node, norms = pending.pop()
+        node, norms, shifts = pending.pop()
         for user in node.users:
             part = modules.get(str(user.target)) if user.op == "call_module" else None
             if user.op == "call_module" and user.target in layers:
                 consumer = layers[str(user.target)]
-                if consumer.columns % layer.units or _shape(node)[1] != consumer.columns:
+                if _shape(node)[1] != consumer.columns or (consumer.kind == "fc") != (len(_shape(node)) == 2):
                     return None
                 padded = isinstance(part, _Conv) and part.padding not in ("valid", (0,) * len(part.kernel_size))
                 repeat = consumer.columns // layer.units
-                links.append(Link(layer.name, consumer.name, repeat, norms, consumer.bias is not None and not padded))
+                folds = consumer.bias is not None and not padded
+                links.append(Link(layer.name, consumer.name, repeat, norms, shifts, folds))
             elif isinstance(part, _NORMS) and _shape(node)[1] == layer.units:
-                pending.append((user, norms + tuple(f"{user.target}.{name}" for name, _ in part.named_parameters())))
+                pending.append((user, norms + tuple(f"{user.target}.{name}" for name, _ in part.named_parameters()), True))
             elif (
                 isinstance(part, _UNITWISE)
                 or (isinstance(part, _AVERAGES) and part.padding in (0, (0,), (0, 0), (0, 0, 0)))
                 or (user.op == "call_function" and user.target in _FUNCTIONS)
                 or (user.op == "call_method" and user.target in _METHODS)
             ):
-                pending.append((user, norms))
+                pending.append((user, norms, shifts or type(part) in _SHIFTS or user.target in _SHIFTS))
             elif isinstance(part, nn.Flatten) or (user.op in ("call_function", "call_method") and user.target in _SHAPES):
                 # Units stay whole and in order only if everything behind the batch is flattened together.
                 if len(_shape(user)) != 2 or _shape(user)[0] != 2:
                     return None
-                pending.append((user, norms))
-            elif user.target is operator.getitem or user.target is getattr or user.target in ("size", "dim"):
+                pending.append((user, norms, shifts))
+            elif user.target in ("size", "dim") or (user.target is getattr and user.args[1] in ("shape", "ndim", "dtype")):
                 continue  # reads the shape, not the values
             else:
                 return None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from .. import masks
-from ..contract import Domain
+from ..contract import Domain, Value
 from ..gradient import Context, GradientPruner, Params, Pruning, space
+from ..task import Task
 
 
 class Magnitude(GradientPruner):
@@ -27,6 +30,15 @@ class Magnitude(GradientPruner):
         ramp=Domain("real", 0.5, "the share of the steps after which a gradual schedule is at its end", low=0.01, high=1),
         every=Domain("whole", 20, "the number of steps between masks of a gradual schedule", low=1, static=True),
     )
+
+    def check(self, task: Task, hp: Mapping[str, Value]) -> None:
+        if hp["scope"] != "global":
+            return
+        sizes = [sum(task.template.get_parameter(name).numel() for name in layer.parameters) for layer in task.structure.layers]
+        sparsity, floor = (torch.tensor(hp[name], dtype=torch.float64) for name in ("sparsity", "floor"))
+        least, kept = sum(int(masks.floor_count(floor, size)) for size in sizes), int(masks.kept_count(sparsity, sum(sizes)))
+        if least > kept:
+            raise ValueError(f"`floor` keeps {least} of {sum(sizes)} at least, `sparsity` {float(sparsity):g} keeps {kept}")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         gradual = ctx.hp["schedule"] == "gradual"
