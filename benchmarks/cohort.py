@@ -3,6 +3,8 @@
 Both train the same network on the same batches. The two are timed in turn, so that a machine whose speed drifts slows both.
 Prints milliseconds per member-step (median and range over rounds) and the ratios.
 
+Needs torch, but neither Ray nor an installation: `make lint` leaves links in build/types that PYTHONPATH may name.
+
     python benchmarks/cohort.py [--widths 32] [--members 64] [--steps 400] [--rounds 7] [--algorithm dense] [--device cpu]
 """
 

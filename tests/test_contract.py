@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -166,6 +167,16 @@ def test_every_algorithm_says_where_it_comes_from_and_what_it_takes(name: str):
     assert set(algorithm.together) <= set(algorithm.space)
     assert all(domain.about for domain in algorithm.space.values())
     assert algorithm.skip(TASK) is None or isinstance(algorithm.skip(TASK), str)
+
+
+def test_the_algorithm_in_the_readme_works():
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    code = next(block for block in text.split("```python\n") if "class Smallest" in block).split("```")[0]
+    inside: dict[str, Any] = {}
+    exec(code, inside)
+    algorithm: Algorithm = inside["Smallest"]()
+    state = train(algorithm, TASK, [Member(complete(algorithm.space, {"sparsity": 0.75}), seed) for seed in (0, 1)])
+    assert all(abs(row["sparsity"] - 0.75) < 1e-3 for row in measure(TASK, algorithm, state, last=False))
 
 
 def test_a_member_is_named_by_what_results_depend_on():
