@@ -18,7 +18,7 @@ from prunefront.trainables import data
 from prunefront.trainables.task import Task
 
 CPU = torch.device("cpu")
-DIGITS: Any = datasets.DIGITS
+DIGITS: Any = datasets.load_digits()
 
 
 def images(path: Path, count: int, start: int = 0) -> Path:
