@@ -72,8 +72,10 @@ def _settings(task: Task) -> dict[str, Any]:
     return {key: value for key, value in task.to_json().items() if key != "starts"}
 
 
-def _compare(before: dict[str, Any], now: dict[str, Any]) -> None:
+def _compare(before: Any, now: dict[str, Any]) -> None:
     """Refuse to mix rows of different studies or tasks in one folder."""
+    if not isinstance(before, dict) or not {"name", "description"} <= before.keys():
+        raise ValueError("plan/study.json says what the folder holds; got one that prunefront did not write")
     if before["name"] != now["name"]:
         raise ValueError(f'holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out')
     was, is_ = ({**d, **d["model_options"]} for d in (before["description"], json.loads(json.dumps(now["description"]))))

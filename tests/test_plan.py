@@ -231,3 +231,11 @@ def test_device_and_keep_may_change(tmp_path: Path) -> None:
     first = plan.prepare(study(tmp_path, DENSE), tmp_path, 2)
     settings = ["task.device=cpu", "study.keep=all"]
     assert plan.prepare(read(tmp_path / "study.toml", settings), tmp_path, 2) == first
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"name": "x"}'])
+def test_a_plan_that_is_not_ours_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "study.json").write_text(content)
+    with pytest.raises(ValueError, match=r"plan/study\.json says what the folder holds"):
+        plan.prepare(study(tmp_path, DENSE), tmp_path, 2)
