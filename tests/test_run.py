@@ -174,13 +174,11 @@ def test_a_kept_network_has_the_accuracy_and_the_zeros_of_its_row(calm: Path):
 
 def test_what_is_done_is_not_done_again(calm: Path, study: Path):
     before = {path: path.stat().st_mtime_ns for path in table.files(calm)}
-    begun = time.monotonic()
     driver = start(study, calm)
     said, _ = driver.communicate()
     assert driver.returncode == 0, said
     assert "members/min" not in said, "nothing is left to train"
     assert {path: path.stat().st_mtime_ns for path in table.files(calm)} == before
-    assert time.monotonic() - begun < 60
 
 
 def test_a_driver_that_is_interrupted_and_killed_again_and_again_loses_nothing(calm: Path, study: Path):
