@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _SETTINGS = {
-    "MALLOC_MMAP_THRESHOLD_": "2000000000",  # keeps freed stacks of workers for the next step: several times faster on CPUs
+    "MALLOC_MMAP_THRESHOLD_": "2000000000",  # workers keep freed stacks for the next step
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

@@ -184,7 +184,7 @@ class GradientPruner(Algorithm):
                 torch.manual_seed(int(draws.key(given["seed"], step, "torch")))
             found = forward(params, buffers, pruning, given, x)
             buffers = found["buffers"]
-            # Outside of vmap, where it takes half the time; the sum over members has each member's gradient.
+            # Outside of vmap, where it costs less; the sum over members has each member's gradient.
             fit = F.cross_entropy(found["logits"].flatten(0, -2), y.flatten(), reduction="sum") / task.batch_size
             total = fit + found["penalty"].sum() if "penalty" in found else fit
             grads = torch.autograd.grad(total, list(params.values()), materialize_grads=True)
