@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FOOTER = b"prunefront"
 RUNNING = "running"
 FINAL = ("done", "stopped", "diverged", "failed", "skipped")
@@ -40,8 +40,18 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("epochs", _real, "epochs trained so far, dense phase included"),
     ("steps", _count, "optimiser steps so far, dense phase included"),
     ("examples", _count, "training examples used so far, dense phase included"),
-    ("seconds", _real, "wall seconds of training: the cohort's, shared equally by its members; dense phase included"),
-    ("train_flops", _count, "FLOPs spent to train: 3 x dense forward FLOPs x examples, dense phase included"),
+    (
+        "seconds",
+        _real,
+        "wall seconds charged to the member: its share of the cohort's training, all of the dense phase and search it rests on",
+    ),
+    (
+        "train_flops",
+        _count,
+        "FLOPs charged to the member: 3 x dense forward FLOPs x examples, dense phase and search included; what members "
+        "share is charged to each",
+    ),
+    ("search_flops", _count, "of train_flops, those spent on choosing the network before it was trained"),
     ("stacked", _flag, "whether the cohort's members were computed together; false: one after the other"),
     ("status", _text, "running | done | stopped | diverged | failed | skipped; all but running are last rows"),
     ("reason", _text, "why the member ended, if not by finishing"),
@@ -56,11 +66,11 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
         _real,
         "share of the removable parameters (weights and biases of linear and convolution layers) removed",
     ),
-    ("flops_dense", _count, "FLOPs of the parent: 2 per multiply-accumulate, one example, forward"),
+    ("flops_dense", _count, "FLOPs of the task's model: 2 per multiply-accumulate, one example, forward"),
     ("flops_masked", _count, "FLOPs if every removed weight cost nothing: what ideal sparse hardware would do"),
     ("flops_shrunk", _count, "FLOPs after units that cannot influence the output are removed: what any hardware does"),
-    ("params_dense", _count, "parameters of the parent"),
-    ("params_kept", _count, "parameters of the parent that are not removed"),
+    ("params_dense", _count, "parameters of the task's model"),
+    ("params_kept", _count, "parameters that are not removed"),
     ("params_shrunk", _count, "parameters after units that cannot influence the output are removed"),
     ("layers_dead", _count, "removable layers in which nothing is kept"),
     ("unknown_ops", _text, "operations without a FLOPs formula, comma-separated; empty: everything was counted"),

@@ -32,8 +32,14 @@ def check(study: Study) -> None:
     for arm in study.arms:
         if arm.algorithm.skip(study.task) is None:
             with at(f'arm "{arm.name}"'):
+                parents: dict[object, Task] = {}
                 for hp in proposals(arm):
-                    arm.algorithm.check(study.task, hp)
+                    path = code_path(arm.algorithm.space, hp)
+                    if path not in parents:
+                        parents[path] = arm.algorithm.parent(study.task, hp)
+                        if parents[path] is not study.task:
+                            parents[path].check()
+                    arm.algorithm.check(parents[path], hp)
 
 
 def prepare(study: Study, folder: Path, workers: int) -> list[Cohort]:

@@ -20,10 +20,12 @@ ODD = dataclasses.replace(TASK, model="example_models.odd", model_options={})
 REFUSED = dataclasses.replace(TASK, model="example_models.refused", model_options={}, epochs=0.5)
 
 
-def several(algorithm: Algorithm, seeds: tuple[int, ...] = (0, 1, 2)) -> list[Member]:
-    """Members that differ in seed and, where the algorithm has it, in sparsity; with the first static choice of each."""
+def several(algorithm: Algorithm, seeds: tuple[int, ...] = (0, 1, 2), task: Task = TASK) -> list[Member]:
+    """Members that differ in seed and, where the algorithm has it, in sparsity; with defaults that can run on `task`."""
     sparsities = (0.5, 0.9) if "sparsity" in algorithm.space else (None,)
-    settings = [{} if sparsity is None else {"sparsity": sparsity} for sparsity in sparsities]
+    settings: list[dict[str, object]] = [{} if sparsity is None else {"sparsity": sparsity} for sparsity in sparsities]
+    if not task.structure.hidden and "granularity" in algorithm.space:
+        settings = [{**hp, "granularity": "weight"} for hp in settings]
     return [Member(complete(algorithm.space, hp), seed) for hp in settings for seed in seeds]
 
 
@@ -44,10 +46,22 @@ def train(algorithm: Algorithm, task: Task, members: list[Member], rungs: int | 
     return state
 
 
-def same(one: State, other: State, names: str = "") -> bool:
-    left, right = leaves(one.members), leaves(other.members)
+def same(algorithm: Algorithm, task: Task, one: State, other: State) -> bool:
+    """Whether two states hold the same members, bit for bit: all that is theirs, and the networks that they have."""
+    left, right = (leaves(state.members) | view(algorithm, task, state) for state in (one, other))
     assert left.keys() == right.keys()
-    return all(torch.equal(left[name], right[name]) for name in left if names in name)
+    return all(torch.equal(left[name], right[name]) for name in left if name not in MINE)
+
+
+MINE = ("of", "seconds")
+"""Where a member's network is in the state, and what a clock says."""
+
+
+def view(algorithm: Algorithm, task: Task, state: State) -> dict[str, torch.Tensor]:
+    """Each member's network, metrics and kept masks, name -> (K, ...)."""
+    found = algorithm.networks(task, state)
+    trees = {"params": found.params, "buffers": found.buffers, "kept": found.kept}
+    return {name: tensor[found.of] for name, tensor in leaves(trees).items()} | dict(found.metrics)
 
 
 def at(networks: Networks, k: int) -> dict[str, torch.Tensor]:
@@ -81,15 +95,15 @@ def test_networks_have_exactly_what_is_kept(name: str, hp: dict[str, object]):
 def test_a_cohort_is_neutral(name: str, hp: dict[str, object]):
     """The same member alone agrees to rounding, with others bit for bit; the order of members does not matter."""
     algorithm = known()[name]
-    members = [Member(complete(algorithm.space, {**member.hp, **hp}), member.seed) for member in several(algorithm)]
     for task in (TASK, NORMED, ODD) if not hp else (TASK,):
+        members = [Member(complete(algorithm.space, {**m.hp, **hp}), m.seed) for m in several(algorithm, task=task)]
         together = train(algorithm, task, members)
         backwards = train(algorithm, task, members[::-1]).select(range(len(members) - 1, -1, -1))
         backwards.members["slot"] = together.members["slot"]
-        assert same(together, backwards)
+        assert same(algorithm, task, together, backwards)
         pair = train(algorithm, task, members[1:3])
         pair.members["slot"] = together.select([1, 2]).members["slot"]
-        assert same(together.select([1, 2]), pair)
+        assert same(algorithm, task, together.select([1, 2]), pair)
         alone, among = algorithm.networks(task, train(algorithm, task, members[2:3])), algorithm.networks(task, together)
         for parameter, value in at(alone, 0).items():
             torch.testing.assert_close(value, at(among, 2)[parameter], rtol=0, atol=1e-9)
@@ -100,7 +114,7 @@ def test_a_cohort_is_neutral(name: str, hp: dict[str, object]):
 def test_what_is_frozen_stays_and_what_is_tied_stays_tied(name: str):
     algorithm = known()[name]
     before, _ = ODD.initial([0, 1, 2])
-    state = train(algorithm, ODD, several(algorithm))
+    state = train(algorithm, ODD, several(algorithm, task=ODD))
     after = algorithm.networks(ODD, state)
     assert set(after.kept) == {"stem.weight", "head.weight"}
     assert "again.weight" not in after.params
@@ -118,7 +132,7 @@ def test_resume_is_exact(name: str, tmp_path: Path):
         half = train(algorithm, task, several(algorithm), rungs=1)
         half.save(tmp_path / "state.safetensors")
         resumed = algorithm.advance(task, State.load(tmp_path / "state.safetensors", task.torch_device))
-        assert same(whole, resumed)
+        assert same(algorithm, task, whole, resumed)
         assert {**whole.scalars, "seconds": 0} == {**resumed.scalars, "seconds": 0}
 
 
@@ -128,7 +142,7 @@ def test_members_may_leave(name: str):
     half = train(algorithm, TASK, several(algorithm), rungs=1)
     stay = [0, 2, len(several(algorithm)) - 1]
     left = algorithm.advance(TASK, half.select(stay))
-    assert same(algorithm.advance(TASK, half).select(stay), left)
+    assert same(algorithm, TASK, algorithm.advance(TASK, half).select(stay), left)
     assert left.members["slot"].tolist() == stay
 
 
@@ -140,7 +154,7 @@ def test_a_member_that_diverges_does_not_touch_the_others(name: str):
     calm = several(algorithm)
     wild = [Member({**calm[0].hp, "lr": 1e300}, 0), *calm[1:]]
     left, right = (train(algorithm, TASK, members).select(range(1, len(calm))) for members in (calm, wild))
-    assert same(left, right)
+    assert same(algorithm, TASK, left, right)
     assert not torch.isfinite(torch.tensor(measure(TASK, algorithm, train(algorithm, TASK, wild), last=False)[0]["loss_train"]))
 
 

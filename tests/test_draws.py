@@ -21,6 +21,15 @@ def test_a_draw_depends_on_seed_and_words_alone():
         assert not torch.equal(draws.uniform(other, (6, 2)), alone)
 
 
+def test_an_index_counts_the_draws_of_one_shape():
+    key = draws.key(torch.tensor([3, 1]), 7, "site")
+    together = draws.uniform(key, (4, 6, 2))
+    assert torch.equal(together[:, 0], draws.uniform(key, (6, 2)))
+    assert all(torch.equal(together[:, i], draws.uniform(key, (6, 2), index=i)) for i in range(4))
+    lifted = vmap(lambda i: draws.uniform(key[0], (6, 2), index=i))(torch.arange(4))
+    assert torch.equal(lifted, together[0])
+
+
 def test_uniform_is_uniform_and_uncorrelated():
     # Fixed keys, so the p-values are fixed too: a mixer that is broken gives p-values near 0.
     for dtype in (torch.float32, torch.float64):

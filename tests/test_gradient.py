@@ -93,20 +93,22 @@ def test_the_dense_phase_is_trained_once_and_shared(tmp_path: Path):
     own = steps(FLOAT64, 100)
     shared = dataclasses.replace(own, starts=str(tmp_path))
     assert not dense_ready(shared, [0, 1])
-    (params, _), seconds = dense_networks(shared, [0, 1, 0])
-    assert seconds > 0
+    first = dense_networks(shared, [0, 1, 0], shared.dense_steps)
+    params = first.params
+    assert first.seconds > 0
+    assert first.steps == 40
     assert dense_ready(shared, [0, 1])
     assert len(list(tmp_path.iterdir())) == 2
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    (again, _), charged = dense_networks(shared, [1, 0])
+    again = dense_networks(shared, [1, 0], shared.dense_steps)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before, "trained again"
-    assert charged == pytest.approx(seconds, rel=1e-6)
+    assert again.seconds == pytest.approx(first.seconds, rel=1e-6)
     for name, tensor in params.items():
         assert torch.equal(tensor[0], tensor[2])
-        assert torch.equal(tensor[0], again[name][1])
+        assert torch.equal(tensor[0], again.params[name][1])
     # What is shared does not depend on who came first: one seed alone gives the same bits.
-    (lone, _), _ = dense_networks(dataclasses.replace(shared, starts=str(tmp_path / "other")), [1])
-    assert all(torch.equal(lone[name][0], params[name][1]) for name in params)
+    lone = dense_networks(dataclasses.replace(shared, starts=str(tmp_path / "other")), [1], shared.dense_steps)
+    assert all(torch.equal(lone.params[name][0], params[name][1]) for name in params)
     plain = GradientPruner()
     phase = dataclasses.replace(own, epochs=40 / own.steps_per_epoch)
     state = plain.advance(phase, plain.start(phase, [Member(complete(plain.space, {}), seed) for seed in (0, 1)]))

@@ -74,7 +74,7 @@ class Halving(GradientPruner):
             os.kill(os.getpid(), signal.SIGKILL)
         scores = {n: params[n].abs() * mask for n, mask in pruning["mask"].items()}
         done = ctx.step // (ctx.steps // 3)
-        return params, {"mask": masks.layerwise(ctx.structure, scores, 1 - (1 - ctx.hp["share"]) ** done)}
+        return params, {"mask": masks.weights(ctx.structure, scores, 1 - (1 - ctx.hp["share"]) ** done)}
 
     def kept(self, params, pruning):
         return pruning["mask"]

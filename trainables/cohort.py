@@ -67,6 +67,7 @@ class Training:
     def __init__(self, folder: Path, study: str, task: Task, cohort: Cohort, keep: bool) -> None:
         self.folder, self.study, self.task, self.cohort, self.keep = folder, study, task, cohort, keep
         self.algorithm: Algorithm = find(cohort.algorithm)
+        self.parent = self.algorithm.parent(task, cohort.members[0].hp)
         self.ids = [identity(task, cohort.algorithm, self.algorithm, member) for member in cohort.members]
         self.finished = False
         saved = State.load(self._saved, task.torch_device) if self._saved.exists() else None
@@ -74,11 +75,11 @@ class Training:
             self.state = saved
             self._settle()
         else:  # also where rows of a rung before were set aside: only training again can measure them again
-            self.state = self.algorithm.start(task, cohort.members)
+            self.state = self.algorithm.start(self.parent, cohort.members)
 
     def advance(self) -> list[dict[str, Any]]:
         """Train to the next rung, save the State, write the rows; returns them."""
-        self.state = self.algorithm.advance(self.task, self.state)
+        self.state = self.algorithm.advance(self.parent, self.state)
         self.state.save(self._saved)
         return self._settle()
 
@@ -107,7 +108,7 @@ class Training:
         return rows
 
     def _rows(self, last: bool) -> list[dict[str, Any]]:
-        rows = measure(self.task, self.algorithm, self.state, last)
+        rows = measure(self.parent, self.algorithm, self.state, last, self.task.counts)
         for slot, row in zip(self.state.members["slot"].tolist(), rows, strict=True):
             row |= labels(self.study, self.task, self.cohort, self.algorithm, slot, self.ids[slot])
             row |= {"status": "done" if last else table.RUNNING, "reason": ""}
@@ -117,15 +118,16 @@ class Training:
         return rows
 
     def _write_networks(self, members: Sequence[int]) -> None:
-        """The effective networks at positions `members` of the State, one stack in one file."""
-        found = self.algorithm.networks(self.task, self.state)
-        index = found.of.cpu()[list(members)]
+        """The effective networks of the members at these positions of the State, each distinct one once, in one file."""
+        found = self.algorithm.networks(self.parent, self.state)
+        index, of = torch.unique(found.of.cpu()[list(members)], return_inverse=True)
         trees = {"params": found.params, "buffers": found.buffers, "kept": found.kept}
         stacks = {name: tensor.detach().cpu()[index].contiguous() for name, tensor in leaves(trees).items()}
         about = {
             "members": [self.ids[slot] for slot in self.state.members["slot"][list(members)].tolist()],
-            "model": self.task.model,
-            "options": dict(self.task.model_options),
+            "of": of.tolist(),
+            "model": self.parent.model,
+            "options": dict(self.parent.model_options),
             "input_shape": list(self.task.data.shape),
             "classes": self.task.data.classes,
             "dtype": self.task.dtype,
@@ -144,7 +146,7 @@ def load_network(folder: Path, member: str) -> nn.Module:
             about = json.loads(file.metadata()["about"])
             if member not in about["members"]:
                 continue
-            place = about["members"].index(member)
+            place = about["of"][about["members"].index(member)]
             module = models.build(about["model"], tuple(about["input_shape"]), about["classes"], **about["options"])
             module = module.to(getattr(torch, about["dtype"]))
             tensors = {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -164,16 +166,17 @@ def keep_only(folder: Path, members: set[str]) -> int:
     for path in sorted((folder / "networks").glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["about"])
-            index = [place for place, member in enumerate(about["members"]) if member in members]
+            stay = [(member, place) for member, place in zip(about["members"], about["of"], strict=True) if member in members]
             found |= members.intersection(about["members"])
-            if len(index) == len(about["members"]):
+            if len(stay) == len(about["members"]):
                 continue
+            index = sorted({place for _, place in stay})
             tensors = {name: file.get_tensor(name)[index].contiguous() for name in file.keys()}  # noqa: SIM118
-        if not index:
+        if not stay:
             path.unlink()
             continue
         with table.atomic(path) as temporary:
-            about["members"] = [about["members"][place] for place in index]
+            about |= {"members": [member for member, _ in stay], "of": [index.index(place) for _, place in stay]}
             save_file(tensors, temporary, metadata={"about": json.dumps(about)})
     return len(members - found)
 
@@ -189,7 +192,7 @@ def labels(study: str, task: Task, cohort: Cohort, algorithm: Algorithm, slot: i
     return {
         "study": study,
         "arm": cohort.arm,
-        "control": algorithm.control,
+        "control": algorithm.is_control(hp),
         "algorithm": cohort.algorithm,
         "model": task.model,
         "dataset": task.dataset,

@@ -96,11 +96,13 @@ class State:
 
     members: a tree of tensors with a leading K, one entry for each member; `slot` (K,) is its place in the cohort's plan, `hp`
     its hyper-parameters that are tunable.  scalars: JSON values that all members share; `rung`, `step` (optimiser steps since
-    `start`) and `seconds` (of training, a member) among them.
+    `start`), `before` (steps of a dense phase before it) and `seconds` (of training, a member) among them.  shared: a tree of
+    tensors that are not one for each member.
     """
 
     members: dict[str, Any]
     scalars: dict[str, Any]
+    shared: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -108,20 +110,21 @@ class State:
         return next(iter(leaves(self.members).values())).shape[0]
 
     def select(self, index: Sequence[int] | Tensor) -> State:
-        """The members at `index` (M,), in that order: leaves losers behind, or splits a cohort."""
+        """The members at `index` (M,), in that order: leaves losers behind, or splits a cohort. All that is shared stays."""
         where = torch.as_tensor(index, dtype=torch.long)
-        return State(map_tree(lambda t: t[where.to(t.device)], self.members), dict(self.scalars))
+        return State(map_tree(lambda t: t[where.to(t.device)], self.members), dict(self.scalars), self.shared)
 
     @staticmethod
     def concatenate(states: Sequence[State]) -> State:
-        """The members of several states of one cohort, in one; their scalars are the same."""
+        """The members of several states of one cohort, in one; scalars and what is shared are those of the first."""
         columns = [leaves(state.members) for state in states]
         joined = {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
-        return State(nest(joined), dict(states[0].scalars))
+        return State(nest(joined), dict(states[0].scalars), states[0].shared)
 
     def save(self, path: Path) -> None:
         """Write the whole state to one safetensors file, JSON in its header; complete or not at all."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in leaves(self.members).items()}
+        tree = {"members": self.members, "shared": self.shared}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in leaves(tree).items()}
         with atomic(path) as temporary:
             save_file(tensors, temporary, metadata={"scalars": json.dumps(self.scalars)})
 
@@ -130,7 +133,8 @@ class State:
         """Read what `save` wrote, bit for bit."""
         with safe_open(path, framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return State(nest(tensors), json.loads(file.metadata()["scalars"]))
+            tree = nest(tensors)
+            return State(tree["members"], json.loads(file.metadata()["scalars"]), tree.get("shared", {}))
 
 
 @dataclasses.dataclass
@@ -138,7 +142,8 @@ class Networks:
     """M distinct networks to be measured, and the network of each of the K members.
 
     params, buffers: name -> (M, ...), what the networks compute with.  kept: name -> (M, ...) bool, shaped like the removable
-    parameters.  metrics: the algorithm's own figures, name -> (M,), recorded as `m_<name>`.  of: (K,) indices below M.
+    parameters.  metrics: the algorithm's own figures, name -> (K,), recorded as `m_<name>`.  of: (K,) indices below M.
+    search: what each member spent on choosing its network before training, `flops` (K,) int64, `seconds` (K,); empty: nothing.
     """
 
     params: Mapping[str, Tensor]
@@ -146,6 +151,7 @@ class Networks:
     kept: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor]
     of: Tensor
+    search: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class Algorithm(abc.ABC):
@@ -166,6 +172,17 @@ class Algorithm(abc.ABC):
     def skip(self, task: Task) -> str | None:
         """Why the algorithm cannot run on `task`, or None if it can."""
         return None
+
+    def is_control(self, hp: Mapping[str, Value]) -> bool:
+        """Whether a member with `hp` is there to be compared with, rather than proposed."""
+        return self.control
+
+    def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
+        """The task with the network that members with the static values of `hp` start from: another width of it, say.
+
+        Raises ValueError if there is none. All methods below are given this task.
+        """
+        return task
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         """Raise ValueError if hyper-parameters that are each in their domain do not fit together, or not the task."""

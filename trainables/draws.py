@@ -7,6 +7,7 @@ saved for an exact resume. Works under `vmap`, on any device. The mixer is split
 from __future__ import annotations
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -22,19 +23,21 @@ def key(seed: Tensor, *words: int | str) -> Tensor:
     return _mix(_mix(seed) ^ int.from_bytes(digest, "big", signed=True))
 
 
-def bits(key: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Hashes, int64: shape (*key.shape, *shape)."""
-    count = 1
-    for extent in shape:
-        count *= extent
-    counter = torch.arange(1, count + 1, device=key.device).view(shape) * _GOLDEN
+def bits(key: Tensor, shape: tuple[int, ...], index: Tensor | int = 0) -> Tensor:
+    """Hashes, int64: shape (*key.shape, *shape).
+
+    index: () of the draws of this shape that one key gives in turn, the draw at this place; 0, 1, ..., N - 1 together are the
+    draw of shape (N, *shape).
+    """
+    count = math.prod(shape)
+    counter = (torch.arange(1, count + 1, device=key.device).view(shape) + index * count) * _GOLDEN
     return _mix(key.view((*key.shape, *(1,) * len(shape))) + counter)
 
 
-def uniform(key: Tensor, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float64) -> Tensor:
-    """Numbers in [0, 1), shape (*key.shape, *shape), on a grid of 2^-53 (float64) or 2^-24 (others)."""
+def uniform(key: Tensor, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float64, index: Tensor | int = 0) -> Tensor:
+    """Numbers in [0, 1), shape (*key.shape, *shape), on a grid of 2^-53 (float64) or 2^-24 (others). index: as of `bits`."""
     digits = 53 if dtype == torch.float64 else 24
-    return _shift(bits(key, shape), 64 - digits).to(dtype) * 2.0**-digits
+    return _shift(bits(key, shape, index), 64 - digits).to(dtype) * 2.0**-digits
 
 
 def permutation(key: Tensor, length: int) -> Tensor:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
-from . import draws, optimizers, stack
-from .contract import Algorithm, Domain, Member, Networks, State, Tree, complete, map_tree
+from . import draws, models, optimizers, stack
+from .contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
 from .structure import Structure
 from .task import Task
 
@@ -39,15 +39,18 @@ class Context:
     steps: int
     structure: Structure
 
-    def uniform(self, site: str, shape: tuple[int, ...] = ()) -> Tensor:
-        """Numbers in [0, 1), float64, drawn from (seed, step, site) alone."""
-        return draws.uniform(draws.key(self.seed, self.step, site), shape)
+    def uniform(self, site: str, shape: tuple[int, ...] = (), index: Tensor | int = 0) -> Tensor:
+        """Numbers in [0, 1), float64, drawn from (seed, step, site) alone; `index` counts further draws of the shape."""
+        return draws.uniform(draws.key(self.seed, self.step, site), shape, index=index)
 
 
 def space(**own: Domain) -> dict[str, Domain]:
     """A pruner's hyper-parameters, and those that every training by gradient has."""
     return {
         **own,
+        "width": Domain(
+            "real", 1.0, "the parent's width, in widths of the task's model", low=0.01, high=100, log=True, static=True
+        ),
         "lr": Domain("real", None, "the learning rate (default: the task's)", low=0, log=True, tunable=True),
         "weight_decay": Domain("real", None, "the L2 penalty (default: the task's)", low=0, log=True, tunable=True),
     }
@@ -83,11 +86,30 @@ class GradientPruner(Algorithm):
         """The pruner's own figures, name -> ()."""
         return {}
 
+    def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
+        """The model at another `width`."""
+        if hp["width"] == 1:
+            return task
+        names, others = models.options(models.lookup(task.model, models.MODELS, "model"), given=2)
+        if "width" not in names and not others:
+            raise ValueError(f"`width` other than 1 needs a model with an option `width`; {task.model} has none")
+        width = float(task.model_options.get("width", 1)) * float(hp["width"])  # type: ignore[arg-type]
+        return dataclasses.replace(task, model_options={**task.model_options, "width": width})
+
+    def before(self, task: Task, hp: Mapping[str, Value]) -> int:
+        """Steps of dense training that members start from."""
+        return task.dense_steps if self.from_dense else 0
+
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """Initial or dense-trained weights, and what `init` makes of them."""
-        seeds = [member.seed for member in members]
-        (params, buffers), seconds = dense_networks(task, seeds) if self.from_dense else (task.initial(seeds), 0.0)
-        first, device = members[0], task.torch_device
+        return self.begin(
+            task, members, dense_networks(task, [member.seed for member in members], self.before(task, members[0].hp))
+        )
+
+    def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
+        """The state of members that start from `dense`, one network for each."""
+        seeds, first, device = [member.seed for member in members], members[0], task.torch_device
+        params, buffers = dense.params, dense.buffers
         held: dict[str, Any] = {
             "params": params,
             "buffers": buffers,
@@ -98,7 +120,7 @@ class GradientPruner(Algorithm):
             "slot": torch.arange(len(seeds), device=device),
         }  # fmt: skip
         static = {name: first.hp[name] for name, domain in self.space.items() if domain.static}
-        state = State(held, {"step": 0, "rung": 0, "seconds": seconds, "static": static})
+        state = State(held, {"step": 0, "rung": 0, "before": dense.steps, "seconds": dense.seconds, "static": static})
 
         context = self._contexts(task, state)
 
@@ -116,7 +138,7 @@ class GradientPruner(Algorithm):
             joined.scalars["seconds"] = sum(each.scalars["seconds"] for each in alone) / state.size
             return joined
         begun, rung = time.perf_counter(), state.scalars["rung"] + 1
-        last = task.rung_step(task.steps - task.dense_steps(self), rung)
+        last = task.rung_step(task.steps - state.scalars["before"], rung)
         # A model that vmap refuses may draw from torch's generator, which is then seeded at each step.
         with torch.random.fork_rng(enabled=not task.stackable):
             members = self._train(task, state, last)
@@ -144,7 +166,7 @@ class GradientPruner(Algorithm):
 
     def _contexts(self, task: Task, state: State) -> Callable[[Params, int], Context]:
         """A function of (what differs between members, step); made outside `vmap`, since it looks at the model."""
-        static, steps, structure = state.scalars["static"], task.steps - task.dense_steps(self), task.structure
+        static, steps, structure = state.scalars["static"], task.steps - state.scalars["before"], task.structure
         return lambda given, step: Context({**static, **given}, given["seed"], step, steps, structure)
 
     def _train(self, task: Task, state: State, last: int) -> dict[str, Any]:
@@ -153,7 +175,7 @@ class GradientPruner(Algorithm):
         trees = stack.single(state.members) if lone else state.members
         params: Params = map_tree(lambda p: p.detach().requires_grad_(), trees["params"])
         buffers, pruning, given = trees.get("buffers", {}), trees.get("pruning", {}), _given(trees)
-        steps = task.steps - task.dense_steps(self)
+        steps = task.steps - state.scalars["before"]
         context, call, drops = self._contexts(task, state), stack.Call(module), stack.dropout_keys(module)
 
         def outputs(params: Params, buffers: Params, pruning: Pruning, given: Params, x: Tensor) -> dict[str, Any]:
@@ -199,18 +221,28 @@ class GradientPruner(Algorithm):
     def _order(self, task: Task, state: State, epoch: int) -> Tensor:
         """(K, n) int64: each member's order of examples in `epoch`, a function of its seed."""
         seeds, of = torch.unique(state.members["seed"], return_inverse=True)
-        site = "pruning" if self.from_dense else "order"
+        site = "pruning" if state.scalars["before"] else "order"
         return draws.permutation(draws.key(seeds, epoch, site), len(task.data.labels["train"]))[of]
 
 
-def dense_networks(task: Task, seeds: Sequence[int]) -> tuple[tuple[dict[str, Any], dict[str, Any]], float]:
-    """Parameters and buffers (K, ...) of the dense phase's trained networks of `seeds`, and mean seconds each of them took.
+@dataclasses.dataclass
+class Dense:
+    """Networks after `steps` of dense training, one for each of K members; seconds: what one of them took."""
+
+    params: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    steps: int
+    seconds: float
+
+
+def dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
+    """Networks of `seeds` after `steps` of dense training with a schedule of their own, as phases of the budget have it.
 
     Every distinct seed is trained once; with `task.starts`, once for all cohorts of the task.
     """
-    phase = _dense_phase(task)
-    if phase is None:
-        return task.initial(seeds), 0.0
+    if not steps:
+        return Dense(*task.initial(seeds), 0, 0.0)
+    phase = _dense_phase(task, steps)
     distinct = list(dict.fromkeys(seeds))
     places = [_place(task, phase, seed) for seed in distinct]
     missing = [seed for seed, place in zip(distinct, places, strict=True) if place is None or not place.exists()]
@@ -230,19 +262,18 @@ def dense_networks(task: Task, seeds: Sequence[int]) -> tuple[tuple[dict[str, An
             trained[seed] = State.load(place, task.torch_device)
     joined = State.concatenate([trained[seed] for seed in seeds]).members
     seconds = sum(trained[seed].scalars["seconds"] for seed in seeds) / len(seeds)
-    return (joined["params"], joined.get("buffers", {})), seconds
+    return Dense(joined["params"], joined.get("buffers", {}), steps, seconds)
 
 
 def dense_ready(task: Task, seeds: Sequence[int]) -> bool:
-    """Whether the dense networks of `seeds` are in `task.starts`."""
-    phase = _dense_phase(task)
-    return phase is None or all((place := _place(task, phase, seed)) and place.exists() for seed in seeds)
+    """Whether the networks of `seeds` after the task's dense phase are in `task.starts`."""
+    phase = _dense_phase(task, task.dense_steps)
+    return not task.dense_steps or all((place := _place(task, phase, seed)) and place.exists() for seed in seeds)
 
 
-def _dense_phase(task: Task) -> Task | None:
-    """The dense phase as a task of its own, with a schedule of its own; None if the budget leaves it no step."""
-    steps = round(task.dense_share * task.steps)
-    return dataclasses.replace(task, epochs=steps / task.steps_per_epoch, rungs=1, starts="") if steps else None
+def _dense_phase(task: Task, steps: int) -> Task:
+    """Dense training for `steps` as a task of its own, with a schedule of its own."""
+    return dataclasses.replace(task, epochs=steps / task.steps_per_epoch, rungs=1, starts="")
 
 
 def _place(task: Task, phase: Task, seed: int) -> Path | None:

@@ -19,35 +19,39 @@ EXAMPLES, MEMBERS = 256, 16
 """Examples and networks (at most) computed at a time. The first is fixed, so that results do not depend on the cohort."""
 
 
-def measure(task: Task, algorithm: Algorithm, state: State, last: bool) -> list[dict[str, Any]]:
+def measure(task: Task, algorithm: Algorithm, state: State, last: bool, dense: Counts | None = None) -> list[dict[str, Any]]:
     """For each of the K members: progress, losses, accuracies, counts and the algorithm's own figures, by column name.
 
-    last: test data is measured too; it is measured nowhere else.
+    task: with the network that the members started from.  last: test data is measured too; it is measured nowhere else.
+    dense: counts of the network that they are compared with; of the one they started from, if it is not given.
     """
     networks = algorithm.networks(task, state)
     columns: dict[str, Tensor] = {}
     for split in ("train", "valid", "test") if last else ("train", "valid"):
         columns[f"loss_{split}"], columns[f"accuracy_{split}"] = evaluate(task, networks, split)
-    columns |= compression(task.structure, task.counts, networks.kept) | {
-        f"m_{name}": value for name, value in networks.metrics.items()
-    }
-    done = state.scalars["step"] + task.dense_steps(algorithm)
+    columns |= compression(task.structure, task.counts, networks.kept)
+    done = state.scalars["step"] + state.scalars["before"]
+    dense = dense or task.counts
     progress = {
         "rung": state.scalars["rung"],
         "epochs": done / task.steps_per_epoch,
         "steps": done,
         "examples": done * task.batch_size,
-        "seconds": state.scalars["seconds"],
-        "train_flops": 3 * task.counts.flops * done * task.batch_size,
         "stacked": task.stackable,
-        "flops_dense": task.counts.flops,
-        "params_dense": task.counts.params,
+        "flops_dense": dense.flops,
+        "params_dense": dense.params,
         "unknown_ops": ",".join(task.counts.unknown),
     }
     values = {name: column.cpu()[networks.of.cpu()].tolist() for name, column in columns.items()}
-    metrics = {name for name in values if name.startswith("m_")}
-    rows = [{**progress, **{name: column[k] for name, column in values.items()}} for k in range(len(networks.of))]
-    return [{name: float(v) if name in metrics else v for name, v in row.items()} for row in rows]
+    values |= {f"m_{name}": column.double().tolist() for name, column in networks.metrics.items()}
+    nothing = torch.zeros(len(networks.of), dtype=torch.long)
+    flops, seconds = (networks.search.get(name, nothing).cpu() for name in ("flops", "seconds"))
+    values |= {
+        "seconds": (state.scalars["seconds"] + seconds.double()).tolist(),
+        "train_flops": (3 * task.counts.flops * done * task.batch_size + flops).tolist(),
+        "search_flops": flops.tolist(),
+    }
+    return [{**progress, **{name: column[k] for name, column in values.items()}} for k in range(len(networks.of))]
 
 
 def evaluate(task: Task, networks: Networks, split: str) -> tuple[Tensor, Tensor]:

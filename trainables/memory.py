@@ -21,7 +21,8 @@ SHARE = 0.5
 
 def fitting(task: Task, algorithm: Algorithm, member: Member, workers: int) -> int:
     """How many members like `member` one of `workers` equal workers can train together on the task's device; at least 1."""
-    few, more = (_peak(task, algorithm, member, count) for count in (2, 4))
+    parent = algorithm.parent(task, member.hp)
+    few, more = (_peak(parent, algorithm, member, count) for count in (2, 4))
     return max(1, int(SHARE * free_bytes(task) / workers / max(1, (more - few) // 2)))
 
 

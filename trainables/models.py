@@ -5,41 +5,53 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
 
 
-def mlp(input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300, 100)) -> nn.Module:
-    """Linear layers of the given hidden widths with ReLU between them; LeNet-300-100 by default."""
-    if not isinstance(widths, Sequence) or not all(type(width) is int and width > 0 for width in widths):
+def mlp(input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300, 100), width: float = 1) -> nn.Module:
+    """Linear layers of the given hidden widths (times `width`) with ReLU between them; LeNet-300-100 by default."""
+    if not isinstance(widths, Sequence) or not all(type(units) is int and units > 0 for units in widths):
         raise ValueError(f"`widths` is a list of whole numbers above 0; got {widths!r}")
     inputs = 1
     for extent in input_shape:
         inputs *= extent
     layers: list[nn.Module] = [nn.Flatten()]
-    for width in widths:
-        layers += [nn.Linear(inputs, width), nn.ReLU()]
-        inputs = width
+    for units in (_times(width, units) for units in widths):
+        layers += [nn.Linear(inputs, units), nn.ReLU()]
+        inputs = units
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
-def lenet5(input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Caffe's LeNet-5, 20-50-500 (after LeCun et al. 1998): max-pooling and no activation after the convolutions."""
+def _times(width: float, units: int) -> int:
+    """A layer's units at a multiple of its width: the nearest whole number, and at least one."""
+    if not isinstance(width, int | float) or isinstance(width, bool) or not 0 < width < math.inf:
+        raise ValueError(f"`width` is a number above 0; got {width!r}")
+    return max(1, round(width * units))
+
+
+def lenet5(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn.Module:
+    """Caffe's LeNet-5, 20-50-500 (after LeCun et al. 1998): max-pooling and no activation after the convolutions.
+
+    width: a factor of 20, 50 and 500.
+    """
     if len(input_shape) != 3 or min(input_shape[1:]) < 16:
         raise ValueError(f"it needs images (channels, height, width) of at least 16 x 16; got {input_shape}")
     channels, *sides = input_shape
-    height, width = (((side - 4) // 2 - 4) // 2 for side in sides)
+    rows, columns = (((side - 4) // 2 - 4) // 2 for side in sides)
+    first, second, hidden = (_times(width, units) for units in (20, 50, 500))
     return nn.Sequential(
-        nn.Conv2d(channels, 20, 5),
+        nn.Conv2d(channels, first, 5),
         nn.MaxPool2d(2),
-        nn.Conv2d(20, 50, 5),
+        nn.Conv2d(first, second, 5),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(50 * height * width, 500),
+        nn.Linear(second * rows * columns, hidden),
         nn.ReLU(),
-        nn.Linear(500, classes),
+        nn.Linear(hidden, classes),
     )
 
 

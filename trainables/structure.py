@@ -30,6 +30,7 @@ class Layer:
     kind: str  # "conv" or "fc"
     units: int  # outputs or output channels
     columns: int  # inputs or input channels, per group
+    kernel: tuple[int, ...]  # of a convolution
     grouped: bool
 
     @property
@@ -95,6 +96,7 @@ def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
                 kind="conv" if isinstance(part, _Conv) else "fc",
                 units=part.weight.shape[0],
                 columns=part.weight.shape[1],
+                kernel=tuple(part.weight.shape[2:]),
                 grouped=isinstance(part, _Conv) and part.groups > 1,
             )
         )
@@ -107,14 +109,22 @@ def node_masks(structure: Structure, alive: Mapping[str, Tensor], like: Mapping[
     alive: layer -> (units,) bool, for hidden layers.  like: parameters by name, for shapes.  Returns name -> bool, True keeps.
     """
     masks = {name: torch.ones_like(like[name], dtype=torch.bool) for name in structure.parameters}
-    names = {layer.name: layer for layer in structure.layers}
     for layer in structure.hidden:
         for parameter in layer.parameters:
             masks[parameter] = masks[parameter] & _along(alive[layer.name], 0, masks[parameter].ndim)
+    return masks | {name: masks[name] & columns for name, columns in column_masks(structure, alive, like).items()}
+
+
+def column_masks(structure: Structure, alive: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks that only disconnect units, by their outgoing columns: weight -> bool, broadcastable to it, True keeps.
+
+    The network computes what it does with `node_masks`, since all that reads hidden units is known.
+    """
+    masks: dict[str, Tensor] = {}
     for link in structure.links:
-        weight = names[link.consumer].weight
-        columns = alive[link.producer].repeat_interleave(link.repeat)
-        masks[weight] = masks[weight] & _along(columns, 1, masks[weight].ndim)
+        weight = next(layer.weight for layer in structure.layers if layer.name == link.consumer)
+        columns = _along(alive[link.producer].repeat_interleave(link.repeat), 1, like[weight].ndim)
+        masks[weight] = masks[weight] & columns if weight in masks else columns
     return masks
 
 

@@ -132,7 +132,7 @@ class Task:
             raise ValueError(f"model {self.model}: gives two examples logits of shape {want}; got {got}")
         if not self.structure.layers:
             raise ValueError(f"model {self.model}: has removable layers (linear or convolution); got none")
-        after_dense = self.steps - round(self.dense_share * self.steps)
+        after_dense = self.steps - self.dense_steps
         if self.rungs > after_dense:
             raise ValueError(f"`rungs` is at most the number of steps after the dense phase, {after_dense}; got {self.rungs}")
 
@@ -146,9 +146,10 @@ class Task:
         """Optimiser steps in the whole budget."""
         return max(1, round(self.epochs * self.steps_per_epoch))
 
-    def dense_steps(self, algorithm: Algorithm) -> int:
-        """Optimiser steps of the dense phase that `algorithm` starts from."""
-        return round(self.dense_share * self.steps) if algorithm.from_dense else 0
+    @property
+    def dense_steps(self) -> int:
+        """Optimiser steps of the dense phase, for algorithms that start from one."""
+        return round(self.dense_share * self.steps)
 
     def rung_step(self, steps: int, rung: int) -> int:
         """The step, of `steps` after the dense phase, at which rung 1, 2, ..., `rungs` lies."""

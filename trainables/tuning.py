@@ -42,7 +42,7 @@ class CohortTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train to the next rung and write its rows."""
         if self._training is None:
-            dense_networks(self._task, [member.seed for member in self._cohort.members])
+            dense_networks(self._task, [member.seed for member in self._cohort.members], self._task.dense_steps)
             return {"done": True, "rung": 0}
         if not self._training.finished:
             self._training.advance()
@@ -77,7 +77,8 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
     class Single(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:
             self._hp = complete(method.space, {name: value for name, value in config.items() if name != "seed"})
-            method.check(task, self._hp)
+            self._parent = method.parent(task, self._hp)
+            method.check(self._parent, self._hp)
             self._seed = int(config.get("seed", 0))
             self._state: State | None = None
 
@@ -87,9 +88,9 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
 
         def step(self) -> dict[str, Any]:
             if self._state is None:
-                self._state = method.start(task, [Member(self._hp, self._seed)])
-            self._state = method.advance(task, self._state)
-            (row,) = measure(task, method, self._state, last=False)
+                self._state = method.start(self._parent, [Member(self._hp, self._seed)])
+            self._state = method.advance(self._parent, self._state)
+            (row,) = measure(self._parent, method, self._state, False, task.counts)
             return {**row, "done": row["rung"] == task.rungs}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -25,7 +25,12 @@ def known() -> dict[str, Algorithm]:
     for module in pkgutil.iter_modules(__path__):
         inside = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
         own = [
-            v for v in inside if inspect.isclass(v) and v.__module__.endswith(f".{module.name}") and issubclass(v, Algorithm)
+            v
+            for v in inside
+            if inspect.isclass(v)
+            and v.__module__.endswith(f".{module.name}")
+            and issubclass(v, Algorithm)
+            and v.__name__[0] != "_"
         ]
         assert len(own) == 1, f"{module.name}.py holds one algorithm; got {own}"
         found[module.name] = own[0]()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from .. import masks
 from ..contract import Domain, Value
 from ..gradient import Context, GradientPruner, Params, Pruning, space
-from ..structure import node_masks
 from ..task import Task
 
 
@@ -16,13 +15,15 @@ class Chance(GradientPruner):
 
     weight: every layer keeps round((1 - sparsity) n) of its n weights and biases.  node: every hidden layer keeps
     round((1 - sparsity) n) of its n units, at least one; removing a unit removes its row, its bias and its outgoing columns.
+    That is the uniform allocation; `masks.allocate` has the others.
     """
 
     source = "random control (Frankle et al. 2021; Su et al. 2020; node space of Weedout, arXiv 2403.08265)"
     control = True
     space = space(
         sparsity=Domain("real", 0.5, "the share removed", low=0, high=1, open_high=True),
-        granularity=Domain("choice", "weight", "what is removed", choices=("weight", "node"), static=True),
+        granularity=masks.GRANULARITY,
+        allocation=masks.ALLOCATION,
     )
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
@@ -30,13 +31,16 @@ class Chance(GradientPruner):
             raise ValueError(f"`granularity` node needs units whose readers are known; model {task.model} has none")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
-        structure, sparsity = ctx.structure, ctx.hp["sparsity"]
-        if ctx.hp["granularity"] == "node":
-            drawn = {layer.name: ctx.uniform(f"chance/{layer.name}", (layer.units,)) for layer in structure.hidden}
-            alive = {name: masks.top(u, masks.kept_count(sparsity, len(u))) for name, u in drawn.items()}
-            return {"mask": node_masks(structure, alive, params)}
-        scores = {name: ctx.uniform(f"chance/{name}", tuple(params[name].shape)) for name in structure.parameters}
-        return {"mask": masks.layerwise(structure, scores, sparsity)}
+        hp = ctx.hp
+        mask = masks.at_random(
+            ctx.structure,
+            params,
+            lambda site, shape: ctx.uniform(f"chance/{site}", shape),
+            hp["sparsity"],
+            hp["granularity"],
+            hp["allocation"],
+        )
+        return {"mask": mask}
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return masks.apply(params, pruning["mask"])

@@ -61,5 +61,5 @@ class Magnitude(GradientPruner):
 def _mask(params: Params, ctx: Context, sparsity: torch.Tensor) -> dict[str, torch.Tensor]:
     scores = {name: params[name].abs() for layer in ctx.structure.layers for name in layer.parameters}
     if ctx.hp["scope"] == "global":
-        return masks.everywhere(ctx.structure, scores, sparsity, ctx.hp["floor"])
-    return masks.layerwise(ctx.structure, scores, sparsity)
+        return masks.weights(ctx.structure, scores, sparsity, "global", ctx.hp["floor"])
+    return masks.weights(ctx.structure, scores, sparsity)

@@ -1,0 +1,209 @@
+"""Weedout (Farahani 2024; arXiv 2403.08265): random search over sparse sub-networks of an over-parameterised network.
+
+    1.  Draw the parent's weights, once for each seed.
+    2.  Candidate i = 1, 2, ..., N: in each hidden layer a uniform random subset of its nodes.
+    3.  Score: the loss of the untrained candidate on a fixed subset of the training data. The best so far is kept.
+    4.  Train it from the weights that it inherits, its mask frozen.
+
+The paper gives neither N nor the score; 3 is our reading. Candidate i depends on (seed, i) alone: the candidates of n are a
+prefix of those of N, and the winner for every n <= N is a prefix minimum. So members that differ in `candidates` share one
+search, and only its distinct winners are trained, about ln N + 0.58 of them. Candidate 1 is what `chance` draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import vmap
+
+from .. import draws, masks, stack
+from ..contract import Algorithm, Domain, Member, Networks, State, Value
+from ..gradient import Context, Dense, GradientPruner, Params, Pruning, dense_networks, space
+from ..structure import column_masks
+from ..task import Task
+
+CHUNK, EXAMPLES = 64, 512
+"""Candidates, and examples, scored at a time. Fixed, so that a score does not depend on how many candidates there are."""
+
+
+class _Candidate(GradientPruner):
+    """Step 4: candidate number `candidate`, from 0, trained with its mask frozen."""
+
+    space = space(
+        sparsity=Domain("real", 0.5, "the share removed", low=0, high=1, open_high=True),
+        granularity=dataclasses.replace(masks.GRANULARITY, default="node"),
+        allocation=masks.ALLOCATION,
+        candidate=Domain("whole", 0, "which one", low=0),
+    )
+
+    def init(self, params: Params, ctx: Context) -> Pruning:
+        hp = ctx.hp
+        return {"mask": masks.at_random(ctx.structure, params, _draw(ctx), hp["sparsity"], hp["granularity"], hp["allocation"])}
+
+    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        return masks.apply(params, pruning["mask"])
+
+    def kept(self, params: Params, pruning: Pruning) -> Params:
+        return pruning["mask"]
+
+
+def _draw(ctx: Context) -> masks.Draw:
+    """Step 2: the numbers that make candidate `ctx.hp["candidate"]`; of the first one, those of `chance`."""
+    return lambda site, shape: ctx.uniform(f"chance/{site}", shape, ctx.hp["candidate"].long())
+
+
+_TRAINING = _Candidate()
+_INHERITED = [name for name in _TRAINING.space if name != "candidate"]
+
+
+class Weedout(Algorithm):
+    """The best of the first `candidates` random sub-networks by loss before training; or the worst of them, as a control.
+
+    granularity, allocation: as for `chance`; the paper's are node and uniform.  width: a factor, of over-parameterisation.
+    warmup: steps of dense training before the search, out of the budget.
+    """
+
+    source = "Farahani 2024 (arXiv 2403.08265); score, counts, and options other than node and uniform: derivation"
+    together = ("candidates",)
+    space = {
+        **{name: dataclasses.replace(_TRAINING.space[name], tunable=False) for name in _INHERITED},
+        "candidates": Domain("whole", 64, "the number of sub-networks searched", low=1, high=10**7, log=True),
+        "pick": Domain("choice", "best", "which of them is trained", choices=("best", "worst"), static=True),
+        "warmup": Domain("whole", 0, "the steps of dense training before the search", low=0, static=True),
+        "examples": Domain("whole", 1024, "how many training examples score a candidate (at most all)", low=1, static=True),
+        "precision": Domain("choice", "task", "the type to score in", choices=("task", "bfloat16"), static=True),
+    }
+
+    def is_control(self, hp: Mapping[str, Value]) -> bool:
+        return hp["candidates"] == 1 or hp["pick"] == "worst"
+
+    def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
+        return _TRAINING.parent(task, hp)
+
+    def check(self, task: Task, hp: Mapping[str, Value]) -> None:
+        if hp["granularity"] == "node" and not task.structure.hidden:
+            raise ValueError(f"`granularity` node needs units whose readers are known; model {task.model} has none")
+        if _whole(hp["warmup"]) > task.steps - task.rungs:
+            rule = f"`warmup` leaves at least a step for each rung: it is at most {task.steps - task.rungs}"
+            raise ValueError(f"{rule}; got {hp['warmup']}")
+
+    def start(self, task: Task, members: Sequence[Member]) -> State:
+        """Search once for each seed and sparsity, and begin to train the distinct winners."""
+        seeds = list(dict.fromkeys(member.seed for member in members))
+        parents = dense_networks(task, seeds, _whole(members[0].hp["warmup"]))
+        same: dict[Any, list[int]] = {}
+        for k, member in enumerate(members):
+            same.setdefault((member.seed, member.hp["sparsity"]), []).append(k)
+        scores, winners, flops, seconds = [torch.zeros(len(members), dtype=kind) for kind in _KINDS]
+        for group in same.values():
+            first, counts = group[0], torch.tensor([_whole(members[k].hp["candidates"]) for k in group])
+            found = search(task, parents, seeds.index(members[first].seed), members[first], int(counts.max()))
+            chosen = records(found.losses if members[first].hp["pick"] == "best" else -found.losses)[counts - 1]
+            scores[group], winners[group] = found.losses[chosen], chosen
+            flops[group], seconds[group] = counts * found.flops, counts.double() * found.seconds
+        wanted = [_inherit(member, int(i)) for member, i in zip(members, winners, strict=True)]
+        trained = list({repr(network): network for network in wanted}.values())
+        place = {repr(network): m for m, network in enumerate(trained)}
+        index = torch.tensor([seeds.index(network.seed) for network in trained], device=task.torch_device)
+        dense = Dense(_pick(parents.params, index), _pick(parents.buffers, index), parents.steps, parents.seconds)
+        inner = _TRAINING.begin(task, trained, dense)
+        of = torch.tensor([place[repr(network)] for network in wanted])
+        held = {"slot": torch.arange(len(members)), "of": of, "score": scores, "winner": winners + 1,
+                "flops": flops, "seconds": seconds}  # fmt: skip
+        return State({name: column.to(task.torch_device) for name, column in held.items()}, inner.scalars, inner.members)
+
+    def advance(self, task: Task, state: State) -> State:
+        """Train the networks that members still use."""
+        used, of = torch.unique(state.members["of"], return_inverse=True)
+        inner = _TRAINING.advance(task, State(state.shared, state.scalars).select(used))
+        return State({**state.members, "of": of}, inner.scalars, inner.members)
+
+    def networks(self, task: Task, state: State) -> Networks:
+        """A network may belong to many members. score: its loss before training.  winner: which candidate it is, from 1."""
+        held, found = state.members, _TRAINING.networks(task, State(state.shared, state.scalars))
+        metrics, spent = ({name: held[name] for name in names} for names in (("score", "winner"), ("flops", "seconds")))
+        return dataclasses.replace(found, metrics=metrics, of=held["of"], search=spent)
+
+
+_KINDS = (torch.float64, torch.int64, torch.int64, torch.float64)
+
+
+class Search(NamedTuple):
+    """Step 3. losses: (N,) float64, of candidates 1 to N before training.  flops, seconds: what one of them cost."""
+
+    losses: Tensor
+    flops: int
+    seconds: float
+
+
+def search(task: Task, parents: Dense, place: int, member: Member, count: int) -> Search:
+    """Scores of the first `count` candidates of the parent at `place`, for the seed, sparsity and options of `member`."""
+    hp, device = member.hp, task.torch_device
+    module = stack.features_first(task.template) if task.stackable else task.template
+    call, structure = stack.Call(module.eval()), task.structure
+    seed = torch.tensor(member.seed, device=device)
+    sparsity = torch.tensor(hp["sparsity"], dtype=torch.float64, device=device)
+    kind = torch.bfloat16 if hp["precision"] == "bfloat16" else task.torch_dtype
+    params = {name: value[place].to(kind) for name, value in parents.params.items()}
+    buffers = {name: v[place].to(kind) if v.is_floating_point() else v[place] for name, v in parents.buffers.items()}
+    labels = task.data.labels["train"]
+    rows = draws.permutation(draws.key(seed, "weedout"), len(labels))[: _whole(hp["examples"])]
+
+    def disconnect(candidate: Tensor) -> dict[str, Tensor]:
+        draw = _draw(Context({"candidate": candidate}, seed, 0, task.steps, structure))
+        if hp["granularity"] == "node":
+            # Rows stay whole: the first layer's product is then the same for all candidates, and is computed once.
+            return column_masks(structure, masks.random_units(structure, draw, sparsity, str(hp["allocation"])), params)
+        return masks.at_random(structure, params, draw, sparsity, "weight", str(hp["allocation"]))
+
+    def logits(mask: Params, inputs: Tensor) -> Tensor:
+        return call(masks.apply(params, mask), dict(buffers), inputs)
+
+    begun, losses = time.perf_counter(), list[Tensor]()
+    with torch.no_grad():
+        for start in range(0, count, CHUNK):
+            numbers = torch.arange(start, start + CHUNK, device=device)
+            mask = vmap(disconnect)(numbers)
+            total = torch.zeros(CHUNK, dtype=torch.float64, device=device)
+            for part in rows.split(EXAMPLES):
+                inputs = task.data.inputs["train"][part].to(kind)
+                if task.stackable:
+                    found = vmap(logits, in_dims=(0, None))(mask, inputs)
+                else:
+                    found = torch.stack([logits({n: m[c] for n, m in mask.items()}, inputs) for c in range(CHUNK)])
+                logits_ = found.mT.to(task.torch_dtype)  # (candidates, classes, examples)
+                total += F.cross_entropy(logits_, labels[part].expand(CHUNK, -1), reduction="none").sum(1)
+            losses.append(total / len(rows))
+        joined = torch.cat(losses).cpu()
+    return Search(joined[:count], len(rows) * task.counts.flops, (time.perf_counter() - begun) / len(joined))
+
+
+def records(losses: Tensor) -> Tensor:
+    """(N,) int64: for each n = 1, ..., N the place of the least of the first n losses; the earliest one of equals.
+
+    losses: (N,); NaN counts as infinite.
+    """
+    losses = losses.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    before = torch.cat([torch.full((1,), torch.inf, dtype=losses.dtype), losses.cummin(0).values[:-1]])
+    places = torch.arange(len(losses))
+    return torch.where(losses < before, places, 0).cummax(0).values
+
+
+def _inherit(member: Member, candidate: int) -> Member:
+    """The network that is trained for `member`: one for all members with this winner."""
+    return Member({**{name: member.hp[name] for name in _INHERITED}, "candidate": candidate}, member.seed)
+
+
+def _pick(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    return {name: value[index] for name, value in tensors.items()}
+
+
+def _whole(value: Value) -> int:
+    assert isinstance(value, int)
+    return value
