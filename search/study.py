@@ -234,13 +234,16 @@ def _arms(tables: Sequence[ArmTable]) -> tuple[Arm, ...]:
 def _arm(name: str, table: ArmTable) -> Arm:
     algorithm = find(table.algorithm)
     space = {key: _values(algorithm, key, value) for key, value in table.space.items()}
+    if table.sampler == "grid":
+        space = {key: _every(values) for key, values in space.items()}
     spans = [key for key, values in space.items() if isinstance(values, Span)]
     sizes = [len(values) for values in space.values() if not isinstance(values, Span)]
     if table.sampler == "grid":
         if table.members is not None:
             raise ValueError(f"`members` is how many a random or sobol sampler proposes, not a grid; got {table.members}")
         if spans:
-            raise ValueError(f"`{spans[0]}` is a list of values for the sampler grid; got {table.space[spans[0]]}")
+            rule = f"`{spans[0]}` is a list of values for the sampler grid, or a range of whole numbers"
+            raise ValueError(f"{rule}, all of which are tried; got {table.space[spans[0]]}")
         if math.prod(sizes) > MOST:
             raise ValueError(f"`space` has at most {MOST} combinations; got {math.prod(sizes)}")
     else:
@@ -265,6 +268,13 @@ def _values(algorithm: Algorithm, key: str, given: Any) -> tuple[Value, ...] | S
             raise ValueError(f"has distinct values, at least one; got {_shown(given)}")
     except ValueError as error:
         raise ValueError(f"`{key}` {error}") from None
+    return values
+
+
+def _every(values: tuple[Value, ...] | Span) -> tuple[Value, ...] | Span:
+    """Of a range of whole numbers each one, for a grid."""
+    if isinstance(values, Span) and values.whole and values.high - values.low < MOST:
+        return tuple(range(int(values.low), int(values.high) + 1))
     return values
 
 

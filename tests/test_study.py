@@ -132,7 +132,7 @@ BAD: tuple[tuple[str, str, str], ...] = (
     ("unknown sampler", DNS + 'sampler = "gird"', "arm \"dns\": `sampler` is one of grid, random, sobol; got 'gird'"),
     ("grid with members", DNS + "members = 3", "`members` is how many a random or sobol sampler proposes, not a grid; got 3"),
     ("grid with a range", DNS + "space.sparsity = {low = 0.1, high = 0.5}",
-     "`sparsity` is a list of values for the sampler grid; got {'low'"),
+     "`sparsity` is a list of values for the sampler grid, or a range of whole numbers, all of which are tried; got {'low'"),
     ("grid too large", DNS + MANY,
      "`space` has at most 1000000 combinations; got 1030301"),
     ("random, how many", DNS + 'sampler = "random"', 'arm "dns": `members` is missing: how many the sampler random proposes'),
@@ -148,7 +148,7 @@ BAD: tuple[tuple[str, str, str], ...] = (
     ("typo in the space", DNS + "space.sparcity = 1",
      '`sparcity` is no hyper-parameter of its algorithm; did you mean "sparsity"? known: sparsity, scope'),
     ("no hyper-parameter", STUDY + DENSE + "space.sparsity = 0.5",
-     'arm "dense": `sparsity` is no hyper-parameter of its algorithm; known: lr, weight_decay'),
+     'arm "dense": `sparsity` is no hyper-parameter of its algorithm; known: width, lr, weight_decay'),
     ("sparsity 1", DNS + "space.sparsity = 1", f"{SHARE} 1"),
     ("sparsity above 1", DNS + "space.sparsity = [0.5, 1.5]", f"{SHARE} 1.5"),
     ("sparsity as text", DNS + 'space.sparsity = "0.5"', f"{SHARE} '0.5'"),
@@ -306,6 +306,13 @@ def test_ranges(tmp_path: Path) -> None:
     sobol = 'sampler = "sobol"\nmembers = 2\nspace.every = {low = 1, high = 30, log = true}'
     (arm,) = good(tmp_path, MAGNITUDE + sobol).arms
     assert arm.space == {"every": Span(1, 30, log=True, whole=True)}
+
+
+def test_a_grid_tries_every_whole_number_of_a_range(tmp_path: Path) -> None:
+    (arm,) = good(tmp_path, MAGNITUDE + "space.every = {low = 3, high = 6}").arms
+    assert arm.space == {"every": (3, 4, 5, 6)}
+    with_float = MAGNITUDE + "space.every = {low = 1, high = 2.5}"
+    assert "a whole number" in refusal(written(tmp_path, with_float))
 
 
 def test_options_go_to_the_data_set_and_the_model_that_take_them(tmp_path: Path) -> None:
