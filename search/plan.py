@@ -121,18 +121,19 @@ def _cohorts(study: Study, planned: list[Cohort], workers: int) -> list[Cohort]:
         dense |= {member.seed: new[-1].name for member in part}
     for arm, found in fresh:
         for units in _groups(arm, found):
-            for part in _parts(units, _size(study, arm, units[0][0], share, workers)):
+            for part in _parts(units, _size(study, arm, units, share, workers)):
                 after = {dense[member.seed] for member in part} if arm.algorithm.from_dense else set[str]()
                 new.append(_cohort(next(numbers), arm.name, arm.algorithm_name, part, after))
     return new
 
 
-def _size(study: Study, arm: Arm, member: Member, share: int, workers: int) -> int:
+def _size(study: Study, arm: Arm, units: list[list[Member]], share: int, workers: int) -> int:
     """Members in a cohort at most: what the study says, or what keeps all workers busy and fits their memory."""
     if study.about.max_cohort != "auto":
         return study.about.max_cohort
+    share = max(share, LEAST * max(map(len, units)))  # what must stay together may be many members, and few networks
     try:
-        return min(share, fitting(study.task, arm.algorithm, member, workers))
+        return min(share, fitting(study.task, arm.algorithm, units[0][0], workers))
     except Exception:  # an algorithm that fails here fails in its worker too, where it becomes rows
         return share
 

@@ -117,6 +117,15 @@ def test_an_automatic_size_keeps_all_workers_busy_and_is_not_tiny(tmp_path: Path
         assert [len(cohort.members) for cohort in cohorts] == sizes
 
 
+def test_what_stays_together_counts_as_one_for_an_automatic_size(tmp_path: Path) -> None:
+    """Many members of one search are few networks: cut by members alone, stacks would be tiny."""
+    weedout = '[[arm]]\nalgorithm = "weedout"\nspace.sparsity = [0.5, 0.8]\nspace.candidates = {low = 1, high = 30}\n'
+    cohorts = plan.prepare(study(tmp_path, weedout, seeds=range(6), size="auto"), tmp_path, 2)
+    assert [len(cohort.members) for cohort in cohorts] == [6 * 30, 6 * 30]
+    for cohort in cohorts:
+        assert set(Counter((member.seed, member.hp["sparsity"]) for member in cohort.members).values()) == {30}
+
+
 @pytest.mark.parametrize("size", [1, 2, 4, 6, 100])
 def test_what_belongs_together_is_never_split(tmp_path: Path, size: int) -> None:
     found = using(study(tmp_path, CHANCE, size=size), Grouped())
