@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn import datasets
+from torch import Tensor
 
 from prunefront.trainables import data
 from prunefront.trainables.task import Task
@@ -36,19 +37,23 @@ def load(name: str, options: dict[str, str], seed: int = 0) -> data.Data:
     return data.load(name, options, seed, torch.float64, CPU)
 
 
+def whole(found: data.Data, split: str) -> Tensor:
+    """All inputs of a split."""
+    return found.examples(split, torch.arange(len(found.labels[split])))
+
+
 def test_digits_are_split_by_a_published_seed_and_standardised_by_their_training_part():
     found = load("digits", {})
     assert {split: len(y) for split, y in found.labels.items()} == {"train": 1222, "valid": 216, "test": 359}
     assert (found.shape, found.classes) == ((1, 8, 8), 10)
-    assert abs(float(found.inputs["train"].mean())) < 1e-12
-    assert float(found.inputs["train"].std()) == pytest.approx(1)
+    assert abs(float(whole(found, "train").mean())) < 1e-12
+    assert float(whole(found, "train").std()) == pytest.approx(1)
     other = load("digits", {}, seed=1)
     assert other.digest == found.digest, "the digest names the data, not the split"
     assert not torch.equal(other.labels["test"], found.labels["test"])
-    flat = {split: x.flatten(1) for split, x in found.inputs.items()}
-    whole = torch.cat([flat["train"], flat["valid"], flat["test"]])
-    assert len(whole) == 1797
-    assert len(torch.unique(whole, dim=0)) == len(np.unique(DIGITS.data, axis=0)), "no example is in two splits"
+    everything = torch.cat([whole(found, split).flatten(1) for split in ("train", "valid", "test")])
+    assert len(everything) == 1797
+    assert len(torch.unique(everything, dim=0)) == len(np.unique(DIGITS.data, axis=0)), "no example is in two splits"
 
 
 def test_images_in_parquet_are_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -59,7 +64,7 @@ def test_images_in_parquet_are_what_was_written(tmp_path: Path, monkeypatch: pyt
     assert {split: len(y) for split, y in found.labels.items()} == {"train": 170, "valid": 30, "test": 50}
     assert found.labels["test"].tolist() == DIGITS.target[200:250].tolist()
     pixels = torch.from_numpy(DIGITS.images[200:250] * 15)[:, None]
-    scale = torch.corrcoef(torch.stack([found.inputs["test"].flatten(), pixels.flatten()]))
+    scale = torch.corrcoef(torch.stack([whole(found, "test").flatten(), pixels.flatten()]))
     assert float(scale[0, 1]) == pytest.approx(1)
 
 

@@ -50,34 +50,33 @@ def measure(task: Task, algorithm: Algorithm, state: State, last: bool) -> list[
     return [{name: float(v) if name in metrics else v for name, v in row.items()} for row in rows]
 
 
+@torch.no_grad()
 def evaluate(task: Task, networks: Networks, split: str) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy (M,) float64 and accuracy (M,) float64 of the networks on a split."""
-    call = stack.Call(task.template.eval())
-    inputs, labels = task.data.inputs[split], task.data.labels[split]
+    call, labels = stack.Call(task.template.eval()), task.data.labels[split]
     count = next(iter(networks.params.values())).shape[0]
+    found: list[Tensor] = []
     if count == 1 or not task.stackable:
-        parts = [_scores(call, _pick(networks, k), inputs, labels) for k in range(count)]
-        found = torch.stack(parts)
+        for k in range(count):
+            network = _pick(networks, k)
+            logits = torch.cat([call(*network, x) for x, _ in task.data.parts(split, EXAMPLES)])
+            found.append(_scores(logits, labels))
     else:
-        groups = torch.arange(count).tensor_split(-(-count // MEMBERS))
-
-        def scores(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-            return _scores(call, (params, buffers), inputs, labels)
-
-        found = torch.cat([
-            vmap(scores)(*_pick(networks, group), inputs.expand(len(group), *inputs.shape)) for group in groups
-        ])  # fmt: skip
-    return found[:, 0], found[:, 1]
+        for group in torch.arange(count).tensor_split(-(-count // MEMBERS)):
+            network = _pick(networks, group)
+            parts = (x.expand(len(group), *x.shape) for x, _ in task.data.parts(split, EXAMPLES))
+            logits = torch.cat([vmap(call)(*network, x) for x in parts], 1)
+            found += vmap(_scores, in_dims=(0, None))(logits, labels)
+    columns = torch.stack(found)
+    return columns[:, 0], columns[:, 1]
 
 
 def _pick(networks: Networks, which: int | Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return {n: p[which] for n, p in networks.params.items()}, {n: b[which] for n, b in networks.buffers.items()}
 
 
-@torch.no_grad()
-def _scores(call: stack.Call, network: tuple[Any, Any], inputs: Tensor, labels: Tensor) -> Tensor:
+def _scores(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean loss and accuracy of one network, (2,) float64."""
-    logits = torch.cat([call(*network, part) for part in inputs.split(EXAMPLES)])
     right = (logits.argmax(1) == labels).to(torch.float64).mean()
     return torch.stack([F.cross_entropy(logits.to(torch.float64), labels), right])
 
