@@ -45,13 +45,53 @@ PADDING = 4
 AUGMENTATIONS = ("crop", "flip")
 
 
+@dataclasses.dataclass(frozen=True)
+class Guarded:
+    """Inputs that are read when they are reached, whatever they are: arrays of one shape and type, or a ValueError."""
+
+    source: Lazy
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @staticmethod
+    def of(source: Lazy) -> Guarded:
+        """`source`, with the shape and type of its first example."""
+        first = _read(source, 0)
+        return Guarded(source, first.shape, first.dtype)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        found = _read(self.source, row)
+        if (found.shape, found.dtype) != (self.shape, self.dtype):
+            got = f"{self.shape} {self.dtype} and, in row {row}, {found.shape} {found.dtype}"
+            raise ValueError(f"inputs have one shape and type; got {got}")
+        return found
+
+
+def _read(source: Lazy, row: int) -> np.ndarray:
+    try:
+        return np.asarray(source[row])
+    except ValueError:
+        raise
+    except Exception as error:  # anybody's code
+        raise ValueError(f"row {row} of the inputs cannot be read; it raised {raised(error)}") from error
+
+
+Source = np.ndarray | Guarded
+"""Inputs (n, ...) as they were read, or a sequence of n."""
+
+Split = tuple[Source, np.ndarray]
+
+
 class Stream:
     """Inputs that stay where they are: read, brought to the device and standardised for the rows that are asked for.
 
     source: an array (n, *shape), or a sequence of n arrays.  mean, scale: (1, ...), broadcastable to it, on the device.
     """
 
-    def __init__(self, source: np.ndarray | Lazy, mean: Tensor, scale: Tensor) -> None:
+    def __init__(self, source: Source, mean: Tensor, scale: Tensor) -> None:
         self.source, self.mean, self.scale = source, mean, scale
 
     def __getitem__(self, rows: Tensor) -> Tensor:
@@ -64,7 +104,7 @@ class Stream:
         Where reading is more than a copy, as many processes as torch has threads read ahead.
         """
         asked, again = itertools.tee(rows)
-        loader: Iterable[np.ndarray] = DataLoader(
+        loader: Iterable[np.ndarray | ValueError] = DataLoader(
             _Batches(self.source),  # type: ignore[arg-type]
             sampler=(each.cpu().numpy() for each in asked),  # type: ignore[arg-type]
             batch_size=None,
@@ -73,6 +113,8 @@ class Stream:
             generator=torch.Generator(),  # or it would draw from torch's global one
         )
         for found, each in zip(loader, again, strict=True):
+            if isinstance(found, ValueError):
+                raise found
             yield self._standardised(found, each)
 
     def _standardised(self, found: np.ndarray, rows: Tensor) -> Tensor:
@@ -84,10 +126,13 @@ class Stream:
 class _Batches:
     """A source in the form that DataLoader takes: an index is an array of rows."""
 
-    source: np.ndarray | Lazy
+    source: Source
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return read(self.source, rows)
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray | ValueError:
+        try:
+            return read(self.source, rows)
+        except ValueError as error:
+            return error  # raised in another process it would come back inside the text of a traceback
 
 
 def _as_they_are(batch: Any) -> Any:
@@ -95,15 +140,11 @@ def _as_they_are(batch: Any) -> Any:
     return batch
 
 
-def read(source: np.ndarray | Lazy, rows: np.ndarray) -> np.ndarray:
+def read(source: Source, rows: np.ndarray) -> np.ndarray:
     """The examples of `source` at rows, one after the other, as they are stored: (rows.size, *shape)."""
     if isinstance(source, np.ndarray):
         return source[rows.ravel()]
-    found = [np.asarray(source[int(row)]) for row in rows.ravel()]
-    for row, x in zip(rows.ravel(), found, strict=True):
-        if x.shape != found[0].shape:
-            raise ValueError(f"inputs have one shape; got {found[0].shape} and, in row {row}, {x.shape}")
-    return np.stack(found)
+    return np.stack([source[int(row)] for row in rows.ravel()])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +235,6 @@ def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: 
     return Data(inputs, labels, shape, 1 + max(int(y.max()) for _, y in splits.values()), digest)
 
 
-Split = tuple[np.ndarray | Lazy, np.ndarray]
-
-
 def _resident(stream: Stream, count: int, shape: tuple[int, ...]) -> Tensor:
     """All of a stream on its device, filled in parts: never a second copy of it."""
     x = torch.empty((count, *shape), dtype=stream.mean.dtype, device=stream.mean.device)
@@ -206,7 +244,7 @@ def _resident(stream: Stream, count: int, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def _sample(source: np.ndarray | Lazy, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The training examples that give mean and deviation, unchanged, on the CPU: the same wherever the data set lives."""
     count, most = len(source), max(1, SAMPLE // math.prod(shape))
     if count <= most:
@@ -238,7 +276,7 @@ def _digest(splits: Mapping[str, Split]) -> str:
     for split in sorted(splits):
         x, labels = splits[split]
         if not isinstance(x, np.ndarray):
-            digest.update(str(getattr(x, "digest", "")).encode())
+            digest.update(str(getattr(x.source, "digest", "")).encode())
             x = read(x, np.unique(np.linspace(0, len(x) - 1, GLIMPSE).astype(int)))
         for array in (x, labels):
             digest.update(f"{split}{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -256,19 +294,18 @@ def _checked(where: str, found: Any) -> tuple[dict[str, Split], tuple[int, ...]]
     for split, pair in found.items():
         try:
             given, labels = pair
-            inputs, labels = given if _lazy(given) else np.asarray(given), np.asarray(labels)
-            first = np.asarray(inputs[0])[None] if _lazy(given) and len(given) else np.asarray(inputs)
-            whole = (len(inputs), *first.shape[1:])
+            inputs, labels = Guarded.of(given) if _lazy(given) and len(given) else np.asarray(given), np.asarray(labels)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{where}: split {split}: is a pair of arrays, inputs and labels; {raised(error)}") from error
-        if first.ndim < 2 or first.dtype.kind not in "biuf":
-            raise ValueError(f"{where}: split {split}: inputs are numbers (n, ...); got {first.dtype} {first.shape}")
-        if labels.shape != whole[:1] or not len(labels):
-            raise ValueError(f"{where}: split {split}: has one label for each input; got {labels.shape} for {whole}")
+        shape = (len(inputs), *inputs.shape) if isinstance(inputs, Guarded) else inputs.shape
+        if len(shape) < 2 or inputs.dtype.kind not in "biuf":
+            raise ValueError(f"{where}: split {split}: inputs are numbers (n, ...); got {inputs.dtype} {shape}")
+        if labels.shape != shape[:1] or not len(labels):
+            raise ValueError(f"{where}: split {split}: has one label for each input; got {labels.shape} for {shape}")
         if labels.dtype.kind not in "iu" or (labels := labels.astype(np.int64)).min() < 0:
             got = labels.min() if labels.dtype.kind == "i" else f"{labels.dtype} {labels[:3].tolist()}"
             raise ValueError(f"{where}: split {split}: labels are whole numbers from 0; got {got}")
-        checked[split], shapes[split] = (_native(inputs), labels), whole[1:]
+        checked[split], shapes[split] = (_native(inputs), labels), shape[1:]
     if len(set(shapes.values())) > 1:
         raise ValueError(f"{where}: inputs of all splits have one shape; got {shapes}")
     return checked, shapes["train"]
@@ -280,11 +317,9 @@ def _lazy(inputs: Any) -> bool:
     return has and not isinstance(inputs, list | tuple | str | bytes | Mapping) and not hasattr(inputs, "__array__")
 
 
-def _native(inputs: Any) -> Any:
-    """An array in the byte order of this machine, in one piece: what torch takes."""
-    if not isinstance(inputs, np.ndarray):
-        return inputs
-    return np.ascontiguousarray(inputs, inputs.dtype.newbyteorder("="))
+def _native(inputs: Source) -> Source:
+    """An array in one piece and in the byte order of this machine, which is what torch takes."""
+    return np.ascontiguousarray(inputs, inputs.dtype.newbyteorder("=")) if isinstance(inputs, np.ndarray) else inputs
 
 
 def _carve(pair: Split, share: float, seed: int, split: str) -> tuple[Split, Split]:
@@ -294,7 +329,8 @@ def _carve(pair: Split, share: float, seed: int, split: str) -> tuple[Split, Spl
     out, rest = np.split(order, [round(share * len(labels))])
 
     def taken(rows: np.ndarray) -> Split:
-        chosen: Any = inputs[rows] if isinstance(inputs, np.ndarray) else Subset(inputs, rows.tolist())  # type: ignore[arg-type]
-        return chosen, labels[rows]
+        if isinstance(inputs, np.ndarray):
+            return inputs[rows], labels[rows]
+        return dataclasses.replace(inputs, source=Subset(inputs, rows.tolist())), labels[rows]  # type: ignore[arg-type]
 
     return taken(rest), taken(out)

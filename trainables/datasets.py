@@ -58,7 +58,7 @@ class Images:
         except Exception as error:  # Pillow raises a dozen kinds of errors for what it cannot decode
             samples = getattr(self.dataset, "samples", None)
             name = samples[row][0] if samples else f"image {row}"
-            raise ValueError(f"{name}: not an image that can be decoded ({raised(error)})") from None
+            raise ValueError(f"{name}: not an image that can be decoded ({type(error).__name__})") from None
 
 
 def digits() -> Arrays:
@@ -105,7 +105,9 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
     start = 4 + 4 * dimensions
     shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
     values = content[start:]
-    if len(content) < start or len(values) != np.prod(shape, dtype=object):
+    if len(content) < start:
+        raise ValueError(f"{path}: has a header of {start} bytes; got {len(content)}")
+    if len(values) != np.prod(shape, dtype=object):
         raise ValueError(f"{path}: holds as many bytes as its header says, {' x '.join(map(str, shape))}; got {len(values)}")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
@@ -190,12 +192,10 @@ def torchvision(name: str, root: str, download: bool = False, size: int = 0, **o
     import torchvision.datasets as known
 
     place, size, download = _path("root", root), _size(size), _flag("download", download)
-    if name not in known.__all__ or name.startswith("LSUN") or not isinstance(known.__dict__[name], type):
-        # LSUN unpickles a file that nothing has checked.
-        raise ValueError(
-            f"`name` is a data set of torchvision; got {name!r};{hint(str(name), ('CIFAR10', 'CIFAR100', 'MNIST'))}"
-        )
-    kind: Any = known.__dict__[name]
+    kind: Any = getattr(known, _text("name", name), None)
+    # LSUN unpickles a file that nothing has checked.
+    if name not in known.__all__ or not isinstance(kind, type) or name.startswith("LSUN"):
+        raise ValueError(f"`name` is a data set of torchvision for classification, such as CIFAR10; got {name!r}")
     takes = _arguments(kind)
     if "download" in takes:
         options["download"] = download
