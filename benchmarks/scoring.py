@@ -28,7 +28,8 @@ from prunefront.trainables.task import Task
 def loop(task: Task, sparsity: float, examples: int, count: int) -> float:
     """Candidates a second of a plain loop over random node masks of an MLP."""
     model, device = task.build(0).eval(), task.torch_device
-    x, y = task.data.inputs["train"][:examples].flatten(1), task.data.labels["train"][:examples]
+    rows = torch.arange(min(examples, len(task.data.labels["train"])), device=device)
+    x, y = task.data.examples("train", rows).flatten(1), task.data.labels["train"][rows]
     layers = [part for part in model if isinstance(part, torch.nn.Linear)]  # type: ignore[attr-defined]
     best = float("inf")
     synchronize(task)

@@ -1,8 +1,8 @@
-"""Data sets: splits, preprocessing, digest.
+"""Data sets on the device: splits, standardisation, augmentation, streaming, digest.
 
-A data set is a callable that returns arrays by split name: `train`, and `valid` and `test` if it has them; what is missing
-is carved out of `train` by a permutation drawn from a published seed. Inputs are standardised with the training split's mean
-and deviation, per channel (images) or per feature (vectors). Everything lives on the training device.
+A data set is a callable that returns inputs and labels by split name: `train`, and `valid` and `test` if it has them; what is
+missing is carved out of `train` by a permutation drawn from a published seed. Inputs are standardised on the device with the
+training split's mean and deviation, per channel (images) or per feature (vectors). They live there, or stream to it.
 """
 
 from __future__ import annotations
@@ -10,161 +10,327 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import io
+import itertools
 import json
-import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
 from . import draws
+from .datasets import DATASETS, Lazy
+from .memory import free_bytes
 from .models import call, raised
 
 TEST_SHARE, VALID_SHARE = 0.2, 0.15
 """Shares of what is there that are carved out where a data set has no test or validation split."""
 
-Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Split name -> inputs (n, ...) of any number type, labels (n,) whole numbers from 0."""
+SAMPLE = 1 << 28
+"""Mean and deviation are taken over all training examples, or over as many, drawn once for all, as have so many numbers."""
+
+GLIMPSE = 256
+"""Examples of a split, evenly spread, that enter the digest of inputs that are read when they are reached."""
+
+RESIDENT_SHARE = 0.5
+"""Share of the device's free memory that a data set may take before it streams."""
+
+PADDING = 4
+"""Pixels by which a crop may be shifted, in each direction."""
+
+AUGMENTATIONS = ("crop", "flip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Guarded:
+    """Inputs that are read when they are reached, whatever they are: arrays of one shape and type, or a ValueError."""
+
+    source: Lazy
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @staticmethod
+    def of(source: Lazy) -> Guarded:
+        """`source`, with the shape and type of its first example."""
+        first = _read(source, 0)
+        return Guarded(source, first.shape, first.dtype)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        found = _read(self.source, row)
+        if (found.shape, found.dtype) != (self.shape, self.dtype):
+            got = f"{self.shape} {self.dtype} and, in row {row}, {found.shape} {found.dtype}"
+            raise ValueError(f"inputs have one shape and type; got {got}")
+        return found
+
+
+def _read(source: Lazy, row: int) -> np.ndarray:
+    try:
+        return np.asarray(source[row])
+    except ValueError:
+        raise
+    except Exception as error:  # anybody's code
+        raise ValueError(f"row {row} of the inputs cannot be read; it raised {raised(error)}") from error
+
+
+Source = np.ndarray | Guarded
+"""Inputs (n, ...) as they were read, or a sequence of n."""
+
+Split = tuple[Source, np.ndarray]
+
+
+class Stream:
+    """Inputs that stay where they are: read, brought to the device and standardised for the rows that are asked for.
+
+    source: an array (n, *shape), or a sequence of n arrays.  mean, scale: (1, ...), broadcastable to it, on the device.
+    """
+
+    def __init__(self, source: Source, mean: Tensor, scale: Tensor) -> None:
+        self.source, self.mean, self.scale = source, mean, scale
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Examples at rows (int64 of any shape): (*rows.shape, *shape)."""
+        return self._standardised(read(self.source, rows.cpu().numpy()), rows)
+
+    def feed(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Examples for each of `rows`, in turn, through torch's DataLoader.
+
+        Where reading is more than a copy, as many processes as torch has threads read ahead.
+        """
+        asked, again = itertools.tee(rows)
+        loader: Iterable[np.ndarray | ValueError] = DataLoader(
+            _Batches(self.source),  # type: ignore[arg-type]
+            sampler=(each.cpu().numpy() for each in asked),  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=0 if isinstance(self.source, np.ndarray) else torch.get_num_threads(),
+            collate_fn=_as_they_are,
+            generator=torch.Generator(),  # or it would draw from torch's global one
+        )
+        for found, each in zip(loader, again, strict=True):
+            if isinstance(found, ValueError):
+                raise found
+            yield self._standardised(found, each)
+
+    def _standardised(self, found: np.ndarray, rows: Tensor) -> Tensor:
+        x = torch.from_numpy(found).to(self.mean.device).to(self.mean.dtype)
+        return ((x - self.mean) / self.scale).view(*rows.shape, *x.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """A source in the form that DataLoader takes: an index is an array of rows."""
+
+    source: Source
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray | ValueError:
+        try:
+            return read(self.source, rows)
+        except ValueError as error:
+            return error  # raised in another process it would come back inside the text of a traceback
+
+
+def _as_they_are(batch: Any) -> Any:
+    """As arrays: tensors would come from other processes through shared memory, of which containers often have little."""
+    return batch
+
+
+def read(source: Source, rows: np.ndarray) -> np.ndarray:
+    """The examples of `source` at rows, one after the other, as they are stored: (rows.size, *shape)."""
+    if isinstance(source, np.ndarray):
+        return source[rows.ravel()]
+    return np.stack([source[int(row)] for row in rows.ravel()])
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set on its device: split name -> inputs (n, *shape) standardised, labels (n,) int64."""
+    """A data set: split name -> inputs (n, *shape), standardised, on the device or streaming to it; labels (n,) int64 there."""
 
-    inputs: Mapping[str, Tensor]
+    inputs: Mapping[str, Tensor | Stream]
     labels: Mapping[str, Tensor]
+    shape: tuple[int, ...]  # of one input
     classes: int
     digest: str
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return tuple(self.inputs["train"].shape[1:])
+    def examples(self, split: str, rows: Tensor) -> Tensor:
+        """Inputs at rows (int64 of any shape): (*rows.shape, *shape)."""
+        x, rows = self.inputs[split], rows.to(self.labels[split].device)
+        return x.index_select(0, rows.flatten()).view(*rows.shape, *self.shape) if isinstance(x, Tensor) else x[rows]
+
+    def feed(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of training examples for each of `rows`, in turn; a data set that streams is read ahead."""
+        x, labels = self.inputs["train"], self.labels["train"]
+        if isinstance(x, Tensor):
+            return ((self.examples("train", each), labels[each]) for each in rows)
+        asked, again = itertools.tee(rows)
+        return ((found, labels[each]) for found, each in zip(x.feed(asked), again, strict=True))
+
+    def parts(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All inputs and labels of a split in order, `size` at a time."""
+        x, labels = self.inputs[split], self.labels[split]
+        if isinstance(x, Tensor):
+            return zip(x.split(size), labels.split(size), strict=True)
+        return zip(x.feed(torch.arange(len(labels)).split(size)), labels.split(size), strict=True)
 
 
-def digits() -> Arrays:
-    """scikit-learn's digits: 1797 grey images, 1 x 8 x 8, 10 classes (UCI optical recognition of handwritten digits)."""
-    from sklearn.datasets import load_digits
+def augment(x: Tensor, kinds: Sequence[str], key: Tensor) -> Tensor:
+    """Images with each of `kinds` of augmentation, the same for equal keys.
 
-    images, labels = load_digits(return_X_y=True)
-    return {"train": (np.asarray(images).reshape(-1, 1, 8, 8), np.asarray(labels))}
-
-
-def parquet(train: str, test: str = "", image: str = "image", label: str = "label") -> Arrays:
-    """Images as encoded bytes in Parquet files, the layout of Hugging Face image data sets: `image{bytes, path}`, `label`.
-
-    train, test: paths (environment variables are expanded).  image, label: names of the columns.
+    x: (U, B, channels, height, width), standardised.  key: (U,).  crop: PADDING zeros around an image, of which a window of the
+    old size is cut out at random.  flip: left and right are exchanged, with probability 1/2.
     """
-    for name, value in {"train": train, "test": test, "image": image, "label": label}.items():
-        if not isinstance(value, str):
-            raise ValueError(f"`{name}` is text; got {value!r}")
-    return {split: _decode(Path(os.path.expandvars(path)), image, label) for split, path in
-            {"train": train, "test": test}.items() if path}  # fmt: skip
+    batch, (height, width) = tuple(x.shape[:2]), x.shape[-2:]
+    if "crop" in kinds:
+        padded = F.pad(x.flatten(0, 1), (PADDING,) * 4)
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (U B, channels, top, left, height, width), a view
+        top, left = (draws.uniform(draws.key(key, "crop"), (batch[1], 2)) * (2 * PADDING + 1)).long().view(-1, 2).T
+        x = windows[torch.arange(len(padded), device=x.device), :, top, left].view(x.shape)
+    if "flip" in kinds:
+        flipped = draws.uniform(draws.key(key, "flip"), batch[1:]) < 0.5
+        x = torch.where(flipped[..., None, None, None], x.flip(-1), x)
+    return x
 
 
-def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from PIL import Image
+def load(
+    name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dtype, device: torch.device, stream: str = "auto"
+) -> Data:
+    """The data set `name` (a key of DATASETS or a dotted path) on `device`, or streaming to it; read once per process.
 
-    rule = f"a Parquet file has the columns `{image}`, with a field `bytes`, and `{label}`"
-    try:
-        table = pq.read_table(path, columns=[image, label])
-    except FileNotFoundError:
-        raise ValueError(f"no file {path}") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: {rule}; got: {str(error).splitlines()[0]}") from None
-    kind, labels = table.schema.field(image).type, table[label].to_numpy()
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        raise ValueError(f"{path}: {rule}; got `{image}` of type {kind}")
-    encoded = pa.chunked_array(table[image]).combine_chunks().field("bytes").to_pylist()
-    images = []
-    for row, code in enumerate(encoded):
-        try:
-            opened = Image.open(io.BytesIO(code))
-            pixels = np.asarray(opened.convert("RGB") if opened.mode == "P" else opened)
-        except Exception:  # Pillow raises a dozen kinds of errors for what it cannot decode
-            raise ValueError(f"{path}: row {row} of `{image}`: not an image that can be decoded") from None
-        images.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-    if len({pixels.shape for pixels in images}) != 1:
-        shapes = sorted({pixels.shape for pixels in images})
-        raise ValueError(f"{path}: images have one shape; got {', '.join(map(str, shapes[:3])) or 'no images'}")
-    return np.stack(images), labels
-
-
-DATASETS: dict[str, Callable[..., Arrays]] = {"digits": digits, "parquet": parquet}
-
-
-def load(name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dtype, device: torch.device) -> Data:
-    """The data set `name` (a key of DATASETS or a dotted path) on `device`; read once per process.
-
+    stream: always, never, or auto, if it takes more than RESIDENT_SHARE of the device's free memory.
     Raises ValueError naming what is wrong with the data.
     """
-    return _load(name, json.dumps(options, sort_keys=True), split_seed, dtype, device)
+    return _load(name, json.dumps(options, sort_keys=True), split_seed, dtype, device, stream)
 
 
 @functools.lru_cache(maxsize=2)
-def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: torch.device) -> Data:
-    arrays = _checked(f"dataset {name}", call("dataset", name, DATASETS, **json.loads(options)))
+def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: torch.device, stream: str) -> Data:
+    where = f"dataset {name}"
+    splits, shape = _checked(where, call("dataset", name, DATASETS, **json.loads(options)))
+    try:
+        digest = _digest(splits)
+        for split, share in (("test", TEST_SHARE), ("valid", VALID_SHARE)):
+            if split not in splits:
+                splits["train"], splits[split] = _carve(splits["train"], share, split_seed, split)
+                if not len(splits[split][1]):
+                    raise ValueError(f"has a split `{split}`, or enough examples in `train` to carve it out")
+        sample = _sample(splits["train"][0], shape, dtype)
+        if not all(bool(torch.isfinite(x).all()) for x in itertools.chain([sample], _reals(splits, dtype))):
+            raise ValueError("inputs are finite numbers; got NaN or infinity")
+        across = [dim for dim in range(sample.ndim) if dim != 1]
+        mean, deviation = sample.mean(across, keepdim=True), sample.std(across, keepdim=True)
+        del sample
+        scale = torch.where(deviation > 0, deviation, 1.0)
+        streams = {split: Stream(x, mean.to(device), scale.to(device)) for split, (x, _) in splits.items()}
+        numbers = math.prod(shape) * sum(len(y) for _, y in splits.values())
+        streaming = stream == "always" or (stream == "auto" and numbers * dtype.itemsize > RESIDENT_SHARE * free_bytes(device))
+        labels = {split: torch.from_numpy(y).to(device) for split, (_, y) in splits.items()}
+        inputs = streams if streaming else {split: _resident(streams[split], len(y), shape) for split, y in labels.items()}
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return Data(inputs, labels, shape, 1 + max(int(y.max()) for _, y in splits.values()), digest)
+
+
+def _resident(stream: Stream, count: int, shape: tuple[int, ...]) -> Tensor:
+    """All of a stream on its device, filled in parts: never a second copy of it."""
+    x = torch.empty((count, *shape), dtype=stream.mean.dtype, device=stream.mean.device)
+    places = torch.arange(count).split(GLIMPSE)
+    for place, part in zip(places, stream.feed(places), strict=True):
+        x[place[0] : place[-1] + 1] = part
+    return x
+
+
+def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The training examples that give mean and deviation, unchanged, on the CPU: the same wherever the data set lives."""
+    count, most = len(source), max(1, SAMPLE // math.prod(shape))
+    if count <= most:
+        rows = torch.arange(count)
+    else:
+        rows = draws.permutation(draws.key(torch.tensor(0), "sample"), count)[:most].sort().values
+    x = torch.empty((len(rows), *shape), dtype=dtype)
+    nothing, one = torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
+    places = torch.arange(len(rows)).split(GLIMPSE)
+    for place, part in zip(places, Stream(source, nothing, one).feed(rows.split(GLIMPSE)), strict=True):
+        x[place[0] : place[-1] + 1] = part
+    return x
+
+
+def _reals(splits: Mapping[str, Split], dtype: torch.dtype) -> Iterator[Tensor]:
+    """All inputs that are arrays of real numbers, a few at a time."""
+    for x, _ in splits.values():
+        if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+            yield from (torch.from_numpy(x[place : place + GLIMPSE]).to(dtype) for place in range(0, len(x), GLIMPSE))
+
+
+def _digest(splits: Mapping[str, Split]) -> str:
+    """Names the data: 16 hexadecimal digits of a hash of all arrays.
+
+    Of inputs that are read when they are reached, which would cost an epoch: their own `digest`, if they have one (of image
+    folders: the files' names and sizes), and GLIMPSE examples.
+    """
     digest = hashlib.sha256()
-    for split in sorted(arrays):
-        for array in arrays[split]:
+    for split in sorted(splits):
+        x, labels = splits[split]
+        if not isinstance(x, np.ndarray):
+            digest.update(str(getattr(x.source, "digest", "")).encode())
+            x = read(x, np.unique(np.linspace(0, len(x) - 1, GLIMPSE).astype(int)))
+        for array in (x, labels):
             digest.update(f"{split}{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    for split, share in (("test", TEST_SHARE), ("valid", VALID_SHARE)):
-        if split not in arrays:
-            arrays["train"], arrays[split] = _carve(arrays["train"], share, split_seed, split)
-            if not len(arrays[split][1]):
-                raise ValueError(f"dataset {name}: has a split `{split}`, or enough examples in `train` to carve it out")
-    inputs = {split: torch.from_numpy(np.ascontiguousarray(x)).to(dtype) for split, (x, _) in arrays.items()}
-    if not all(torch.isfinite(x).all() for x in inputs.values()):
-        raise ValueError(f"dataset {name}: inputs are finite numbers; got NaN or infinity")
-    across = [dim for dim in range(inputs["train"].ndim) if dim != 1]
-    mean = inputs["train"].mean(across, keepdim=True)
-    deviation = inputs["train"].std(across, keepdim=True)
-    scale = torch.where(deviation > 0, deviation, 1.0)
-    return Data(
-        {split: ((x - mean) / scale).to(device) for split, x in inputs.items()},
-        {split: torch.from_numpy(y).to(device) for split, (_, y) in arrays.items()},
-        classes=1 + max(int(y.max()) for _, y in arrays.values()),
-        digest=digest.hexdigest()[:16],
-    )
+    return digest.hexdigest()[:16]
 
 
-def _checked(where: str, found: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What a data set returned, as arrays. Raises ValueError naming what is wrong with it."""
+def _checked(where: str, found: Any) -> tuple[dict[str, Split], tuple[int, ...]]:
+    """What a data set returned, and the shape of an input. Raises ValueError naming what is wrong with it."""
     splits = ("train", "valid", "test")
     if not isinstance(found, Mapping) or "train" not in found or not found.keys() <= set(splits):
         got = list(found) if isinstance(found, Mapping) else type(found).__name__
         raise ValueError(f"{where}: is a mapping with a split `train`, and perhaps `valid` and `test`; got {got}")
-    arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    checked: dict[str, Split] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for split, pair in found.items():
         try:
-            inputs, labels = map(np.asarray, pair)
+            given, labels = pair
+            inputs, labels = Guarded.of(given) if _lazy(given) and len(given) else np.asarray(given), np.asarray(labels)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{where}: split {split}: is a pair of arrays, inputs and labels; {raised(error)}") from error
-        if inputs.ndim < 2 or inputs.dtype.kind not in "biuf":
-            raise ValueError(f"{where}: split {split}: inputs are numbers (n, ...); got {inputs.dtype} {inputs.shape}")
-        if labels.shape != inputs.shape[:1] or not len(labels):
-            raise ValueError(f"{where}: split {split}: has one label for each input; got {labels.shape} for {inputs.shape}")
+        shape = (len(inputs), *inputs.shape) if isinstance(inputs, Guarded) else inputs.shape
+        if len(shape) < 2 or inputs.dtype.kind not in "biuf":
+            raise ValueError(f"{where}: split {split}: inputs are numbers (n, ...); got {inputs.dtype} {shape}")
+        if labels.shape != shape[:1] or not len(labels):
+            raise ValueError(f"{where}: split {split}: has one label for each input; got {labels.shape} for {shape}")
         if labels.dtype.kind not in "iu" or (labels := labels.astype(np.int64)).min() < 0:
             got = labels.min() if labels.dtype.kind == "i" else f"{labels.dtype} {labels[:3].tolist()}"
             raise ValueError(f"{where}: split {split}: labels are whole numbers from 0; got {got}")
-        arrays[split] = (inputs, labels)
-    shapes = {split: inputs.shape[1:] for split, (inputs, _) in arrays.items()}
+        checked[split], shapes[split] = (_native(inputs), labels), shape[1:]
     if len(set(shapes.values())) > 1:
         raise ValueError(f"{where}: inputs of all splits have one shape; got {shapes}")
-    return arrays
+    return checked, shapes["train"]
 
 
-def _carve(
-    arrays: tuple[np.ndarray, np.ndarray], share: float, seed: int, split: str
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _lazy(inputs: Any) -> bool:
+    """Whether inputs are read one by one when they are reached."""
+    has = all(hasattr(inputs, name) for name in ("__len__", "__getitem__"))
+    return has and not isinstance(inputs, list | tuple | str | bytes | Mapping) and not hasattr(inputs, "__array__")
+
+
+def _native(inputs: Source) -> Source:
+    """An array in one piece and in the byte order of this machine, which is what torch takes."""
+    return np.ascontiguousarray(inputs, inputs.dtype.newbyteorder("=")) if isinstance(inputs, np.ndarray) else inputs
+
+
+def _carve(pair: Split, share: float, seed: int, split: str) -> tuple[Split, Split]:
     """What is left and what is carved out of (inputs, labels)."""
-    inputs, labels = arrays
+    inputs, labels = pair
     order = draws.permutation(draws.key(torch.tensor(seed), "split", split), len(labels)).numpy()
     out, rest = np.split(order, [round(share * len(labels))])
-    return (inputs[rest], labels[rest]), (inputs[out], labels[out])
+
+    def taken(rows: np.ndarray) -> Split:
+        if isinstance(inputs, np.ndarray):
+            return inputs[rows], labels[rows]
+        return dataclasses.replace(inputs, source=Subset(inputs, rows.tolist())), labels[rows]  # type: ignore[arg-type]
+
+    return taken(rest), taken(out)

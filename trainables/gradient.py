@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from torch.func import vmap
 
 from . import draws, models, optimizers, stack
 from .contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
+from .data import augment
 from .structure import Structure
 from .task import Task
 
@@ -193,13 +194,7 @@ class GradientPruner(Algorithm):
         forward, follow = (outputs, after) if lone else (vmap(outputs), vmap(after))
         follows = type(self).after_step is not GradientPruner.after_step
         update = optimizers.updater(task, trees["hp"], trees.get("optimizer", {}), steps)
-        inputs, labels = task.data.inputs["train"], task.data.labels["train"]
-        orders = functools.lru_cache(1)(lambda epoch: self._order(task, state, epoch))
-        for step in range(state.scalars["step"], last):  # `outputs` and `after` read it
-            epoch, place = divmod(step, task.steps_per_epoch)
-            rows = orders(epoch)[:, place * task.batch_size : (place + 1) * task.batch_size]
-            x = inputs.index_select(0, rows.flatten()).view(*rows.shape, *inputs.shape[1:])
-            y = labels[rows]
+        for step, x, y in self._batches(task, state, last):  # `outputs` and `after` read `step`
             if lone:
                 x, y = x[0], y[0]
             if not task.stackable:
@@ -218,11 +213,27 @@ class GradientPruner(Algorithm):
         done = {**trees, "params": map_tree(Tensor.detach, params), "buffers": buffers, "pruning": pruning}
         return stack.restacked(done) if lone else done
 
-    def _order(self, task: Task, state: State, epoch: int) -> Tensor:
-        """(K, n) int64: each member's order of examples in `epoch`, a function of its seed."""
-        seeds, of = torch.unique(state.members["seed"], return_inverse=True)
-        site = "pruning" if state.scalars["before"] else "order"
-        return draws.permutation(draws.key(seeds, epoch, site), len(task.data.labels["train"]))[of]
+    def _batches(self, task: Task, state: State, last: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Each step up to `last` with its inputs (K, B, *shape) and labels (K, B), a function of the members' seeds.
+
+        Read, and augmented, once for each distinct seed.
+        """
+        seeds = state.members["seed"]
+        distinct = torch.tensor(list(dict.fromkeys(seeds.tolist())), device=seeds.device)
+        of = (seeds[:, None] == distinct).int().argmax(1) if len(distinct) < len(seeds) else None
+        site = "pruning" if state.scalars["before"] else "order"  # the dense phase before it, a task of its own, draws others
+        count = len(task.data.labels["train"])
+        orders = functools.lru_cache(1)(lambda epoch: draws.permutation(draws.key(distinct, epoch, site), count))
+
+        def rows(step: int) -> Tensor:
+            epoch, place = divmod(step, task.steps_per_epoch)
+            return orders(epoch)[:, place * task.batch_size : (place + 1) * task.batch_size]
+
+        steps = range(state.scalars["step"], last)
+        for step, (x, y) in zip(steps, task.data.feed(map(rows, steps)), strict=True):
+            if task.augment:
+                x = augment(x, task.augment, draws.key(distinct, step, f"{site} augment"))
+            yield step, *((x, y) if of is None else (x[of], y[of]))
 
 
 @dataclasses.dataclass

@@ -54,36 +54,31 @@ def measure(task: Task, algorithm: Algorithm, state: State, last: bool, dense: C
     return [{**progress, **{name: column[k] for name, column in values.items()}} for k in range(len(networks.of))]
 
 
+@torch.no_grad()
 def evaluate(task: Task, networks: Networks, split: str) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy (M,) float64 and accuracy (M,) float64 of the networks on a split."""
-    call = stack.Call(task.template.eval())
-    inputs, labels = task.data.inputs[split], task.data.labels[split]
-    count = next(iter(networks.params.values())).shape[0]
-    if count == 1 or not task.stackable:
-        parts = [_scores(call, _pick(networks, k), inputs, labels) for k in range(count)]
-        found = torch.stack(parts)
-    else:
-        groups = torch.arange(count).tensor_split(-(-count // MEMBERS))
-
-        def scores(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-            return _scores(call, (params, buffers), inputs, labels)
-
-        found = torch.cat([
-            vmap(scores)(*_pick(networks, group), inputs.expand(len(group), *inputs.shape)) for group in groups
-        ])  # fmt: skip
-    return found[:, 0], found[:, 1]
-
-
-def _pick(networks: Networks, which: int | Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    return {n: p[which] for n, p in networks.params.items()}, {n: b[which] for n, b in networks.buffers.items()}
+    call, count = stack.Call(task.template.eval()), next(iter(networks.params.values())).shape[0]
+    together = count > 1 and task.stackable
+    groups = torch.arange(count).tensor_split(-(-count // MEMBERS) if together else count)
+    totals = torch.zeros(2, count, dtype=torch.float64, device=task.torch_device)
+    for x, labels in task.data.parts(split, EXAMPLES):
+        for group in groups:
+            here = slice(int(group[0]), int(group[-1]) + 1)
+            params, buffers = ({name: t[here] for name, t in tree.items()} for tree in (networks.params, networks.buffers))
+            if together:
+                logits = vmap(call)(params, buffers, x.expand(len(group), *x.shape))
+            else:
+                logits = call(stack.single(params), stack.single(buffers), x)[None]
+            totals[:, here] += torch.stack(_scores(logits, labels))
+    loss, right = totals / len(task.data.labels[split])
+    return loss, right
 
 
-@torch.no_grad()
-def _scores(call: stack.Call, network: tuple[Any, Any], inputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss and accuracy of one network, (2,) float64."""
-    logits = torch.cat([call(*network, part) for part in inputs.split(EXAMPLES)])
-    right = (logits.argmax(1) == labels).to(torch.float64).mean()
-    return torch.stack([F.cross_entropy(logits.to(torch.float64), labels), right])
+def _scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over examples of loss and of right answers, (M,) float64 each. logits: (M, n, classes).  labels: (n,)."""
+    wanted = labels.expand(len(logits), -1)
+    loss = F.cross_entropy(logits.double().flatten(0, 1), wanted.flatten(), reduction="none").view(wanted.shape)
+    return loss.sum(1), (logits.argmax(2) == labels).double().sum(1)
 
 
 def compression(found: structure.Structure, counts: Counts, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:

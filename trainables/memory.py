@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
-from .contract import Algorithm, Member
-from .task import Task
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from .contract import Algorithm, Member
+    from .task import Task
 
 SHARE = 0.5
 """Share of the free memory that cohorts may fill: the rest is for libraries, measuring and other people."""
@@ -23,13 +25,13 @@ def fitting(task: Task, algorithm: Algorithm, member: Member, workers: int) -> i
     """How many members like `member` one of `workers` equal workers can train together on the task's device; at least 1."""
     parent = algorithm.parent(task, member.hp)
     few, more = (_peak(parent, algorithm, member, count) for count in (2, 4))
-    return max(1, int(SHARE * free_bytes(task) / workers / max(1, (more - few) // 2)))
+    return max(1, int(SHARE * free_bytes(task.torch_device) / workers / max(1, (more - few) // 2)))
 
 
-def free_bytes(task: Task) -> int:
-    """Free memory of the task's device, bytes."""
-    if task.torch_device.type == "cuda":
-        return torch.cuda.mem_get_info()[0]
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device, bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -86,7 +86,7 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
     return found
 
 
-def call(noun: str, name: str, known: dict[str, Callable[..., Any]], *given: Any, **options: Any) -> Any:
+def call(noun: str, name: str, known: dict[str, Callable[..., Any]], /, *given: Any, **options: Any) -> Any:
     """What the callable that `name` stands for returns. Raises ValueError naming it, whatever it raises."""
     function = lookup(name, known, noun)
     try:

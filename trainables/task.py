@@ -25,8 +25,10 @@ class Task:
     algorithms that start from a trained network.  rungs: number of points, evenly spaced over what follows the dense phase, at
     which members are measured.  lr, weight_decay: an arm's hyper-parameters of the same names override them.  momentum: of sgd.
     schedule of the learning rate: constant; cosine to 0; inverse, (1 + 1e-4 step)^-0.75 (Caffe's LeNet).  split_seed: draws the
-    splits that the data set lacks.  device: auto takes a GPU if there is one.  starts: a folder in which cohorts share
-    the trained networks of a dense phase; empty: each trains its own.
+    splits that the data set lacks.  augment: what is done to training images, out of crop (up to 4 pixels, zeros around) and
+    flip (left and right).  device: auto takes a GPU if there is one.  stream: whether inputs stay where they are and are read
+    batch by batch; auto: if they would take more than half of the device's free memory; results are the same.  starts: a folder
+    in which cohorts share the trained networks of a dense phase; empty: each trains its own.
     """
 
     dataset: str = "digits"
@@ -41,8 +43,10 @@ class Task:
     rungs: int = 4
     dense_share: float = 0.4
     split_seed: int = 0
+    augment: Sequence[str] = ()
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    stream: Literal["auto", "always", "never"] = "auto"
     starts: str = ""
     dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -56,6 +60,10 @@ class Task:
                 object.__setattr__(self, name, domain.check(getattr(self, name)))
             except ValueError as error:
                 raise ValueError(f"`{name}` {error}") from None
+        given, known = self.augment, data.AUGMENTATIONS
+        if not isinstance(given, list | tuple) or not all(kind in known for kind in given) or len(set(given)) < len(given):
+            raise ValueError(f"`augment` is a list of distinct words out of {', '.join(known)}; got {given!r}")
+        object.__setattr__(self, "augment", [kind for kind in known if kind in given])  # their order means nothing
         if self.epochs <= 0:
             raise ValueError(f"`epochs` is the training budget and lies above 0; got {self.epochs}")
 
@@ -77,7 +85,10 @@ class Task:
     @functools.cached_property
     def data(self) -> data.Data:
         """The data set, on the device."""
-        found = data.load(self.dataset, self.dataset_options, self.split_seed, self.torch_dtype, self.torch_device)
+        place = (self.torch_dtype, self.torch_device, self.stream)
+        found = data.load(self.dataset, self.dataset_options, self.split_seed, *place)
+        if self.augment and len(found.shape) != 3:
+            raise ValueError(f"`augment` is for images, (channels, height, width); got inputs of shape {found.shape}")
         if self.batch_size > len(found.labels["train"]):
             have = len(found.labels["train"])
             raise ValueError(f"`batch_size` is at most the number of training examples, {have}; got {self.batch_size}")
@@ -103,7 +114,7 @@ class Task:
     @functools.cached_property
     def stackable(self) -> bool:
         """Whether `vmap` takes the model; if not, members train one after the other."""
-        return stack.can_stack(stack.prepare(self.build(0)), self.data.inputs["train"][:2])
+        return stack.can_stack(stack.prepare(self.build(0)), self.data.examples("train", torch.arange(2)))
 
     @functools.cached_property
     def counts(self) -> Counts:
@@ -122,7 +133,7 @@ class Task:
         module, want = self.build(0), (2, self.data.classes)
         try:
             with torch.no_grad():
-                outputs = module.eval()(self.data.inputs["train"][:2])
+                outputs = module.eval()(self.data.examples("train", torch.arange(2)))
             self.initial([0])
         except Exception as error:  # anybody's code
             why = models.raised(error)
@@ -158,7 +169,7 @@ class Task:
     def describe(self) -> dict[str, Any]:
         """All that results depend on, JSON: names, options and budget, and the data by its digest instead of its place."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for place in ("device", "starts", "dataset_options"):
+        for place in ("device", "stream", "starts", "dataset_options"):
             fields.pop(place)
         return {**fields, "model_options": dict(self.model_options), "data_digest": self.data.digest}
 
@@ -178,6 +189,7 @@ _DOMAINS = {
     "schedule": Domain("choice", "", "the learning rate's course", choices=("constant", "cosine", "inverse"), static=True),
     "dtype": Domain("choice", "", "the type of parameters", choices=("float32", "float64"), static=True),
     "device": Domain("choice", "", "where members train", choices=("auto", "cpu", "cuda"), static=True),
+    "stream": Domain("choice", "", "where inputs are kept", choices=("auto", "always", "never"), static=True),
     "epochs": Domain("real", 0, "the training budget in passes over the training data", low=0),
     "batch_size": Domain("whole", 1, "the number of examples in a step", low=1),
     "lr": Domain("real", 0, "the learning rate", low=0),

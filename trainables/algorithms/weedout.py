@@ -172,7 +172,7 @@ def search(task: Task, parents: Dense, place: int, member: Member, count: int) -
             mask = vmap(disconnect)(numbers)
             total = torch.zeros(CHUNK, dtype=torch.float64, device=device)
             for part in rows.split(EXAMPLES):
-                inputs = task.data.inputs["train"][part].to(kind)
+                inputs = task.data.examples("train", part).to(kind)
                 if task.stackable:
                     found = vmap(logits, in_dims=(0, None))(mask, inputs)
                 else:
