@@ -50,6 +50,7 @@ class Bare(nn.Module):
 
 x, y = np.random.default_rng(0).random((100, 1, 8, 8)), np.arange(100) % 10
 def nothing(): return None
+def vectors(): return {"train": (x.reshape(100, 64), y)}
 def no_train(): return {"test": (x, y)}
 def misspelt(): return {"train": (x, y), "val": (x, y)}
 def no_labels(): return {"train": x}
@@ -68,6 +69,12 @@ def divides(): return 1 / 0
 TASKS: tuple[tuple[str, str], ...] = (
     ("batch_size = 5000", "`batch_size` is at most the number of training examples, 1222; got 5000"),
     ("rungs = 500", "`rungs` is at most the number of steps after the dense phase, 46; got 500"),
+    ('augment = ["flop"]', "`augment` is a list of distinct words out of crop, flip; got ['flop']"),
+    ('augment = ["flip"]\ndataset = "theirs.vectors"',
+     "`augment` is for images, (channels, height, width); got inputs of shape (64,)"),
+    ('stream = "often"', "`stream` is where inputs are kept: one of auto, always, never; got 'often'"),
+    ('dataset = "idx"', "`root` is missing: dataset idx needs it"),
+    ('dataset = "idx"\nroot = "nowhere"', "dataset idx: no folder nowhere"),
     ("dense_share = 0.999", "`rungs` is at most the number of steps after the dense phase, 0; got 1"),
     ("widths = 3", "model mlp: `widths` is a list of whole numbers above 0; got 3"),
     ("widths = [true]", "model mlp: `widths` is a list of whole numbers above 0; got [True]"),

@@ -34,7 +34,7 @@ SAMPLE = 1 << 28
 """Mean and deviation are taken over all training examples, or over as many, drawn once for all, as have so many numbers."""
 
 GLIMPSE = 256
-"""Examples of a split, evenly spread, that enter the digest of inputs that are read when they are reached."""
+"""Examples read at a time; and how many of a split, evenly spread, enter the digest of inputs that are read when reached."""
 
 RESIDENT_SHARE = 0.5
 """Share of the device's free memory that a data set may take before it streams."""
@@ -229,41 +229,37 @@ def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: 
         numbers = math.prod(shape) * sum(len(y) for _, y in splits.values())
         streaming = stream == "always" or (stream == "auto" and numbers * dtype.itemsize > RESIDENT_SHARE * free_bytes(device))
         labels = {split: torch.from_numpy(y).to(device) for split, (_, y) in splits.items()}
-        inputs = streams if streaming else {split: _resident(streams[split], len(y), shape) for split, y in labels.items()}
+        inputs: Mapping[str, Tensor | Stream] = (
+            streams
+            if streaming
+            else {split: _whole(streams[split], torch.arange(len(y)), shape) for split, y in labels.items()}
+        )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return Data(inputs, labels, shape, 1 + max(int(y.max()) for _, y in splits.values()), digest)
 
 
-def _resident(stream: Stream, count: int, shape: tuple[int, ...]) -> Tensor:
-    """All of a stream on its device, filled in parts: never a second copy of it."""
-    x = torch.empty((count, *shape), dtype=stream.mean.dtype, device=stream.mean.device)
-    places = torch.arange(count).split(GLIMPSE)
-    for place, part in zip(places, stream.feed(places), strict=True):
-        x[place[0] : place[-1] + 1] = part
+def _whole(stream: Stream, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Examples of a stream at rows, increasing, on its device: filled in parts, never a second copy of all."""
+    x, end = torch.empty((len(rows), *shape), dtype=stream.mean.dtype, device=stream.mean.device), 0
+    for part in stream.feed(rows.split(GLIMPSE)):
+        begin, end = end, end + len(part)
+        x[begin:end] = part
     return x
 
 
 def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """The training examples that give mean and deviation, unchanged, on the CPU: the same wherever the data set lives."""
+    """The training examples that give mean and deviation, as they are, on the CPU: the same wherever the data set lives."""
     count, most = len(source), max(1, SAMPLE // math.prod(shape))
-    if count <= most:
-        rows = torch.arange(count)
-    else:
-        rows = draws.permutation(draws.key(torch.tensor(0), "sample"), count)[:most].sort().values
-    x = torch.empty((len(rows), *shape), dtype=dtype)
-    nothing, one = torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
-    places = torch.arange(len(rows)).split(GLIMPSE)
-    for place, part in zip(places, Stream(source, nothing, one).feed(rows.split(GLIMPSE)), strict=True):
-        x[place[0] : place[-1] + 1] = part
-    return x
+    rows = draws.permutation(draws.key(torch.tensor(0), "sample"), count)[:most] if count > most else torch.arange(count)
+    return _whole(Stream(source, torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)), rows.sort().values, shape)
 
 
 def _reals(splits: Mapping[str, Split], dtype: torch.dtype) -> Iterator[Tensor]:
     """All inputs that are arrays of real numbers, a few at a time."""
     for x, _ in splits.values():
         if isinstance(x, np.ndarray) and x.dtype.kind == "f":
-            yield from (torch.from_numpy(x[place : place + GLIMPSE]).to(dtype) for place in range(0, len(x), GLIMPSE))
+            yield from (torch.from_numpy(x[place : place + GLIMPSE].copy()).to(dtype) for place in range(0, len(x), GLIMPSE))
 
 
 def _digest(splits: Mapping[str, Split]) -> str:
@@ -279,7 +275,8 @@ def _digest(splits: Mapping[str, Split]) -> str:
             digest.update(str(getattr(x.source, "digest", "")).encode())
             x = read(x, np.unique(np.linspace(0, len(x) - 1, GLIMPSE).astype(int)))
         for array in (x, labels):
-            digest.update(f"{split}{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+            digest.update(f"{split}{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 
