@@ -47,7 +47,8 @@ def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") 
     low, ticks, scale = _accuracy_axis(drawn)
     x = alt.X("cost:Q", scale=alt.Scale(type="log", nice=False, padding=24), axis=alt.Axis(format="~s", tickCount=6))
     x = x.title(["FLOPs (2 per multiply-accumulate, one example, forward)", COSTS[cost]])
-    y = alt.Y("accuracy:Q", scale=scale, axis=alt.Axis(format="~%", values=ticks), title="accuracy, validation data")
+    axis = alt.Axis(format="~%", values=ticks, labelOverlap="greedy")  # the default would drop every other label
+    y = alt.Y("accuracy:Q", scale=scale, axis=axis, title="accuracy, validation data")
     looks = _looks(drawn)
     faint = alt.condition("datum.front", alt.value(1), alt.value(0.35))
     lines = [
