@@ -162,7 +162,7 @@ def marks(counts: Iterable[float]) -> list[int]:
 
 
 def listed(summary: pd.DataFrame, last_rows: pd.DataFrame) -> pd.DataFrame:
-    """The points that a page has room for: all but most of the counts of a search over candidates.
+    """The points that a page has room for: all, but of a search over candidates only some counts.
 
     Counts that took the same networks in every seed are one point, the one of the fewest candidates, with the range in its
     `setting`. Of these stay the ones with a count of `marks` and those on the front of their arm (control or not), by
@@ -179,9 +179,8 @@ def listed(summary: pd.DataFrame, last_rows: pd.DataFrame) -> pd.DataFrame:
     seen["label"] = seen["arm"] + seen["control"].astype(str)
     seen["front"] = fronts(seen, "flops_masked", "label") | fronts(seen, "flops_shrunk", "label")
     seen = seen[seen["hp_candidates"].notna()].sort_values(["hp_candidates", "pick"], kind="stable")
-    seen["pick"] = (
-        seen["pick"].where(seen["hp_candidates"] > 1, "").fillna("")
-    )  # one candidate is the best and the worst of itself
+    # One candidate is the best and the worst of itself.
+    seen["pick"] = seen["pick"].where(seen["hp_candidates"] > 1, "").fillna("")
     alike = seen.groupby(["label", unsearched(seen), "pick"])["hp_candidates"]
     shown = seen["front"] | alike.transform(lambda counts: counts.isin(marks(counts)))
     told: dict[Any, str] = {}
