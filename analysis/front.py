@@ -7,7 +7,8 @@ Whatever chooses or orders points takes its frame through `selectable` and so ca
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import moocore
@@ -21,7 +22,10 @@ Cost = Literal["flops_masked", "flops_shrunk"]
 POINT = ["arm", "algorithm", "control", "hp", "setting"]
 SCORES = ["accuracy_valid", "accuracy_test"]
 COUNTS = ["flops_dense", "flops_masked", "flops_shrunk", "params_dense", "params_kept", "params_shrunk"]
+CHARGES = ["seconds", "train_flops", "search_flops"]
 SPREAD = [*SCORES, "sparsity", "flops_masked", "flops_shrunk", "params_kept"]
+SEARCHED = ("candidates", "pick")
+"""Hyper-parameters of a search over candidate networks: how many were scored, and which of them was taken."""
 DIRECTIONS = (True, False)
 """Accuracy is maximized, cost is not."""
 REFERENCE = (0.0, 1.0)
@@ -74,9 +78,18 @@ def selectable(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def parents(done: pd.DataFrame) -> list[str]:
-    """The arms that are the parent: controls from which nothing was removed, of the largest `flops_dense`."""
-    whole = (done["flops_masked"] == done["flops_dense"]) & (done["flops_dense"] == done["flops_dense"].max())
-    return sorted(done["arm"][whole.groupby(done["arm"]).transform("all") & done["control"].astype(bool)].unique())
+    """The arms that are the parent: controls, whole and as large as the task's model, of the largest `flops_dense`.
+
+    Nothing was removed, and `flops_masked` is `flops_dense`: an arm may start from a wider or a narrower network.
+    """
+    large = (done["flops_masked"] == done["flops_dense"]) & (done["flops_dense"] == done["flops_dense"].max())
+    whole = large & (done["sparsity"] == 0) & done["control"].astype(bool)
+    return sorted(done["arm"][whole.groupby(done["arm"]).transform("all")].unique())
+
+
+def parent_scores(done: pd.DataFrame) -> pd.DataFrame:
+    """The parent's accuracies and charges by seed; the mean of several parents, empty without one."""
+    return done[done["arm"].isin(parents(done))].groupby("seed")[[*SCORES, *CHARGES]].mean()
 
 
 def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -95,7 +108,7 @@ def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
     done = last_rows[last_rows["status"] == "done"]
     status = last_rows.groupby([*POINT, "status"]).size().unstack(fill_value=0)
     measured = done.groupby(POINT)
-    means = measured[[*SCORES, "sparsity", *COUNTS, "train_flops"]].mean()
+    means = measured[[*SCORES, "sparsity", *COUNTS, *CHARGES]].mean()
     spread = measured[SPREAD].std().add_suffix("_std")
     summary = status.reindex(columns=list(table.FINAL), fill_value=0).join([means, spread, _differences(done)])
     summary["compression"] = summary["params_dense"] / summary["params_kept"]
@@ -106,16 +119,78 @@ def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
 
 def settings(rows: pd.DataFrame) -> pd.Series[str]:
     """For each row, in words, the hyper-parameters that differ within its arm; if none do, those that are no defaults."""
-    chosen = rows["hp"].fillna("{}").map(json.loads)
+    rows = rows.assign(hp=rows["hp"].fillna("{}"))
+    points = rows.drop_duplicates(["arm", "hp"])  # far fewer than rows
+    chosen = points["hp"].map(json.loads)
     told: dict[Any, list[str]] = {}
-    for arm, group in chosen.groupby(rows["arm"]):
+    for arm, group in chosen.groupby(points["arm"]):
         names = sorted(set().union(*group))
         told[arm] = [n for n in names if len({json.dumps(hp.get(n)) for hp in group}) > 1] or names
-    lines = [
-        ", ".join(f"{name} {_word(hp.get(name, row.get(f'hp_{name}')))}" for name in told.get(row["arm"], []))
-        for hp, row in zip(chosen, rows.to_dict("records"), strict=True)
-    ]
-    return pd.Series([line or "defaults" for line in lines], index=rows.index, dtype=object)
+    lines = {
+        (row["arm"], row["hp"]): ", ".join(
+            f"{name} {_word(hp.get(name, row.get(f'hp_{name}')))}" for name in told.get(row["arm"], [])
+        )
+        for hp, row in zip(chosen, points.to_dict("records"), strict=True)
+    }
+    words = [lines[key] or "defaults" for key in zip(rows["arm"], rows["hp"], strict=True)]
+    return pd.Series(words, index=rows.index, dtype=object)
+
+
+def unsearched(rows: pd.DataFrame) -> pd.Series[str]:
+    """Each row's `hp` without the hyper-parameters of a search over candidates: what its networks are compared within."""
+    rest = {hp: json.dumps({n: v for n, v in json.loads(hp).items() if n not in SEARCHED}) for hp in rows["hp"].unique()}
+    return rows["hp"].map(rest)
+
+
+def networks(rows: pd.DataFrame) -> pd.Series[str]:
+    """Which network each row is of: its member's own, unless a search took it (`m_winner`: the candidate's number).
+
+    Rows that took the same candidate, with the same seed and the same hyper-parameters but for `SEARCHED`, are of one
+    network, trained once.
+    """
+    if "m_winner" not in rows:
+        return rows["member"]
+    taken = rows["algorithm"] + "\t" + unsearched(rows) + "\t" + rows["seed"].astype(str) + "\t" + rows["m_winner"].astype(str)
+    return taken.where(rows["m_winner"].notna(), rows["member"])
+
+
+def marks(counts: Iterable[float]) -> list[int]:
+    """Of all candidate counts those that are shown: the first from each of 1, 4, 16, ... on, and the largest."""
+    known = sorted({int(count) for count in counts})
+    powers = [4**i for i in range(32) if known and 4**i <= known[-1]]
+    return sorted({next(count for count in known if count >= power) for power in powers} | set(known[-1:]))
+
+
+def listed(summary: pd.DataFrame, last_rows: pd.DataFrame) -> pd.DataFrame:
+    """The points that a page has room for: all, but of a search over candidates only some counts.
+
+    Counts that took the same networks in every seed are one point, the one of the fewest candidates, with the range in its
+    `setting`. Of these stay the ones with a count of `marks` and those on the front of their arm (control or not), by
+    masked or by shrunk FLOPs.
+    """
+    done = last_rows[last_rows["status"] == "done"]
+    if "hp_candidates" not in done or done["hp_candidates"].isna().all():
+        return summary
+    rows = done[["arm", "hp", "hp_candidates"]].assign(pick=done.get("hp_pick"), networks=networks(done))
+    behind = rows.groupby(["arm", "hp"]).agg(
+        {"hp_candidates": "first", "pick": "first", "networks": lambda n: " ".join(sorted(n))}
+    )
+    seen = selectable(summary).join(behind, on=["arm", "hp"])
+    seen["label"] = seen["arm"] + seen["control"].astype(str)
+    seen["front"] = fronts(seen, "flops_masked", "label") | fronts(seen, "flops_shrunk", "label")
+    seen = seen[seen["hp_candidates"].notna()].sort_values(["hp_candidates", "pick"], kind="stable")
+    # One candidate is the best and the worst of itself.
+    seen["pick"] = seen["pick"].where(seen["hp_candidates"] > 1, "").fillna("")
+    alike = seen.groupby(["label", unsearched(seen), "pick"])["hp_candidates"]
+    shown = seen["front"] | alike.transform(lambda counts: counts.isin(marks(counts)))
+    told: dict[Any, str] = {}
+    for _, group in seen.groupby(["label", "pick", "networks"], dropna=False):
+        if shown[group.index].any():
+            low, high = int(group["hp_candidates"].iloc[0]), int(group["hp_candidates"].iloc[-1])
+            several = f"candidates {low}" + (f"..{high}" if high > low else "")
+            told[group.index[0]] = group["setting"].iloc[0].replace(f"candidates {low}", several, 1)
+    lines = summary.drop(index=[i for i in seen.index if i not in told])
+    return lines.assign(setting=pd.Series(told, dtype=lines["setting"].dtype).reindex(lines.index).fillna(lines["setting"]))
 
 
 def _word(value: Any) -> str:
@@ -123,9 +198,8 @@ def _word(value: Any) -> str:
 
 
 def _differences(done: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread, over seeds, of accuracy minus the parent's of the same seed (several parents: their mean)."""
-    parent = done[done["arm"].isin(parents(done))].groupby("seed")[SCORES].mean()
-    paired = done[SCORES] - parent.reindex(done["seed"]).to_numpy()
+    """Mean and spread, over seeds, of accuracy minus the parent's of the same seed."""
+    paired = done[SCORES] - parent_scores(done)[SCORES].reindex(done["seed"]).to_numpy()
     paired.columns = ["difference_valid", "difference_test"]
     measured = paired.groupby([done[name] for name in POINT])
     return measured.mean().join(measured.std().add_suffix("_std"))
@@ -153,20 +227,24 @@ def members_on_front(last_rows: pd.DataFrame) -> set[str]:
 
 def ordered(summary: pd.DataFrame, cost: Cost = "flops_masked") -> pd.DataFrame:
     """The summary with its front first, then the other points; in each part from the dearest to the cheapest."""
-    seen = selectable(summary).assign(other=~fronts(summary, cost))
-    return summary.loc[seen.sort_values(["other", cost, "arm", "hp"], ascending=[True, False, True, True]).index]
+    natural = [re.sub(r"\d+", lambda digits: digits[0].zfill(18), hp) for hp in summary["hp"]]  # 4 before 16
+    seen = selectable(summary).assign(other=~fronts(summary, cost), natural=natural)
+    ascending = [True, False, True, True, True]
+    return summary.loc[seen.sort_values(["other", cost, "arm", "control", "natural"], ascending=ascending).index]
 
 
 def hypervolumes(last_rows: pd.DataFrame, cost: Cost = "flops_masked") -> pd.DataFrame:
     """Hypervolume of each arm, one front per seed: (accuracy_valid up, cost / flops_dense down), both linear.
 
-    Columns: arm, control, seeds, points_least and points_most (done members of a seed), hypervolume (mean over
+    Columns: arm, control, seeds, points_least and points_most (distinct networks of a seed), hypervolume (mean over
     seeds, in [0, 1]) and hypervolume_std.  The reference point is `REFERENCE`.
     """
     seen = selectable(last_rows)
     seen = seen[seen["status"] == "done"].assign(relative=lambda rows: rows[cost] / rows["flops_dense"])
+    seen["network"] = networks(seen)
     lines: list[dict[str, Any]] = []
     for (arm, control), group in seen.groupby(["arm", "control"]):
+        group = group.drop_duplicates(["seed", "network"])
         seeds = [part[["accuracy_valid", "relative"]].to_numpy() for _, part in group.groupby("seed")]
         volumes = np.array([hypervolume(points, REFERENCE, DIRECTIONS) for points in seeds])
         sizes = [len(points) for points in seeds]

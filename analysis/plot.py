@@ -17,6 +17,8 @@ from . import front
 # dark and on a light page. Seven colours and eight shapes share no divisor: 56 arms before a pair comes again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+Picture = dict[str, Any]
+"""A Vega-Lite specification."""
 COSTS = {
     "flops_masked": "removed weights cost nothing (ideal sparse hardware)",
     "flops_shrunk": "dead units cut out, the rest dense (any hardware)",
@@ -24,11 +26,16 @@ COSTS = {
 WIDTH, HEIGHT = 720, 440
 SQUEEZED = 0.2
 """Share of the height for accuracies below a break in the axis."""
+PANELS = 12
+"""Settings of a search that are drawn, the first ones."""
+FEW = 12
+"""Counts of candidates that are marked on their line; of more, the line alone is drawn."""
 
 
-def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") -> alt.LayerChart:
-    """Mean validation accuracy against mean FLOPs, one colour and shape for each arm, its front joined by a line.
+def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") -> Picture:
+    """Mean validation accuracy against mean FLOPs, one colour and shape for each label, its front joined by a line.
 
+    A label is an arm, or those of its points that are controls.
     summary: as from `front.summarise`.  Points without a done member are left out, as are, with a note, points of no
     FLOPs, which a logarithmic axis cannot hold.  Text and axes have the colour of the surrounding text, black alone.
     """
@@ -40,7 +47,8 @@ def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") 
     low, ticks, scale = _accuracy_axis(drawn)
     x = alt.X("cost:Q", scale=alt.Scale(type="log", nice=False, padding=24), axis=alt.Axis(format="~s", tickCount=6))
     x = x.title(["FLOPs (2 per multiply-accumulate, one example, forward)", COSTS[cost]])
-    y = alt.Y("accuracy:Q", scale=scale, axis=alt.Axis(format="~%", values=ticks), title="accuracy, validation data")
+    axis = alt.Axis(format="~%", values=ticks, labelOverlap="greedy")  # the default would drop every other label
+    y = alt.Y("accuracy:Q", scale=scale, axis=axis, title="accuracy, validation data")
     looks = _looks(drawn)
     faint = alt.condition("datum.front", alt.value(1), alt.value(0.35))
     lines = [
@@ -55,17 +63,61 @@ def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") 
         x, y, looks["stroke"], looks["fill"], looks["shape"], opacity=faint, tooltip=_tooltips(summary)
     )
     layers = [*_notes(drawn, low), *lines, bars, marks]
-    return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=_title(points, study, cost), config=_config())
+    title = _title(points, study, cost)
+    return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
 
 
-def svg(picture: alt.LayerChart, background: str = "white") -> str:
+def search(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:
+    """Mean validation accuracy against the number of candidates, a panel for each setting of a search.
+
+    curves: as from `compare.curves`.  random: the lines of `compare.found` whose network is `random`; its mean is a line,
+    its interval a band.
+    """
+    settings = curves[["algorithm", "setting"]].drop_duplicates()
+    shown = settings.head(PANELS)
+    panels = [_panel(algorithm, setting, curves, random) for algorithm, setting in shown.itertuples(index=False)]
+    least, most = int(curves["seeds"].min()), int(curves["seeds"].max())
+    seeds = f"{most}" if least == most else f"{least} to {most}"
+    lines = [
+        f"Mean over {seeds} seeds, validation data, an axis for each panel. Blue: the best of the first n; orange: the worst.",
+        "Dotted, with its 95 % interval as a band: candidate 1, the random network.",
+    ]
+    if len(shown) < len(settings):
+        lines.append(f"Drawn: the first {len(shown)} of {len(settings)} settings.")
+    title = alt.TitleParams(f"{study}: accuracy against candidates scored", subtitle=lines)
+    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict()
+
+
+def _panel(algorithm: str, setting: str, curves: pd.DataFrame, random: pd.DataFrame) -> alt.LayerChart:
+    lines, first = (frame[(frame["algorithm"] == algorithm) & (frame["setting"] == setting)] for frame in (curves, random))
+    level = first[["accuracy_valid", "accuracy_valid_low", "accuracy_valid_high"]].set_axis(["accuracy", "low", "high"], axis=1)
+    band = alt.Chart(alt.Data(values=json.loads(level.to_json(orient="records"))))
+    scale, axis = alt.Scale(zero=False), alt.Axis(format="~%", tickCount=5)
+    y, low = (alt.Y(f"{field}:Q", scale=scale, axis=axis, title=None) for field in ("accuracy", "low"))
+    x = alt.X("candidates:Q", title="candidates", scale=alt.Scale(type="log", nice=False))
+    x = x.axis(values=[4**i for i in range(12)], format="~s")
+    layers = [
+        band.transform_filter("isValid(datum.low)").mark_rect(opacity=0.12, color="currentColor").encode(low, alt.Y2("high:Q")),
+        band.mark_rule(opacity=0.6, strokeDash=[2, 3], color="currentColor").encode(y),
+    ]
+    for pick, colour, dash in (("best", COLOURS[0], [1, 0]), ("worst", COLOURS[1], [6, 4])):
+        part = lines.loc[lines["pick"] == pick, ["candidates", "accuracy"]]
+        flat = part["accuracy"].diff().eq(0) & part["accuracy"].diff(-1).eq(0)  # adds nothing to the line
+        marks = alt.OverlayMarkDef(color=colour) if len(part) <= FEW else False
+        line = alt.Chart(alt.Data(values=json.loads(part[~flat].to_json(orient="records"))))
+        layers.append(line.mark_line(strokeWidth=2, strokeDash=dash, color=colour, point=marks).encode(x, y))
+    title = alt.TitleParams(f"{algorithm}: {setting}", fontSize=13, offset=6, limit=240)
+    return alt.LayerChart(layer=layers, width=200, height=150, title=title)
+
+
+def svg(picture: Picture, background: str = "white") -> str:
     """The chart as SVG text."""
-    return vl_convert.vegalite_to_svg({**picture.to_dict(), "background": background}, vl_version=_version())
+    return vl_convert.vegalite_to_svg({**picture, "background": background}, vl_version=_version())
 
 
-def png(picture: alt.LayerChart) -> bytes:
+def png(picture: Picture) -> bytes:
     """The chart as PNG, on white, at twice the size of the SVG."""
-    return vl_convert.vegalite_to_png({**picture.to_dict(), "background": "white"}, vl_version=_version(), scale=2)
+    return vl_convert.vegalite_to_png({**picture, "background": "white"}, vl_version=_version(), scale=2)
 
 
 @functools.cache
@@ -84,7 +136,7 @@ def _points(summary: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
     label = done["arm"] + done["control"].map({True: " (control)", False: ""})
     mean, std = done["accuracy_valid"], done["accuracy_valid_std"]
     drawn = done.assign(label=label, cost=done[cost], accuracy=mean, std=std, low=mean - std, high=mean + std)
-    drawn = drawn.assign(front=front.fronts(done, cost, within="arm"), best=front.fronts(done, cost))
+    drawn = drawn.assign(best=front.fronts(drawn, cost), front=front.fronts(drawn, cost, within="label"))
     return drawn.sort_values(["control", "arm", "cost"])
 
 
@@ -116,7 +168,7 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _looks(drawn: pd.DataFrame) -> dict[str, Any]:
-    """Colour, filling and shape of each arm; a control is hollow."""
+    """Colour, filling and shape of each label; a control is hollow."""
     arms = drawn.drop_duplicates("label")
     labels, control = arms["label"].tolist(), arms["control"].tolist()
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(labels))]
@@ -177,7 +229,7 @@ def _title(points: pd.DataFrame, study: str, cost: front.Cost) -> alt.TitleParam
     spread = ", bars one standard deviation" if most > 1 else ""
     lines = [
         f"Mean over {seeds}{spread}; nothing here was chosen by test data.",
-        "Lines: each arm's front; faint: dominated in its arm; hollow, dashed: control; grey band: front of all arms.",
+        "Lines: each arm's front; faint: dominated there; hollow, dashed: control; grey band: front of all arms.",
     ]
     if nothing := int((points["cost"] <= 0).sum()):
         lines.append(f"Not drawn: {nothing} of {len(points)} points have no FLOPs left (they are in the table).")

@@ -12,12 +12,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import pandas as pd
 
-from . import front, plot, table
+from . import compare, front, plot, table
 
-Pictures = dict[front.Cost, alt.LayerChart]
+Pictures = dict[str, plot.Picture]
 TOLERANCE = 0.005
 """Requested and achieved sparsity further apart than this are listed."""
 
@@ -31,6 +30,7 @@ FORMULAS = {
     "compression": "params_dense / params_kept, a quotient of means",
     "speed-up ideal": "flops_dense / flops_masked, a quotient of means",
     "any hardware": "speed-up of the shrunk network, flops_dense / flops_shrunk, a quotient of means",
+    "train FLOPs (search)": "mean of train_flops; in brackets the share that a search took, if there was one",
     "hypervolume": "area between the front of one seed's members and the reference point, in (validation accuracy, "
     "cost / flops_dense), both linear",
 }
@@ -44,10 +44,11 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } p, li { max-width: 52rem; }
 figure { margin: 1.5rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .84rem; }
-th, td { padding: .2rem .5rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .2rem .4rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { background: var(--soft); white-space: normal; vertical-align: bottom; }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
-td:nth-child(2) { white-space: normal; min-width: 8rem; max-width: 22rem; }
+th:nth-child(-n+2), td:nth-child(-n+2), .search :is(th, td):is(:nth-child(3), :last-child) { text-align: left; }
+.search td:last-child { white-space: normal; min-width: 8rem; } .search tr.first td { border-top: 2px solid var(--faint); }
+td:nth-child(-n+2) { white-space: normal; max-width: 22rem; } td:nth-child(2) { min-width: 8rem; }
 tr.other { color: var(--faint); } tr.front td:first-child { font-weight: 600; }
 dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere; }
 @media print { body { margin: 0; max-width: none; font-size: 10px; } h2, figure { break-inside: avoid; } }
@@ -57,24 +58,47 @@ dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere;
 def build(folder: Path) -> Path:
     """Write `report/report.html`, `front.svg`, `front.png` and `front.csv` into a study's output folder.
 
+    Beside them `search.csv`, if there was a search over candidates.
     Returns the page's path. Raises ValueError if there are no rows, a file cannot be trusted, or no member is done.
     """
     rows, summary = _load(folder)
+    last, study = table.last(rows), str(rows["study"].iloc[0])
     marked = summary.assign(front_masked=front.fronts(summary), front_shrunk=front.fronts(summary, "flops_shrunk"))
-    pictures = _pictures(summary, str(rows["study"].iloc[0]))
+    points = front.listed(summary, last)
+    found, correlations = compare.found(last), compare.correlations(last)
+    pictures = _pictures(points, study)
+    if len(found):
+        pictures["search"] = plot.search(compare.curves(last), found[found["network"] == "random"], study)
     main = pictures["flops_masked"]
     target = folder / "report"
-    _save(target / "front.csv", front.ordered(marked).to_csv(index=False, lineterminator="\n").encode())
+    _save(target / "front.csv", _csv(front.ordered(marked)))
     _save(target / "front.svg", plot.svg(main).encode())
     _save(target / "front.png", plot.png(main))
-    _save(target / "report.html", _page(folder, rows, summary, pictures).encode())
+    (target / "search.csv").unlink(missing_ok=True)
+    if len(found):
+        key = ["algorithm", "setting"]
+        _save(target / "search.csv", _csv(found.merge(correlations, how="left", on=key) if len(correlations) else found))
+    parts = [
+        *_headline(rows),
+        *_figures(pictures),
+        *_points(summary, points),
+        *_search(found, correlations, pictures),
+        *_volumes(rows),
+        *_checks(folder, rows, summary),
+        *_origin(folder),
+    ]
+    _save(target / "report.html", _page(study, "".join(parts), pictures).encode())
     return target / "report.html"
 
 
 def front_table(folder: Path) -> list[list[str]]:
-    """The front of all arms as rows of text, the heading first. Raises ValueError as `build` does."""
-    _, summary = _load(folder)
-    lines = [_line(point) for point in _records(front.ordered(summary[front.fronts(summary)]))]
+    """The front of all arms as rows of text, the heading first; points as `front.listed` has them.
+
+    Raises ValueError as `build` does.
+    """
+    rows, summary = _load(folder)
+    points = front.listed(summary, table.last(rows))
+    lines = [_line(point) for point in _records(front.ordered(points[front.fronts(points)]))]
     return [list(lines[0]), *[list(line.values()) for line in lines]]
 
 
@@ -91,6 +115,10 @@ def _load(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return rows, summary
 
 
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, lineterminator="\n").encode()
+
+
 def _save(path: Path, content: bytes) -> None:
     with table.atomic(path) as temporary:
         temporary.write_bytes(content)
@@ -105,7 +133,8 @@ def _unfinished(rows: pd.DataFrame) -> pd.DataFrame:
 def _pictures(summary: pd.DataFrame, study: str) -> Pictures:
     """The figure, and a second one where counts after shrinking differ from the parent's."""
     pictures: Pictures = {"flops_masked": plot.chart(summary, study)}
-    if (summary["flops_shrunk"] < summary["flops_dense"]).any():
+    done = summary[summary["done"] > 0]
+    if (done["flops_shrunk"] != done["flops_dense"]).any():
         pictures["flops_shrunk"] = plot.chart(summary, study, "flops_shrunk")
     return pictures
 
@@ -133,6 +162,19 @@ def _large(value: float) -> str:
     return f"{value / size:{'.3g' if value < 999.5 * size else '.0f'}}{letter}"
 
 
+def _share(share: float) -> str:
+    """What a search took of the training FLOPs; nothing if there was none."""
+    return f" ({_number(100 * share, '.2g')}%)" if share > 0 else ""
+
+
+def _interval(low: float, high: float, form: str = ".2f", times: float = 100.0) -> str:
+    return "-" if math.isnan(low) else f"{times * low:{form}} to {times * high:{form}}"
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+
+
 def _line(point: Mapping[str, Any]) -> dict[str, str]:
     """One operating point as text, by heading."""
     return {
@@ -140,33 +182,25 @@ def _line(point: Mapping[str, Any]) -> dict[str, str]:
         "setting": str(point["setting"]),
         "n": str(point["done"]),
         "valid. accuracy %": _spread(point["accuracy_valid"], point["accuracy_valid_std"]),
-        "difference": _spread(point["difference_valid"], point["difference_valid_std"], "+.2f"),
+        "difference": _spread(point["difference_valid"], point["difference_valid_std"], "+z.2f"),
         "test accuracy %": _spread(point["accuracy_test"], point["accuracy_test_std"]),
         "FLOPs masked": _large(point["flops_masked"]),
         "FLOPs shrunk": _large(point["flops_shrunk"]),
         "compression": _number(point["compression"], ".3g") + "x",
         "speed-up ideal": _number(point["speedup_masked"], ".3g") + "x",
         "any hardware": _number(point["speedup_shrunk"], ".3g") + "x",
+        "train FLOPs (search)": _large(point["train_flops"]) + _share(point["search_flops"] / point["train_flops"]),
+        "seconds": _large(point["seconds"]),
     }
 
 
 # ---- the page
 
 
-def _page(folder: Path, rows: pd.DataFrame, summary: pd.DataFrame, pictures: Pictures) -> str:
+def _page(study: str, body: str, pictures: Pictures) -> str:
     """The page, with everything it needs inside; the policy in its head forbids fetching anything."""
-    study = escape(str(rows["study"].iloc[0]))
-    specs = json.dumps({name: picture.to_dict() for name, picture in pictures.items()}).replace("<", "\\u003c")
-    body = "".join(
-        [
-            *_headline(rows),
-            *_figures(pictures),
-            *_points(summary),
-            *_volumes(rows),
-            *_checks(folder, rows, summary),
-            *_origin(folder),
-        ]
-    )
+    study = escape(study)
+    specs = json.dumps(pictures).replace("<", "\\u003c")
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:;
@@ -182,13 +216,13 @@ for (const [name, spec] of Object.entries({specs})) vegaEmbed("#" + name, spec, 
 """
 
 
-def _grid(head: Sequence[str], lines: Sequence[Sequence[str]], kinds: Sequence[str] = ()) -> str:
-    """A table of text; `kinds` is the CSS class of each line."""
+def _grid(head: Sequence[str], lines: Sequence[Sequence[str]], kinds: Sequence[str] = (), kind: str = "") -> str:
+    """A table of text; `kinds` is the CSS class of each line, `kind` that of the table."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     classes = kinds or [""] * len(lines)
     cells = ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines]
-    filled = "".join(f'<tr class="{kind}">{line}</tr>\n' for kind, line in zip(classes, cells, strict=True))
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{filled}</tbody></table></div>\n'
+    filled = "".join(f'<tr class="{each}">{line}</tr>\n' for each, line in zip(classes, cells, strict=True))
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>\n{filled}</tbody></table></div>\n'
 
 
 def _terms(pairs: Mapping[str, str]) -> str:
@@ -203,34 +237,130 @@ def _headline(rows: pd.DataFrame) -> Iterator[str]:
     """What was measured, in a sentence or two."""
     first = rows.iloc[0]
     last = table.last(rows)
+    done = last[last["status"] == "done"]
+    distinct = front.networks(done).nunique()
+    alike = f" ({distinct} distinct networks)" if distinct < len(done) else ""
     yield _say(
-        f"Model {first['model']} on {first['dataset']}: {len(last)} members ended, {(last['status'] == 'done').sum()} "
-        f"of them done, {_large(last['train_flops'].sum())} training FLOPs in "
-        f"{last['seconds'].sum():.3g} s."
+        f"Model {first['model']} on {first['dataset']}: {len(last)} members ended, {len(done)} of them done{alike}. "
+        f"Charged to them: {_large(last['train_flops'].sum())} training FLOPs and {last['seconds'].sum():.3g} s, with what "
+        "members share, a dense phase or a search, charged to each."
     )
     if waiting := len(_unfinished(rows)):
         yield _say(f"The study is not finished: {waiting} members have rows but no last row, and are not in the figures.")
 
 
-def _points(summary: pd.DataFrame) -> Iterator[str]:
+def _points(summary: pd.DataFrame, listed: pd.DataFrame) -> Iterator[str]:
     """The table of operating points."""
-    points = front.ordered(summary[summary["done"] > 0])
+    points = front.ordered(listed[listed["done"] > 0])
     yield "<h2>Operating points</h2>\n"
     yield _say(
         "The front of all arms comes first (validation accuracy up, masked FLOPs down), the others below it, paler; "
         "each from the most to the fewest FLOPs. Validation data marked and ordered them, test data did not. "
         "Full precision is in front.csv."
     )
+    if (every := int((summary["done"] > 0).sum())) > len(points):
+        yield _say(
+            f"{len(points)} of {every} points are listed and drawn; all are in front.csv. Counts of candidates that chose the "
+            "same networks in every seed are one point, with the costs of the fewest. Of these stay the counts at 1, 4, 16 "
+            "and so on, the largest, and those on their arm's front: of many near-equal counts that is the luckiest."
+        )
     kinds = ["front" if belongs else "other" for belongs in front.fronts(points)]
     lines = [_line(point) for point in _records(points)]
     yield _grid(list(lines[0]), [list(line.values()) for line in lines], kinds)
 
 
+def _search(found: pd.DataFrame, correlations: pd.DataFrame, pictures: Pictures) -> Iterator[str]:
+    """What searches over candidates found, against the first candidate, which is random."""
+    if found.empty:
+        return
+    margin = f"{100 * compare.MARGIN:g} percentage points"
+    yield "<h2>Search against chance</h2>\n"
+    yield _say(
+        "Found: the best of the first n candidates by its score before training; random: candidate 1; worst: the worst "
+        "of n; parent: the dense network. Accuracies are of test data, which chose nothing here; differences are to the "
+        "random network of the same seed, in percentage points. Intervals are 95 %, Student's t over seeds. "
+        "In search.csv: full precision, and the same for validation data."
+    )
+    yield _say(
+        "Verdict: better or worse if the paired t test says so at 5 % after Holm's correction for all comparisons of this "
+        f"table; “by less than the margin” if the interval lies inside ± {margin}. Otherwise equivalent if two one-sided "
+        f"t tests both reject, at 5 % and without correction, a difference of {margin} or more (the larger p is shown). "
+        "Otherwise inconclusive."
+    )
+    lines, kinds = [], []
+    for _, group in found.groupby(["algorithm", "setting"], sort=False):
+        for place, line in enumerate(_records(group)):
+            first = place == 0
+            kinds.append("first" if first else "")
+            lines.append([line["algorithm"] if first else "", line["setting"] if first else "", *_found(line)])
+    head = [
+        "algorithm",
+        "setting",
+        "network",
+        "train FLOPs",
+        "n",
+        "test accuracy %",
+        "interval",
+        "minus random",
+        "interval",
+        "p (Holm)",
+    ]
+    yield _grid([*head, "p (equivalence)", "verdict"], lines, kinds, "search")
+    yield f'<figure id="search">{plot.svg(pictures["search"], "transparent")}</figure>\n'
+    yield from _correlations(correlations)
+
+
+def _found(line: Mapping[str, Any]) -> list[str]:
+    """One network of a search as text, from its name on."""
+    compared = line["network"] in ("found", "worst")
+    return [
+        f"{line['network']} of {line['candidates']}" if compared else line["network"],
+        _large(line["train_flops"]),
+        str(line["accuracy_test_n"]),
+        _spread(line["accuracy_test"], line["accuracy_test_std"]),
+        _interval(line["accuracy_test_low"], line["accuracy_test_high"]),
+        _spread(line["difference_test"], line["difference_test_std"], "+z.2f") if compared else "",
+        _interval(line["difference_test_low"], line["difference_test_high"], "+z.2f") if compared else "",
+        _p(line["difference_test_holm"]) if compared else "",
+        _p(line["difference_test_equivalence"]) if compared else "",
+        line["difference_test_verdict"] if compared else "",
+    ]
+
+
+def _correlations(correlations: pd.DataFrame) -> Iterator[str]:
+    yield "<h3>Does the score before training tell the accuracy after it?</h3>\n"
+    if correlations.empty:
+        yield _say("The rows have no score before training (m_score) and no candidate's number (m_winner): not known.")
+        return
+    yield _say(
+        "Spearman's rank correlation of the untrained network's loss and the trained one's test accuracy, over the distinct "
+        f"networks of one setting and seed where there are at least {compare.FEWEST}, then the mean over such seeds "
+        "with its 95 % t interval. Negative: a lower loss before training goes with higher accuracy after it. The networks "
+        "are candidate 1 and those that were at some count the best (or, where asked for, the worst) so far: extremes of "
+        "the score, not a sample of all candidates."
+    )
+    lines = [
+        [
+            line["algorithm"],
+            line["setting"],
+            " to ".join(map(str, dict.fromkeys([line["networks_least"], line["networks_most"]]))),
+            str(line["correlation_test_n"]),
+            _spread(line["correlation_test"], line["correlation_test_std"], "+z.2f", 1),
+            _interval(line["correlation_test_low"], line["correlation_test_high"], "+z.2f", 1),
+            _p(line["correlation_test_holm"]),
+            line["correlation_test_verdict"],
+        ]
+        for line in _records(correlations)
+    ]
+    head = ["algorithm", "setting", "networks for each seed", "seeds", "rank correlation", "interval", "p (Holm)", "verdict"]
+    yield _grid(head, lines, kind="search")
+
+
 def _figures(pictures: Pictures) -> Iterator[str]:
     yield "<h2>Fronts</h2>\n"
     # The SVG is what paper and readers without scripts see; the script replaces it by the same chart with tooltips.
-    for name, picture in pictures.items():
-        yield f'<figure id="{name}">{plot.svg(picture, "transparent")}</figure>\n'
+    for name in [name for name in pictures if name != "search"]:
+        yield f'<figure id="{name}">{plot.svg(pictures[name], "transparent")}</figure>\n'
     if "flops_shrunk" not in pictures:
         yield _say("No unit died at any point: FLOPs after shrinking are the parent's, and have no figure.")
 
@@ -240,7 +370,8 @@ def _volumes(rows: pd.DataFrame) -> Iterator[str]:
     accuracy, cost = front.REFERENCE
     yield _say(
         f"Reference point: accuracy {accuracy:g}, cost {cost:g} times the parent's FLOPs. One front for each seed, "
-        "then mean ± standard deviation over seeds; 1 is the most. An arm with more points has had more tries."
+        "then mean ± standard deviation over seeds; 1 is the most. Networks that cost more than the parent count for nothing. "
+        "An arm with more distinct networks has had more tries."
     )
     masked, shrunk = (_records(front.hypervolumes(table.last(rows), cost)) for cost in ("flops_masked", "flops_shrunk"))
     lines = [
@@ -252,7 +383,7 @@ def _volumes(rows: pd.DataFrame) -> Iterator[str]:
         ]
         for one, other in zip(masked, shrunk, strict=True)
     ]
-    yield _grid(["arm", "seeds", "points for each seed", "masked FLOPs", "shrunk FLOPs"], lines)
+    yield _grid(["arm", "seeds", "networks for each seed", "masked FLOPs", "shrunk FLOPs"], lines)
 
 
 def _checks(folder: Path, rows: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
@@ -279,11 +410,15 @@ def _findings(folder: Path, last: pd.DataFrame) -> Iterator[str]:
     names = done["arm"] + " (" + front.settings(done) + ")"
     if "hp_sparsity" in done and done["hp_sparsity"].notna().any():
         apart = (done["hp_sparsity"] - done["sparsity"]).abs()
+        if "hp_granularity" in done:
+            apart = apart.where(done["hp_granularity"].isna() | done["hp_granularity"].eq("weight"))
+        far, rest = apart > TOLERANCE, done["hp_sparsity"].notna() & apart.isna()
         yield (
-            f"Requested (hp_sparsity) and achieved sparsity: at most {100 * apart.max():.2f} percentage points apart; "
-            f"{(apart > TOLERANCE).sum()} of {apart.notna().sum()} members by more than {100 * TOLERANCE:g}"
-            f"{_among(names[apart > TOLERANCE])}."
+            f"Requested (hp_sparsity) and achieved sparsity: at most {_number(100 * apart.max(), '.2f')} percentage points "
+            f"apart; {far.sum()} of {apart.notna().sum()} members by more than {100 * TOLERANCE:g}{_among(names[far])}."
         )
+        if rest.any():
+            yield f"Members whose requested sparsity is of units, and so not compared with that of parameters: {rest.sum()}."
     else:
         yield "No sparsity was requested (no column hp_sparsity), so none can be compared with what was achieved."
     dead = done["layers_dead"] > 0
@@ -319,7 +454,7 @@ def _origin(folder: Path) -> Iterator[str]:
             facts.setdefault(name, {})[value] = None
     yield _terms({name: "; ".join(values) for name, values in facts.items()})
     yield "<h2>How the figures are computed</h2>\n"
-    shown = ("flops_dense", "flops_masked", "flops_shrunk", "params_kept", "sparsity", "seconds", "train_flops")
+    shown = ("flops_dense", "flops_masked", "flops_shrunk", "params_kept", "sparsity", "seconds", "train_flops", "search_flops")
     meanings = {name: meaning for name, _, meaning in table.COLUMNS if name in shown}
     yield _terms({**FORMULAS, **meanings})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -73,10 +74,11 @@ def test_lengths_that_disagree_are_refused() -> None:
 def row(arm: str, hp: str, seed: int, valid: float, test: float, flops: int, **more: Any) -> dict[str, Any]:
     """A last row of a parent with 1000 FLOPs and 500 parameters, of which `flops // 10` are kept."""
     fixed = {"algorithm": arm, "control": arm == "whole", "member": f"{arm}{hp}{seed}", "status": "done"}
-    measures = {"accuracy_valid": valid, "accuracy_test": test, "sparsity": 1 - flops / 1000, "train_flops": 10}
+    measures = {"accuracy_valid": valid, "accuracy_test": test, "sparsity": 1 - flops / 1000}
+    charges = {"seconds": 2.0, "train_flops": 10, "search_flops": 0}
     flop = {"flops_dense": 1000, "flops_masked": flops, "flops_shrunk": min(1000, 2 * flops)}
     params = {"params_dense": 500, "params_kept": flops // 10, "params_shrunk": 500}
-    return {"arm": arm, "hp": hp, "seed": seed, **fixed, **measures, **flop, **params, **more}
+    return {"arm": arm, "hp": hp, "seed": seed, **fixed, **measures, **charges, **flop, **params, **more}
 
 
 @pytest.fixture
@@ -131,6 +133,15 @@ def test_a_parent_is_a_control_from_which_nothing_was_removed(last_rows: pd.Data
     assert front.parents(pd.concat([last_rows, narrow])) == ["whole"]
 
 
+def test_a_parent_is_whole_and_as_large_as_the_task_s_model(last_rows: pd.DataFrame) -> None:
+    wide = row("wide", "{}", 0, 0.8, 0.8, 2000, control=True, sparsity=0.0)
+    thinned = row("thinned", "{}", 0, 0.8, 0.8, 1000, control=True, sparsity=0.5)
+    some = [row("some", f'{{"n": {n}}}', 0, 0.8, 0.8, 1000, control=n == 1) for n in (1, 2)]
+    frame = pd.concat([last_rows, pd.DataFrame([wide, thinned, *some])])
+    assert front.parents(frame) == ["whole"]
+    assert front.summarise(frame).set_index("arm").loc["wide", "speedup_masked"] == 0.5
+
+
 def test_nothing_done_gives_points_without_measures(last_rows: pd.DataFrame) -> None:
     summary = front.summarise(last_rows.assign(status="failed"))
     assert len(summary) == 4
@@ -165,6 +176,82 @@ def test_hypervolume_of_an_arm_is_the_mean_over_its_seeds(last_rows: pd.DataFram
     assert volumes["whole"]["hypervolume"] == 0.0
 
 
+def searched(count: int, seed: int, winner: int, valid: float = 0.8, **more: Any) -> dict[str, Any]:
+    """A row of a search that took candidate `winner` of `count`."""
+    hp = {"candidates": count, "sparsity": 0.5, "pick": more.get("hp_pick", "best")}
+    columns = {"hp_candidates": count, "hp_sparsity": 0.5, "hp_pick": hp["pick"], "m_winner": float(winner), **more}
+    point = row("search", json.dumps(hp), seed, valid, valid, 500, **{"control": count == 1, **columns})
+    return point | {"member": f"{hp}{seed}"}
+
+
+WINNERS = {0: [1, 1, 3, 3, 3, 3, 7, 7, 7, 7], 1: [1, 2, 2, 2, 2, 2, 2, 2, 9, 9]}
+"""Of two seeds: which candidate was the best of the first 1 to 10."""
+
+
+@pytest.fixture
+def search_rows() -> pd.DataFrame:
+    every = [(count, seed, winner) for seed, found in WINNERS.items() for count, winner in enumerate(found, 1)]
+    return pd.DataFrame([searched(count, seed, winner, 0.8 - winner / 1000) for count, seed, winner in every])
+
+
+def test_rows_that_took_the_same_candidate_are_of_one_network(last_rows: pd.DataFrame, search_rows: pd.DataFrame) -> None:
+    assert front.networks(search_rows).nunique() == 3 + 3
+    assert front.networks(last_rows).tolist() == last_rows["member"].tolist()
+    both = pd.concat([last_rows, search_rows])
+    assert front.networks(both).nunique() == len(last_rows) + 6
+    elsewhere = search_rows.assign(arm="other", hp=search_rows["hp"].str.replace("0.5", "0.6"))
+    assert front.networks(pd.concat([search_rows, elsewhere], ignore_index=True)).nunique() == 12
+    (found, lone) = front.hypervolumes(search_rows).to_dict("records")
+    assert (found["points_least"], found["points_most"], lone["points_most"]) == (2, 3, 1)
+
+
+def test_the_counts_that_are_shown() -> None:
+    assert front.marks(range(1, 257)) == [1, 4, 16, 64, 256]
+    assert front.marks([1, 10, 100]) == [1, 10, 100]
+    assert front.marks([2.0, 3.0, 200.0]) == [2, 200]
+    assert front.marks([7]) == [7]
+    assert front.marks([]) == []
+
+
+def test_counts_that_took_the_same_networks_in_every_seed_are_one_point(
+    last_rows: pd.DataFrame, search_rows: pd.DataFrame
+) -> None:
+    worst = [searched(count, seed, 1, 0.799, hp_pick="worst", control=True) for count in (1, 10) for seed in WINNERS]
+    rows = pd.concat([last_rows, search_rows, pd.DataFrame(worst)], ignore_index=True)
+    summary = front.summarise(rows)
+    listed = front.listed(summary, rows)
+    settings = listed["setting"][listed["arm"] == "search"]
+    assert sorted(settings) == [  # 7 to 8 hold no shown count and are not on the front
+        "candidates 1, pick best", "candidates 10, pick worst", "candidates 2, pick best",
+        "candidates 3..6, pick best", "candidates 9..10, pick best",
+    ]  # fmt: skip
+    others = listed["arm"] != "search"
+    pd.testing.assert_frame_equal(listed[others], summary[summary["arm"] != "search"])
+    kept = summary.loc[listed.index].drop(columns="setting")
+    pd.testing.assert_frame_equal(listed.drop(columns="setting"), kept)
+    assert set(listed.index[front.fronts(listed)]) <= set(summary.index[front.fronts(summary)])
+
+
+def test_a_setting_is_listed_whatever_its_count(search_rows: pd.DataFrame) -> None:
+    lone = [searched(7, seed, 3, hp_pick="worst", control=True) for seed in WINNERS]
+    other = [{**one, "hp": one["hp"].replace("0.5", "0.9"), "flops_masked": 900} for one in lone]
+    rows = pd.concat([search_rows, pd.DataFrame(other)], ignore_index=True)
+    listed = front.listed(front.summarise(rows), rows)
+    assert "candidates 7, pick worst, sparsity 0.9" in set(listed["setting"])
+
+
+def test_without_a_search_every_point_is_listed(last_rows: pd.DataFrame) -> None:
+    summary = front.summarise(last_rows)
+    assert front.listed(summary, last_rows) is summary
+    assert front.listed(summary, last_rows.assign(hp_candidates=None, m_winner=None)) is summary
+
+
+def test_points_are_ordered_by_the_number_of_candidates(search_rows: pd.DataFrame) -> None:
+    ordered = front.ordered(front.summarise(search_rows.assign(accuracy_valid=0.5)))
+    counts = [int(setting.removeprefix("candidates ")) for setting in ordered["setting"]]
+    assert counts == [2, 3, 4, 5, 6, 7, 8, 9, 10, 1]  # controls after the others
+
+
 class Guarded(pd.DataFrame):
     """A frame in which reading a test column by name is an error."""
 
@@ -190,6 +277,10 @@ def test_nothing_that_selects_or_orders_reads_test_data(last_rows: pd.DataFrame)
         assert front.fronts(seen, within="arm").tolist() == front.fronts(summary, within="arm").tolist()
         assert front.ordered(seen).index.equals(order)
     pd.testing.assert_frame_equal(front.hypervolumes(poisoned_rows), front.hypervolumes(last_rows))
+    searched_rows = pd.DataFrame([searched(count, 0, count, 0.9 - count / 100) for count in range(1, 30)])
+    points = front.summarise(searched_rows)
+    spoilt = points.assign(accuracy_test=-points["accuracy_valid"])
+    assert front.listed(Guarded(points), searched_rows).index.equals(front.listed(spoilt, searched_rows).index)
     pd.testing.assert_frame_equal(front.hypervolumes(Guarded(last_rows)), front.hypervolumes(last_rows))
     assert front.parents(poisoned_rows) == front.parents(last_rows)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunefront.analysis import front, plot, report, table
+from prunefront.analysis import compare, front, plot, report, table
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 FLOPS, PARAMS = 2 * 50890, 50890
@@ -33,7 +33,8 @@ def measured(arm: str, sparsity: float, seed: int, study: str) -> dict[str, Any]
         "study": study, "arm": arm, "control": arm in ("dense", "chance"), "algorithm": arm, "model": "mlp",
         "dataset": "digits", "seed": seed, "member": f"{arm}-{sparsity}-{seed}", "cohort": arm, "hp": hp, "rung": 2,
         "epochs": 40.0, "steps": 1600, "examples": 51200, "seconds": 1.5, "train_flops": 3 * FLOPS * 51200,
-        "stacked": arm != "dense", "status": "done", "reason": None, "loss_train": 0.01, "accuracy_train": 1.0,
+        "search_flops": 0, "stacked": arm != "dense", "status": "done", "reason": None,
+        "loss_train": 0.01, "accuracy_train": 1.0,
         "loss_valid": 0.1, "accuracy_valid": valid, "loss_test": 0.2, "accuracy_test": valid - 0.01,
         "sparsity": 1 - kept / PARAMS, "flops_dense": FLOPS, "flops_masked": kept * 2,
         "flops_shrunk": round(FLOPS * (1 - sparsity / 3)), "params_dense": PARAMS,
@@ -61,6 +62,44 @@ def save(folder: Path, found: list[dict[str, Any]]) -> Path:
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     return save(tmp_path, rows())
+
+
+def searched(sparsity: float, seed: int, counts: range, **more: Any) -> list[dict[str, Any]]:
+    """Rows of a search over candidates of every count; which one is best changes about ln N times, and nothing follows."""
+    noise = random.Random(f"{sparsity}{seed}")
+    scores = [noise.gauss(2.4, 0.1) for _ in range(counts[-1])]
+    accuracies = [0.97 - sparsity / 50 + noise.gauss(0, 0.004) for _ in scores]
+    found = []
+    for count in counts:
+        best = min(range(count), key=lambda i: scores[i])
+        hp = json.dumps(
+            {"candidates": count, "sparsity": sparsity, **{n[3:]: v for n, v in more.items() if n.startswith("hp_")}}
+        )
+        kept, spent = round(PARAMS * (1 - sparsity) ** 1.5), 1024 * count * FLOPS
+        row = measured("dense", 0.0, seed, "digits") | {
+            "arm": "search",
+            "algorithm": "weedout",
+            "control": count == 1,
+            "hp": hp,
+        }
+        row |= {"member": f"{hp}{seed}", "accuracy_valid": accuracies[best], "accuracy_test": accuracies[best] - 0.01}
+        row |= {"sparsity": 1 - kept / PARAMS, "params_kept": kept, "flops_masked": 2 * kept, "flops_shrunk": 2 * kept}
+        row |= {"train_flops": row["train_flops"] + spent, "search_flops": spent, "m_score": scores[best]}
+        row |= {"m_winner": best + 1.0, "hp_sparsity": sparsity, "hp_candidates": count, "hp_granularity": "node", **more}
+        found.append(row)
+    return found
+
+
+COUNTS = range(1, 101)
+HP_TYPES = {"sparsity": pa.float64(), "candidates": pa.int64(), "granularity": pa.string(), "pick": pa.string()}
+
+
+@pytest.fixture
+def search(study: Path) -> Path:
+    """A study with a search over every count to 100, at two sparsities, in three seeds."""
+    found = [row for sparsity in (0.5, 0.9) for seed in range(3) for row in searched(sparsity, seed, COUNTS)]
+    table.write(study / "rows" / "search.parquet", found, HP_TYPES, FOOTER)
+    return study
 
 
 class Tags(HTMLParser):
@@ -266,3 +305,83 @@ def test_what_the_study_no_longer_holds_is_left_out_and_said_so(tmp_path: Path) 
     text = Visible.of(report.build(folder).read_text())
     assert "the study file no longer holds, left out of all of this: 0" not in text
     assert "chance" not in text
+
+
+def test_a_search_is_compared_with_chance(search: Path) -> None:
+    page = report.build(search)
+    text = Visible.of(page.read_text())
+    for told in ("Search against chance", "± 0.5 percentage points", "Holm", "found of 100", "random", "candidate 1",
+                 "Spearman", "accuracy after it?", "two one-sided"):  # fmt: skip
+        assert told in text
+    assert 'id="search"' in page.read_text()
+    assert "nan" not in text.lower().replace("provenance", "").replace("chance", "")
+    lines = pd.read_csv(search / "report" / "search.csv")
+    assert lines["network"].tolist() == ["parent", "random", *["found"] * 4] * 2
+    assert lines["candidates"].dropna().tolist() == [1, 4, 16, 64, 100] * 2
+    rows = {(row["seed"], row["hp_candidates"]): row for seed in range(3) for row in searched(0.9, seed, COUNTS)}
+    last = lines[lines["setting"] == "sparsity 0.9"].iloc[-1]
+    for split in ("valid", "test"):
+        gains = [rows[seed, 100][f"accuracy_{split}"] - rows[seed, 1][f"accuracy_{split}"] for seed in range(3)]
+        assert last[f"difference_{split}"] == pytest.approx(statistics.mean(gains))
+        assert last[f"difference_{split}_std"] == pytest.approx(statistics.stdev(gains))
+        assert last[f"difference_{split}_verdict"] in text
+    assert last["networks_most"] == max(len({r["m_winner"] for r in searched(0.9, s, COUNTS)}) for s in range(3))
+    (search / "rows" / "search.parquet").unlink()
+    assert "Search against chance" not in Visible.of(report.build(search).read_text())
+    assert not (search / "report" / "search.csv").exists()
+
+
+def test_a_search_does_not_drown_the_other_points(search: Path) -> None:
+    text = Visible.of(report.build(search).read_text())
+    written = pd.read_csv(search / "report" / "front.csv")
+    assert len(written) == 216
+    assert "of 216 points are listed and drawn; all are in front.csv" in text
+    shown = int(text.split(" of 216 points")[0].split()[-1])
+    assert 16 + 10 <= shown < 50
+    front_lines = report.front_table(search)
+    assert len({(line[0], line[1]) for line in front_lines}) == len(front_lines) < 12
+    assert any(line[0] == "search" for line in front_lines)
+
+
+def test_what_a_search_cost_and_shared_is_said(search: Path) -> None:
+    text = Visible.of(report.build(search).read_text())
+    rows = [row for sparsity in (0.5, 0.9) for seed in range(3) for row in searched(sparsity, seed, COUNTS)]
+    distinct = len({(row["hp_sparsity"], row["seed"], row["m_winner"]) for row in rows})
+    assert f"648 members ended, 648 of them done ({48 + distinct} distinct networks)" in text
+    assert "with what members share, a dense phase or a search, charged to each" in text
+    most = rows[-1]
+    assert most["hp_candidates"] == 100
+    assert f"({100 * most['search_flops'] / most['train_flops']:.2g}%)" in text
+    assert "requested sparsity is of units, and so not compared with that of parameters: 600" in text
+
+
+def test_one_seed_of_a_search_is_inconclusive(tmp_path: Path) -> None:
+    found = searched(0.9, 0, range(1, 3))
+    table.write(tmp_path / "rows" / "search.parquet", found, HP_TYPES, FOOTER)
+    text = Visible.of(report.build(tmp_path).read_text())
+    assert "inconclusive: n = 1" in text
+    assert "inconclusive: too few distinct networks" in text
+    assert "(2 distinct networks)" not in text
+
+
+def test_rows_of_a_search_without_its_scores(tmp_path: Path) -> None:
+    found = [{n: v for n, v in row.items() if n[:2] != "m_"} for row in searched(0.9, 0, range(2, 5))]
+    table.write(tmp_path / "rows" / "search.parquet", found, HP_TYPES, FOOTER)
+    assert "no score before training (m_score)" in Visible.of(report.build(tmp_path).read_text())
+
+
+def test_many_settings_of_a_search_are_drawn_in_part() -> None:
+    rows = pd.DataFrame([row for i in range(15) for row in searched(0.5 + i / 100, 0, range(1, 4))])
+    found, curves = compare.found(rows), compare.curves(rows)
+    drawing = plot.svg(plot.search(curves, found[found["network"] == "random"], "x"))
+    assert "Drawn: the first 12 of 15 settings." in drawing
+
+
+def test_a_wider_network_is_no_parent(tmp_path: Path) -> None:
+    wide = {"arm": "wide", "algorithm": "wide", "flops_masked": 4 * FLOPS, "flops_shrunk": 4 * FLOPS, "params_kept": 4 * PARAMS}
+    dense = [measured("dense", 0.0, seed, "digits") for seed in range(3)]
+    save(tmp_path, [*dense, *[{**row, **wide, "member": f"wide{row['seed']}"} for row in dense]])
+    text = Visible.of(report.build(tmp_path).read_text())
+    assert "Parent, to which differences are taken: dense." in text
+    assert "0.25x" in text
+    assert 'id="flops_shrunk"' in (tmp_path / "report" / "report.html").read_text()
