@@ -103,7 +103,7 @@ BAD: tuple[tuple[str, str, str], ...] = (
     ("device", task('device = "gpu"'), "`device` is where members train: one of auto, cpu, cuda; got 'gpu'"),
     ("dataset is a number", task("dataset = 3"), "[task]: `dataset` is a name or a dotted path; got 3"),
     ("unknown dataset", task('dataset = "digit"'),
-     '[task]: no dataset "digit"; did you mean "digits"? known: digits, parquet, or a dotted path'),
+     '[task]: no dataset "digit"; did you mean "digits"? known: digits, folder, idx, npz, parquet, torchvision, or a dotted'),
     ("unknown model", task('model = "lenet"'),
      '[task]: no model "lenet"; did you mean "lenet5"? known: mlp, lenet5, or a dotted path'),
     ("no such module", task('model = "no.such"'),
