@@ -1,7 +1,8 @@
-"""The command line: prunefront run | report | algorithms."""
+"""The command line: prunefront run | report | algorithms | doctor."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -64,6 +65,20 @@ def algorithms() -> None:
             default = "" if domain.default is None else f"; default {domain.default}"
             marks = "".join(f"; {mark}" for mark in ("static", "tunable") if getattr(domain, mark))
             console.print(f"    {key}: {domain.about}; {what}{default}{marks}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(
+    data: Annotated[Path | None, typer.Option(help="A folder with data sets, beside that of PRUNEFRONT_DATA.")] = None,
+) -> None:
+    """Say whether a study will run here, which data sets there are, and what to do about what is missing."""
+    from .doctor import examine
+
+    if data is not None and not data.is_dir():
+        raise ValueError(f"--data: is a folder; got {data}")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
+    raise typer.Exit(examine(Console(), data))
 
 
 _COLUMNS = {

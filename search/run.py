@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from ..analysis import front, table
 from ..trainables.cohort import Cohort, footer, hp_types, keep_only, labels, rows_path
 from ..trainables.gradient import dense_ready
 from ..trainables.task import identity
-from . import DONE, FAILED, INTERRUPTED, plan
+from . import DONE, FAILED, INTERRUPTED, LONGEST_TEMPORARY, plan
 from .progress import Progress
 from .study import Study, at
 
@@ -75,7 +76,7 @@ def run(study: Study, folder: Path, console: Console) -> int:
 def locked(folder: Path) -> Iterator[Path]:
     """Hold `folder` for this driver alone; gives a scratch folder that is removed at the end.
 
-    Raises ValueError if the folder cannot be written to, or if another driver holds it.
+    Raises ValueError if the folder cannot be written to, if another driver holds it, or as `_scratch` does.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,14 @@ def locked(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for Ray; those of drivers that were killed are removed first."""
+    """A folder for Ray; those of drivers that were killed are removed first.
+
+    Raises ValueError if the path of the temporary folder is too long for Ray.
+    """
+    length = len(os.fsencode(tempfile.gettempdir()))
+    if length > LONGEST_TEMPORARY:
+        rule = f"the temporary folder has a path of at most {LONGEST_TEMPORARY} bytes, for Ray's sockets below it"
+        raise ValueError(f"{tempfile.gettempdir()}: {rule}; got {length}; set TMPDIR to a shorter one, such as /tmp")
     for path in Path(tempfile.gettempdir()).glob("prunefront-*/driver"):
         with contextlib.suppress(OSError), path.open("a") as file:
             if _held(file):  # its driver does not live

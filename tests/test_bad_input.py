@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from prunefront.search import cli, cluster
+from prunefront.search import LONGEST_TEMPORARY, cli, cluster
 from prunefront.search.run import locked
 from prunefront.trainables import data
 
@@ -207,6 +207,7 @@ def test_mistakes_in_the_file_and_on_the_command_line(refused: Refusal) -> None:
     assert refused("run", "no.toml") == "no.toml: no such file"
     assert refused("run", study("lr = -1")).startswith("study.toml: [task]: `lr` is the learning rate")
     assert refused("run", study(), "--max-cohort", "0").endswith('a whole number from 1, or "auto"; got 0')
+    assert refused("doctor", "--data", "nowhere") == "--data: is a folder; got nowhere"
     assert refused("run", study(), "--set", "lr=1").startswith("study.toml: --set takes study.KEY=VALUE")
 
 
@@ -327,6 +328,14 @@ def test_a_second_driver(refused: Refusal, tmp_path: Path) -> None:
     with locked(tmp_path / "out"):
         said = refused("run", study(), "--out", "out")
     assert said == "out: one run at a time writes to an output folder; another one does now"
+
+
+def test_a_temporary_folder_too_long_for_the_sockets_of_ray(refused: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = "/tmp/".ljust(LONGEST_TEMPORARY + 1, "a")
+    monkeypatch.setattr("tempfile.tempdir", folder)
+    rule = f"{folder}: the temporary folder has a path of at most {LONGEST_TEMPORARY} bytes, for Ray's sockets below it"
+    said = refused("run", study(), "--out", "out")
+    assert said == f"{rule}; got {LONGEST_TEMPORARY + 1}; set TMPDIR to a shorter one, such as /tmp"
 
 
 def test_another_study_or_task_in_the_folder(refused: Refusal) -> None:
