@@ -111,12 +111,13 @@ def _cohorts(study: Study, planned: list[Cohort], workers: int) -> list[Cohort]:
         for arm in study.arms
         if arm.algorithm.skip(study.task) is None
     ]
-    share = max(LEAST, -(-sum(len(found) for _, found in fresh) // (2 * workers)))
+    share = max(LEAST, -(-sum(len(found) for _, found in fresh) // workers))
     numbers, new = itertools.count(len(planned)), list[Cohort]()
     dense = {member.seed: cohort.name for cohort in planned if not cohort.algorithm for member in cohort.members}
     needed = {member.seed for arm, found in fresh if arm.algorithm.from_dense for member in found}
-    size = share if study.about.max_cohort == "auto" else study.about.max_cohort
-    for part in _parts([[Member({}, seed)] for seed in sorted(needed - set(dense))], size):
+    lacking = [[Member({}, seed)] for seed in sorted(needed - set(dense))]
+    size = max(LEAST, -(-len(lacking) // workers)) if study.about.max_cohort == "auto" else study.about.max_cohort
+    for part in _parts(lacking, size):  # all else waits for them, and so they are spread over all workers
         new.append(_cohort(next(numbers), "", "", part, set()))
         dense |= {member.seed: new[-1].name for member in part}
     for arm, found in fresh:

@@ -111,7 +111,7 @@ def test_a_cohort_has_at_most_so_many_members(tmp_path: Path, size: int) -> None
 
 
 def test_an_automatic_size_keeps_all_workers_busy_and_is_not_tiny(tmp_path: Path) -> None:
-    for seeds, workers, sizes in ((64, 2, [16] * 4), (64, 4, [8] * 8), (12, 4, [6, 6]), (8, 8, [8])):
+    for seeds, workers, sizes in ((64, 2, [32] * 2), (64, 4, [16] * 4), (12, 4, [6, 6]), (8, 8, [8])):
         found = study(tmp_path, DENSE, seeds=range(seeds), size="auto")
         cohorts = plan.prepare(found, tmp_path / f"{seeds}-{workers}", workers)
         assert [len(cohort.members) for cohort in cohorts] == sizes

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from prunefront.trainables import stack
+from prunefront.trainables.contract import leaves
 
 
 class Counting(nn.Module):
@@ -50,3 +54,30 @@ def test_dropout_by_counter_drops_the_right_share_and_anew_at_each_call_of_a_pas
     assert not torch.equal(first, pattern(2)[0])
     assert torch.equal(module.eval()(x), x)
     assert not stack.prepare(nn.Sequential(nn.Dropout(1.0))).train()(x).any()
+
+
+def test_mapped_is_vmap():
+    def function(tree: dict[str, Any], x: Tensor) -> tuple[dict[str, Any], Tensor]:
+        inner = tree["inner"]["b"] * 2
+        return {"a": tree["a"] @ x, "inner": {"b": inner > 1, "same": torch.ones(2)}}, inner.sum()
+
+    tree, x = {"a": torch.randn(3, 2, 4, requires_grad=True), "inner": {"b": torch.randn(3)}}, torch.randn(3, 4)
+    ours, theirs = stack.mapped(function, 3)(tree, x), torch.func.vmap(function)(tree, x)
+    assert torch.equal(ours[1], theirs[1])
+    assert {name: tensor.shape for name, tensor in leaves(ours[0]).items()} == {
+        "a": (3, 2),
+        "inner/b": (3,),
+        "inner/same": (3, 2),
+    }
+    assert all(torch.equal(leaves(ours[0])[name], tensor) for name, tensor in leaves(theirs[0]).items())
+    gradients = [torch.autograd.grad(found[0]["a"].square().sum(), tree["a"])[0] for found in (ours, theirs)]
+    assert torch.equal(*gradients)
+
+
+def test_mapped_leaves_no_level_behind_when_the_function_raises():
+    def raises(x: Tensor) -> Tensor:
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 - our own
+        stack.mapped(raises, 2)(torch.zeros(2))
+    assert torch.equal(torch.func.vmap(torch.sum)(torch.ones(2, 3)), torch.tensor([3.0, 3.0]))

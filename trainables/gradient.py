@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import vmap
 
 from . import draws, models, optimizers, stack
 from .contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
@@ -191,7 +190,7 @@ class GradientPruner(Algorithm):
         def after(params: Params, pruning: Pruning, given: Params) -> tuple[Params, Pruning]:
             return self.after_step(params, pruning, context(given, step + 1))
 
-        forward, follow = (outputs, after) if lone else (vmap(outputs), vmap(after))
+        forward, follow = (outputs, after) if lone else (stack.lift(outputs, state.size), stack.lift(after, state.size))
         follows = type(self).after_step is not GradientPruner.after_step
         update = optimizers.updater(task, trees["hp"], trees.get("optimizer", {}), steps)
         for step, x, y in self._batches(task, state, last):  # `outputs` and `after` read `step`

@@ -42,10 +42,12 @@ def updater(task: Task, hp: Tensors, kept: Mapping[str, dict[str, Tensor]], step
         rate = hp["lr"] * schedule(step, steps)
         for name, p in params.items():
             change = grads[name]
-            if decays:
-                change = torch.addcmul(change, p, _like(hp["weight_decay"], p))
             if task.momentum:
                 change = kept["momentum"][name].mul_(task.momentum).add_(change)
+                if decays:
+                    change.addcmul_(p, _like(hp["weight_decay"], p))
+            elif decays:
+                change = torch.addcmul(change, p, _like(hp["weight_decay"], p))
             p.addcmul_(change, _like(rate, p), value=-1)
 
     def adam(params: Tensors, grads: Tensors, step: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import _add_batch_dim, _remove_batch_dim, _vmap_decrement_nesting, _vmap_increment_nesting
 from torch.func import vmap
 
 from . import draws
@@ -105,8 +106,33 @@ def lift(function: Callable[..., Any], members: int) -> Callable[..., Any]:
     The function returns a tree of tensors.
     """
     if members > 1:
-        return vmap(function)
+        return mapped(function, members)
     return lambda *trees: restacked(function(*(map_tree(lambda t: t[0], tree) for tree in trees)))
+
+
+def mapped(function: Callable[..., Any], members: int) -> Callable[..., Any]:
+    """`function` of one member's trees or tensors, for those with a leading `members`; it returns a tree, or a tuple of them.
+
+    Does what torch.func.vmap does, which took 500 microseconds to flatten and check a pruner's trees on a CPU; this, 60.
+    """
+    vmap(torch.clone)(torch.zeros(1))  # its first call loads the rules of some operations
+
+    def stacked(*trees: Any) -> Any:
+        level = _vmap_increment_nesting(members, "error")
+        try:
+            found = function(*(_each(lambda t: _add_batch_dim(t, 0, level), tree) for tree in trees))
+            return _each(lambda t: _remove_batch_dim(t, level, members, 0), found)
+        finally:
+            _vmap_decrement_nesting()
+
+    return stacked
+
+
+def _each(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """A tensor, a tree or a tuple of them, with `function` applied to each tensor."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    return tuple(_each(function, part) for part in tree) if isinstance(tree, tuple) else map_tree(function, tree)
 
 
 class Call:
