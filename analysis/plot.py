@@ -74,6 +74,9 @@ def search(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:
     its interval a band.
     """
     settings = curves[["algorithm", "setting"]].drop_duplicates()
+    counts = curves.groupby(["algorithm", "setting"])["candidates"].transform("nunique")
+    several = curves.loc[counts > 1, ["algorithm", "setting"]].drop_duplicates()
+    settings = several if len(several) else settings  # a panel of one count shows nothing
     shown = settings.head(PANELS)
     panels = [_panel(algorithm, setting, curves, random) for algorithm, setting in shown.itertuples(index=False)]
     least, most = int(curves["seeds"].min()), int(curves["seeds"].max())

@@ -28,7 +28,7 @@ from ..gradient import Context, Dense, GradientPruner, Params, Pruning, dense_ne
 from ..structure import column_masks
 from ..task import Task
 
-CHUNK, EXAMPLES = 64, 512
+CHUNK, EXAMPLES = 128, 256
 """Candidates, and examples, scored at a time. Fixed, so that a score does not depend on how many candidates there are."""
 
 
