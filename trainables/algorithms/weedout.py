@@ -97,25 +97,13 @@ class Weedout(Algorithm):
         """Search once for each seed and sparsity, and begin to train the distinct winners."""
         seeds = list(dict.fromkeys(member.seed for member in members))
         parents = dense_networks(task, seeds, _whole(members[0].hp["warmup"]))
-        same: dict[Any, list[int]] = {}
-        for k, member in enumerate(members):
-            same.setdefault((member.seed, member.hp["sparsity"]), []).append(k)
-        scores, winners, flops, seconds = [torch.zeros(len(members), dtype=kind) for kind in _KINDS]
-        for group in same.values():
-            first, counts = group[0], torch.tensor([_whole(members[k].hp["candidates"]) for k in group])
-            found = search(task, parents, seeds.index(members[first].seed), members[first], int(counts.max()))
-            chosen = records(found.losses if members[first].hp["pick"] == "best" else -found.losses)[counts - 1]
-            scores[group], winners[group] = found.losses[chosen], chosen
-            flops[group], seconds[group] = counts * found.flops, counts.double() * found.seconds
-        wanted = [_inherit(member, int(i)) for member, i in zip(members, winners, strict=True)]
-        trained = list({repr(network): network for network in wanted}.values())
-        place = {repr(network): m for m, network in enumerate(trained)}
-        index = torch.tensor([seeds.index(network.seed) for network in trained], device=task.torch_device)
+        held = _choose(task, parents, seeds, members)
+        wanted = [_inherit(member, winner - 1) for member, winner in zip(members, held["winner"].tolist(), strict=True)]
+        trained = {repr(network): network for network in wanted}
+        index = torch.tensor([seeds.index(network.seed) for network in trained.values()], device=task.torch_device)
         dense = Dense(_pick(parents.params, index), _pick(parents.buffers, index), parents.steps, parents.seconds)
-        inner = _TRAINING.begin(task, trained, dense)
-        of = torch.tensor([place[repr(network)] for network in wanted])
-        held = {"slot": torch.arange(len(members)), "of": of, "score": scores, "winner": winners + 1,
-                "flops": flops, "seconds": seconds}  # fmt: skip
+        inner = _TRAINING.begin(task, list(trained.values()), dense)
+        held |= {"slot": torch.arange(len(members)), "of": torch.tensor([list(trained).index(repr(each)) for each in wanted])}
         return State({name: column.to(task.torch_device) for name, column in held.items()}, inner.scalars, inner.members)
 
     def advance(self, task: Task, state: State) -> State:
@@ -131,7 +119,20 @@ class Weedout(Algorithm):
         return dataclasses.replace(found, metrics=metrics, of=held["of"], search=spent)
 
 
-_KINDS = (torch.float64, torch.int64, torch.int64, torch.float64)
+def _choose(task: Task, parents: Dense, seeds: list[int], members: Sequence[Member]) -> dict[str, Tensor]:
+    """Each member's candidate: its number from 1, its score, and what its own count of candidates cost, (K,) each."""
+    groups: dict[Any, list[int]] = {}
+    for k, member in enumerate(members):
+        groups.setdefault((member.seed, member.hp["sparsity"]), []).append(k)
+    score, seconds = torch.zeros(2, len(members), dtype=torch.float64)
+    winner, flops = torch.zeros(2, len(members), dtype=torch.int64)
+    for group in groups.values():
+        first, counts = members[group[0]], torch.tensor([_whole(members[k].hp["candidates"]) for k in group])
+        found = search(task, parents, seeds.index(first.seed), first, int(counts.max()))
+        chosen = records(found.losses if first.hp["pick"] == "best" else -found.losses)[counts - 1]
+        score[group], winner[group] = found.losses[chosen], chosen + 1
+        flops[group], seconds[group] = counts * found.flops, counts.double() * found.seconds
+    return {"score": score, "winner": winner, "flops": flops, "seconds": seconds}
 
 
 class Search(NamedTuple):
