@@ -50,3 +50,8 @@ def test_dropout_by_counter_drops_the_right_share_and_anew_at_each_call_of_a_pas
     assert not torch.equal(first, pattern(2)[0])
     assert torch.equal(module.eval()(x), x)
     assert not stack.prepare(nn.Sequential(nn.Dropout(1.0))).train()(x).any()
+
+
+def test_whether_a_model_stacks_does_not_depend_on_where_it_is_asked():
+    with torch.no_grad():  # as a cohort that is carried on does: it is measured first
+        assert stack.can_stack(Counting(), torch.randn(2, 3))
