@@ -81,3 +81,8 @@ def test_mapped_leaves_no_level_behind_when_the_function_raises():
     with pytest.raises(ValueError):  # noqa: PT011 - our own
         stack.mapped(raises, 2)(torch.zeros(2))
     assert torch.equal(torch.func.vmap(torch.sum)(torch.ones(2, 3)), torch.tensor([3.0, 3.0]))
+
+
+def test_whether_a_model_stacks_does_not_depend_on_where_it_is_asked():
+    with torch.no_grad():  # as a cohort that is carried on does: it is measured first
+        assert stack.can_stack(Counting(), torch.randn(2, 3))

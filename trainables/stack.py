@@ -163,7 +163,6 @@ class Call:
                 holder[local] = tensor
 
 
-@torch.enable_grad()
 def can_stack(module: nn.Module, inputs: Tensor) -> bool:
     """Whether `vmap` takes the model's forward and backward pass in training, in which it leaves it. inputs: (batch, ...)."""
 
@@ -176,9 +175,10 @@ def can_stack(module: nn.Module, inputs: Tensor) -> bool:
         buffers[name] = torch.zeros(2, dtype=torch.long, device=inputs.device)
     module.train()
     try:
-        leaves = [p.requires_grad_() for p in params.values()]
-        losses = vmap(total)(params, buffers, torch.stack([inputs, inputs]))
-        torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+        with torch.enable_grad():  # the answer is the same where gradients are off
+            leaves = [p.requires_grad_() for p in params.values()]
+            losses = vmap(total)(params, buffers, torch.stack([inputs, inputs]))
+            torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
     except (RuntimeError, ValueError, NotImplementedError, TypeError):
         return False
     return True
