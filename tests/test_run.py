@@ -122,7 +122,8 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: halving-plugin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[prunefront.algorithms]\nhalving = halving_plugin:Halving\n")
-    return {**os.environ, "PYTHONPATH": str(site), "WOUND": str(site / "wound"), "FAULT": str(site / "fault")}
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "WOUND": str(site / "wound"), "FAULT": str(site / "fault")}
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ search, and only its distinct winners are trained, about ln N + 0.58 of them. Ca
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,8 +29,8 @@ from ..gradient import Context, Dense, GradientPruner, Params, Pruning, dense_ne
 from ..structure import column_masks
 from ..task import Task
 
-CHUNK, EXAMPLES = 128, 256
-"""Candidates, and examples, scored at a time. Fixed, so that a score does not depend on how many candidates there are."""
+CHUNK, OUTPUTS = 128, 1 << 26
+"""Candidates, and numbers that a layer gives for them, computed at a time. Fixed: a score does not depend on the count."""
 
 
 class _Candidate(GradientPruner):
@@ -172,7 +173,7 @@ def search(task: Task, parents: Dense, place: int, member: Member, count: int) -
             numbers = torch.arange(start, start + CHUNK, device=device)
             mask = vmap(disconnect)(numbers)
             total = torch.zeros(CHUNK, dtype=torch.float64, device=device)
-            for part in rows.split(EXAMPLES):
+            for part in rows.split(max(1, OUTPUTS // (CHUNK * _largest(task)))):
                 inputs = task.data.examples("train", part).to(kind)
                 if task.stackable:
                     found = vmap(logits, in_dims=(0, None))(mask, inputs)
@@ -183,6 +184,12 @@ def search(task: Task, parents: Dense, place: int, member: Member, count: int) -
             losses.append(total / len(rows))
         joined = torch.cat(losses).cpu()
     return Search(joined[:count], len(rows) * task.counts.flops, (time.perf_counter() - begun) / len(joined))
+
+
+def _largest(task: Task) -> int:
+    """Numbers that the largest layer gives for one example."""
+    spent = task.counts.layers
+    return max(spent.get(each.name, 0) // (2 * each.columns * math.prod(each.kernel)) for each in task.structure.layers) or 1
 
 
 def records(losses: Tensor) -> Tensor:
