@@ -17,6 +17,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+import hand
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.weedout import search
 from prunefront.trainables.contract import Member, complete
@@ -32,7 +33,7 @@ def loop(task: Task, sparsity: float, examples: int, count: int) -> float:
     x, y = task.data.examples("train", rows).flatten(1), task.data.labels["train"][rows]
     layers = [part for part in model if isinstance(part, torch.nn.Linear)]  # type: ignore[attr-defined]
     best = float("inf")
-    synchronize(task)
+    hand.synchronize(task.torch_device)
     begun = time.perf_counter()
     for _ in range(count):
         h = x
@@ -41,24 +42,18 @@ def loop(task: Task, sparsity: float, examples: int, count: int) -> float:
             mask[torch.randperm(layer.out_features, device=device)[: round((1 - sparsity) * layer.out_features)]] = 1
             h = torch.relu(layer(h)) * mask
         best = min(best, F.cross_entropy(layers[-1](h), y).item())
-    synchronize(task)
+    hand.synchronize(task.torch_device)
     return count / (time.perf_counter() - begun)
 
 
 def stacked(task: Task, member: Member, count: int) -> float:
     """Candidates a second of the search."""
     parents = dense_networks(task, [member.seed], 0)
-    synchronize(task)
+    hand.synchronize(task.torch_device)
     begun = time.perf_counter()
     search(task, parents, 0, member, count)
-    synchronize(task)
+    hand.synchronize(task.torch_device)
     return count / (time.perf_counter() - begun)
-
-
-def synchronize(task: Task) -> None:
-    """Wait for the device."""
-    if task.torch_device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def hand_loop(task: Task, seed: int, steps: int) -> None:
     x, y = next(task.data.parts("train", 1 << 30))
     for _ in hand.surgery(task.build(seed), x, y, 0.9, steps=steps, **given):
         pass
-    synchronize(task)
+    hand.synchronize(task.torch_device)
 
 
 def process(task: Task, seed: int, barrier: Any) -> None:
@@ -66,17 +66,11 @@ def cohort(task: Task, members: int, steps: int) -> float:
     """Seconds for each member when one cohort of `members` trains."""
     dns, short = find("dns"), dataclasses.replace(task, epochs=steps / task.steps_per_epoch)
     state = dns.start(short, [Member(complete(dns.space, {}), seed) for seed in range(members)])
-    synchronize(task)
+    hand.synchronize(task.torch_device)
     begun = time.perf_counter()
     dns.advance(short, state)
-    synchronize(task)
+    hand.synchronize(task.torch_device)
     return (time.perf_counter() - begun) / members
-
-
-def synchronize(task: Task) -> None:
-    """Wait for the device."""
-    if task.torch_device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def main() -> None:

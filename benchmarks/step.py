@@ -18,6 +18,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+import hand
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Algorithm, Member, complete
 from prunefront.trainables.task import Task
@@ -29,7 +30,7 @@ def hand_loop(task: Task, steps: int) -> float:
     x, y = data.inputs["train"], data.labels["train"]
     optimizer = torch.optim.SGD(model.parameters(), lr=task.lr, momentum=task.momentum, weight_decay=task.weight_decay)
     order = torch.randperm(len(y), device=y.device)
-    synchronize(task)
+    hand.synchronize(task.torch_device)
     begun = time.perf_counter()
     for step in range(steps):
         place = step % task.steps_per_epoch
@@ -39,7 +40,7 @@ def hand_loop(task: Task, steps: int) -> float:
         optimizer.zero_grad()
         F.cross_entropy(model(x[rows]), y[rows]).backward()
         optimizer.step()
-    synchronize(task)
+    hand.synchronize(task.torch_device)
     return time.perf_counter() - begun
 
 
@@ -47,17 +48,11 @@ def cohort(task: Task, algorithm: Algorithm, members: int) -> float:
     """Seconds that `members` members take together, from the start of training to its end."""
     hp = complete(algorithm.space, {})
     state = algorithm.start(task, [Member(hp, seed) for seed in range(members)])
-    synchronize(task)
+    hand.synchronize(task.torch_device)
     begun = time.perf_counter()
     algorithm.advance(task, state)
-    synchronize(task)
+    hand.synchronize(task.torch_device)
     return time.perf_counter() - begun
-
-
-def synchronize(task: Task) -> None:
-    """Wait for the device."""
-    if task.torch_device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def main() -> None:
