@@ -16,8 +16,8 @@ from prunefront.trainables.contract import Algorithm, Member, complete
 from prunefront.trainables.gradient import Context, Params, Pruning
 from prunefront.trainables.measure import measure
 from prunefront.trainables.models import build
-from prunefront.trainables.structure import find as structure_of
 from prunefront.trainables.task import Task
+from prunefront.trainables.tracing import find as structure_of
 
 C = {"conv1": 2.0, "conv2": 3.0, "ip1": 4.0, "ip2": 2.5}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,14 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import draws, models, optimizers, stack
+from . import draws, models, optimizers, shrinking, stack
 from .contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
 from .data import augment
-from .structure import Structure
+from .structure import Layer, Structure, read
 from .task import Task
 
 Params = Mapping[str, Tensor]
 Pruning = Tree
+
+STEP = 0.9
+"""A stack is cut when no more than this share of its hidden units would be left, or when a block is gone."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -31,6 +35,8 @@ class Context:
 
     hp: by name, a number () float64, or (layers,) for a `reals` domain; static ones are plain values, and those left to the
     algorithm (None) are absent.  seed: () int64.  step: steps done since `start`, of `steps` in all.
+    structure: of the network as it is now, which may be narrower than the parent.  schedule: factor of the learning rate at a
+    step.  cut: where a stack was cut, hidden layer -> the parent's units that are left (units,).
     """
 
     hp: Mapping[str, Any]
@@ -38,6 +44,12 @@ class Context:
     step: int
     steps: int
     structure: Structure
+    schedule: Callable[[int], float] = lambda step: 1.0
+    cut: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def places(self, layer: Layer) -> Tensor:
+        """The parent's units that a hidden layer's units are, (units,) int64; -1: none, it is padding."""
+        return self.cut.get(layer.name, torch.arange(layer.units, device=self.seed.device))
 
     def uniform(self, site: str, shape: tuple[int, ...] = (), index: Tensor | int = 0) -> Tensor:
         """Numbers in [0, 1), float64, drawn from (seed, step, site) alone; `index` counts further draws of the shape."""
@@ -78,9 +90,29 @@ class GradientPruner(Algorithm):
         """Parameters and pruning after an optimiser's step; `ctx.step` counts it."""
         return params, pruning
 
+    def measured(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        """What is measured: a network of its own, with nothing left to chance."""
+        return self.effective(params, pruning, ctx)
+
     def kept(self, params: Params, pruning: Pruning) -> Params:
-        """Name -> bool, True keeps, for each removable parameter that is not kept whole."""
+        """Name -> bool, True keeps, for each removable parameter not kept whole; block -> () bool, if it may be gone."""
         return {}
+
+    def lasting(self, params: Params, pruning: Pruning) -> Params:
+        """Of `kept`, what stays as it is removed to the end: units and blocks in it are cut out of the stack.
+
+        Masks of all that reads a unit must be there. Tensors of `pruning` are cut too, known by the last word of their path: a
+        parameter, a hidden layer (one entry for each unit), or a block.
+        """
+        return {}
+
+    def due(self, hp: Mapping[str, Value], step: int, steps: int) -> bool:
+        """Whether `every` is called after `step` of `steps` optimiser steps. hp: the static ones."""
+        return False
+
+    def every(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
+        """Work outside `vmap`, driven by data: inputs (K, B, *shape) and labels (K, B) of the step just made."""
+        return state
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:
         """The pruner's own figures, name -> ()."""
@@ -141,18 +173,41 @@ class GradientPruner(Algorithm):
         last = task.rung_step(task.steps - state.scalars["before"], rung)
         # A model that vmap refuses may draw from torch's generator, which is then seeded at each step.
         with torch.random.fork_rng(enabled=not task.stackable):
-            members = self._train(task, state, last)
-        seconds = state.scalars["seconds"] + (time.perf_counter() - begun) / state.size
-        return State(members, {**state.scalars, "step": last, "rung": rung, "seconds": seconds})
+            state = self._train(task, self.compact(task, state), last)
+        state.scalars |= {"rung": rung, "seconds": state.scalars["seconds"] + (time.perf_counter() - begun) / state.size}
+        return state
+
+    def compact(self, task: Task, state: State) -> State:
+        """The same members in the smallest stack that holds what is left of them, if that is smaller than theirs."""
+        _, structure = task.cut(state.scalars.get("cut"))
+        if type(self).lasting is GradientPruner.lasting or not structure.hidden or not task.stackable:
+            return state
+        params, pruning = state.members["params"], state.members.get("pruning", {})
+        with torch.no_grad():
+            left = stack.lift(self.lasting, state.size)(params, pruning)
+        gone = {block.name: ~left[block.name] for block in structure.blocks if block.name in left}
+        gone |= {block.name: torch.zeros(state.size, dtype=torch.bool) for block in structure.blocks if block.name not in gone}
+        cut, index = shrinking.survivors(structure, read(structure, left), gone)
+        if not cut.gone and sum(cut.widths.values()) > STEP * sum(layer.units for layer in structure.hidden):
+            return state
+        all_ = {layer.name: torch.arange(layer.units, device=task.torch_device) for layer in structure.hidden}
+        places = {name: units.expand(state.size, -1) for name, units in all_.items()}
+        members = {**state.members, "units": {**places, **state.members.get("units", {})}}
+        lost = (*state.scalars.get("cut", {}).get("gone", ()), *cut.gone)
+        settings = {"widths": dict(cut.widths), "gone": list(lost)}
+        return State(shrinking.gathered(members, structure, cut, index), {**state.scalars, "cut": settings}, state.shared)
 
     def networks(self, task: Task, state: State) -> Networks:
         """One network for each member."""
         params, pruning = state.members["params"], state.members.get("pruning", {})
-        context, step, removable = self._contexts(task, state), state.scalars["step"], task.structure.parameters
+        context, step = self._contexts(task, state), state.scalars["step"]
+        _, structure = task.cut(state.scalars.get("cut"))
+        removable = structure.parameters
 
         def measured(params: Params, pruning: Pruning, given: Params) -> Tree:
-            effective = self.effective(params, pruning, context(given, step))
+            effective = self.measured(params, pruning, context(given, step))
             kept = {name: torch.ones_like(params[name], dtype=torch.bool) for name in removable}
+            kept |= {block.name: torch.ones_like(given["seed"], dtype=torch.bool) for block in structure.blocks}
             return {
                 "params": dict(effective),
                 "kept": {**kept, **self.kept(params, pruning)},
@@ -161,17 +216,51 @@ class GradientPruner(Algorithm):
 
         with torch.no_grad():
             found = stack.lift(measured, state.size)(params, pruning, _given(state.members))
-        of = torch.arange(state.size, device=task.torch_device)
-        return Networks(found["params"], state.members.get("buffers", {}), found["kept"], found["metrics"], of)
+        params, buffers, kept = found["params"], state.members.get("buffers", {}), found["kept"]
+        if "cut" in state.scalars:
+            parent, units = task.structure, state.members["units"]
+            trained, fixed = (stack.single(tree) for tree in stack.stacked([task.template]))
+            masks = {name: trained[name].bool() for name in parent.parameters}
+            masks |= {block.name: torch.ones((), dtype=torch.bool, device=task.torch_device) for block in parent.blocks}
+            params, buffers, kept = (
+                shrinking.restored(tree, parent, like, units)
+                for tree, like in ((params, trained), (buffers, fixed), (kept, masks))
+            )
+        return Networks(params, buffers, kept, found["metrics"], torch.arange(state.size, device=task.torch_device))
 
     def _contexts(self, task: Task, state: State) -> Callable[[Params, int], Context]:
         """A function of (what differs between members, step); made outside `vmap`, since it looks at the model."""
-        static, steps, structure = state.scalars["static"], task.steps - state.scalars["before"], task.structure
-        return lambda given, step: Context({**static, **given}, given["seed"], step, steps, structure)
+        static, steps = state.scalars["static"], task.steps - state.scalars["before"]
+        _, structure = task.cut(state.scalars.get("cut"))
+        rate = functools.partial(optimizers.SCHEDULES[task.schedule], steps=steps)
 
-    def _train(self, task: Task, state: State, last: int) -> dict[str, Any]:
-        """The members after step `last`. One body for a stack and for a lone member, whose trees lose their leading 1."""
-        lone, module = state.size == 1, task.template.train()
+        def context(given: Tree, step: int) -> Context:
+            numbers = {name: value for name, value in given.items() if name != "units"}
+            return Context({**static, **numbers}, given["seed"], step, steps, structure, rate, given["units"])
+
+        return context
+
+    def _train(self, task: Task, state: State, last: int) -> State:
+        """The members after step `last`, with `every` between the steps after which it is due."""
+        batches, steps = self._batches(task, state, last), task.steps - state.scalars["before"]
+        due = functools.partial(self.due, state.scalars["static"], steps=steps)
+        while (step := state.scalars["step"]) < last:
+            end = next((later for later in range(step + 1, last) if due(later)), last)
+            members, x, y = self._steps(task, state, itertools.islice(batches, end - step))
+            state = State(members, {**state.scalars, "step": end}, state.shared)
+            if due(end):
+                state = self.every(task, state, x, y)
+        return state
+
+    def _steps(
+        self, task: Task, state: State, batches: Iterable[tuple[int, Tensor, Tensor]]
+    ) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """The members after a step for each of `batches`, and the last of those.
+
+        One body for a stack and for a lone member, whose trees lose their leading 1.
+        """
+        lone, (module, _) = state.size == 1, task.cut(state.scalars.get("cut"))
+        module.train()
         trees = stack.single(state.members) if lone else state.members
         params: Params = map_tree(lambda p: p.detach().requires_grad_(), trees["params"])
         buffers, pruning, given = trees.get("buffers", {}), trees.get("pruning", {}), _given(trees)
@@ -193,9 +282,9 @@ class GradientPruner(Algorithm):
         forward, follow = (outputs, after) if lone else (stack.lift(outputs, state.size), stack.lift(after, state.size))
         follows = type(self).after_step is not GradientPruner.after_step
         update = optimizers.updater(task, trees["hp"], trees.get("optimizer", {}), steps)
-        for step, x, y in self._batches(task, state, last):  # `outputs` and `after` read `step`
-            if lone:
-                x, y = x[0], y[0]
+        inputs = labels = torch.empty(0)
+        for step, inputs, labels in batches:  # `outputs` and `after` read `step`
+            x, y = (inputs[0], labels[0]) if lone else (inputs, labels)
             if not task.stackable:
                 torch.manual_seed(int(draws.key(given["seed"], step, "torch")))
             found = forward(params, buffers, pruning, given, x)
@@ -210,7 +299,7 @@ class GradientPruner(Algorithm):
                     params, pruning = follow(params, pruning, given)
                     params = map_tree(lambda p: p.detach().requires_grad_(), params)
         done = {**trees, "params": map_tree(Tensor.detach, params), "buffers": buffers, "pruning": pruning}
-        return stack.restacked(done) if lone else done
+        return stack.restacked(done) if lone else done, inputs, labels
 
     def _batches(self, task: Task, state: State, last: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Each step up to `last` with its inputs (K, B, *shape) and labels (K, B), a function of the members' seeds.
@@ -294,9 +383,9 @@ def _place(task: Task, phase: Task, seed: int) -> Path | None:
     return Path(task.starts) / f"{name}.safetensors"
 
 
-def _given(trees: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Hyper-parameters and seed: what differs between members beside their networks."""
-    return {**trees.get("hp", {}), "seed": trees["seed"]}
+def _given(trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters, seed, and places of units: what differs between members beside their networks."""
+    return {**trees.get("hp", {}), "seed": trees["seed"], "units": trees.get("units", {})}
 
 
 def _columns(task: Task, algorithm: Algorithm, members: Sequence[Member]) -> dict[str, list[Any]]:

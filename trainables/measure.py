@@ -84,7 +84,7 @@ def _scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def compression(found: structure.Structure, counts: Counts, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What is left of M networks, (M,) each: sparsity, masked and shrunk counts, dead layers.
 
-    counts: of the parent.  kept: removable parameter -> (M, ...) bool.
+    counts: of the parent.  kept: removable parameter -> (M, ...) bool, block -> (M,) bool.
     """
     units, columns = structure.alive(found, kept)
     entries = torch.stack([torch.cat([kept[p].flatten(1) for p in layer.parameters], 1).sum(1) for layer in found.layers])
@@ -100,8 +100,12 @@ def compression(found: structure.Structure, counts: Counts, kept: Mapping[str, T
         params_shrunk -= weights - whole
         if layer.bias is not None:
             params_shrunk -= layer.units - units[layer.name].sum(1)
-    for _, producer in {(norm, link.producer) for link in found.links for norm in link.norms}:
-        params_shrunk -= (~units[producer]).sum(1)
+    inner = {norm: link.producer for link in found.links for norm in link.norms}
+    for norm, producer in inner.items():
+        params_shrunk -= len(norm.parameters) * (~units[producer]).sum(1)
+    for block in found.blocks:
+        outer = sum(len(norm.parameters) * norm.units for norm in block.norms if norm not in inner)
+        params_shrunk -= outer * ~kept[block.name]
     return {
         "sparsity": 1 - left.double() / removable,
         "flops_masked": flops_masked,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def mlp(input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300, 100), width: float = 1) -> nn.Module:
@@ -38,10 +40,8 @@ def lenet5(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn.M
 
     width: a factor of 20, 50 and 500.
     """
-    if len(input_shape) != 3 or min(input_shape[1:]) < 16:
-        raise ValueError(f"it needs images (channels, height, width) of at least 16 x 16; got {input_shape}")
-    channels, *sides = input_shape
-    rows, columns = (((side - 4) // 2 - 4) // 2 for side in sides)
+    channels = _image(input_shape, 16)
+    rows, columns = (((side - 4) // 2 - 4) // 2 for side in input_shape[1:])
     first, second, hidden = (_times(width, units) for units in (20, 50, 500))
     return nn.Sequential(
         nn.Conv2d(channels, first, 5),
@@ -55,7 +55,121 @@ def lenet5(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn.M
     )
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "lenet5": lenet5}
+class _Shortcut(nn.Module):
+    """Every second row and column, and zeros for the channels that are new (He et al. 2016, option A): no parameters."""
+
+    def __init__(self, stride: int, more: int) -> None:
+        super().__init__()
+        self.stride, self.more = stride, more
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, channels, rows, columns)."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+
+
+class _Block(nn.Module):
+    """Two convolutions with batch-norm beside a shortcut, ReLU after the sum."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity() if stride == 1 and inputs == outputs else _Shortcut(stride, outputs - inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, channels, rows, columns)."""
+        return F.relu(self.shortcut(x) + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+
+
+def resnet(input_shape: tuple[int, ...], classes: int, depth: int = 20, width: float = 1) -> nn.Module:
+    """The residual network for CIFAR (He et al. 2016, section 4.2): three stages of (depth - 2) / 6 blocks of two convolutions.
+
+    width: a factor of the stages' 16, 32 and 64 channels.
+    """
+    if type(depth) is not int or depth < 8 or depth % 6 != 2:
+        raise ValueError(f"`depth` is a whole number 6 n + 2, such as 20, with n blocks in a stage; got {depth!r}")
+    channels = _image(input_shape, 4)
+    widths = [_times(width, units) for units in (16, 32, 64)]
+    layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+    before = widths[0]
+    for stage, after in enumerate(widths):
+        for block in range((depth - 2) // 6):
+            layers.append(_Block(before, after, 2 if stage and not block else 1))
+            before = after
+    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
+    return _he(module)
+
+
+def vgg16_bn(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn.Module:
+    """VGG-16 (Simonyan & Zisserman 2015, D) with batch-norm, and one linear layer after the convolutions, as usual for CIFAR.
+
+    width: a factor of all channels.
+    """
+    channels = _image(input_shape, 32)
+    layers: list[nn.Module] = []
+    for repeat, units in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
+        for _ in range(repeat):
+            after = _times(width, units)
+            layers += [nn.Conv2d(channels, after, 3, 1, 1), nn.BatchNorm2d(after), nn.ReLU()]
+            channels = after
+        layers.append(nn.MaxPool2d(2))
+    return _he(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)))
+
+
+class _LinearBlock(nn.Module):
+    """x + V relu(U x)."""
+
+    def __init__(self, units: int, hidden: int) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(units, hidden), nn.Linear(hidden, units)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, units)."""
+        return x + self.outer(F.relu(self.inner(x)))
+
+
+def residual_mlp(
+    input_shape: tuple[int, ...], classes: int, units: int = 32, hidden: int = 32, blocks: int = 6, width: float = 1
+) -> nn.Module:
+    """A linear layer to `units`, `blocks` times x + V relu(U x) with `hidden` units between U and V, and a linear layer.
+
+    width: a factor of `units` and `hidden`.
+    """
+    for name, value in (("units", units), ("hidden", hidden), ("blocks", blocks)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"`{name}` is a whole number above 0; got {value!r}")
+    units, hidden = _times(width, units), _times(width, hidden)
+    body = (_LinearBlock(units, hidden) for _ in range(blocks))
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), units), *body, nn.ReLU(), nn.Linear(units, classes))
+
+
+def _image(input_shape: tuple[int, ...], side: int) -> int:
+    """The channels of images of at least `side` x `side`."""
+    if len(input_shape) != 3 or min(input_shape[1:]) < side:
+        raise ValueError(f"it needs images (channels, height, width) of at least {side} x {side}; got {input_shape}")
+    return input_shape[0]
+
+
+def _he(module: nn.Module) -> nn.Module:
+    """`module`, its convolutions initialised after He et al. 2015 (fan-out)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    return module
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "residual_mlp": residual_mlp,
+    "lenet5": lenet5,
+    "resnet": resnet,
+    **{f"resnet{depth}": functools.partial(resnet, depth=depth) for depth in (20, 32, 56, 110)},
+    "vgg16_bn": vgg16_bn,
+}
 
 
 def build(name: str, input_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:

@@ -1,23 +1,21 @@
-"""Structure: the removable layers of a model, which units of one feed which columns of another, and which of them are dead.
+"""Structure: the removable layers of a model, the units and blocks that can go whole, and what depends on them.
 
-A unit is one output of a linear layer or one channel of a convolution. The graph is found by symbolic tracing of the model's
-code, not from names. Where the tracer cannot follow (an addition of two branches, an operation not listed here) a unit is
-taken to influence the output: counts can then be too large, never too small.
+A unit is one output of a linear layer or one channel of a convolution: its row, its bias, its batch-norm entries, and the
+columns of all that read it. A block is a residual branch beside its shortcut. `tracing.find` finds both from a model's code; a
+model may declare them by a method `structure()` that returns a Structure.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+import functools
+import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch import Tensor
 
-_Conv = nn.modules.conv._ConvNd
+from .flops import Counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +38,20 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Norm:
+    """A batch-norm layer: `units` entries in each of its parameters and statistics, all named in full."""
+
+    name: str
+    units: int
+    parameters: tuple[str, ...]
+    statistics: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Link:
     """Every unit of `producer` feeds `repeat` consecutive columns of `consumer`, and nothing else does.
 
-    norms: parameters of batch-norm layers on the way, one entry for each unit.
+    norms: batch-norm layers on the way, with one entry for each unit.
     shifts: what is nothing may be something after them, or after an activation on the way.
     folds: a unit that is constant can be folded into the consumer's bias exactly.
     """
@@ -51,14 +59,28 @@ class Link:
     producer: str
     consumer: str
     repeat: int
-    norms: tuple[str, ...]
+    norms: tuple[Norm, ...]
     shifts: bool
     folds: bool
 
 
 @dataclasses.dataclass(frozen=True)
+class Block:
+    """A residual branch: what it gives is added to its shortcut, and nothing else reads what is computed inside.
+
+    name: of the last affine layer in it, whose parameters are `last`; with those at zero the branch gives nothing.
+    layers, norms: all that has parameters inside, in order.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    norms: tuple[Norm, ...]
+    last: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Structure:
-    """The removable layers of a model in order of definition, and the links between them.
+    """The removable layers of a model in order of definition, the links between them, and the blocks.
 
     A layer with units that nothing but linked layers read is the producer of at least one link; the units of others are never
     dead for want of readers.
@@ -66,41 +88,84 @@ class Structure:
 
     layers: tuple[Layer, ...]
     links: tuple[Link, ...]
+    blocks: tuple[Block, ...] = ()
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of all removable parameters."""
         return tuple(name for layer in self.layers for name in layer.parameters)
 
-    @property
+    @functools.cached_property
     def hidden(self) -> tuple[Layer, ...]:
         """Layers whose units can be removed: all that read them is known."""
         producers = {link.producer for link in self.links}
         return tuple(layer for layer in self.layers if layer.name in producers)
 
+    @functools.cached_property
+    def axes(self) -> Mapping[str, tuple[tuple[int, str, int], ...]]:
+        """How tensors depend on units: name of a parameter or statistic -> (dimension, hidden layer, entries for each unit).
 
-def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
-    """The structure of `module` for inputs of `input_shape` (without batch)."""
-    layers = []
-    uses = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
-    for name, part in module.named_modules():
-        if not isinstance(part, nn.Linear | _Conv) or (isinstance(part, _Conv) and part.transposed):
-            continue
-        if any(uses[id(p)] > 1 or not p.requires_grad for p in part.parameters()):
-            continue  # tied or frozen parameters are not ours to remove
-        layers.append(
-            Layer(
-                name=name,
-                weight=f"{name}.weight" if name else "weight",
-                bias=None if part.bias is None else f"{name}.bias" if name else "bias",
-                kind="conv" if isinstance(part, _Conv) else "fc",
-                units=part.weight.shape[0],
-                columns=part.weight.shape[1],
-                kernel=tuple(part.weight.shape[2:]),
-                grouped=isinstance(part, _Conv) and part.groups > 1,
-            )
-        )
-    return Structure(tuple(layers), _links(module, input_shape, {layer.name: layer for layer in layers}))
+        A hidden layer's own name stands for tensors with one entry for each of its units.
+        """
+        found: dict[str, dict[tuple[int, str, int], None]] = {}
+        by_name = {layer.name: layer for layer in self.layers}
+        for layer in self.hidden:
+            for name in (*layer.parameters, layer.name):
+                found.setdefault(name, {})[0, layer.name, 1] = None
+        for link in self.links:
+            found.setdefault(by_name[link.consumer].weight, {})[1, link.producer, link.repeat] = None
+            for norm in link.norms:
+                for name in (*norm.parameters, *norm.statistics):
+                    found.setdefault(name, {})[0, link.producer, 1] = None
+        return {name: tuple(axes) for name, axes in found.items()}
+
+    def inside(self, block: Block) -> tuple[str, ...]:
+        """Names of all parameters and statistics of a block."""
+        layers = (layer for layer in self.layers if layer.name in block.layers)
+        norms = (name for norm in block.norms for name in (*norm.parameters, *norm.statistics))
+        return (*(name for layer in layers for name in layer.parameters), *norms)
+
+    def block_of(self, layer: str) -> Block | None:
+        """The block that a layer is in, if it is in one."""
+        return next((block for block in self.blocks if layer in block.layers), None)
+
+    def scale(self, layer: str) -> tuple[str, ...]:
+        """Names of the parameters that set how much a hidden layer's units give, one row or entry for each unit.
+
+        Those of the batch-norm layer behind it, if there is one, and else the layer's own.
+        """
+        norms = [norm for link in self.links if link.producer == layer for norm in link.norms if norm.parameters]
+        return norms[0].parameters if norms else next(each.parameters for each in self.layers if each.name == layer)
+
+
+def expected(
+    structure: Structure, counts: Counts, units: Mapping[str, Tensor], blocks: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Mean FLOPs and parameters, (...) float64 each, of networks whose units and blocks are there independently.
+
+    counts: of the whole network.  units: hidden layer -> probabilities (..., units).  blocks: block -> probabilities (...).
+    A layer costs in proportion to the products of the expected shares of its units and of its columns (derivation).
+    """
+    like = next(iter([*units.values(), *blocks.values()]))
+    one = torch.ones((), dtype=torch.float64, device=like.device)
+    kept = {name: probability.double().sum(-1) for name, probability in units.items()}
+    there = {layer: blocks[block.name].double() for block in structure.blocks for layer in block.layers}
+    fed = {link.consumer: kept[link.producer] * link.repeat for link in structure.links}
+    flops, params = one * counts.flops, one * counts.params
+    for layer in structure.layers:
+        on, rows, columns = there.get(layer.name, one), kept.get(layer.name, one * layer.units), fed.get(layer.name)
+        columns = one * layer.columns if columns is None else columns
+        share = on * rows * columns / (layer.units * layer.columns)
+        flops = flops - counts.layers.get(layer.name, 0) * (1 - share)
+        params = params - layer.units * layer.columns * math.prod(layer.kernel) * (1 - share)
+        params = params - (0 if layer.bias is None else layer.units - on * rows)
+    inner = {norm: link.producer for link in structure.links for norm in link.norms}
+    outer = {norm: block.name for block in structure.blocks for norm in block.norms if norm not in inner}
+    for norm, producer in inner.items():
+        params = params - len(norm.parameters) * (norm.units - there.get(producer, one) * kept[producer])
+    for norm, block in outer.items():
+        params = params - len(norm.parameters) * norm.units * (1 - blocks[block].double())
+    return flops, params
 
 
 def node_masks(structure: Structure, alive: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,16 +193,58 @@ def column_masks(structure: Structure, alive: Mapping[str, Tensor], like: Mappin
     return masks
 
 
+def read(structure: Structure, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which units anything reads, for M networks: hidden layer -> (M, units) bool.
+
+    kept: weight of each layer that reads hidden units -> (M, *shape) bool; block -> (M,) bool, if it may be gone.
+    """
+    found: dict[str, Tensor] = {}
+    weights = {layer.name: layer.weight for layer in structure.layers}
+    for link in structure.links:
+        mask = kept[weights[link.consumer]]
+        live = mask.any(1).flatten(2).any(-1) if mask.ndim > 3 else mask.any(1)
+        live = live.unflatten(1, (-1, link.repeat)).any(-1)
+        block = structure.block_of(link.producer)
+        if block is not None and block.name in kept:
+            live = live & kept[block.name][:, None]
+        found[link.producer] = found[link.producer] | live if link.producer in found else live
+    return found
+
+
+def gated(
+    structure: Structure, params: Mapping[str, Tensor], units: Mapping[str, Tensor], blocks: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Parameters of a network whose units are scaled where they are read, and whose blocks where they end.
+
+    units: hidden layer -> factors (units,).  blocks: block -> factors ().
+    """
+    found = dict(params)
+    weights = {layer.name: layer.weight for layer in structure.layers}
+    for link in structure.links:
+        name = weights[link.consumer]
+        factors = units[link.producer].repeat_interleave(link.repeat) if link.repeat > 1 else units[link.producer]
+        found[name] = found[name] * _along(factors.to(found[name].dtype), 1, found[name].ndim)
+    for block in structure.blocks:
+        for name in block.last:
+            found[name] = found[name] * blocks[block.name].to(found[name].dtype)
+    return found
+
+
 def alive(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Units and columns that can influence the output, for M networks at once.
 
     kept: removable parameter -> (M, *shape) bool.  Returns layer -> (M, units) bool and layer -> (M, columns) bool.
     A unit is dead if nothing live reads it, or if it has no live input and what it then constantly gives is nothing (no bias)
-    or folds into the next bias.
+    or folds into the next bias. All units of a block that is gone are dead.
     """
+    gone = {layer: ~kept[block.name] for block in structure.blocks if block.name in kept for layer in block.layers}
     connected = {layer.name: kept[layer.weight].flatten(3).any(-1) if kept[layer.weight].ndim > 3 else kept[layer.weight]
                  for layer in structure.layers}  # fmt: skip
+    connected = {n: links & ~_along(gone[n], 0, 3) if n in gone else links for n, links in connected.items()}
+    connected = {n: links & ~_along(gone[n], 0, 3) if n in gone else links for n, links in connected.items()}
     units = {name: torch.ones_like(links[:, :, 0]) for name, links in connected.items()}
+    units |= {name: units[name] & ~off[:, None] for name, off in gone.items()}
+    units |= {name: units[name] & ~off[:, None] for name, off in gone.items()}
     columns = {name: torch.ones_like(links[:, 0, :]) for name, links in connected.items()}
     outgoing = {layer.name: [link for link in structure.links if link.producer == layer.name] for layer in structure.hidden}
     while True:
@@ -162,82 +269,3 @@ def alive(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[dict[str, T
 
 def _along(vector: Tensor, dim: int, ndim: int) -> Tensor:
     return vector.view(*(-1 if i == dim else 1 for i in range(ndim)))
-
-
-_UNITWISE = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus,
-    nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
-)  # fmt: skip
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_FUNCTIONS = {F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, torch.tanh, torch.sigmoid, F.dropout,
-              F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d}  # fmt: skip
-_METHODS = {"relu", "tanh", "sigmoid", "contiguous"}
-_SHIFTS = (nn.Sigmoid, nn.Softplus, nn.Hardsigmoid, torch.sigmoid, "sigmoid")
-"""Of the above, those that make something of nothing."""
-_SHAPES = {torch.flatten, torch.reshape, "flatten", "view", "reshape"}
-
-
-def _links(module: nn.Module, input_shape: tuple[int, ...], layers: Mapping[str, Layer]) -> tuple[Link, ...]:
-    try:
-        graph = fx.symbolic_trace(module)
-        parameter = next(module.parameters())
-        example = torch.zeros(2, *input_shape, device=parameter.device, dtype=parameter.dtype)
-        with torch.no_grad():
-            ShapeProp(graph.eval()).propagate(example)
-    except Exception:
-        # Tracing runs the user's code on symbols, which may fail in any way; without a graph every unit counts as live.
-        return ()
-    calls = [node.target for node in graph.graph.nodes if node.op == "call_module"]
-    once = {name: layer for name, layer in layers.items() if calls.count(name) == 1 and not layer.grouped}
-    links: list[Link] = []
-    for node in graph.graph.nodes:
-        if node.op == "call_module" and node.target in once:
-            links += _follow(node, once[str(node.target)], once, dict(module.named_modules())) or []
-    return tuple(links)
-
-
-def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: Mapping[str, Any]) -> list[Link] | None:
-    """Links from the units of `layer` to all of `layers` that read them; None if something else reads them."""
-    if _shape(start)[1:2] != (layer.units,) or (layer.kind == "fc") != (len(_shape(start)) == 2):
-        return None  # units lie along another dimension
-    links: list[Link] = []
-    pending: list[tuple[fx.Node, tuple[str, ...], bool]] = [(start, (), False)]
-    while pending:
-        node, norms, shifts = pending.pop()
-        for user in node.users:
-            part = modules.get(str(user.target)) if user.op == "call_module" else None
-            if user.op == "call_module" and user.target in layers:
-                consumer = layers[str(user.target)]
-                if _shape(node)[1] != consumer.columns or (consumer.kind == "fc") != (len(_shape(node)) == 2):
-                    return None
-                padded = isinstance(part, _Conv) and part.padding not in ("valid", (0,) * len(part.kernel_size))
-                repeat = consumer.columns // layer.units
-                folds = consumer.bias is not None and not padded
-                links.append(Link(layer.name, consumer.name, repeat, norms, shifts, folds))
-            elif isinstance(part, _NORMS) and _shape(node)[1] == layer.units:
-                pending.append((user, norms + tuple(f"{user.target}.{name}" for name, _ in part.named_parameters()), True))
-            elif (
-                isinstance(part, _UNITWISE)
-                or (isinstance(part, _AVERAGES) and part.padding in (0, (0,), (0, 0), (0, 0, 0)))
-                or (user.op == "call_function" and user.target in _FUNCTIONS)
-                or (user.op == "call_method" and user.target in _METHODS)
-            ):
-                pending.append((user, norms, shifts or type(part) in _SHIFTS or user.target in _SHIFTS))
-            elif isinstance(part, nn.Flatten) or (user.op in ("call_function", "call_method") and user.target in _SHAPES):
-                # Units stay whole and in order only if everything behind the batch is flattened together.
-                if len(_shape(user)) != 2 or _shape(user)[0] != 2:
-                    return None
-                pending.append((user, norms, shifts))
-            elif user.target in ("size", "dim") or (user.target is getattr and user.args[1] in ("shape", "ndim", "dtype")):
-                continue  # reads the shape, not the values
-            else:
-                return None
-    return links
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    found = node.meta.get("tensor_meta")
-    return tuple(getattr(found, "shape", ()))

@@ -12,9 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import data, models, stack, structure
+from . import data, models, stack, tracing
 from .contract import Algorithm, Domain, Member, canonical
 from .flops import Counts, count
+from .shrinking import Cut, narrowed, narrowed_module
+from .structure import Structure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +124,25 @@ class Task:
         return count(self.build(0), self.data.shape)
 
     @functools.cached_property
-    def structure(self) -> structure.Structure:
+    def structure(self) -> Structure:
         """The removable layers, and which units of one feed which columns of another."""
-        return structure.find(self.build(0), self.data.shape)
+        return tracing.find(self.build(0), self.data.shape)
+
+    def cut(self, settings: Mapping[str, Any] | None) -> tuple[nn.Module, Structure]:
+        """Template and structure of a stack that was cut to the shape of `Cut(**settings)`; None: of one that was not."""
+        if settings is None:
+            return self.template, self.structure
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self._cuts:
+            cut = Cut(settings["widths"], tuple(settings["gone"]))
+            found = narrowed_module(self.template, self.structure, cut), narrowed(self.structure, cut)
+            self._cuts.clear()  # a cohort has one shape at a time
+            self._cuts[key] = found
+        return self._cuts[key]
+
+    @functools.cached_property
+    def _cuts(self) -> dict[str, tuple[nn.Module, Structure]]:
+        return {}
 
     def check(self) -> None:
         """Raise ValueError with one sentence if data, model and budget do not fit together."""

@@ -1,0 +1,281 @@
+"""Tracing: links and blocks of a model found in its code, and its graph taken apart: blocks left out, or cut at a site.
+
+The graph is found by symbolic tracing (torch.fx), not from names. Where the tracer cannot follow, a unit is taken to influence
+the output: counts can then be too large, never too small.
+
+Torch-Pruning's dependency graph was tried as the finder of units and agrees with this one (a test holds them equal). It knows
+neither branches and shortcuts nor which constants fold into a bias, and removes units from modules in place, where stacks with
+their momentum are needed; all of that wants a graph of our own, from which the links then come for nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from .stack import CounterDropout
+from .structure import Block, Layer, Link, Norm, Structure
+
+_Conv = nn.modules.conv._ConvNd
+_Nodes = dict[fx.Node, None]
+"""A set of nodes in order."""
+
+
+def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
+    """The structure of `module` for inputs of `input_shape` (without batch): what it declares itself, or what is found."""
+    declared = getattr(module, "structure", None)
+    if callable(declared) and isinstance(found := declared(), Structure):
+        return found
+    layers = []
+    uses = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
+    for name, part in module.named_modules():
+        if not isinstance(part, nn.Linear | _Conv) or (isinstance(part, _Conv) and part.transposed):
+            continue
+        if any(uses[id(p)] > 1 or not p.requires_grad for p in part.parameters()):
+            continue  # tied or frozen parameters are not ours to remove
+        layers.append(
+            Layer(
+                name=name,
+                weight=f"{name}.weight" if name else "weight",
+                bias=None if part.bias is None else f"{name}.bias" if name else "bias",
+                kind="conv" if isinstance(part, _Conv) else "fc",
+                units=part.weight.shape[0],
+                columns=part.weight.shape[1],
+                kernel=tuple(part.weight.shape[2:]),
+                grouped=isinstance(part, _Conv) and part.groups > 1,
+            )
+        )
+    by_name = {layer.name: layer for layer in layers}
+    try:
+        graph = _traced(module)
+        parameter = next(module.parameters())
+        example = torch.zeros(2, *input_shape, device=parameter.device, dtype=parameter.dtype)
+        modes = {part: part.training for part in module.modules()}
+        with torch.no_grad():
+            ShapeProp(graph.eval()).propagate(example)
+        for part, training in modes.items():
+            part.training = training
+    except Exception:
+        # Tracing runs the user's code on symbols, which may fail in any way; without a graph every unit counts as live.
+        return Structure(tuple(layers), ())
+    called = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
+    once = {name: layer for name, layer in by_name.items() if called[name] == 1 and not layer.grouped}
+    modules = dict(module.named_modules())
+    links: list[Link] = []
+    for node in graph.graph.nodes:
+        if node.op == "call_module" and node.target in once:
+            links += _follow(node, once[str(node.target)], once, modules) or []
+    return Structure(tuple(layers), tuple(links), tuple(block for block, _, _ in _blocks(graph.graph, once, modules, called)))
+
+
+def without(module: nn.Module, structure: Structure, gone: Iterable[str]) -> nn.Module:
+    """`module` with its blocks `gone` left out: what they were added to stays. It shares all other parts with `module`."""
+    gone = set(gone)
+    if not gone:
+        return module
+    graph = _traced(module)
+    for block, total, branch in _blocks_of(graph, structure):
+        if block.name in gone:
+            total.replace_all_uses_with(next(node for node in total.all_input_nodes if node is not branch))
+            graph.graph.erase_node(total)
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
+
+
+def halves(module: nn.Module, structure: Structure, layer: str | None, block: str | None) -> tuple[nn.Module, nn.Module]:
+    """`module` cut in two, for trying many settings of one layer's units and of one block on the same examples.
+
+    before: inputs -> a tuple of values.  after: (*values, gates, switch) -> outputs, where gates (units,) scales what the
+    hidden layer `layer` gives to its readers, and switch () what `block` adds to its shortcut. Both share the module's parts.
+    Raises ValueError if the model draws from torch's generator: two settings could then not be compared.
+    """
+    graph = _traced(module).graph
+    if any(node.target in _RANDOM for node in graph.nodes):
+        raise ValueError("dropout is a module (nn.Dropout) in a model that is to be cut; got a call of a function")
+    scaled: dict[fx.Node, tuple[fx.Node, str, int]] = {}  # node -> the input that is scaled, by what, entries for each unit
+    readers = {link.consumer: link.repeat for link in structure.links if link.producer == layer}
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target in readers:
+            scaled[node] = (node.all_input_nodes[0], "gates", readers[str(node.target)])
+    for found, total, branch in _blocks_of(fx.GraphModule(module, graph), structure):
+        if found.name == block:
+            scaled[total] = (branch, "switch", 1)
+    later = _closure(scaled, lambda node: node.users)
+    earlier = [node for node in graph.nodes if node not in later and node.op != "output"]
+    crossing = [node for node in earlier if any(user in later for user in node.users)]
+    before, after = fx.Graph(), fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    for node in earlier:
+        copied[node] = before.node_copy(node, lambda n: copied[n])
+    before.output(tuple(copied[node] for node in crossing))
+    given = {node: after.placeholder(node.name) for node in crossing}
+    factors = {name: after.placeholder(name) for name in ("gates", "switch")}
+    for node in later:
+        local = dict(given)
+        if node in scaled:
+            what, factor, repeat = scaled[node]
+            local[what] = after.call_function(_scale, (given[what], factors[factor], repeat))
+        given[node] = after.node_copy(node, lambda n, local=local: local[n])
+    return fx.GraphModule(module, before), fx.GraphModule(module, after)
+
+
+def _scale(values: Tensor, factors: Tensor, repeat: int) -> Tensor:
+    """Values (batch, units * repeat, ...) times a factor for each unit (units,), or for all ()."""
+    if factors.ndim:
+        factors = factors.repeat_interleave(repeat).view(-1, *(1,) * (values.ndim - 2))
+    return values * factors
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, CounterDropout) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _traced(module: nn.Module) -> fx.GraphModule:
+    return fx.GraphModule(module, _Tracer().trace(module))
+
+
+def _norm(name: str, part: nn.Module) -> Norm:
+    parameters = tuple(f"{name}.{each}" for each, _ in part.named_parameters())
+    statistics = tuple(f"{name}.{each}" for each, tensor in part.named_buffers() if tensor.ndim)
+    return Norm(name, int(part.num_features), parameters, statistics)  # type: ignore[arg-type]
+
+
+def _blocks_of(graph: fx.GraphModule, structure: Structure) -> list[tuple[Block, fx.Node, fx.Node]]:
+    """Blocks of a traced model whose structure is known, by the names there."""
+    layers = {layer.name: layer for layer in structure.layers}
+    called = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
+    known = {block.name for block in structure.blocks}
+    found = _blocks(graph.graph, layers, dict(graph.named_modules()), called)
+    return [(block, total, branch) for block, total, branch in found if block.name in known]
+
+
+def _blocks(
+    graph: fx.Graph, layers: Mapping[str, Layer], modules: Mapping[str, Any], called: Mapping[Any, int]
+) -> list[tuple[Block, fx.Node, fx.Node]]:
+    """Every block, with the node that adds it to its shortcut and the node of what it gives."""
+    layers = {name: layer for name, layer in layers.items() if called[name] == 1 and not layer.grouped}
+    found: list[tuple[Block, fx.Node, fx.Node]] = []
+    for total in graph.nodes:
+        if total.target not in _SUMS or len(total.all_input_nodes) != 2 or len(total.args) != 2:
+            continue
+        sides = [_closure([node], lambda node: node.all_input_nodes) for node in total.all_input_nodes]
+        own = [[node for node in graph.nodes if node in mine and node not in other] for mine, other in (sides, sides[::-1])]
+        inside = [[str(node.target) for node in nodes if node.op == "call_module"] for nodes in own]
+        weighty = [sum(name in layers for name in names) for names in inside]
+        if weighty[0] == weighty[1]:
+            continue  # neither side is the shortcut of the other
+        side = int(weighty[1] > weighty[0])
+        branch, nodes, names = total.all_input_nodes[side], own[side], inside[side]
+        last, parts = _last_affine(branch, modules), {node: modules.get(str(node.target)) for node in nodes}
+        known = all(_block_part(node, parts[node], layers, called) for node in nodes)
+        alone = all(user in parts or user is total for node in nodes for user in node.users)
+        if last is None or last not in parts or not known or not alone:
+            continue
+        norms = tuple(_norm(name, modules[name]) for name in names if isinstance(modules[name], _NORMS))
+        scale = tuple(f"{last.target}.{name}" for name, _ in modules[str(last.target)].named_parameters())
+        held = tuple(name for name in names if name in layers)
+        found.append((Block(str(last.target), held, norms, scale), total, branch))
+    return found
+
+
+def _block_part(node: fx.Node, part: Any, layers: Mapping[str, Layer], called: Mapping[Any, int]) -> bool:
+    """Whether a node of a branch is known not to hinder the branch's removal."""
+    if node.op == "call_module":
+        own = node.target in layers or isinstance(part, (*_UNITWISE, *_AVERAGES, *_NORMS, nn.Flatten))
+        return own and called[node.target] == 1
+    return node.op in ("call_function", "call_method") and node.target in (*_FUNCTIONS, *_METHODS, *_SHAPES)
+
+
+def _last_affine(node: fx.Node, modules: Mapping[str, Any]) -> fx.Node | None:
+    """The layer that ends a branch: with its parameters at zero, all that follows it in the branch is zero."""
+    while True:
+        part = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(part, nn.Linear | _Conv) or (isinstance(part, _NORMS) and part.affine):
+            return node
+        zero = isinstance(part, _UNITWISE) or node.target in (*_FUNCTIONS, *_METHODS)
+        if not zero or type(part) in _SHIFTS or node.target in _SHIFTS or not node.all_input_nodes:
+            return None
+        node = node.all_input_nodes[0]
+
+
+def _closure(start: Iterable[fx.Node], following: Any) -> _Nodes:
+    """Nodes that are reached from `start`, in the order of the graph."""
+    seen, pending = set[fx.Node](), list(start)
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            pending += following(node)
+    return dict.fromkeys(node for node in next(iter(seen)).graph.nodes if node in seen) if seen else {}
+
+
+_UNITWISE = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus,
+    nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, CounterDropout,
+)  # fmt: skip
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_FUNCTIONS = {F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, torch.tanh, torch.sigmoid, F.dropout,
+              F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d}  # fmt: skip
+_METHODS = {"relu", "tanh", "sigmoid", "contiguous"}
+_SHIFTS = (nn.Sigmoid, nn.Softplus, nn.Hardsigmoid, torch.sigmoid, "sigmoid")
+"""Of the above, those that make something of nothing."""
+_SHAPES = {torch.flatten, torch.reshape, "flatten", "view", "reshape"}
+_SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_RANDOM = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+
+
+def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: Mapping[str, Any]) -> list[Link] | None:
+    """Links from the units of `layer` to all of `layers` that read them; None if something else reads them."""
+    if _shape(start)[1:2] != (layer.units,) or (layer.kind == "fc") != (len(_shape(start)) == 2):
+        return None  # units lie along another dimension
+    links: list[Link] = []
+    pending: list[tuple[fx.Node, tuple[Norm, ...], bool]] = [(start, (), False)]
+    while pending:
+        node, norms, shifts = pending.pop()
+        for user in node.users:
+            part = modules.get(str(user.target)) if user.op == "call_module" else None
+            if user.op == "call_module" and user.target in layers:
+                consumer = layers[str(user.target)]
+                if _shape(node)[1] != consumer.columns or (consumer.kind == "fc") != (len(_shape(node)) == 2):
+                    return None
+                padded = isinstance(part, _Conv) and part.padding not in ("valid", (0,) * len(part.kernel_size))
+                repeat = consumer.columns // layer.units
+                folds = consumer.bias is not None and not padded
+                links.append(Link(layer.name, consumer.name, repeat, norms, shifts, folds))
+            elif isinstance(part, _NORMS) and _shape(node)[1] == layer.units:
+                pending.append((user, (*norms, _norm(str(user.target), part)), True))
+            elif (
+                isinstance(part, _UNITWISE)
+                or (isinstance(part, _AVERAGES) and part.padding in (0, (0,), (0, 0), (0, 0, 0)))
+                or (user.op == "call_function" and user.target in _FUNCTIONS)
+                or (user.op == "call_method" and user.target in _METHODS)
+            ):
+                pending.append((user, norms, shifts or type(part) in _SHIFTS or user.target in _SHIFTS))
+            elif isinstance(part, nn.Flatten) or (user.op in ("call_function", "call_method") and user.target in _SHAPES):
+                # Units stay whole and in order only if everything behind the batch is flattened together.
+                if len(_shape(user)) != 2 or _shape(user)[0] != 2:
+                    return None
+                pending.append((user, norms, shifts))
+            elif user.target in ("size", "dim") or (user.target is getattr and user.args[1] in ("shape", "ndim", "dtype")):
+                continue  # reads the shape, not the values
+            else:
+                return None
+    return links
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    found = node.meta.get("tensor_meta")
+    return tuple(getattr(found, "shape", ()))
