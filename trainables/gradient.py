@@ -94,11 +94,11 @@ class GradientPruner(Algorithm):
         """What is measured: a network of its own, with nothing left to chance."""
         return self.effective(params, pruning, ctx)
 
-    def kept(self, params: Params, pruning: Pruning) -> Params:
+    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         """Name -> bool, True keeps, for each removable parameter not kept whole; block -> () bool, if it may be gone."""
         return {}
 
-    def lasting(self, params: Params, pruning: Pruning) -> Params:
+    def lasting(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         """Of `kept`, what stays as it is removed to the end: units and blocks in it are cut out of the stack.
 
         Masks of all that reads a unit must be there. Tensors of `pruning` are cut too, known by the last word of their path: a
@@ -159,7 +159,7 @@ class GradientPruner(Algorithm):
         def init(params: Params, given: Params) -> Pruning:
             return self.init(params, context(given, 0))
 
-        held["pruning"] = stack.lift(init, state.size)(params, _given(held))
+        held["pruning"] = stack.lift(init, state.size)(params, varying(held))
         return state
 
     def advance(self, task: Task, state: State) -> State:
@@ -183,8 +183,13 @@ class GradientPruner(Algorithm):
         if type(self).lasting is GradientPruner.lasting or not structure.hidden or not task.stackable:
             return state
         params, pruning = state.members["params"], state.members.get("pruning", {})
+        context, step = self._contexts(task, state), state.scalars["step"]
+
+        def lasting(params: Params, pruning: Pruning, given: Params) -> Params:
+            return self.lasting(params, pruning, context(given, step))
+
         with torch.no_grad():
-            left = stack.lift(self.lasting, state.size)(params, pruning)
+            left = stack.lift(lasting, state.size)(params, pruning, varying(state.members))
         gone = {block.name: ~left[block.name] for block in structure.blocks if block.name in left}
         gone |= {block.name: torch.zeros(state.size, dtype=torch.bool) for block in structure.blocks if block.name not in gone}
         cut, index = shrinking.survivors(structure, read(structure, left), gone)
@@ -205,17 +210,18 @@ class GradientPruner(Algorithm):
         removable = structure.parameters
 
         def measured(params: Params, pruning: Pruning, given: Params) -> Tree:
-            effective = self.measured(params, pruning, context(given, step))
+            ctx = context(given, step)
+            effective = self.measured(params, pruning, ctx)
             kept = {name: torch.ones_like(params[name], dtype=torch.bool) for name in removable}
             kept |= {block.name: torch.ones_like(given["seed"], dtype=torch.bool) for block in structure.blocks}
             return {
                 "params": dict(effective),
-                "kept": {**kept, **self.kept(params, pruning)},
+                "kept": {**kept, **self.kept(params, pruning, ctx)},
                 "metrics": dict(self.metrics(params, pruning)),
             }
 
         with torch.no_grad():
-            found = stack.lift(measured, state.size)(params, pruning, _given(state.members))
+            found = stack.lift(measured, state.size)(params, pruning, varying(state.members))
         params, buffers, kept = found["params"], state.members.get("buffers", {}), found["kept"]
         if "cut" in state.scalars:
             parent, units = task.structure, state.members["units"]
@@ -232,23 +238,28 @@ class GradientPruner(Algorithm):
         """A function of (what differs between members, step); made outside `vmap`, since it looks at the model."""
         static, steps = state.scalars["static"], task.steps - state.scalars["before"]
         _, structure = task.cut(state.scalars.get("cut"))
-        rate = functools.partial(optimizers.SCHEDULES[task.schedule], steps=steps)
+        schedule = optimizers.SCHEDULES[task.schedule]
+
+        def factor(step: int) -> float:
+            return schedule(step, steps)
 
         def context(given: Tree, step: int) -> Context:
             numbers = {name: value for name, value in given.items() if name != "units"}
-            return Context({**static, **numbers}, given["seed"], step, steps, structure, rate, given["units"])
+            return Context(
+                {**static, **numbers}, given["seed"], step, steps, structure, lambda step: schedule(step, steps), given["units"]
+            )
 
         return context
 
     def _train(self, task: Task, state: State, last: int) -> State:
         """The members after step `last`, with `every` between the steps after which it is due."""
         batches, steps = self._batches(task, state, last), task.steps - state.scalars["before"]
-        due = functools.partial(self.due, state.scalars["static"], steps=steps)
         while (step := state.scalars["step"]) < last:
-            end = next((later for later in range(step + 1, last) if due(later)), last)
+            due = (later for later in range(step + 1, last) if self.due(state.scalars["static"], later, steps))
+            end = next(due, last)
             members, x, y = self._steps(task, state, itertools.islice(batches, end - step))
             state = State(members, {**state.scalars, "step": end}, state.shared)
-            if due(end):
+            if self.due(state.scalars["static"], end, steps):
                 state = self.every(task, state, x, y)
         return state
 
@@ -263,7 +274,7 @@ class GradientPruner(Algorithm):
         module.train()
         trees = stack.single(state.members) if lone else state.members
         params: Params = map_tree(lambda p: p.detach().requires_grad_(), trees["params"])
-        buffers, pruning, given = trees.get("buffers", {}), trees.get("pruning", {}), _given(trees)
+        buffers, pruning, given = trees.get("buffers", {}), trees.get("pruning", {}), varying(trees)
         steps = task.steps - state.scalars["before"]
         context, call, drops = self._contexts(task, state), stack.Call(module), stack.dropout_keys(module)
 
@@ -383,7 +394,7 @@ def _place(task: Task, phase: Task, seed: int) -> Path | None:
     return Path(task.starts) / f"{name}.safetensors"
 
 
-def _given(trees: Mapping[str, Any]) -> dict[str, Any]:
+def varying(trees: Mapping[str, Any]) -> dict[str, Any]:
     """Hyper-parameters, seed, and places of units: what differs between members beside their networks."""
     return {**trees.get("hp", {}), "seed": trees["seed"], "units": trees.get("units", {})}
 

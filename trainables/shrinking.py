@@ -62,9 +62,10 @@ def narrowed_module(module: nn.Module, structure: Structure, cut: Cut) -> nn.Mod
     new = narrowed(structure, cut)
     for layer in new.layers:
         part = module.get_submodule(layer.name)
-        rows, columns = ("out_features", "in_features") if layer.kind == "fc" else ("out_channels", "in_channels")
-        setattr(part, rows, layer.units)
-        setattr(part, columns, layer.columns)
+        if isinstance(part, nn.Linear):
+            part.out_features, part.in_features = layer.units, layer.columns
+        elif isinstance(part, nn.modules.conv._ConvNd):
+            part.out_channels, part.in_channels = layer.units, layer.columns * int(part.groups)
         _resize(part, "weight", (layer.units, layer.columns, *layer.kernel))
         _resize(part, "bias", (layer.units,))
     for norm in {norm for link in new.links for norm in link.norms}:
@@ -110,6 +111,24 @@ def gathered(tree: Mapping[str, Any], structure: Structure, cut: Cut, index: Ind
     return nest(found)
 
 
+def cleared(structure: Structure, tree: Mapping[str, Any], alive: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A tree of stacks with zeros in all that belongs to units and blocks that are not alive.
+
+    alive: hidden layer -> (K, units) bool, block -> (K,) bool.
+    """
+    found = leaves(tree)
+    for path, tensor in found.items():
+        name = path.rpartition("/")[2]
+        for dim, layer, repeat in structure.axes.get(name, ()):
+            there = alive[layer].repeat_interleave(repeat, 1)
+            tensor = tensor * there.view(len(there), *(-1 if i == dim else 1 for i in range(tensor.ndim - 1)))
+        for block in structure.blocks:
+            if name in structure.inside(block):
+                tensor = tensor * alive[block.name].view(-1, *(1,) * (tensor.ndim - 1))
+        found[path] = tensor
+    return nest(found)
+
+
 def restored(tensors: Mapping[str, Tensor], parent: Structure, like: Mapping[str, Tensor], units: Index) -> dict[str, Tensor]:
     """Stacked tensors (M, ...) brought back to the parent's shapes: zero, or False, where units and blocks are gone.
 
@@ -124,7 +143,7 @@ def restored(tensors: Mapping[str, Tensor], parent: Structure, like: Mapping[str
             back = places.new_full((len(places), layer.units + 1), -1)  # what is padding goes to the last column
             back.scatter_(1, torch.where(places < 0, layer.units, places), order)
             inverse[layer.name] = back[:, :-1]
-    count = len(next(iter(tensors.values())))
+    count = len(next(iter(units.values())))
     found: dict[str, Tensor] = {}
     for name, shaped in like.items():
         if name in tensors:

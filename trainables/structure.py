@@ -119,6 +119,14 @@ class Structure:
                     found.setdefault(name, {})[0, link.producer, 1] = None
         return {name: tuple(axes) for name, axes in found.items()}
 
+    @property
+    def sites(self) -> tuple[tuple[str | None, str | None], ...]:
+        """Each hidden layer, with its block at the block's last one, and blocks without hidden layers: (layer, block)."""
+        last = {self.block_of(layer.name): layer.name for layer in self.hidden}
+        layers = [(layer.name, self.block_of(layer.name)) for layer in self.hidden]
+        bare = tuple((None, block.name) for block in self.blocks if block not in last)
+        return (*((name, block.name if block and last[block] == name else None) for name, block in layers), *bare)
+
     def inside(self, block: Block) -> tuple[str, ...]:
         """Names of all parameters and statistics of a block."""
         layers = (layer for layer in self.layers if layer.name in block.layers)
@@ -143,28 +151,25 @@ def expected(
 ) -> tuple[Tensor, Tensor]:
     """Mean FLOPs and parameters, (...) float64 each, of networks whose units and blocks are there independently.
 
-    counts: of the whole network.  units: hidden layer -> probabilities (..., units).  blocks: block -> probabilities (...).
-    A layer costs in proportion to the products of the expected shares of its units and of its columns (derivation).
+    counts: of the whole network.  units: hidden layer -> mean number of its units (...).  blocks: block -> probability (...).
+    A layer costs in proportion to the mean shares of its units and of its columns, multiplied (derivation).
     """
-    like = next(iter([*units.values(), *blocks.values()]))
-    one = torch.ones((), dtype=torch.float64, device=like.device)
-    kept = {name: probability.double().sum(-1) for name, probability in units.items()}
-    there = {layer: blocks[block.name].double() for block in structure.blocks for layer in block.layers}
-    fed = {link.consumer: kept[link.producer] * link.repeat for link in structure.links}
+    one = torch.ones((), dtype=torch.float64, device=next(iter([*units.values(), *blocks.values()])).device)
+    there = {layer: blocks[block.name] for block in structure.blocks for layer in block.layers}
+    fed = {link.consumer: units[link.producer] * link.repeat for link in structure.links}
     flops, params = one * counts.flops, one * counts.params
     for layer in structure.layers:
-        on, rows, columns = there.get(layer.name, one), kept.get(layer.name, one * layer.units), fed.get(layer.name)
-        columns = one * layer.columns if columns is None else columns
-        share = on * rows * columns / (layer.units * layer.columns)
+        on, rows = there.get(layer.name, one), units.get(layer.name, one * layer.units)
+        share = on * rows * fed.get(layer.name, one * layer.columns) / (layer.units * layer.columns)
         flops = flops - counts.layers.get(layer.name, 0) * (1 - share)
         params = params - layer.units * layer.columns * math.prod(layer.kernel) * (1 - share)
         params = params - (0 if layer.bias is None else layer.units - on * rows)
     inner = {norm: link.producer for link in structure.links for norm in link.norms}
     outer = {norm: block.name for block in structure.blocks for norm in block.norms if norm not in inner}
     for norm, producer in inner.items():
-        params = params - len(norm.parameters) * (norm.units - there.get(producer, one) * kept[producer])
+        params = params - len(norm.parameters) * (norm.units - there.get(producer, one) * units[producer])
     for norm, block in outer.items():
-        params = params - len(norm.parameters) * norm.units * (1 - blocks[block].double())
+        params = params - len(norm.parameters) * norm.units * (1 - blocks[block])
     return flops, params
 
 

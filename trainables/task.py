@@ -137,8 +137,20 @@ class Task:
             cut = Cut(settings["widths"], tuple(settings["gone"]))
             found = narrowed_module(self.template, self.structure, cut), narrowed(self.structure, cut)
             self._cuts.clear()  # a cohort has one shape at a time
+            self._halves.clear()
             self._cuts[key] = found
         return self._cuts[key]
+
+    def halves(self, settings: Mapping[str, Any] | None, layer: str | None, block: str | None) -> tuple[nn.Module, nn.Module]:
+        """The template of `cut`, cut in two by `tracing.halves`."""
+        module, structure = self.cut(settings)
+        if (layer, block) not in self._halves:
+            self._halves[layer, block] = tracing.halves(module, structure, layer, block)
+        return self._halves[layer, block]
+
+    @functools.cached_property
+    def _halves(self) -> dict[tuple[str | None, str | None], tuple[nn.Module, nn.Module]]:
+        return {}
 
     @functools.cached_property
     def _cuts(self) -> dict[str, tuple[nn.Module, Structure]]:

@@ -45,5 +45,5 @@ class Chance(GradientPruner):
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return masks.apply(params, pruning["mask"])
 
-    def kept(self, params: Params, pruning: Pruning) -> Params:
+    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return pruning["mask"]

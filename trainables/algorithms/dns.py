@@ -81,7 +81,7 @@ class DNS(GradientPruner):
                 mask[name], returned[name] = after, returned[name] | spliced
         return params, {**pruning, "mask": mask, "threshold": limits, "returned": returned, "splices": splices}
 
-    def kept(self, params: Params, pruning: Pruning) -> Params:
+    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return pruning["mask"]
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:

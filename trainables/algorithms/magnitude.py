@@ -54,7 +54,7 @@ class Magnitude(GradientPruner):
         sparsity = ctx.hp["sparsity"] * (1 - (1 - progress) ** 3)
         return params, {"mask": _mask(masks.apply(params, pruning["mask"]), ctx, sparsity)}
 
-    def kept(self, params: Params, pruning: Pruning) -> Params:
+    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return pruning["mask"]
 
 

@@ -50,7 +50,7 @@ class _Candidate(GradientPruner):
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return masks.apply(params, pruning["mask"])
 
-    def kept(self, params: Params, pruning: Pruning) -> Params:
+    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return pruning["mask"]
 
 

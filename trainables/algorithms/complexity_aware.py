@@ -1,0 +1,375 @@
+"""Complexity-aware training (Guenter, Sideris; arXiv 2411.09127, predecessors 2406.04549 and 2205.04650).
+
+Units and residual blocks have gates that are 0 or 1 at random, theta_j = P(xi_j = 1), and training minimises
+
+    E[C] + 1/2 lambda |W|^2 + nu J
+    J = (1 - beta) (alpha E[FLOPs] / FLOPs_0 + (1 - alpha) E[params] / params_0) + beta (mean theta of the blocks)
+
+with C the training loss and J = 1 for the whole network. From the paper: gates learnt by projected stochastic gradient, removal
+for good at 0, regularisers that follow from the complexity. The equations are our derivation. The flattening hyper-prior makes
+the price of a gate linear in its theta: price = d (nu J) / d theta, computed anew as the network shrinks. Every term is affine
+in each theta, so that minima are at 0 and 1: the network ends deterministic.
+
+The slope of E[C] is what a flip of the gate does, E[C(xi_j = 1) - C(xi_j = 0)], and is measured: activations before a layer are
+computed once, and a few of its units, and the block around it, are flipped behind. The usual straight-through
+derivative is wrong here: where weights are stationary it reads off weight decay, -lambda |v_j|^2, not the unit's worth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import draws, masks, stack
+from ..contract import Domain, Networks, State, Value
+from ..flips import Site, differences, on_batches, without_statistics, worths
+from ..gradient import Context, GradientPruner, Params, Pruning, space, varying
+from ..shrinking import cleared
+from ..structure import Structure, expected, gated, node_masks
+from ..task import Task
+
+LARGEST_MOVE = 0.2
+"""The most that a theta changes in one update."""
+
+PATIENCE = 3
+"""Updates that a theta has spent at 0, in a row, before its gate may be removed."""
+
+SMOOTHING = 0.3
+"""Weight of the latest slope in the smoothed one."""
+
+SUBSET = 0.1
+"""Share of the gates that the subset estimator sets to a uniform number."""
+
+Gates = Mapping[str, Tensor]
+"""By name: of a hidden layer, one for each unit; of a block, one."""
+
+
+class ComplexityAware(GradientPruner):
+    """Prunes units and blocks while it trains, once, from scratch; the stack shrinks with its members.
+
+    theta stays at 1 for the share `warmup` of the steps, is learnt up to the share `settle`, and is then rounded; what is left
+    trains on.  estimator: exact flips; subset, the derivative at random gates set to u ~ U(0, 1), which is biased by as much as
+    those gates matter to each other; straight-through, an ablation.
+    """
+
+    source = "Guenter & Sideris 2024 (arXiv 2411.09127) for the method; equations: derivation"
+    space = space(
+        nu=Domain("real", 0.1, "nats of training loss that the whole complexity may cost", low=0, log=True),
+        alpha=Domain("real", 1.0, "what complexity is: FLOPs (1) or parameters (0)", low=0, high=1),
+        beta=Domain("real", 0.0, "what is to be saved: depth (1) or width (0)", low=0, high=1),
+        rate=Domain("real", 0.2, "how far a gate moves at the mean price; falls linearly", low=0, log=True),
+        interval=Domain("whole", 4, "the number of steps between updates of gates", low=1, static=True),
+        flips=Domain("whole", 8, "units of one layer that are flipped in an update", low=1, static=True),
+        share=Domain("real", 0.5, "the share of a batch that gates are updated with", low=0.01, high=1, static=True),
+        warmup=Domain("real", 0.1, "the share of the steps before gates are learnt", low=0, high=1, static=True),
+        settle=Domain("real", 0.75, "the share of the steps after which gates are rounded", low=0, high=1, static=True),
+        audit=Domain("whole", 512, "training examples of the certificate at the end", low=0, static=True),
+        estimator=Domain(
+            "choice", "flips", "how gates are learnt", choices=("flips", "subset", "straight-through"), static=True
+        ),
+    )
+
+    def check(self, task: Task, hp: Mapping[str, Value]) -> None:
+        if not task.structure.sites:
+            raise ValueError(f"units whose readers are known, or residual blocks, can be removed; model {task.model} has none")
+        if hp["beta"] and not task.structure.blocks:
+            raise ValueError(f"`beta` above 0 is for models with residual blocks; {task.model} has none")
+        if float(hp["warmup"]) > float(hp["settle"]):  # type: ignore[arg-type]
+            raise ValueError(f"`settle` is at least `warmup`, {hp['warmup']}; got {hp['settle']}")
+        task.halves(None, *task.structure.sites[0])
+
+    def init(self, params: Params, ctx: Context) -> Pruning:
+        one = torch.ones((), dtype=torch.float64, device=ctx.seed.device)
+        gates = {layer.name: one.expand(layer.units) for layer in ctx.structure.hidden}
+        gates |= {block.name: one for block in ctx.structure.blocks}
+        return {
+            "theta": {name: gate.clone() for name, gate in gates.items()},
+            "alive": {name: gate > 0 for name, gate in gates.items()},
+            "lot": _split(torch.arange(sum(gate.numel() for gate in gates.values()), device=ctx.seed.device), gates),
+            "zeros": {name: gate.long() * 0 for name, gate in gates.items()},  # updates at 0, in a row
+            "slope": {name: gate * 0 for name, gate in gates.items()},  # d objective / d theta, smoothed
+            "kappa": one * 0,  # the largest |d E[C] / d theta| seen, by the norm of the unit
+            "held": ctx.seed * 0,
+            "spent": ctx.seed * 0,  # FLOPs of learning the gates
+            "certificate": one * torch.nan,
+        }
+
+    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        if ctx.step < _warm(ctx.hp, ctx.steps):
+            return params
+        gates = _drawn(pruning, ctx, "step")
+        return gated(ctx.structure, params, gates, gates)
+
+    def measured(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        on = _rounded(ctx.structure, pruning)
+        return masks.apply(gated(ctx.structure, params, on, on), _masks(ctx.structure, params, on))
+
+    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        return _masks(ctx.structure, params, _rounded(ctx.structure, pruning))
+
+    def lasting(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        return _masks(ctx.structure, params, pruning["alive"])
+
+    def metrics(self, params: Params, pruning: Pruning) -> Params:
+        """interior: share of the gates left with theta inside (0, 1).  held: how often the last unit of a layer stayed against
+        the rule; above 0, `nu` asks for more than the layers allow.  certificate: share of the units and blocks kept whose
+        removal costs more training loss than their price, at the end.
+        """
+        theta, alive = (torch.cat([gate.flatten() for gate in pruning[key].values()]) for key in ("theta", "alive"))
+        inside = alive & (theta > 0) & (theta < 1)
+        share = inside.sum() / alive.sum().clamp(min=1)
+        return {"interior": share, "held": pruning["held"], "certificate": pruning["certificate"]}
+
+    def networks(self, task: Task, state: State) -> Networks:
+        spent = state.members["pruning"]["spent"]
+        return dataclasses.replace(super().networks(task, state), search={"flops": spent, "seconds": 0 * spent})
+
+    def due(self, hp: Mapping[str, Any], step: int, steps: int) -> bool:
+        learns = _warm(hp, steps) < step < _settle(hp, steps)
+        return step in (_settle(hp, steps), steps) or (learns and step % hp["interval"] == 0)
+
+    @torch.no_grad()
+    def every(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
+        """Learn gates, round them once, and at the end certify what is kept."""
+        hp, step, steps = state.scalars["static"], state.scalars["step"], task.steps - state.scalars["before"]
+        if _warm(hp, steps) < step < _settle(hp, steps):
+            examples = max(1, round(hp["share"] * task.batch_size))
+            state = self._learn(task, state, x[:, :examples], y[:, :examples])
+        if step == _settle(hp, steps):
+            state = self._settle(task, state)
+        if step == steps and hp["audit"]:
+            state.members["pruning"]["certificate"] = self._certificate(task, state)
+        return state
+
+    def _learn(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
+        """One projected step of the gates whose slope was measured; those that the rule condemns are removed."""
+        hp, step, steps = state.scalars["static"], state.scalars["step"], task.steps - state.scalars["before"]
+        slopes, tried = self._flips(task, state, x, y) if hp["estimator"] == "flips" else self._derivatives(task, state, x, y)
+        _, structure = task.cut(state.scalars.get("cut"))
+        pruning, (price, mean) = state.members["pruning"], prices(task, state)
+        progress = (step - _warm(hp, steps)) / (_settle(hp, steps) - _warm(hp, steps))
+        rate, condemned = state.members["hp"]["rate"] * (1 - progress), dict[str, Tensor]()
+        for name, slope in slopes.items():
+            theta, alive, zeros, smooth = (pruning[key][name] for key in ("theta", "alive", "zeros", "slope"))
+            cost, kind, pace, kappa = (_beside(t, theta) for t in (price[name], mean[name], rate, pruning["kappa"]))
+            total = slope + cost
+            move = (pace * total / kind).clamp(-LARGEST_MOVE, LARGEST_MOVE)
+            now = tried[name] & alive
+            pruning["theta"][name] = theta = torch.where(now, (theta - move).clamp(0, 1), theta)
+            pruning["zeros"][name] = zeros = torch.where(now, torch.where(theta > 0, 0, zeros + 1), zeros)
+            pruning["slope"][name] = smooth = torch.where(now, smooth.lerp(total, SMOOTHING), smooth)
+            worthless = smooth > 0
+            if theta.ndim > 1:
+                norm = _norms(structure, state.members["params"], name)
+                steepest = torch.where(now, slope.abs() / norm.clamp(min=1e-12), 0).amax(1)
+                pruning["kappa"] = torch.maximum(pruning["kappa"], steepest)
+                worthless = worthless | (theta + norm < cost / kappa.clamp(min=1e-12))
+            condemned[name] = alive & (zeros >= PATIENCE) & worthless
+        return self._remove(task, state, condemned)
+
+    def _settle(self, task: Task, state: State) -> State:
+        """Every theta at 0 or 1."""
+        pruning = state.members["pruning"]
+        pruning["slope"] = {name: -theta for name, theta in pruning["theta"].items()}  # if a last unit must stay, the likeliest
+        state = self._remove(task, state, {name: theta < 0.5 for name, theta in pruning["theta"].items()})
+        state.members["pruning"]["theta"] = {name: 1.0 * alive for name, alive in state.members["pruning"]["alive"].items()}
+        return state
+
+    def _remove(self, task: Task, state: State, condemned: Gates) -> State:
+        """Members without their condemned units and blocks; the last unit of a layer stays as long as its block does."""
+        _, structure = task.cut(state.scalars.get("cut"))
+        pruning, dead = state.members["pruning"], dict[str, Tensor]()
+        for layer in structure.hidden:
+            alive, block = pruning["alive"][layer.name], structure.block_of(layer.name)
+            off = condemned.get(layer.name, torch.zeros_like(alive))
+            best = torch.where(alive, pruning["slope"][layer.name], torch.inf).argmin(1, keepdim=True)
+            bare = alive.any(1) & ~(alive & ~off).any(1)
+            held = torch.zeros_like(alive).scatter(1, best, bare[:, None])
+            pruning["held"] = pruning["held"] + held.sum(1)
+            pruning["theta"][layer.name] = torch.where(held, 1.0, pruning["theta"][layer.name])
+            dead[layer.name] = off & ~held
+            if block is not None and block.name in condemned:
+                dead[layer.name] = dead[layer.name] | condemned[block.name][:, None]
+        dead |= {block.name: condemned[block.name] for block in structure.blocks if block.name in condemned}
+        dead = {name: gone & pruning["alive"][name] for name, gone in dead.items()}
+        if not torch.stack([gone.any() for gone in dead.values()]).any():
+            return state
+        for name, gone in dead.items():
+            pruning["alive"][name] = pruning["alive"][name] & ~gone
+            pruning["theta"][name] = torch.where(pruning["alive"][name], pruning["theta"][name], 0.0)
+        for tree in ("params", "buffers", "optimizer"):  # its momentum would bring it back
+            state.members[tree] = cleared(structure, state.members.get(tree, {}), pruning["alive"])
+        return self.compact(task, state)
+
+    def _flips(self, task: Task, state: State, x: Tensor, y: Tensor) -> tuple[Gates, Gates]:
+        """C(xi = 1) - C(xi = 0) for some units of one layer and for its block, on one draw of all other gates; and which."""
+        site, hp, pruning = _chosen(task.structure, state.scalars["step"]), state.scalars["static"], state.members["pruning"]
+        _, structure = task.cut(state.scalars.get("cut"))
+        own = next((layer for layer in structure.hidden if layer.name == site[0]), None)
+        block = site[1] if site[1] in pruning["theta"] else None
+        if own is None and block is None:
+            return {}, {}  # gone in all members
+        gates, lots = self._lots(task, state)
+        picked = (
+            torch.where(pruning["alive"][own.name], lots[own.name], 2.0) if own else torch.zeros(state.size, 0, device=x.device)
+        )
+        order = picked.argsort(stable=True)[:, : hp["flips"]]
+        networks, place = (state.members["params"], state.members.get("buffers", {})), (own.name if own else None, block)
+        units, whole = differences(task, state.scalars.get("cut"), place, networks, gates, order, x, y)
+        pruning["spent"] = pruning["spent"] + (order.shape[1] + 3) * x.shape[1] * _flops(task, state)
+        slopes, tried = dict[str, Tensor](), dict[str, Tensor]()
+        if own is not None:
+            around = structure.block_of(own.name)
+            weight = 1.0 if around is None else pruning["theta"][around.name][:, None]
+            slopes[own.name] = torch.zeros_like(picked).scatter(1, order, weight * units)
+            tried[own.name] = torch.zeros_like(picked, dtype=torch.bool).scatter(1, order, True)
+        if block is not None:
+            slopes[block], tried[block] = whole, torch.ones_like(whole, dtype=torch.bool)
+        return slopes, tried
+
+    def _lots(self, task: Task, state: State) -> tuple[Gates, Gates]:
+        """A draw of all gates, and another number in [0, 1) for each of them."""
+        context, step = self._contexts(task, state), state.scalars["step"]
+
+        def draw(pruning: Pruning, given: Params) -> dict[str, Any]:
+            ctx = context(given, step)
+            return {"gates": _drawn(pruning, ctx, "other"), "lots": _split(_uniform(pruning, ctx, "lot"), pruning["theta"])}
+
+        found = stack.lift(draw, state.size)(state.members["pruning"], varying(state.members))
+        return found["gates"], found["lots"]
+
+    def _derivatives(self, task: Task, state: State, x: Tensor, y: Tensor) -> tuple[Gates, Gates]:
+        """d C / d xi: at the gates that are set to u ~ U(0, 1) (subset), or at all, as they are drawn (straight-through)."""
+        module, structure = task.cut(state.scalars.get("cut"))
+        gates, lots = self._lots(task, state)
+        tried = {name: torch.ones_like(lot, dtype=torch.bool) for name, lot in lots.items()}
+        gates = {name: gate.double() for name, gate in gates.items()}
+        if state.scalars["static"]["estimator"] == "subset":
+            tried = {name: lot < SUBSET for name, lot in lots.items()}
+            gates = {name: torch.where(tried[name], lots[name] / SUBSET, gate) for name, gate in gates.items()}
+        call, held = stack.Call(on_batches(module)), without_statistics(module, state.members.get("buffers", {}))
+
+        def loss(params: Params, held: Params, gates: Gates, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            return {"loss": F.cross_entropy(call(gated(structure, params, gates, gates), dict(held), x), y)}
+
+        with torch.enable_grad():
+            leaves = {name: gate.requires_grad_() for name, gate in gates.items()}
+            total = stack.lift(loss, state.size)(state.members["params"], held, leaves, x, y)["loss"].sum()
+            found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+        pruning = state.members["pruning"]
+        pruning["spent"] = pruning["spent"] + 3 * x.shape[1] * _flops(task, state)
+        return dict(zip(leaves, found, strict=True)), tried
+
+    def _certificate(self, task: Task, state: State) -> Tensor:
+        """(K,): the share of the units and blocks kept that cost more loss when removed than their price."""
+        alive, (price, _) = state.members["pruning"]["alive"], prices(task, state)
+        networks = state.members["params"], state.members.get("buffers", {})
+        rows = draws.permutation(draws.key(torch.tensor(0), "audit"), len(task.data.labels["train"]))
+        worth = worths(task, state.scalars.get("cut"), networks, alive, rows[: state.scalars["static"]["audit"]])
+        pays = torch.cat([(alive[n] & (-w > _beside(price[n], w))).view(state.size, -1) for n, w in worth.items()], 1)
+        kept = torch.cat([alive[name].view(state.size, -1) for name in worth], 1)
+        return pays.sum(1).double() / kept.sum(1)
+
+
+def prices(task: Task, state: State) -> tuple[Gates, Gates]:
+    """d (nu J) / d theta of any gate of each hidden layer and block, (K,) by name; and its mean over all units, or blocks."""
+    pruning, hp = state.members["pruning"], state.members["hp"]
+    alive = {name: gates.view(state.size, -1).sum(1) for name, gates in pruning["alive"].items()}
+    none = torch.zeros(state.size, dtype=torch.float64, device=task.torch_device)
+    parent, theta = task.structure, {name: gates.view(state.size, -1).sum(1) for name, gates in pruning["theta"].items()}
+    units = {layer.name: theta.get(layer.name, none).clone().requires_grad_() for layer in parent.hidden}
+    blocks = {block.name: theta.get(block.name, none).clone().requires_grad_() for block in parent.blocks}
+    with torch.enable_grad():
+        cost = hp["nu"] * complexity(task, units, blocks, hp["alpha"], hp["beta"])
+        leaves = {**units, **blocks}
+        found = dict(zip(leaves, torch.autograd.grad(cost.sum(), list(leaves.values()), materialize_grads=True), strict=True))
+    means: dict[str, Tensor] = {}
+    for kind in (units, blocks):
+        count = sum((alive.get(name, none) for name in kind), none)
+        mean = sum((found[name] * alive.get(name, none) for name in kind), none) / count.clamp(min=1)
+        means |= {name: mean.clamp(min=1e-12) for name in kind}
+    return found, means
+
+
+def complexity(task: Task, units: Gates, blocks: Gates, alpha: Tensor, beta: Tensor) -> Tensor:
+    """J, (...): 1 for the whole network. units: hidden layer -> mean number of units (...).  blocks: block -> theta (...)."""
+    flops, params = expected(task.structure, task.counts, units, blocks)
+    width = alpha * flops / task.counts.flops + (1 - alpha) * params / task.counts.params
+    return (1 - beta) * width + beta * sum(blocks.values()) / max(1, len(blocks))
+
+
+def _warm(hp: Mapping[str, Any], steps: int) -> int:
+    return round(hp["warmup"] * steps)
+
+
+def _settle(hp: Mapping[str, Any], steps: int) -> int:
+    return round(hp["settle"] * steps)
+
+
+def _chosen(structure: Structure, step: int) -> Site:
+    """The site of an update, the same for all members: a layer is as likely as it has units, those removed included."""
+    units = {layer.name: layer.units for layer in structure.hidden}
+    ends = torch.tensor([units.get(layer or "", 1) for layer, _ in structure.sites]).cumsum(0)
+    lot = draws.uniform(draws.key(torch.tensor(0), step, "site")) * ends[-1]
+    return structure.sites[int((lot >= ends).sum())]
+
+
+def _uniform(pruning: Pruning, ctx: Context, site: str) -> Tensor:
+    """A number in [0, 1) for each gate, in one vector, whatever the stack's shape."""
+    return ctx.uniform(site, (), torch.cat([lot.flatten() for lot in pruning["lot"].values()]))
+
+
+def _split(vector: Tensor, like: Gates) -> dict[str, Tensor]:
+    parts = vector.split([gates.numel() for gates in like.values()])
+    return {name: part.view(gates.shape) for part, (name, gates) in zip(parts, like.items(), strict=True)}
+
+
+def _drawn(pruning: Pruning, ctx: Context, site: str) -> dict[str, Tensor]:
+    """Gates that are on with probability theta."""
+    theta = torch.cat([theta.flatten() for theta in pruning["theta"].values()])
+    return _split(_uniform(pruning, ctx, site) < theta, pruning["theta"])
+
+
+def _rounded(structure: Structure, pruning: Pruning) -> dict[str, Tensor]:
+    """Gates that are on where theta is 1/2 or more; of a hidden layer at least one."""
+    on = {name: theta >= 0.5 for name, theta in pruning["theta"].items()}
+    for layer in structure.hidden:
+        theta = pruning["theta"][layer.name]
+        on[layer.name] = pruning["alive"][layer.name] & (on[layer.name] | (theta == theta.max()) & (theta < 0.5).all())
+    return on
+
+
+def _masks(structure: Structure, params: Params, on: Gates) -> dict[str, Tensor]:
+    """What is kept of each removable parameter, and the blocks."""
+    found = node_masks(structure, on, params)
+    for block in structure.blocks:
+        for layer in structure.layers:
+            if layer.name in block.layers:
+                found |= {name: found[name] & on[block.name] for name in layer.parameters}
+    return {**found, **{block.name: on[block.name] for block in structure.blocks}}
+
+
+def _norms(structure: Structure, params: Params, layer: str) -> Tensor:
+    """(K, units): norms of what sets how much a unit gives."""
+    squares = [params[name].double().square().flatten(2).sum(2) if params[name].ndim > 2 else params[name].double().square()
+               for name in structure.scale(layer)]  # fmt: skip
+    return torch.stack(squares).sum(0).sqrt()
+
+
+def _flops(task: Task, state: State) -> Tensor:
+    """FLOPs of an example's forward pass through what is alive, (K,) int64."""
+    alive = {name: gates.view(state.size, -1).sum(1).double() for name, gates in state.members["pruning"]["alive"].items()}
+    none = torch.zeros(state.size, dtype=torch.float64, device=task.torch_device)
+    units = {layer.name: alive.get(layer.name, none) for layer in task.structure.hidden}
+    blocks = {block.name: alive.get(block.name, none) for block in task.structure.blocks}
+    return expected(task.structure, task.counts, units, blocks)[0].round().long()
+
+
+def _beside(column: Tensor, like: Tensor) -> Tensor:
+    """(K,), broadcastable to `like`, (K,) or (K, units)."""
+    return column.view(-1, *(1,) * (like.ndim - 1))

@@ -1,0 +1,107 @@
+"""Flips: what a unit or a residual block is worth, measured by taking it out and putting it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import vmap
+
+from . import stack
+from .structure import gated
+from .task import Task
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+TOGETHER = 16
+"""Units that are taken out at a time, each for itself, when all are."""
+
+Tensors = Mapping[str, Tensor]
+Site = tuple[str | None, str | None]
+"""A hidden layer, and a residual block; one of them may be missing."""
+
+
+def differences(
+    task: Task,
+    cut: Mapping[str, Any] | None,
+    site: Site,
+    networks: tuple[Tensors, Tensors],
+    gates: Tensors,
+    order: Tensor,
+    x: Tensor,
+    y: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Loss with it minus loss without it, for K members: of units (K, k) float64, and of a block (K,).
+
+    cut: shape of the stack, as in its State.  networks: parameters and buffers.  gates: hidden layer -> (K, units) and
+    block -> (K,), what is there (1) or not (0); the block is put there while its units are tried.  order: (K, k), the units
+    that are tried.  x: (K, B, *shape).  y: (K, B).
+
+    What comes before the site is computed once, and what follows for all k + 2 settings as one batch. Batch-norm uses the
+    batch's own statistics, as in training; dropout is off.
+    """
+    layer, block = site
+    module, structure = task.cut(cut)
+    first, second = (stack.Call(on_batches(half)) for half in task.halves(cut, layer, block))
+    switches = torch.ones(order.shape[1] + 2, dtype=x.dtype, device=x.device)
+    switches[-1] = 0
+
+    def one(params: Tensors, held: Tensors, gates: Tensors, order: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        there = {**gates, **{name: torch.ones_like(gates[name]) for name in site if name is not None}}
+        effective = gated(structure, params, there, there)
+        values = first(effective, dict(held), x)
+        base = x.new_ones(1) if layer is None else gates[layer].to(x.dtype)
+        flipped = torch.where(torch.arange(len(base), device=x.device) == order[:, None], 1 - base, base)
+
+        def loss(units: Tensor, switch: Tensor) -> Tensor:
+            return F.cross_entropy(second(effective, dict(held), *values, units, switch), y)
+
+        losses = vmap(loss)(torch.cat([base[None], flipped, base[None]]), switches).double()
+        sign = torch.where(base[order] > 0.5, 1.0, -1.0)
+        return {"units": sign * (losses[0] - losses[1:-1]), "block": losses[0] - losses[-1]}
+
+    params, buffers = networks
+    found = stack.lift(one, len(x))(params, without_statistics(module, buffers), gates, order, x, y)
+    return found["units"], found["block"]
+
+
+def worths(
+    task: Task, cut: Mapping[str, Any] | None, networks: tuple[Tensors, Tensors], gates: Tensors, rows: Tensor
+) -> dict[str, Tensor]:
+    """Loss with it minus loss without it, float64, of every unit and block: hidden layer -> (K, units), block -> (K,).
+
+    rows: training examples, taken a batch of the task at a time; what is left over is left out.
+    """
+    _, structure = task.cut(cut)
+    size = min(task.batch_size, len(rows))
+    parts = rows.to(task.torch_device)[: len(rows) // size * size].split(size)
+    members, sums = len(next(iter(gates.values()))), dict[str, Tensor]()
+    widths = {layer.name: layer.units for layer in structure.hidden}
+    for site in structure.sites:
+        layer, block = site
+        orders = torch.arange(widths.get(layer or "", 0), device=task.torch_device).expand(members, -1).split(TOGETHER, 1)
+        for part in parts:
+            x, y = (t.expand(members, *t.shape) for t in (task.data.examples("train", part), task.data.labels["train"][part]))
+            found = [differences(task, cut, site, networks, gates, order, x, y) for order in orders]
+            if layer is not None:
+                sums[layer] = sums.get(layer, 0) + torch.cat([units for units, _ in found], 1) / len(parts)
+            if block is not None:
+                sums[block] = sums.get(block, 0) + found[0][1] / len(parts)
+    return sums
+
+
+def on_batches(module: nn.Module) -> nn.Module:
+    """`module`, its batch-norm layers in training and all else in evaluation."""
+    for part in module.modules():
+        part.train(isinstance(part, _BatchNorm))
+    return module
+
+
+def without_statistics(module: nn.Module, buffers: Tensors) -> Tensors:
+    """`buffers` without the running statistics of batch-norm layers, which then use the batch's own."""
+    parts = (item for item in module.named_modules() if isinstance(item[1], _BatchNorm))
+    running = {f"{name}.{own}" for name, part in parts for own, _ in part.named_buffers()}
+    return {name: value for name, value in buffers.items() if name not in running}
