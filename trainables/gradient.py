@@ -224,12 +224,12 @@ class GradientPruner(Algorithm):
             found = stack.lift(measured, state.size)(params, pruning, varying(state.members))
         params, buffers, kept = found["params"], state.members.get("buffers", {}), found["kept"]
         if "cut" in state.scalars:
-            parent, units = task.structure, state.members["units"]
+            parent, units = task.structure, state.members.get("units", {})
             trained, fixed = (stack.single(tree) for tree in stack.stacked([task.template]))
             masks = {name: trained[name].bool() for name in parent.parameters}
             masks |= {block.name: torch.ones((), dtype=torch.bool, device=task.torch_device) for block in parent.blocks}
             params, buffers, kept = (
-                shrinking.restored(tree, parent, like, units)
+                shrinking.restored(tree, parent, like, units, state.size)
                 for tree, like in ((params, trained), (buffers, fixed), (kept, masks))
             )
         return Networks(params, buffers, kept, found["metrics"], torch.arange(state.size, device=task.torch_device))

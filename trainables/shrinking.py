@@ -129,11 +129,13 @@ def cleared(structure: Structure, tree: Mapping[str, Any], alive: Mapping[str, T
     return nest(found)
 
 
-def restored(tensors: Mapping[str, Tensor], parent: Structure, like: Mapping[str, Tensor], units: Index) -> dict[str, Tensor]:
-    """Stacked tensors (M, ...) brought back to the parent's shapes: zero, or False, where units and blocks are gone.
+def restored(
+    tensors: Mapping[str, Tensor], parent: Structure, like: Mapping[str, Tensor], units: Index, count: int
+) -> dict[str, Tensor]:
+    """Tensors of M networks, (M, ...), brought back to the parent's shapes: zero, or False, where units and blocks are gone.
 
     like: the parent's tensors of these kinds, name -> any of its shape and type; all of them are returned.
-    units: hidden layer of the stack -> (M, width), the unit of the parent that each one was.
+    units: hidden layer of the stack -> (M, width), the unit of the parent that each one was.  count: M.
     """
     inverse: dict[str, Tensor] = {}
     for layer in parent.hidden:
@@ -143,7 +145,6 @@ def restored(tensors: Mapping[str, Tensor], parent: Structure, like: Mapping[str
             back = places.new_full((len(places), layer.units + 1), -1)  # what is padding goes to the last column
             back.scatter_(1, torch.where(places < 0, layer.units, places), order)
             inverse[layer.name] = back[:, :-1]
-    count = len(next(iter(units.values())))
     found: dict[str, Tensor] = {}
     for name, shaped in like.items():
         if name in tensors:

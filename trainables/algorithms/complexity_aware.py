@@ -42,6 +42,12 @@ PATIENCE = 3
 SMOOTHING = 0.3
 """Weight of the latest slope in the smoothed one."""
 
+LOWEST_RATE = 0.2
+"""What the rate has fallen to when gates settle, in shares of what it was."""
+
+AUDITS = 4
+"""How often, from the time that gates settle, all that is kept is measured against its price."""
+
 SUBSET = 0.1
 """Share of the gates that the subset estimator sets to a uniform number."""
 
@@ -67,8 +73,8 @@ class ComplexityAware(GradientPruner):
         flips=Domain("whole", 8, "units of one layer that are flipped in an update", low=1, static=True),
         share=Domain("real", 0.5, "the share of a batch that gates are updated with", low=0.01, high=1, static=True),
         warmup=Domain("real", 0.1, "the share of the steps before gates are learnt", low=0, high=1, static=True),
-        settle=Domain("real", 0.75, "the share of the steps after which gates are rounded", low=0, high=1, static=True),
-        audit=Domain("whole", 512, "training examples of the certificate at the end", low=0, static=True),
+        settle=Domain("real", 0.8, "the share of the steps after which gates are rounded", low=0, high=1, static=True),
+        audit=Domain("whole", 256, "training examples that all gates are measured on when they settle", low=0, static=True),
         estimator=Domain(
             "choice", "flips", "how gates are learnt", choices=("flips", "subset", "straight-through"), static=True
         ),
@@ -100,7 +106,7 @@ class ComplexityAware(GradientPruner):
         }
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        if ctx.step < _warm(ctx.hp, ctx.steps):
+        if ctx.step < _warm(ctx.hp, ctx.steps) or not _gates(pruning, "theta"):
             return params
         gates = _drawn(pruning, ctx, "step")
         return gated(ctx.structure, params, gates, gates)
@@ -113,14 +119,16 @@ class ComplexityAware(GradientPruner):
         return _masks(ctx.structure, params, _rounded(ctx.structure, pruning))
 
     def lasting(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return _masks(ctx.structure, params, pruning["alive"])
+        return _masks(ctx.structure, params, _gates(pruning, "alive"))
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:
         """interior: share of the gates left with theta inside (0, 1).  held: how often the last unit of a layer stayed against
         the rule; above 0, `nu` asks for more than the layers allow.  certificate: share of the units and blocks kept whose
         removal costs more training loss than their price, at the end.
         """
-        theta, alive = (torch.cat([gate.flatten() for gate in pruning[key].values()]) for key in ("theta", "alive"))
+        none = torch.zeros(0, dtype=torch.float64, device=pruning["kappa"].device)
+        theta = torch.cat([none, *(theta.flatten() for theta in _gates(pruning, "theta").values())])
+        alive = torch.cat([none.bool(), *(alive.flatten() for alive in _gates(pruning, "alive").values())])
         inside = alive & (theta > 0) & (theta < 1)
         share = inside.sum() / alive.sum().clamp(min=1)
         return {"interior": share, "held": pruning["held"], "certificate": pruning["certificate"]}
@@ -131,19 +139,25 @@ class ComplexityAware(GradientPruner):
 
     def due(self, hp: Mapping[str, Any], step: int, steps: int) -> bool:
         learns = _warm(hp, steps) < step < _settle(hp, steps)
-        return step in (_settle(hp, steps), steps) or (learns and step % hp["interval"] == 0)
+        return step == steps or step in _audits(hp, steps) or (learns and step % hp["interval"] == 0)
 
     @torch.no_grad()
     def every(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
-        """Learn gates, round them once, and at the end certify what is kept."""
+        """Learn gates; round them; let go what does not pay; and at the end certify what is kept."""
         hp, step, steps = state.scalars["static"], state.scalars["step"], task.steps - state.scalars["before"]
+        if not _gates(state.members["pruning"], "alive"):
+            return state  # nothing is left to learn in any member
         if _warm(hp, steps) < step < _settle(hp, steps):
             examples = max(1, round(hp["share"] * task.batch_size))
             state = self._learn(task, state, x[:, :examples], y[:, :examples])
         if step == _settle(hp, steps):
             state = self._settle(task, state)
-        if step == steps and hp["audit"]:
-            state.members["pruning"]["certificate"] = self._certificate(task, state)
+        if step in _audits(hp, steps) and hp["audit"] and _gates(state.members["pruning"], "alive"):
+            state = self._audit(task, state)
+        if step == steps and hp["audit"] and _gates(state.members["pruning"], "alive"):
+            gains = self._gains(task, state)
+            pays = (gains < 0) & gains.isfinite()
+            state.members["pruning"]["certificate"] = pays.sum(1).double() / gains.isfinite().sum(1)
         return state
 
     def _learn(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
@@ -153,7 +167,7 @@ class ComplexityAware(GradientPruner):
         _, structure = task.cut(state.scalars.get("cut"))
         pruning, (price, mean) = state.members["pruning"], prices(task, state)
         progress = (step - _warm(hp, steps)) / (_settle(hp, steps) - _warm(hp, steps))
-        rate, condemned = state.members["hp"]["rate"] * (1 - progress), dict[str, Tensor]()
+        rate, condemned = state.members["hp"]["rate"] * (1 - (1 - LOWEST_RATE) * progress), dict[str, Tensor]()
         for name, slope in slopes.items():
             theta, alive, zeros, smooth = (pruning[key][name] for key in ("theta", "alive", "zeros", "slope"))
             cost, kind, pace, kappa = (_beside(t, theta) for t in (price[name], mean[name], rate, pruning["kappa"]))
@@ -177,7 +191,9 @@ class ComplexityAware(GradientPruner):
         pruning = state.members["pruning"]
         pruning["slope"] = {name: -theta for name, theta in pruning["theta"].items()}  # if a last unit must stay, the likeliest
         state = self._remove(task, state, {name: theta < 0.5 for name, theta in pruning["theta"].items()})
-        state.members["pruning"]["theta"] = {name: 1.0 * alive for name, alive in state.members["pruning"]["alive"].items()}
+        pruning = state.members["pruning"]
+        if alive := _gates(pruning, "alive"):
+            pruning["theta"] = {name: live.double() for name, live in alive.items()}
         return state
 
     def _remove(self, task: Task, state: State, condemned: Gates) -> State:
@@ -265,23 +281,42 @@ class ComplexityAware(GradientPruner):
         pruning["spent"] = pruning["spent"] + 3 * x.shape[1] * _flops(task, state)
         return dict(zip(leaves, found, strict=True)), tried
 
-    def _certificate(self, task: Task, state: State) -> Tensor:
-        """(K,): the share of the units and blocks kept that cost more loss when removed than their price."""
-        alive, (price, _) = state.members["pruning"]["alive"], prices(task, state)
+    def _audit(self, task: Task, state: State) -> State:
+        """Members without the worse half of the units and blocks that do not pay: of two that stand in for each other, one stays."""
+        gains = self._gains(task, state)
+        worst = gains.argsort(descending=True, stable=True).argsort(stable=True)
+        off = (gains >= 0) & gains.isfinite() & (worst < ((gains >= 0) & gains.isfinite()).sum(1, keepdim=True).add(1) // 2)
+        pruning = state.members["pruning"]
+        names = list(pruning["alive"])
+        sizes = [pruning["alive"][name][0].numel() for name in names]
+        parts = {name: part.view(pruning["alive"][name].shape) for name, part in zip(names, off.split(sizes, 1), strict=True)}
+        costs = {name: part.view(pruning["alive"][name].shape) for name, part in zip(names, gains.split(sizes, 1), strict=True)}
+        pruning["slope"] = costs
+        return self._remove(task, state, parts)
+
+    def _gains(self, task: Task, state: State) -> Tensor:
+        """What the objective would gain by each gate's removal, all else as it is, (K, gates); minus infinity where there is none."""
+        alive, (price, _), hp = state.members["pruning"]["alive"], prices(task, state), state.scalars["static"]
         networks = state.members["params"], state.members.get("buffers", {})
-        rows = draws.permutation(draws.key(torch.tensor(0), "audit"), len(task.data.labels["train"]))
-        worth = worths(task, state.scalars.get("cut"), networks, alive, rows[: state.scalars["static"]["audit"]])
-        pays = torch.cat([(alive[n] & (-w > _beside(price[n], w))).view(state.size, -1) for n, w in worth.items()], 1)
-        kept = torch.cat([alive[name].view(state.size, -1) for name in worth], 1)
-        return pays.sum(1).double() / kept.sum(1)
+        count = len(task.data.labels["train"])
+        rows = draws.permutation(draws.key(torch.tensor(0), state.scalars["step"], "audit"), count)[: hp["audit"]]
+        slopes = worths(task, state.scalars.get("cut"), networks, alive, rows)
+        pruning = state.members["pruning"]
+        gates = torch.stack([live.view(state.size, -1).sum(1) for live in alive.values()]).sum(0)
+        pruning["spent"] = pruning["spent"] + 2 * gates * len(rows) * _flops(task, state)
+        gains = {name: slopes[name] + _beside(price[name], live) for name, live in alive.items()}
+        return torch.cat([gain.masked_fill(~alive[name], -torch.inf).view(state.size, -1) for name, gain in gains.items()], 1)
 
 
 def prices(task: Task, state: State) -> tuple[Gates, Gates]:
     """d (nu J) / d theta of any gate of each hidden layer and block, (K,) by name; and its mean over all units, or blocks."""
     pruning, hp = state.members["pruning"], state.members["hp"]
-    alive = {name: gates.view(state.size, -1).sum(1) for name, gates in pruning["alive"].items()}
+    alive = {name: gates.view(state.size, -1).sum(1) for name, gates in _gates(pruning, "alive").items()}
     none = torch.zeros(state.size, dtype=torch.float64, device=task.torch_device)
-    parent, theta = task.structure, {name: gates.view(state.size, -1).sum(1) for name, gates in pruning["theta"].items()}
+    parent, theta = (
+        task.structure,
+        {name: gates.view(state.size, -1).sum(1) for name, gates in _gates(pruning, "theta").items()},
+    )
     units = {layer.name: theta.get(layer.name, none).clone().requires_grad_() for layer in parent.hidden}
     blocks = {block.name: theta.get(block.name, none).clone().requires_grad_() for block in parent.blocks}
     with torch.enable_grad():
@@ -311,6 +346,17 @@ def _settle(hp: Mapping[str, Any], steps: int) -> int:
     return round(hp["settle"] * steps)
 
 
+def _gates(pruning: Pruning, key: str) -> Gates:
+    """Of the gates that are left in any member, what `key` says; trees without leaves are not kept."""
+    return pruning.get(key, {})
+
+
+def _audits(hp: Mapping[str, Any], steps: int) -> list[int]:
+    """The steps after which all that is kept is measured, evenly spread from settling to the end, at which there is none."""
+    begin = _settle(hp, steps)
+    return [begin + (steps - begin) * audit // AUDITS for audit in range(AUDITS)]
+
+
 def _chosen(structure: Structure, step: int) -> Site:
     """The site of an update, the same for all members: a layer is as likely as it has units, those removed included."""
     units = {layer.name: layer.units for layer in structure.hidden}
@@ -337,7 +383,7 @@ def _drawn(pruning: Pruning, ctx: Context, site: str) -> dict[str, Tensor]:
 
 def _rounded(structure: Structure, pruning: Pruning) -> dict[str, Tensor]:
     """Gates that are on where theta is 1/2 or more; of a hidden layer at least one."""
-    on = {name: theta >= 0.5 for name, theta in pruning["theta"].items()}
+    on = {name: theta >= 0.5 for name, theta in _gates(pruning, "theta").items()}
     for layer in structure.hidden:
         theta = pruning["theta"][layer.name]
         on[layer.name] = pruning["alive"][layer.name] & (on[layer.name] | (theta == theta.max()) & (theta < 0.5).all())
@@ -363,7 +409,9 @@ def _norms(structure: Structure, params: Params, layer: str) -> Tensor:
 
 def _flops(task: Task, state: State) -> Tensor:
     """FLOPs of an example's forward pass through what is alive, (K,) int64."""
-    alive = {name: gates.view(state.size, -1).sum(1).double() for name, gates in state.members["pruning"]["alive"].items()}
+    alive = {
+        name: gates.view(state.size, -1).sum(1).double() for name, gates in _gates(state.members["pruning"], "alive").items()
+    }
     none = torch.zeros(state.size, dtype=torch.float64, device=task.torch_device)
     units = {layer.name: alive.get(layer.name, none) for layer in task.structure.hidden}
     blocks = {block.name: alive.get(block.name, none) for block in task.structure.blocks}
