@@ -88,3 +88,19 @@ class Odd(nn.Module):
 def odd(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A model in which little is as usual."""
     return Odd(input_shape[0] * input_shape[1] * input_shape[2], classes)
+
+
+class RandomFunction(nn.Module):
+    """Can be traced, and calls dropout as a function."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(inputs, 16), nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(F.dropout(torch.relu(self.one(x.flatten(1))), 0.2, self.training))
+
+
+def random_function(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A model in which two passes over the same examples differ."""
+    return RandomFunction(input_shape[0] * input_shape[1] * input_shape[2], classes)

@@ -107,7 +107,7 @@ class State:
     @property
     def size(self) -> int:
         """K, the number of members."""
-        return next(iter(leaves(self.members).values())).shape[0]
+        return _first(self.members).shape[0]
 
     def select(self, index: Sequence[int] | Tensor) -> State:
         """The members at `index` (M,), in that order: leaves losers behind, or splits a cohort. All that is shared stays."""
@@ -230,6 +230,11 @@ def leaves(tree: Tree, prefix: str = "") -> dict[str, Tensor]:
     for name, value in tree.items():
         flat |= leaves(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
+
+
+def _first(tree: Tree) -> Tensor:
+    value = next(iter(tree.values()))
+    return _first(value) if isinstance(value, Mapping) else value
 
 
 def nest(flat: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ SMOOTHING = 0.3
 LOWEST_RATE = 0.2
 """What the rate has fallen to when gates settle, in shares of what it was."""
 
-AUDITS = 4
-"""How often, from the time that gates settle, all that is kept is measured against its price."""
+AUDITS = 2
+"""How often, between the time that gates settle and the end, all that is kept is measured against its price."""
 
 SUBSET = 0.1
 """Share of the gates that the subset estimator sets to a uniform number."""
@@ -74,7 +74,7 @@ class ComplexityAware(GradientPruner):
         share=Domain("real", 0.5, "the share of a batch that gates are updated with", low=0.01, high=1, static=True),
         warmup=Domain("real", 0.1, "the share of the steps before gates are learnt", low=0, high=1, static=True),
         settle=Domain("real", 0.8, "the share of the steps after which gates are rounded", low=0, high=1, static=True),
-        audit=Domain("whole", 256, "training examples that all gates are measured on when they settle", low=0, static=True),
+        audit=Domain("whole", 512, "training examples that all gates are measured on when they settle", low=0, static=True),
         estimator=Domain(
             "choice", "flips", "how gates are learnt", choices=("flips", "subset", "straight-through"), static=True
         ),
@@ -139,7 +139,7 @@ class ComplexityAware(GradientPruner):
 
     def due(self, hp: Mapping[str, Any], step: int, steps: int) -> bool:
         learns = _warm(hp, steps) < step < _settle(hp, steps)
-        return step == steps or step in _audits(hp, steps) or (learns and step % hp["interval"] == 0)
+        return step in (_settle(hp, steps), *_audits(hp, steps), steps) or (learns and step % hp["interval"] == 0)
 
     @torch.no_grad()
     def every(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
@@ -152,7 +152,8 @@ class ComplexityAware(GradientPruner):
             state = self._learn(task, state, x[:, :examples], y[:, :examples])
         if step == _settle(hp, steps):
             state = self._settle(task, state)
-        if step in _audits(hp, steps) and hp["audit"] and _gates(state.members["pruning"], "alive"):
+        exact = hp["audit"] and hp["estimator"] == "flips"
+        if step in _audits(hp, steps) and exact and _gates(state.members["pruning"], "alive"):
             state = self._audit(task, state)
         if step == steps and hp["audit"] and _gates(state.members["pruning"], "alive"):
             gains = self._gains(task, state)
@@ -303,7 +304,7 @@ class ComplexityAware(GradientPruner):
         slopes = worths(task, state.scalars.get("cut"), networks, alive, rows)
         pruning = state.members["pruning"]
         gates = torch.stack([live.view(state.size, -1).sum(1) for live in alive.values()]).sum(0)
-        pruning["spent"] = pruning["spent"] + 2 * gates * len(rows) * _flops(task, state)
+        pruning["spent"] = pruning["spent"] + gates * len(rows) * _flops(task, state)
         gains = {name: slopes[name] + _beside(price[name], live) for name, live in alive.items()}
         return torch.cat([gain.masked_fill(~alive[name], -torch.inf).view(state.size, -1) for name, gain in gains.items()], 1)
 
@@ -352,9 +353,9 @@ def _gates(pruning: Pruning, key: str) -> Gates:
 
 
 def _audits(hp: Mapping[str, Any], steps: int) -> list[int]:
-    """The steps after which all that is kept is measured, evenly spread from settling to the end, at which there is none."""
+    """The steps after which all that is kept is measured: evenly spread between settling and the end."""
     begin = _settle(hp, steps)
-    return [begin + (steps - begin) * audit // AUDITS for audit in range(AUDITS)]
+    return [begin + (steps - begin) * (audit + 1) // (AUDITS + 1) for audit in range(AUDITS)]
 
 
 def _chosen(structure: Structure, step: int) -> Site:
