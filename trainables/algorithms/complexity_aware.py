@@ -42,9 +42,6 @@ PATIENCE = 3
 SMOOTHING = 0.3
 """Weight of the latest slope in the smoothed one."""
 
-LOWEST_RATE = 0.2
-"""What the rate has fallen to when gates settle, in shares of what it was."""
-
 AUDITS = 2
 """How often, between the time that gates settle and the end, all that is kept is measured against its price."""
 
@@ -68,7 +65,7 @@ class ComplexityAware(GradientPruner):
         nu=Domain("real", 0.1, "nats of training loss that the whole complexity may cost", low=0, log=True),
         alpha=Domain("real", 1.0, "what complexity is: FLOPs (1) or parameters (0)", low=0, high=1),
         beta=Domain("real", 0.0, "what is to be saved: depth (1) or width (0)", low=0, high=1),
-        rate=Domain("real", 0.2, "how far a gate moves at the mean price; falls linearly", low=0, log=True),
+        rate=Domain("real", 0.2, "how far a gate moves at the mean price; falls linearly to 0", low=0, log=True),
         interval=Domain("whole", 4, "the number of steps between updates of gates", low=1, static=True),
         flips=Domain("whole", 8, "units of one layer that are flipped in an update", low=1, static=True),
         share=Domain("real", 0.5, "the share of a batch that gates are updated with", low=0.01, high=1, static=True),
@@ -122,16 +119,13 @@ class ComplexityAware(GradientPruner):
         return _masks(ctx.structure, params, _gates(pruning, "alive"))
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:
-        """interior: share of the gates left with theta inside (0, 1).  held: how often the last unit of a layer stayed against
+        """interior: gates with theta inside (0, 1).  held: how often the last unit of a layer stayed against
         the rule; above 0, `nu` asks for more than the layers allow.  certificate: share of the units and blocks kept whose
         removal costs more training loss than their price, at the end.
         """
-        none = torch.zeros(0, dtype=torch.float64, device=pruning["kappa"].device)
-        theta = torch.cat([none, *(theta.flatten() for theta in _gates(pruning, "theta").values())])
-        alive = torch.cat([none.bool(), *(alive.flatten() for alive in _gates(pruning, "alive").values())])
-        inside = alive & (theta > 0) & (theta < 1)
-        share = inside.sum() / alive.sum().clamp(min=1)
-        return {"interior": share, "held": pruning["held"], "certificate": pruning["certificate"]}
+        inside = [((theta > 0) & (theta < 1)).sum() for theta in _gates(pruning, "theta").values()]
+        interior = torch.stack([pruning["held"] * 0, *inside]).sum()
+        return {"interior": interior, "held": pruning["held"], "certificate": pruning["certificate"]}
 
     def networks(self, task: Task, state: State) -> Networks:
         spent = state.members["pruning"]["spent"]
@@ -168,7 +162,7 @@ class ComplexityAware(GradientPruner):
         _, structure = task.cut(state.scalars.get("cut"))
         pruning, (price, mean) = state.members["pruning"], prices(task, state)
         progress = (step - _warm(hp, steps)) / (_settle(hp, steps) - _warm(hp, steps))
-        rate, condemned = state.members["hp"]["rate"] * (1 - (1 - LOWEST_RATE) * progress), dict[str, Tensor]()
+        rate, condemned = state.members["hp"]["rate"] * (1 - progress), dict[str, Tensor]()
         for name, slope in slopes.items():
             theta, alive, zeros, smooth = (pruning[key][name] for key in ("theta", "alive", "zeros", "slope"))
             cost, kind, pace, kappa = (_beside(t, theta) for t in (price[name], mean[name], rate, pruning["kappa"]))
