@@ -1,4 +1,4 @@
-"""The picture of a study: accuracy against FLOPs, one definition for the page (interactive), SVG and PNG."""
+"""The pictures of a study, accuracy against FLOPs before all, one definition for the page (interactive), SVG and PNG."""
 
 from __future__ import annotations
 
@@ -111,6 +111,42 @@ def _panel(algorithm: str, setting: str, curves: pd.DataFrame, random: pd.DataFr
         layers.append(line.mark_line(strokeWidth=2, strokeDash=dash, color=colour, point=marks).encode(x, y))
     title = alt.TitleParams(f"{algorithm}: {setting}", fontSize=13, offset=6, limit=240)
     return alt.LayerChart(layer=layers, width=200, height=150, title=title)
+
+
+def latency(frame: pd.DataFrame, study: str) -> Picture:
+    """Milliseconds of a call against FLOPs of the shrunk network, a panel for each batch and place, a colour for each mode.
+
+    frame: as from `latency.shown`, at least one of its lines measured.  Bars go from the fastest round to the slowest.
+    Networks of no FLOPs, which a logarithmic axis cannot hold, are left out with a note.
+    """
+    measured = frame[frame["milliseconds"].notna()]
+    drawn = measured[measured["flops_shrunk"] > 0]
+    places = drawn.groupby(["device", "threads", "torch", "batch"])
+    panels = [_timed(group, f"{device}, threads: {threads}, batch: {batch}") for (device, threads, _, batch), group in places]  # type: ignore[misc]
+    lines = ["Median of rounds of calls, bars from the fastest to the slowest; hollow: the dense parent."]
+    if nothing := measured["member"].nunique() - drawn["member"].nunique():
+        lines.append(f"Not drawn: {nothing} networks have no FLOPs left (they are in the table).")
+    title = alt.TitleParams(f"{study}: latency against FLOPs", subtitle=lines)
+    return alt.ConcatChart(concat=panels, columns=2, title=title, config=_config()).to_dict()
+
+
+def _timed(group: pd.DataFrame, title: str) -> alt.LayerChart:
+    names = ["mode", "flops_shrunk", "milliseconds", "milliseconds_min", "milliseconds_max", "parent", "arm", "setting"]
+    base = alt.Chart(alt.Data(values=json.loads(group[names].to_json(orient="records"))))
+    x = alt.X("flops_shrunk:Q", scale=alt.Scale(type="log", nice=False, padding=16), axis=alt.Axis(format="~s", tickCount=5))
+    x = x.title("FLOPs of the shrunk network (one example)")
+    y = alt.Y(
+        "milliseconds:Q", scale=alt.Scale(type="log", nice=False, padding=10), axis=alt.Axis(tickCount=5), title="milliseconds"
+    )
+    colours = alt.Scale(domain=["eager", "compiled"], range=list(COLOURS[:2]))
+    filling = alt.condition("datum.parent", alt.value("transparent"), alt.Fill("mode:N", scale=colours, legend=None))
+    stroke = alt.Stroke("mode:N", scale=colours, legend=alt.Legend(title=None))
+    shape = alt.Shape("mode:N", scale=alt.Scale(domain=["eager", "compiled"], range=list(SHAPES[:2])), legend=None)
+    tips = [alt.Tooltip(f"{name}:N", title=name.replace("_", " ")) for name in names]
+    bars = base.mark_rule(strokeWidth=1.5).encode(x, alt.Y("milliseconds_min:Q"), alt.Y2("milliseconds_max:Q"), stroke)
+    marks = base.mark_point(size=70, strokeWidth=2, opacity=1).encode(x, y, stroke, shape, fill=filling, tooltip=tips)
+    head = alt.TitleParams(title, fontSize=13, offset=6, limit=360)
+    return alt.LayerChart(layer=[bars, marks], width=330, height=260, title=head)
 
 
 def svg(picture: Picture, background: str = "white") -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import compare, front, plot, table
+from . import compare, front, latency, plot, table
 
 Pictures = dict[str, plot.Picture]
 TOLERANCE = 0.005
@@ -69,6 +69,9 @@ def build(folder: Path) -> Path:
     pictures = _pictures(points, study)
     if len(found):
         pictures["search"] = plot.search(compare.curves(last), found[found["network"] == "random"], study)
+    timed = latency.shown(folder, last)
+    if (timed["milliseconds"].notna() & (timed["flops_shrunk"] > 0)).any():
+        pictures["latency"] = plot.latency(timed, study)
     main = pictures["flops_masked"]
     target = folder / "report"
     _save(target / "front.csv", _csv(front.ordered(marked)))
@@ -83,6 +86,7 @@ def build(folder: Path) -> Path:
         *_figures(pictures),
         *_points(summary, points),
         *_search(found, correlations, pictures),
+        *_latency(timed, pictures),
         *_volumes(rows),
         *_checks(folder, rows, summary),
         *_origin(folder),
@@ -359,10 +363,54 @@ def _correlations(correlations: pd.DataFrame) -> Iterator[str]:
 def _figures(pictures: Pictures) -> Iterator[str]:
     yield "<h2>Fronts</h2>\n"
     # The SVG is what paper and readers without scripts see; the script replaces it by the same chart with tooltips.
-    for name in [name for name in pictures if name != "search"]:
+    for name in [name for name in pictures if name not in ("search", "latency")]:
         yield f'<figure id="{name}">{plot.svg(pictures[name], "transparent")}</figure>\n'
     if "flops_shrunk" not in pictures:
         yield _say("No unit died at any point: FLOPs after shrinking are the parent's, and have no figure.")
+
+
+def _latency(timed: pd.DataFrame, pictures: Pictures) -> Iterator[str]:
+    """How long the networks of the front took on a machine, and whether FLOPs told it."""
+    if timed.empty:
+        return
+    yield "<h2>Latency</h2>\n"
+    yield _say(
+        "The networks of the front without the units and blocks that cannot influence their output, and the dense parent, each "
+        "run alone: eager, and compiled by torch.compile for each batch. A round is as many calls as fill a twentieth of a "
+        "second, after a warm-up; figures are the median of the rounds and, in brackets, the fastest and the slowest. "
+        f"Of a large front at most {latency.MOST} networks are measured, spread over their FLOPs."
+    )
+    if "latency" in pictures:
+        yield f'<figure id="latency">{plot.svg(pictures["latency"], "transparent")}</figure>\n'
+    yield _say("Spearman's rank correlation of FLOPs and milliseconds: 1 if more FLOPs always took longer.")
+    lines = [
+        [line["device"], line["mode"], *(str(line[name]) for name in ("batch", "threads", "torch", "networks")),
+         _number(line["correlation"], "+z.2f")]
+        for line in _records(latency.correlations(timed))
+    ]  # fmt: skip
+    yield _grid(["device", "mode", "batch", "threads", "torch", "networks", "rank correlation"], lines)
+    places = timed.groupby(list(latency.PLACE)).ngroups
+    names = [*(latency.PLACE if places > 1 else ()), "arm", "setting", "FLOPs", "parameters"]
+    kinds = timed[["mode", "batch"]].drop_duplicates().sort_values(["batch", "mode"], ascending=[True, False])
+    columns = list(kinds.itertuples(index=False, name=None))
+    grid: list[list[str]] = []
+    key = [*latency.PLACE, "parent", "flops_shrunk", "member"]
+    for _, group in timed.sort_values(key, ascending=[True, True, True, False, False, True]).groupby(key, sort=False):
+        first = group.iloc[0]
+        times = {(line["mode"], line["batch"]): _took(line) for line in _records(group)}
+        about = [str(first[name]) for name in (*(latency.PLACE if places > 1 else ()), "arm", "setting")]
+        grid.append(
+            [*about, _large(first["flops_shrunk"]), _large(first["params_shrunk"]), *(times.get(c, "-") for c in columns)]
+        )
+    yield _grid([*names, *(f"{mode}, batch {batch}, ms" for mode, batch in columns)], grid)
+
+
+def _took(line: Mapping[str, Any]) -> str:
+    """Milliseconds of a call, or why there are none."""
+    if math.isnan(line["milliseconds"]):
+        return f"not measured: {line['reason'][:80]}"
+    low, high = (_number(line[f"milliseconds_{end}"], ".3g") for end in ("min", "max"))
+    return f"{_number(line['milliseconds'], '.3g')} ({low} to {high})"
 
 
 def _volumes(rows: pd.DataFrame) -> Iterator[str]:

@@ -26,19 +26,25 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The output folder; default runs/<name of the study>.")] = None,
     max_cohort: Annotated[int | None, typer.Option(help="Members trained together at most.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="study.KEY=VALUE or task.KEY=VALUE, over the file's.")] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Then time the front's shrunk networks on this machine.")] = False,
 ) -> None:
     """Do a study, or what is left of it, and report on it."""
+    from . import latency as latencies
     from . import study as studies
     from .run import run as drive
 
     settings = [*(set_ or []), *([f"study.max_cohort={max_cohort}"] if max_cohort is not None else [])]
     read = studies.read(study, settings)
     folder = out or Path("runs") / read.about.name
+    if latency:
+        latencies.check(read)
     console = Console()
     code = drive(read, folder, console)
     if code == FAILED:
         console.print("some members failed (`reason` in their rows); the same command tries them again", soft_wrap=True)
     if code != INTERRUPTED:
+        if latency:
+            latencies.measure(read, folder, console)
         try:
             _report(folder, console)
         except ValueError as error:  # every member failed or diverged

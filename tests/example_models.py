@@ -104,3 +104,18 @@ class RandomFunction(nn.Module):
 def random_function(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A model in which two passes over the same examples differ."""
     return RandomFunction(input_shape[0] * input_shape[1] * input_shape[2], classes)
+
+
+def padded(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Convolutions without padding before one with it: a constant is folded into the first two, and not into the third."""
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3),
+        nn.Sigmoid(),
+        nn.Conv2d(5, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 3, 3, padding=1),
+        nn.Flatten(),
+        nn.Linear(3 * (input_shape[1] - 6) * (input_shape[2] - 6), classes),
+    )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from prunefront.analysis import table
+from prunefront.trainables import flops, physical
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.cohort import Cohort, Training, keep_only, load_network, rows_path
+from prunefront.trainables.cohort import Cohort, Training, export, keep_only, kept_members, load_network, load_shrunk, rows_path
 from prunefront.trainables.contract import Member, complete
 from prunefront.trainables.task import Task
 
@@ -92,3 +94,22 @@ def test_only_chosen_networks_are_kept(tmp_path: Path):
         load_network(tmp_path, dropped)
     keep_only(tmp_path, set())
     assert not list((tmp_path / "networks").iterdir())
+
+
+def test_a_kept_network_is_shrunk_to_what_its_row_counts_and_exported(calm: Path, tmp_path: Path):
+    last = table.last(rows(calm))
+    assert kept_members(calm) == set(last["member"])
+    x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for row in last.itertuples():
+        member = str(row.member)
+        small, whole = load_shrunk(calm, member), load_network(calm, member)
+        counts = flops.count(small, (1, 8, 8))
+        assert (counts.flops, counts.params) == (row.flops_shrunk, row.params_shrunk)
+        with torch.no_grad():
+            torch.testing.assert_close(small(x), whole(x), rtol=1e-5, atol=1e-5)
+            export(calm, member, tmp_path / "small.safetensors")
+            assert torch.equal(physical.load(tmp_path / "small.safetensors")(x), small(x))
+    assert (last["flops_shrunk"] < last["flops_dense"]).any()
+    with pytest.raises(ValueError, match="no kept network"):
+        export(calm, "unknown", tmp_path / "none")
+    assert not (tmp_path / "none").exists()

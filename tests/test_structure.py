@@ -100,6 +100,17 @@ def test_a_constant_that_cannot_be_folded_keeps_its_unit():
     assert structure.alive(tracing.find(plain, (1, 8, 8)), kept)[0]["0"].tolist() == [[True, False, True, True]]
 
 
+def test_a_constant_that_was_folded_into_a_unit_makes_it_one_that_cannot_be_folded():
+    """The second unit has no bias of its own and no input, but what the first, folded into it, gives: the third one pads."""
+    chain = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Conv2d(1, 2, 3, padding=1))
+    found = tracing.find(chain, (1, 8, 8))
+    kept = {name: torch.ones(2, *chain.get_parameter(name).shape, dtype=torch.bool) for name in found.parameters}
+    kept["0.weight"][:], kept["2.bias"][:], kept["0.bias"][1] = False, False, False
+    units, _ = structure.alive(found, kept)
+    assert units["0"].tolist() == [[False], [False]]
+    assert units["2"].tolist() == [[True], [False]]
+
+
 def test_what_reads_values_by_index_or_along_another_dimension_is_not_understood():
     class Sliced(nn.Module):
         def __init__(self) -> None:

@@ -23,10 +23,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..analysis import table
-from . import models
+from . import physical, tracing
 from .algorithms import find
 from .contract import Algorithm, Domain, Member, State, canonical, leaves
 from .measure import measure
+from .physical import Parent
 from .task import Task, identity
 
 
@@ -141,22 +142,59 @@ def load_network(folder: Path, member: str) -> nn.Module:
 
     Raises ValueError if the study did not keep it.
     """
+    return _load(folder, member)[0]
+
+
+def load_shrunk(folder: Path, member: str) -> nn.Module:
+    """The same network, physically smaller: without the units and blocks that cannot influence its output.
+
+    Raises ValueError if the study did not keep it.
+    """
+    return _shrink(*_load(folder, member))
+
+
+def export(folder: Path, member: str, path: Path) -> None:
+    """Write what `load_shrunk` gives to one safetensors file, which `physical.load` reads.
+
+    Raises ValueError if the study did not keep it.
+    """
+    module, kept, parent = _load(folder, member)
+    physical.save(path, _shrink(module, kept, parent), parent)
+
+
+def kept_members(folder: Path) -> set[str]:
+    """The members whose networks a study's output folder holds."""
+    found: set[str] = set()
+    for path in sorted((folder / "networks").glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found.update(json.loads(file.metadata()["about"])["members"])
+    return found
+
+
+def _shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
+    return physical.shrunk(module, tracing.find(module, parent.input_shape), kept, parent.input_shape)
+
+
+def _load(folder: Path, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
+    """The kept network of a member in evaluation mode, what is kept of it by name, and what it was made from."""
     for path in sorted((folder / "networks").glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["about"])
             if member not in about["members"]:
                 continue
             place = about["of"][about["members"].index(member)]
-            module = models.build(about["model"], tuple(about["input_shape"]), about["classes"], **about["options"])
-            module = module.to(getattr(torch, about["dtype"]))
+            parent = Parent(about["model"], tuple(about["input_shape"]), about["classes"], about["dtype"], about["options"])
             tensors = {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 - not a mapping
-        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        module = parent.build()
+        own, kept = {**dict(module.named_parameters()), **dict(module.named_buffers())}, {}
         with torch.no_grad():
             for name, tensor in tensors.items():
                 kind, _, inner = name.partition("/")
-                if kind != "kept":
+                if kind == "kept":
+                    kept[inner] = tensor
+                else:
                     own[inner].copy_(tensor)
-        return module.eval()
+        return module.eval(), kept, parent
     raise ValueError(f"{folder}: no kept network of member {member}; `keep` says which are kept when a study ends")
 
 

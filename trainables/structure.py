@@ -246,11 +246,10 @@ def alive(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[dict[str, T
     connected = {layer.name: kept[layer.weight].flatten(3).any(-1) if kept[layer.weight].ndim > 3 else kept[layer.weight]
                  for layer in structure.layers}  # fmt: skip
     connected = {n: links & ~_along(gone[n], 0, 3) if n in gone else links for n, links in connected.items()}
-    connected = {n: links & ~_along(gone[n], 0, 3) if n in gone else links for n, links in connected.items()}
     units = {name: torch.ones_like(links[:, :, 0]) for name, links in connected.items()}
     units |= {name: units[name] & ~off[:, None] for name, off in gone.items()}
-    units |= {name: units[name] & ~off[:, None] for name, off in gone.items()}
     columns = {name: torch.ones_like(links[:, 0, :]) for name, links in connected.items()}
+    folded = {name: torch.zeros_like(live) for name, live in columns.items()}  # columns that are gone, and were a constant
     outgoing = {layer.name: [link for link in structure.links if link.producer == layer.name] for layer in structure.hidden}
     while True:
         before = sum(int(live.sum()) for live in units.values())
@@ -258,8 +257,9 @@ def alive(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[dict[str, T
             name, live = layer.name, units[layer.name]
             fed = (connected[name] & columns[name][:, None, :]).any(-1)
             # What a unit without an input gives is constant: nothing, or foldable, or to be kept.
-            constant = torch.zeros_like(live) if layer.bias is None else kept[layer.bias].clone()
-            constant |= any(link.shifts for link in outgoing[name])
+            some = (connected[name] & folded[name][:, None, :]).any(-1)
+            some |= False if layer.bias is None else kept[layer.bias]
+            constant = some | any(link.shifts for link in outgoing[name])
             constant &= not all(link.folds for link in outgoing[name])
             read = torch.zeros_like(live)
             for link in outgoing[name]:
@@ -268,6 +268,8 @@ def alive(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[dict[str, T
             units[name] = live & read & (fed | constant)
             for link in outgoing[name]:
                 columns[link.consumer] = units[name].repeat_interleave(link.repeat, dim=1)
+                left = ~units[name] & ~fed & (some | link.shifts)
+                folded[link.consumer] = left.repeat_interleave(link.repeat, dim=1)
         if sum(int(live.sum()) for live in units.values()) == before:
             return units, columns
 

@@ -91,6 +91,26 @@ def without(module: nn.Module, structure: Structure, gone: Iterable[str]) -> nn.
     return graph
 
 
+def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
+    """`module` with others in place of its layers `parts`, which read the model's inputs; what only fed them is left out.
+
+    It shares all other parts with `module`.
+    """
+    if not parts:
+        return module
+    graph = _traced(module)
+    entry = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    for node in graph.graph.nodes:
+        if node.op == "call_module" and node.target in parts:
+            node.args, node.kwargs = (entry,), {}
+    for name, part in parts.items():
+        graph.set_submodule(name, part)
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
+
+
 def halves(module: nn.Module, structure: Structure, layer: str | None, block: str | None) -> tuple[nn.Module, nn.Module]:
     """`module` cut in two, for trying many settings of one layer's units and of one block on the same examples.
 

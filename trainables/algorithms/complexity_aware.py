@@ -277,7 +277,7 @@ class ComplexityAware(GradientPruner):
         return dict(zip(leaves, found, strict=True)), tried
 
     def _audit(self, task: Task, state: State) -> State:
-        """Members without the worse half of the units and blocks that do not pay: of two that stand in for each other, one stays."""
+        """Members without the worse half of what does not pay: of two units that stand in for each other, one stays."""
         gains = self._gains(task, state)
         worst = gains.argsort(descending=True, stable=True).argsort(stable=True)
         off = (gains >= 0) & gains.isfinite() & (worst < ((gains >= 0) & gains.isfinite()).sum(1, keepdim=True).add(1) // 2)
@@ -290,7 +290,7 @@ class ComplexityAware(GradientPruner):
         return self._remove(task, state, parts)
 
     def _gains(self, task: Task, state: State) -> Tensor:
-        """What the objective would gain by each gate's removal, all else as it is, (K, gates); minus infinity where there is none."""
+        """What the objective gains if a gate goes and all else stays, (K, gates); minus infinity where there is no gate."""
         alive, (price, _), hp = state.members["pruning"]["alive"], prices(task, state), state.scalars["static"]
         networks = state.members["params"], state.members.get("buffers", {})
         count = len(task.data.labels["train"])
