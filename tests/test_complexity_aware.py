@@ -285,7 +285,7 @@ def test_a_price_that_nothing_is_worth_leaves_the_last_unit_of_a_needed_layer_an
 
 
 def test_a_member_that_is_not_a_number_does_not_touch_the_others():
-    wild = Member({**member(0, nu=0.1).hp, "lr": 1e300}, 0)
+    wild = Member({**member(0, nu=0.1, interval=1).hp, "lr": 1e300}, 0)
     calm = [member(seed, nu=0.1, interval=1) for seed in (1, 2)]
     among = trained(SMALL, [wild, *calm]).select([1, 2])
     alone = trained(SMALL, calm)
