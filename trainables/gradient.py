@@ -28,6 +28,9 @@ Pruning = Tree
 STEP = 0.9
 """A stack is cut when no more than this share of its hidden units would be left, or when a block is gone."""
 
+_SHAPED = ("params", "buffers", "optimizer", "pruning", "units")
+"""What of a state's members has the shape of the stack."""
+
 
 @dataclasses.dataclass(slots=True)
 class Context:
@@ -180,22 +183,27 @@ class GradientPruner(Algorithm):
     def compact(self, task: Task, state: State) -> State:
         """The same members in the smallest stack that holds what is left of them, if that is smaller than theirs."""
         _, structure = task.cut(state.scalars.get("cut"))
-        if type(self).lasting is GradientPruner.lasting or not structure.hidden or not task.stackable:
+        if type(self).lasting is GradientPruner.lasting or not structure.hidden or not (task.stackable and task.narrows):
             return state
         params, pruning = state.members["params"], state.members.get("pruning", {})
         with torch.no_grad():
             left = stack.lift(self.lasting, state.size)(params, pruning)
-        gone = {block.name: ~left[block.name] for block in structure.blocks if block.name in left}
-        gone |= {block.name: torch.zeros(state.size, dtype=torch.bool) for block in structure.blocks if block.name not in gone}
-        cut, index = shrinking.survivors(structure, read(structure, left), gone)
+        none = torch.zeros(state.size, dtype=torch.bool, device=task.torch_device)
+        gone = {block.name: ~left[block.name] if block.name in left else none for block in structure.blocks}
+        alive = read(structure, left)
+        trees = {name: tree for name, tree in state.members.items() if name in _SHAPED}
+        state = State({**state.members, **shrinking.cleared(trees, structure, alive, gone)}, state.scalars, state.shared)
+        cut, index = shrinking.survivors(structure, alive, gone)
         if not cut.gone and sum(cut.widths.values()) > STEP * sum(layer.units for layer in structure.hidden):
             return state
         all_ = {layer.name: torch.arange(layer.units, device=task.torch_device) for layer in structure.hidden}
         places = {name: units.expand(state.size, -1) for name, units in all_.items()}
-        members = {**state.members, "units": {**places, **state.members.get("units", {})}}
+        trees = {name: tree for name, tree in state.members.items() if name in _SHAPED}
+        trees["units"] = {**places, **state.members.get("units", {})}
+        members = {**state.members, **shrinking.gathered(trees, structure, cut, index)}
         lost = (*state.scalars.get("cut", {}).get("gone", ()), *cut.gone)
         settings = {"widths": dict(cut.widths), "gone": list(lost)}
-        return State(shrinking.gathered(members, structure, cut, index), {**state.scalars, "cut": settings}, state.shared)
+        return State(members, {**state.scalars, "cut": settings}, state.shared)
 
     def networks(self, task: Task, state: State) -> Networks:
         """One network for each member."""
@@ -218,12 +226,15 @@ class GradientPruner(Algorithm):
             found = stack.lift(measured, state.size)(params, pruning, _given(state.members))
         params, buffers, kept = found["params"], state.members.get("buffers", {}), found["kept"]
         if "cut" in state.scalars:
-            parent, units = task.structure, state.members["units"]
+            parent, units = (
+                task.structure,
+                state.members.get("units", {}),
+            )  # empty if all hidden layers were in blocks that are gone
             trained, fixed = (stack.single(tree) for tree in stack.stacked([task.template]))
             masks = {name: trained[name].bool() for name in parent.parameters}
             masks |= {block.name: torch.ones((), dtype=torch.bool, device=task.torch_device) for block in parent.blocks}
             params, buffers, kept = (
-                shrinking.restored(tree, parent, like, units)
+                shrinking.restored(tree, parent, like, units, state.size)
                 for tree, like in ((params, trained), (buffers, fixed), (kept, masks))
             )
         return Networks(params, buffers, kept, found["metrics"], torch.arange(state.size, device=task.torch_device))
@@ -232,11 +243,13 @@ class GradientPruner(Algorithm):
         """A function of (what differs between members, step); made outside `vmap`, since it looks at the model."""
         static, steps = state.scalars["static"], task.steps - state.scalars["before"]
         _, structure = task.cut(state.scalars.get("cut"))
-        rate = functools.partial(optimizers.SCHEDULES[task.schedule], steps=steps)
+        course = optimizers.SCHEDULES[task.schedule]
+
+        def rate(step: int) -> float:
+            return course(step, steps)
 
         def context(given: Tree, step: int) -> Context:
-            numbers = {name: value for name, value in given.items() if name != "units"}
-            return Context({**static, **numbers}, given["seed"], step, steps, structure, rate, given["units"])
+            return Context({**static, **given["hp"]}, given["seed"], step, steps, structure, rate, given["units"])
 
         return context
 
@@ -385,7 +398,7 @@ def _place(task: Task, phase: Task, seed: int) -> Path | None:
 
 def _given(trees: Mapping[str, Any]) -> dict[str, Any]:
     """Hyper-parameters, seed, and places of units: what differs between members beside their networks."""
-    return {**trees.get("hp", {}), "seed": trees["seed"], "units": trees.get("units", {})}
+    return {"hp": trees.get("hp", {}), "seed": trees["seed"], "units": trees.get("units", {})}
 
 
 def _columns(task: Task, algorithm: Algorithm, members: Sequence[Member]) -> dict[str, list[Any]]:

@@ -69,7 +69,7 @@ def narrowed_module(module: nn.Module, structure: Structure, cut: Cut) -> nn.Mod
         _resize(part, "bias", (layer.units,))
     for norm in {norm for link in new.links for norm in link.norms}:
         part = module.get_submodule(norm.name)
-        part.num_features = norm.units
+        setattr(part, "num_features", norm.units)  # noqa: B010 - modules take it for a tensor
         for name in (*norm.parameters, *norm.statistics):
             _resize(part, name.rpartition(".")[2], (norm.units,))
     return module
@@ -110,11 +110,30 @@ def gathered(tree: Mapping[str, Any], structure: Structure, cut: Cut, index: Ind
     return nest(found)
 
 
-def restored(tensors: Mapping[str, Tensor], parent: Structure, like: Mapping[str, Tensor], units: Index) -> dict[str, Tensor]:
-    """Stacked tensors (M, ...) brought back to the parent's shapes: zero, or False, where units and blocks are gone.
+def cleared(
+    tree: Mapping[str, Any], structure: Structure, alive: Mapping[str, Tensor], gone: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """A tree of stacks in which all that is removed is zero, or False: dead units and, member by member, blocks that are gone.
+
+    alive: hidden layer -> (K, width) bool.  gone: block -> (K,) bool.  Nothing reads these entries, but a member's then do not
+    depend on how far the stack that it is in could be cut.
+    """
+    index = {name: torch.where(live, torch.arange(live.shape[1], device=live.device), -1) for name, live in alive.items()}
+    inside = {name: gone[block.name] for block in structure.blocks for name in structure.inside(block)}
+    found = leaves(gathered(tree, structure, Cut({}), index))
+    for path, tensor in found.items():
+        if (off := inside.get(path.rpartition("/")[2])) is not None:
+            found[path] = tensor.masked_fill(off.view(-1, *(1,) * (tensor.ndim - 1)), 0)
+    return nest(found)
+
+
+def restored(
+    tensors: Mapping[str, Tensor], parent: Structure, like: Mapping[str, Tensor], units: Index, count: int
+) -> dict[str, Tensor]:
+    """Stacked tensors (count, ...) brought back to the parent's shapes: zero, or False, where units and blocks are gone.
 
     like: the parent's tensors of these kinds, name -> any of its shape and type; all of them are returned.
-    units: hidden layer of the stack -> (M, width), the unit of the parent that each one was.
+    units: hidden layer of the stack -> (count, width), the unit of the parent that each one was.
     """
     inverse: dict[str, Tensor] = {}
     for layer in parent.hidden:
@@ -124,7 +143,6 @@ def restored(tensors: Mapping[str, Tensor], parent: Structure, like: Mapping[str
             back = places.new_full((len(places), layer.units + 1), -1)  # what is padding goes to the last column
             back.scatter_(1, torch.where(places < 0, layer.units, places), order)
             inverse[layer.name] = back[:, :-1]
-    count = len(next(iter(tensors.values())))
     found: dict[str, Tensor] = {}
     for name, shaped in like.items():
         if name in tensors:

@@ -119,6 +119,17 @@ class Task:
         return stack.can_stack(stack.prepare(self.build(0)), self.data.examples("train", torch.arange(2)))
 
     @functools.cached_property
+    def narrows(self) -> bool:
+        """Whether the model's code takes hidden layers with fewer units; not if it has their number written in it."""
+        widths = {layer.name: max(1, layer.units - 1) for layer in self.structure.hidden}
+        module = narrowed_module(self.template, self.structure, Cut(widths))
+        try:
+            with torch.no_grad():
+                return module.eval()(self.data.examples("train", torch.arange(2))).shape == (2, self.data.classes)
+        except Exception:  # anybody's code
+            return False
+
+    @functools.cached_property
     def counts(self) -> Counts:
         """FLOPs and parameters of the parent."""
         return count(self.build(0), self.data.shape)
