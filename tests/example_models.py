@@ -88,3 +88,37 @@ class Odd(nn.Module):
 def odd(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A model in which little is as usual."""
     return Odd(input_shape[0] * input_shape[1] * input_shape[2], classes)
+
+
+class Dropping(nn.Module):
+    """Dropout as a function beside a branch: can be traced, but vmap refuses it, and what it does depends on `training`."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.stem, self.inner, self.outer = nn.Linear(inputs, 12), nn.Linear(12, 16), nn.Linear(16, 12)
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.flatten(1))
+        return self.head(x + self.outer(F.dropout(torch.relu(self.inner(x)), 0.2, self.training)))
+
+
+def dropping(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A model with hidden units that trains as a loop over its members."""
+    return Dropping(input_shape[0] * input_shape[1] * input_shape[2], classes)
+
+
+class Written(nn.Module):
+    """Its code has the number of a layer's outputs written in it."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(channels, 6, 3), nn.Linear(6 * 36, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x)).view(-1, 216))
+
+
+def written(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A model that cannot be made narrower, for images of 8 x 8."""
+    return Written(input_shape[0], classes)
