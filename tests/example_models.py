@@ -122,3 +122,19 @@ class Written(nn.Module):
 def written(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A model that cannot be made narrower, for images of 8 x 8."""
     return Written(input_shape[0], classes)
+
+
+def scaled(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Two convolutions, one with batch-norm, and two linear layers."""
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], 20, 3, padding=1),
+        nn.BatchNorm2d(20),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 18, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(18 * (input_shape[1] // 2 - 2) * (input_shape[2] // 2 - 2), 14),
+        nn.ReLU(),
+        nn.Linear(14, classes),
+    )

@@ -120,12 +120,18 @@ class Task:
 
     @functools.cached_property
     def narrows(self) -> bool:
-        """Whether the model's code takes hidden layers with fewer units; not if it has their number written in it."""
+        """Whether a network of this model is the same with its removed units cut out.
+
+        Not if the model's code has the number of a layer's units written in it, or if dropout acts on hidden units: it draws by
+        their place.
+        """
         widths = {layer.name: max(1, layer.units - 1) for layer in self.structure.hidden}
-        module = narrowed_module(self.template, self.structure, Cut(widths))
+        narrower, examples = (
+            narrowed_module(self.template, self.structure, Cut(widths)),
+            self.data.examples("train", torch.arange(2)),
+        )
         try:
-            with torch.no_grad():
-                return module.eval()(self.data.examples("train", torch.arange(2))).shape == (2, self.data.classes)
+            return stack.dropout_shapes(narrower, examples) == stack.dropout_shapes(self.template, examples)
         except Exception:  # anybody's code
             return False
 
