@@ -220,6 +220,15 @@ def test_scratch_starts_from_initial_weights_and_the_found_structure_of_a_cut_ne
     assert found(RESIDUAL.structure, {name: mask[0] for name, mask in later.items()}) == units
 
 
+def test_a_block_that_only_adds_a_constant_is_not_in_the_found_structure():
+    like = {name: p.detach() for name, p in RESIDUAL.build(0).named_parameters()}
+    alive = {layer.name: torch.arange(layer.units) < place for place, layer in enumerate(RESIDUAL.structure.hidden)}
+    there = {block.name: torch.tensor(True) for block in RESIDUAL.structure.blocks}
+    units = found(RESIDUAL.structure, structure.node_masks(RESIDUAL.structure, alive, like, there))
+    assert units == (0.0, 1.0, 2.0, 0.0, 1.0, 1.0)
+    Scratch().check(RESIDUAL, {"units": units})
+
+
 @pytest.mark.parametrize(
     ("units", "message"),
     [
@@ -324,6 +333,23 @@ def test_a_stack_that_shrinks_trains_the_same_networks(place: int, task: Task):
         agree(alone, ({name: tensor[k : k + 1] for name, tensor in ours[0].items()}, ours[1][k : k + 1]))
 
 
+def test_a_member_in_company_that_cannot_be_cut_is_what_it_is_alone_to_its_last_entry():
+    """What nothing reads, such as the batch-norm entries of removed units, is zero in both."""
+    for task, algorithm, most, least in (
+        (NORMED, L1Filters(), {"sparsity": 0.8}, {"sparsity": 0.0}),
+        (RESNET, Scratch(), {"units": (0.0, 0.0, 8.0, 0.0, 0.0, 1.0)}, {"units": (11.0, 22.0, 45.0, 1.0, 1.0, 1.0)}),
+    ):
+        given = members(algorithm, most, least)
+        together, alone = train(algorithm, task, given), train(algorithm, task, given[:1])
+        assert "cut" in alone.scalars
+        assert "cut" not in together.scalars
+        one, other = (algorithm.networks(task, state) for state in (alone, together))
+        for name, tensor in leaves({"params": one.params, "buffers": one.buffers, "kept": one.kept}).items():
+            if tensor.is_floating_point() or tensor.dtype == torch.bool:
+                its = leaves({"params": other.params, "buffers": other.buffers, "kept": other.kept})[name]
+                torch.testing.assert_close(tensor[0], its[0], rtol=0, atol=1e-9, msg=name)
+
+
 def test_a_block_that_is_gone_in_all_members_leaves_the_stack_and_their_networks_as_they_were():
     scratch, whole = Scratch(), WholeScratch()
     nothing: dict[str, Value] = {"units": (0.0,) * 6}
@@ -354,8 +380,9 @@ def test_resume_is_exact_with_a_stack_that_was_cut(place: int, task: Task, tmp_p
 
 def test_a_stack_is_cut_further_when_large_members_leave():
     pruner = L1Filters()
-    state = train(pruner, MLP, members(pruner, {"sparsity": 0.3}, {"sparsity": 0.8}), rungs=2)
+    state = train(pruner, MLP, members(pruner, {"sparsity": 0.3}, {"sparsity": 0.8}), rungs=1)
     assert state.scalars["cut"]["widths"] == {"1": 11, "3": 8}
+    assert [(places >= 0).tolist() for places in state.members["units"]["3"]] == [[True] * 8, [True] * 2 + [False] * 6]
     before = pruner.networks(MLP, state)
     left = pruner.compact(MLP, state.select([1]))
     assert left.scalars["cut"]["widths"] == {"1": 3, "3": 2}
