@@ -90,22 +90,6 @@ def odd(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     return Odd(input_shape[0] * input_shape[1] * input_shape[2], classes)
 
 
-class RandomFunction(nn.Module):
-    """Can be traced, and calls dropout as a function."""
-
-    def __init__(self, inputs: int, classes: int) -> None:
-        super().__init__()
-        self.one, self.two = nn.Linear(inputs, 16), nn.Linear(16, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.two(F.dropout(torch.relu(self.one(x.flatten(1))), 0.2, self.training))
-
-
-def random_function(input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A model in which two passes over the same examples differ."""
-    return RandomFunction(input_shape[0] * input_shape[1] * input_shape[2], classes)
-
-
 def padded(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """Convolutions without padding before one with it: a constant is folded into the first two, and not into the third."""
     return nn.Sequential(
@@ -118,4 +102,54 @@ def padded(input_shape: tuple[int, ...], classes: int) -> nn.Module:
         nn.Conv2d(4, 3, 3, padding=1),
         nn.Flatten(),
         nn.Linear(3 * (input_shape[1] - 6) * (input_shape[2] - 6), classes),
+    )
+
+
+class Dropping(nn.Module):
+    """Dropout as a function beside a branch: can be traced, but vmap refuses it, and what it does depends on `training`."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.stem, self.inner, self.outer = nn.Linear(inputs, 12), nn.Linear(12, 16), nn.Linear(16, 12)
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.flatten(1))
+        return self.head(x + self.outer(F.dropout(torch.relu(self.inner(x)), 0.2, self.training)))
+
+
+def dropping(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A model with hidden units that trains as a loop over its members."""
+    return Dropping(input_shape[0] * input_shape[1] * input_shape[2], classes)
+
+
+class Written(nn.Module):
+    """Its code has the number of a layer's outputs written in it."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(channels, 6, 3), nn.Linear(6 * 36, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x)).view(-1, 216))
+
+
+def written(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A model that cannot be made narrower, for images of 8 x 8."""
+    return Written(input_shape[0], classes)
+
+
+def scaled(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Two convolutions, one with batch-norm, and two linear layers."""
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], 20, 3, padding=1),
+        nn.BatchNorm2d(20),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 18, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(18 * (input_shape[1] // 2 - 2) * (input_shape[2] // 2 - 2), 14),
+        nn.ReLU(),
+        nn.Linear(14, classes),
     )

@@ -306,7 +306,7 @@ def test_the_subset_estimator_prunes_too():
         ("example_models.odd", {}, "model example_models.odd has none"),
         ("mlp", {"beta": 0.5}, "`beta` above 0 is for models with residual blocks"),
         ("mlp", {"warmup": 0.9}, "`settle` is at least `warmup`, 0.9"),
-        ("example_models.random_function", {}, "dropout is a module"),
+        ("example_models.dropping", {}, "dropout is a module"),
     ],
 )
 def test_bad_input_is_one_sentence(model: str, hp: dict[str, Any], sentence: str):

@@ -76,7 +76,7 @@ class Halving(GradientPruner):
         done = ctx.step // (ctx.steps // 3)
         return params, {"mask": masks.weights(ctx.structure, scores, 1 - (1 - ctx.hp["share"]) ** done)}
 
-    def kept(self, params, pruning):
+    def kept(self, params, pruning, ctx):
         return pruning["mask"]
 
 

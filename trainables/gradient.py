@@ -28,6 +28,9 @@ Pruning = Tree
 STEP = 0.9
 """A stack is cut when no more than this share of its hidden units would be left, or when a block is gone."""
 
+_SHAPED = ("params", "buffers", "optimizer", "pruning", "units")
+"""What of a state's members has the shape of the stack."""
+
 
 @dataclasses.dataclass(slots=True)
 class Context:
@@ -180,7 +183,7 @@ class GradientPruner(Algorithm):
     def compact(self, task: Task, state: State) -> State:
         """The same members in the smallest stack that holds what is left of them, if that is smaller than theirs."""
         _, structure = task.cut(state.scalars.get("cut"))
-        if type(self).lasting is GradientPruner.lasting or not structure.hidden or not task.stackable:
+        if type(self).lasting is GradientPruner.lasting or not structure.sites or not (task.stackable and task.narrows):
             return state
         params, pruning = state.members["params"], state.members.get("pruning", {})
         context, step = self._contexts(task, state), state.scalars["step"]
@@ -190,17 +193,22 @@ class GradientPruner(Algorithm):
 
         with torch.no_grad():
             left = stack.lift(lasting, state.size)(params, pruning, varying(state.members))
-        gone = {block.name: ~left[block.name] for block in structure.blocks if block.name in left}
-        gone |= {block.name: torch.zeros(state.size, dtype=torch.bool) for block in structure.blocks if block.name not in gone}
-        cut, index = shrinking.survivors(structure, read(structure, left), gone)
-        if not cut.gone and sum(cut.widths.values()) > STEP * sum(layer.units for layer in structure.hidden):
+        none = torch.zeros(state.size, dtype=torch.bool, device=task.torch_device)
+        gone = {block.name: ~left[block.name] if block.name in left else none for block in structure.blocks}
+        alive = read(structure, left)
+        trees = {name: tree for name, tree in state.members.items() if name in _SHAPED}
+        state = State({**state.members, **shrinking.cleared(trees, structure, alive, gone)}, state.scalars, state.shared)
+        cut, index = shrinking.survivors(structure, alive, gone)
+        if not cut.gone and sum(cut.widths.values()) >= STEP * sum(layer.units for layer in structure.hidden):
             return state
         all_ = {layer.name: torch.arange(layer.units, device=task.torch_device) for layer in structure.hidden}
         places = {name: units.expand(state.size, -1) for name, units in all_.items()}
-        members = {**state.members, "units": {**places, **state.members.get("units", {})}}
+        trees = {name: tree for name, tree in state.members.items() if name in _SHAPED}
+        trees["units"] = {**places, **state.members.get("units", {})}
+        members = {**state.members, **shrinking.gathered(trees, structure, cut, index)}
         lost = (*state.scalars.get("cut", {}).get("gone", ()), *cut.gone)
         settings = {"widths": dict(cut.widths), "gone": list(lost)}
-        return State(shrinking.gathered(members, structure, cut, index), {**state.scalars, "cut": settings}, state.shared)
+        return State(members, {**state.scalars, "cut": settings}, state.shared)
 
     def networks(self, task: Task, state: State) -> Networks:
         """One network for each member."""
@@ -238,16 +246,13 @@ class GradientPruner(Algorithm):
         """A function of (what differs between members, step); made outside `vmap`, since it looks at the model."""
         static, steps = state.scalars["static"], task.steps - state.scalars["before"]
         _, structure = task.cut(state.scalars.get("cut"))
-        schedule = optimizers.SCHEDULES[task.schedule]
+        course = optimizers.SCHEDULES[task.schedule]
 
-        def factor(step: int) -> float:
-            return schedule(step, steps)
+        def rate(step: int) -> float:
+            return course(step, steps)
 
         def context(given: Tree, step: int) -> Context:
-            numbers = {name: value for name, value in given.items() if name != "units"}
-            return Context(
-                {**static, **numbers}, given["seed"], step, steps, structure, lambda step: schedule(step, steps), given["units"]
-            )
+            return Context({**static, **given["hp"]}, given["seed"], step, steps, structure, rate, given["units"])
 
         return context
 
@@ -396,7 +401,7 @@ def _place(task: Task, phase: Task, seed: int) -> Path | None:
 
 def varying(trees: Mapping[str, Any]) -> dict[str, Any]:
     """Hyper-parameters, seed, and places of units: what differs between members beside their networks."""
-    return {**trees.get("hp", {}), "seed": trees["seed"], "units": trees.get("units", {})}
+    return {"hp": trees.get("hp", {}), "seed": trees["seed"], "units": trees.get("units", {})}
 
 
 def _columns(task: Task, algorithm: Algorithm, members: Sequence[Member]) -> dict[str, list[Any]]:

@@ -70,7 +70,7 @@ def narrowed_module(module: nn.Module, structure: Structure, cut: Cut) -> nn.Mod
         _resize(part, "bias", (layer.units,))
     for norm in {norm for link in new.links for norm in link.norms}:
         part = module.get_submodule(norm.name)
-        part.num_features = norm.units
+        setattr(part, "num_features", norm.units)  # noqa: B010 - modules take it for a tensor
         for name in (*norm.parameters, *norm.statistics):
             _resize(part, name.rpartition(".")[2], (norm.units,))
     return module
@@ -111,31 +111,30 @@ def gathered(tree: Mapping[str, Any], structure: Structure, cut: Cut, index: Ind
     return nest(found)
 
 
-def cleared(structure: Structure, tree: Mapping[str, Any], alive: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A tree of stacks with zeros in all that belongs to units and blocks that are not alive.
+def cleared(
+    tree: Mapping[str, Any], structure: Structure, alive: Mapping[str, Tensor], gone: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """A tree of stacks in which all that is removed is zero, or False: dead units and, member by member, blocks that are gone.
 
-    alive: hidden layer -> (K, units) bool, block -> (K,) bool.
+    alive: hidden layer -> (K, width) bool.  gone: block -> (K,) bool.  Nothing reads these entries, but a member's then do not
+    depend on how far the stack that it is in could be cut.
     """
-    found = leaves(tree)
+    index = {name: torch.where(live, torch.arange(live.shape[1], device=live.device), -1) for name, live in alive.items()}
+    inside = {name: gone[block.name] for block in structure.blocks for name in structure.inside(block)}
+    found = leaves(gathered(tree, structure, Cut({}), index))
     for path, tensor in found.items():
-        name = path.rpartition("/")[2]
-        for dim, layer, repeat in structure.axes.get(name, ()):
-            there = alive[layer].repeat_interleave(repeat, 1)
-            tensor = tensor * there.view(len(there), *(-1 if i == dim else 1 for i in range(tensor.ndim - 1)))
-        for block in structure.blocks:
-            if name in structure.inside(block):
-                tensor = tensor * alive[block.name].view(-1, *(1,) * (tensor.ndim - 1))
-        found[path] = tensor
+        if (off := inside.get(path.rpartition("/")[2])) is not None:
+            found[path] = tensor.masked_fill(off.view(-1, *(1,) * (tensor.ndim - 1)), 0)
     return nest(found)
 
 
 def restored(
     tensors: Mapping[str, Tensor], parent: Structure, like: Mapping[str, Tensor], units: Index, count: int
 ) -> dict[str, Tensor]:
-    """Tensors of M networks, (M, ...), brought back to the parent's shapes: zero, or False, where units and blocks are gone.
+    """Stacked tensors (count, ...) brought back to the parent's shapes: zero, or False, where units and blocks are gone.
 
     like: the parent's tensors of these kinds, name -> any of its shape and type; all of them are returned.
-    units: hidden layer of the stack -> (M, width), the unit of the parent that each one was.  count: M.
+    units: hidden layer of the stack -> (count, width), the unit of the parent that each one was.
     """
     inverse: dict[str, Tensor] = {}
     for layer in parent.hidden:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import _add_batch_dim, _remove_batch_dim, _vmap_decrement_nesting, _vmap_increment_nesting
 from torch.func import vmap
+from torch.utils.hooks import RemovableHandle
 
 from . import draws
 from .contract import Tree, map_tree
@@ -72,6 +73,27 @@ def features_first(module: nn.Module) -> nn.Module:
         if type(part) is nn.Linear:
             part.__class__ = FeaturesFirst
     return copied
+
+
+def dropout_shapes(module: nn.Module, inputs: Tensor) -> dict[str, tuple[int, ...]]:
+    """What each dropout layer is given by `module` for `inputs`, by name; "" for what the module gives."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    layers = {name: part for name, part in module.named_modules() if isinstance(part, CounterDropout)}
+
+    def watch(name: str, part: nn.Module) -> RemovableHandle:
+        def note(part: nn.Module, given: tuple[Any, ...]) -> None:
+            shapes[name] = tuple(given[0].shape)
+
+        return part.register_forward_pre_hook(note)
+
+    hooks = [watch(name, part) for name, part in layers.items()]
+    try:
+        with torch.no_grad():
+            shapes[""] = tuple(module.eval()(inputs).shape)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes
 
 
 def dropout_keys(module: nn.Module) -> tuple[str, ...]:

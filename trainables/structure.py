@@ -17,6 +17,9 @@ from torch import Tensor
 
 from .flops import Counts
 
+EVERY: Mapping[str, Tensor] = {}
+"""Blocks that may be gone, if none may."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -173,16 +176,24 @@ def expected(
     return flops, params
 
 
-def node_masks(structure: Structure, alive: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Masks that remove whole units: incoming rows, biases and outgoing columns.
+def node_masks(
+    structure: Structure, alive: Mapping[str, Tensor], like: Mapping[str, Tensor], blocks: Mapping[str, Tensor] = EVERY
+) -> dict[str, Tensor]:
+    """Masks that remove whole units, by incoming rows, biases and outgoing columns, and whole blocks, by all of their layers.
 
-    alive: layer -> (units,) bool, for hidden layers.  like: parameters by name, for shapes.  Returns name -> bool, True keeps.
+    alive: layer -> (units,) bool, for hidden layers.  like: parameters by name, for shapes.  blocks: block -> () bool,
+    if it may be gone.  Returns name -> bool, True keeps; and `blocks`.
     """
     masks = {name: torch.ones_like(like[name], dtype=torch.bool) for name in structure.parameters}
     for layer in structure.hidden:
         for parameter in layer.parameters:
             masks[parameter] = masks[parameter] & _along(alive[layer.name], 0, masks[parameter].ndim)
-    return masks | {name: masks[name] & columns for name, columns in column_masks(structure, alive, like).items()}
+    masks |= {name: masks[name] & columns for name, columns in column_masks(structure, alive, like).items()}
+    for block in structure.blocks:
+        if block.name in blocks:
+            inside = (name for name in structure.inside(block) if name in masks)
+            masks |= {name: masks[name] & blocks[block.name] for name in inside}
+    return {**masks, **blocks}
 
 
 def column_masks(structure: Structure, alive: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

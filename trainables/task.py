@@ -119,6 +119,23 @@ class Task:
         return stack.can_stack(stack.prepare(self.build(0)), self.data.examples("train", torch.arange(2)))
 
     @functools.cached_property
+    def narrows(self) -> bool:
+        """Whether a network of this model is the same with its removed units cut out.
+
+        Not if the model's code has the number of a layer's units written in it, or if dropout acts on hidden units: it draws by
+        their place.
+        """
+        widths = {layer.name: max(1, layer.units - 1) for layer in self.structure.hidden}
+        narrower, examples = (
+            narrowed_module(self.template, self.structure, Cut(widths)),
+            self.data.examples("train", torch.arange(2)),
+        )
+        try:
+            return stack.dropout_shapes(narrower, examples) == stack.dropout_shapes(self.template, examples)
+        except Exception:  # anybody's code
+            return False
+
+    @functools.cached_property
     def counts(self) -> Counts:
         """FLOPs and parameters of the parent."""
         return count(self.build(0), self.data.shape)
@@ -144,12 +161,13 @@ class Task:
     def halves(self, settings: Mapping[str, Any] | None, layer: str | None, block: str | None) -> tuple[nn.Module, nn.Module]:
         """The template of `cut`, cut in two by `tracing.halves`."""
         module, structure = self.cut(settings)
-        if (layer, block) not in self._halves:
-            self._halves[layer, block] = tracing.halves(module, structure, layer, block)
-        return self._halves[layer, block]
+        key = json.dumps([settings, layer, block], sort_keys=True)
+        if key not in self._halves:
+            self._halves[key] = tracing.halves(module, structure, layer, block)
+        return self._halves[key]
 
     @functools.cached_property
-    def _halves(self) -> dict[tuple[str | None, str | None], tuple[nn.Module, nn.Module]]:
+    def _halves(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         return {}
 
     @functools.cached_property

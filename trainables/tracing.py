@@ -72,7 +72,8 @@ def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
     for node in graph.graph.nodes:
         if node.op == "call_module" and node.target in once:
             links += _follow(node, once[str(node.target)], once, modules) or []
-    return Structure(tuple(layers), tuple(links), tuple(block for block, _, _ in _blocks(graph.graph, once, modules, called)))
+    blocks = _blocks(graph.graph, once, modules, called) if _constant(module) else []
+    return Structure(tuple(layers), tuple(links), tuple(block for block, _, _ in blocks))
 
 
 def without(module: nn.Module, structure: Structure, gone: Iterable[str]) -> nn.Module:
@@ -116,11 +117,16 @@ def halves(module: nn.Module, structure: Structure, layer: str | None, block: st
 
     before: inputs -> a tuple of values.  after: (*values, gates, switch) -> outputs, where gates (units,) scales what the
     hidden layer `layer` gives to its readers, and switch () what `block` adds to its shortcut. Both share the module's parts.
-    Raises ValueError if the model draws from torch's generator: two settings could then not be compared.
+    Raises ValueError if the model draws from torch's generator, since two settings could then not be compared, or if its code
+    asks whether it is in training.
     """
     graph = _traced(module).graph
     if any(node.target in _RANDOM for node in graph.nodes):
         raise ValueError("dropout is a module (nn.Dropout) in a model that is to be cut; got a call of a function")
+    if not _constant(module):
+        raise ValueError(
+            "a model that is to be cut leaves it to its modules what differs in training; got code that asks for it"
+        )
     scaled: dict[fx.Node, tuple[fx.Node, str, int]] = {}  # node -> the input that is scaled, by what, entries for each unit
     readers = {link.consumer: link.repeat for link in structure.links if link.producer == layer}
     for node in graph.nodes:
@@ -162,6 +168,15 @@ class _Tracer(fx.Tracer):
 
 def _traced(module: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(module, _Tracer().trace(module))
+
+
+def _constant(module: nn.Module) -> bool:
+    """Whether the model's own code does the same in training as in evaluation: its graph then is the model in both."""
+    modes = {part: part.training for part in module.modules()}
+    codes = {_traced(module.train(mode)).code for mode in (True, False)}
+    for part, training in modes.items():
+        part.training = training
+    return len(codes) == 1
 
 
 def _norm(name: str, part: nn.Module) -> Norm:

@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import draws, masks, stack
+from .. import draws, stack
 from ..contract import Domain, Networks, State, Value
 from ..flips import Site, differences, on_batches, without_statistics, worths
 from ..gradient import Context, GradientPruner, Params, Pruning, space, varying
-from ..shrinking import cleared
 from ..structure import Structure, expected, gated, node_masks
+from ..structured import removed
 from ..task import Task
 
 LARGEST_MOVE = 0.2
@@ -109,8 +109,7 @@ class ComplexityAware(GradientPruner):
         return gated(ctx.structure, params, gates, gates)
 
     def measured(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        on = _rounded(ctx.structure, pruning)
-        return masks.apply(gated(ctx.structure, params, on, on), _masks(ctx.structure, params, on))
+        return removed(ctx.structure, params, self.kept(params, pruning, ctx))
 
     def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return _masks(ctx.structure, params, _rounded(ctx.structure, pruning))
@@ -213,8 +212,6 @@ class ComplexityAware(GradientPruner):
         for name, gone in dead.items():
             pruning["alive"][name] = pruning["alive"][name] & ~gone
             pruning["theta"][name] = torch.where(pruning["alive"][name], pruning["theta"][name], 0.0)
-        for tree in ("params", "buffers", "optimizer"):  # its momentum would bring it back
-            state.members[tree] = cleared(structure, state.members.get(tree, {}), pruning["alive"])
         return self.compact(task, state)
 
     def _flips(self, task: Task, state: State, x: Tensor, y: Tensor) -> tuple[Gates, Gates]:
@@ -387,12 +384,7 @@ def _rounded(structure: Structure, pruning: Pruning) -> dict[str, Tensor]:
 
 def _masks(structure: Structure, params: Params, on: Gates) -> dict[str, Tensor]:
     """What is kept of each removable parameter, and the blocks."""
-    found = node_masks(structure, on, params)
-    for block in structure.blocks:
-        for layer in structure.layers:
-            if layer.name in block.layers:
-                found |= {name: found[name] & on[block.name] for name in layer.parameters}
-    return {**found, **{block.name: on[block.name] for block in structure.blocks}}
+    return node_masks(structure, on, params, {block.name: on[block.name] for block in structure.blocks})
 
 
 def _norms(structure: Structure, params: Params, layer: str) -> Tensor:
