@@ -187,8 +187,18 @@ def test_kept_units_and_blocks_pay_their_price_and_gates_end_at_0_or_1():
     assert all(row["flops_shrunk"] < 0.6 * row["flops_dense"] for row in found)
     kept = [row["m_certificate"] for row in found]
     assert sum(kept) / len(kept) >= 0.95, kept
-    wrong = rows(dataclasses.replace(TASK, epochs=60), [member(0, nu=0.01, audit=2000, estimator="straight-through")])
-    assert not wrong[0]["m_certificate"] >= 0.9
+
+
+def test_straight_through_ends_at_a_worse_objective():
+    """It takes units for nearly worthless, prunes what is needed, and pays more in loss than it saves."""
+    chain = dataclasses.replace(TASK, model="mlp", model_options={"widths": [32]})
+    nu = 0.05
+    found = rows(chain, [member(seed, nu=nu, audit=0) for seed in range(3)])
+    wrong = rows(chain, [member(seed, nu=nu, audit=0, estimator="straight-through") for seed in range(3)])
+    right, other = (
+        [row["loss_train"] + nu * row["flops_shrunk"] / row["flops_dense"] for row in each] for each in (found, wrong)
+    )
+    assert sum(right) < sum(other)
 
 
 def test_gates_move_to_the_ends_before_they_are_rounded():
@@ -223,15 +233,14 @@ def test_alpha_moves_pruning_between_stages_and_beta_from_units_to_blocks():
     first, last = units[:, :2].mean(1), units[:, 4:].mean(1)
     assert first[1] - last[1] > first[0] - last[0], "parameters are in the last stage"
     there = torch.stack([kept[block.name] for block in blocks], 1)
-    whole = (units[2] > 0.99) | ~there[2]
-    assert whole.all(), "at beta = 1 units cost nothing, and few go"
-    assert (~there[2]).sum() > (~there[0]).sum() or (~there[2]).sum() >= 3
+    assert (~there[2]).sum() > (~there[0]).sum(), "beta = 1 has a price for blocks alone"
+    assert units[2][there[2]].mean() > units[0][there[0]].mean(), "and none for units"
 
 
 def test_what_is_removed_changes_nothing_at_once_nor_afterwards(monkeypatch: pytest.MonkeyPatch):
     """Stacks that shrink, momentum and all, against stacks that keep their width with gates at 0."""
     task = dataclasses.replace(EXACT, epochs=8)
-    members = [member(seed, nu=nu, interval=1) for nu in (0.05, 0.5) for seed in (0, 1)]
+    members = [member(seed, nu=nu, interval=1, audit=64) for nu in (0.003, 0.02) for seed in (0, 1)]
     narrow = trained(task, members)
     assert narrow.scalars["cut"]["widths"]["2.inner"] < 24
     monkeypatch.setattr(GradientPruner, "compact", lambda self, task, state: state)
@@ -246,18 +255,17 @@ def test_what_is_removed_changes_nothing_at_once_nor_afterwards(monkeypatch: pyt
 @pytest.mark.parametrize("model", ["residual_mlp", "resnet"])
 def test_a_cohort_is_neutral_while_it_shrinks(model: str):
     """16 values of nu together are 16 cohorts of one after a hundred steps, to 1e-9 in float64."""
-    task = SMALL
+    task, nus, more = SMALL, [0.01 * 2.0**k for k in range(16)], {"audit": 64}
     if model == "resnet":
-        options = {"depth": 8, "width": 1}
-        task = dataclasses.replace(SMALL, model=model, model_options=options, batch_size=16, epochs=30 / 76)
-    count = 16 if model == "residual_mlp" else 4
-    nus = [0.01 * 2.0**k for k in range(count)] if model == "residual_mlp" else [0.1, 1.0, 10.0, 100.0]
-    members = [member(0, nu=nu, interval=1, warmup=0.05, rate=1.0, audit=64) for nu in nus]
+        options = {"depth": 8, "width": 0.5}
+        task = dataclasses.replace(SMALL, model=model, model_options=options, batch_size=16, epochs=60 / 76)
+        nus, more = [0.5, 3.0, 100.0], {"flips": 32, "audit": 0}
+    members = [member(0, nu=nu, interval=1, warmup=0.05, rate=1.0, **more) for nu in nus]
     together = trained(task, members)
     among = AWARE.networks(task, together)
     assert "cut" in together.scalars
     shares = [row["flops_shrunk"] / row["flops_dense"] for row in measure(task, AWARE, together, last=False)]
-    assert max(shares) - min(shares) > 0.05
+    assert max(shares) - min(shares) > 0.05, shares
     for k, each in enumerate(members):
         alone = AWARE.networks(task, trained(task, [each]))
         for name, value in alone.params.items():

@@ -105,7 +105,7 @@ BAD: tuple[tuple[str, str, str], ...] = (
     ("unknown dataset", task('dataset = "digit"'),
      '[task]: no dataset "digit"; did you mean "digits"? known: digits, folder, idx, npz, parquet, torchvision, or a dotted'),
     ("unknown model", task('model = "lenet"'),
-     '[task]: no model "lenet"; did you mean "lenet5"? known: mlp, residual_mlp, lenet5, resnet, resnet20, resnet32, resnet56, resnet110, vgg16_bn, or a dotted path'),
+     '[task]: no model "lenet"; did you mean "lenet5"? known: mlp, residual_mlp, lenet5, resnet, resnet20, '),
     ("no such module", task('model = "no.such"'),
      "[task]: model no.such: cannot be imported (ModuleNotFoundError: No module named 'no')"),
     ("no such name", task('model = "math.nope"'), "[task]: model math.nope: cannot be imported (AttributeError: "),
