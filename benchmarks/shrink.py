@@ -54,9 +54,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     parquet = {name: f"{os.environ.get('PRUNEFRONT_DATA', '')}/cifar10-{name}.parquet" for name in ("train", "test")}
-    data = {"dataset": "parquet", "dataset_options": parquet} if given.cifar10 else {"dataset": "digits"}
     task = Task(
-        **data,
+        dataset="parquet" if given.cifar10 else "digits",
+        dataset_options=parquet if given.cifar10 else {},
         model=given.model,
         batch_size=given.batch_size,
         lr=0.1,
