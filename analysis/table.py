@@ -51,7 +51,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
         "FLOPs charged to the member: 3 x dense forward FLOPs x examples, dense phase and search included; what members "
         "share is charged to each",
     ),
-    ("search_flops", _count, "of train_flops, those spent on choosing the network before it was trained"),
+    ("search_flops", _count, "of train_flops, those spent on choosing the network, beside its training"),
     ("stacked", _flag, "whether the cohort's members were computed together; false: one after the other"),
     ("status", _text, "running | done | stopped | diverged | failed | skipped; all but running are last rows"),
     ("reason", _text, "why the member ended, if not by finishing"),

@@ -153,3 +153,21 @@ def scaled(input_shape: tuple[int, ...], classes: int) -> nn.Module:
         nn.ReLU(),
         nn.Linear(14, classes),
     )
+
+
+class Bottleneck(nn.Module):
+    """A branch with two hidden layers of four units."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.stem, self.one, self.two, self.three = (nn.Linear(*e) for e in ((inputs, 6), (6, 4), (4, 4), (4, 6)))
+        self.head = nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x.flatten(1)))
+        return self.head(x + self.three(torch.relu(self.two(torch.relu(self.one(x))))))
+
+
+def bottleneck(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """One residual block with two hidden layers."""
+    return Bottleneck(input_shape[0] * input_shape[1] * input_shape[2], classes)

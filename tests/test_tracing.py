@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ def test_halves_are_the_module_with_units_scaled_where_they_are_read_and_blocks_
     module.eval()
     x, params = uniform("x", 5, *shape), dict(module.named_parameters())
     for layer, block in itertools.zip_longest(found.hidden, found.blocks):
-        before, after = tracing.halves(module, found, layer and layer.name, block and block.name)
+        before, after = tracing.halves(module, tracing.divisible(module), found, layer and layer.name, block and block.name)
         values, ones = before(x), torch.ones(layer.units if layer else 1, dtype=torch.float64)
         torch.testing.assert_close(after(*values, ones, ones[0]), module(x), rtol=0, atol=1e-12)
         gates, switch = uniform("gates", *ones.shape), uniform("switch")
@@ -163,7 +164,7 @@ def test_code_that_asks_whether_it_is_in_training_has_no_blocks_and_is_not_cut_t
     assert found.blocks == ()
     assert [layer.name for layer in found.hidden] == ["inner"]
     with pytest.raises(ValueError, match=r"dropout is a module \(nn.Dropout\)"):
-        tracing.halves(dropping, found, "inner", None)
+        tracing.divisible(dropping)
 
     class Asking(Branch):
         def forward(self, x: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ def test_code_that_asks_whether_it_is_in_training_has_no_blocks_and_is_not_cut_t
     asking = Asking(nn.Identity(), nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 6)))
     assert blocks(asking) == []
     with pytest.raises(ValueError, match="leaves it to its modules what differs in training"):
-        tracing.halves(asking, tracing.find(asking, (4,)), "other.0", None)
+        tracing.divisible(asking)
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet5", "resnet", "vgg16_bn"])
@@ -258,3 +259,23 @@ def test_expected_costs_are_the_mean_over_all_networks_that_may_be_drawn():
     expected = structure.expected(found, counts, units, there)
     torch.testing.assert_close((weights * measured["flops_shrunk"]).sum(), expected[0], rtol=0, atol=1e-9)
     torch.testing.assert_close((weights * measured["params_shrunk"]).sum(), expected[1], rtol=0, atol=1e-9)
+
+
+def test_a_model_may_declare_what_the_tracer_cannot_find():
+    class Declared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.relu(self.one(x))
+            return self.two(hidden) if hidden.sum() >= 0 else self.two(-hidden)
+
+        def structure(self) -> Structure:
+            return tracing.find(nn.Sequential(OrderedDict(one=self.one, act=nn.ReLU(), two=self.two)), (4,))
+
+    module = Declared()
+    found = tracing.find(module, (4,))
+    assert [(link.producer, link.consumer) for link in found.links] == [("one", "two")]
+    with pytest.raises(ValueError, match=r"a model that is to be cut can be traced by torch\.fx; it raised TraceError"):
+        tracing.divisible(module)

@@ -143,7 +143,7 @@ class Networks:
 
     params, buffers: name -> (M, ...), what the networks compute with.  kept: name -> (M, ...) bool, shaped like the removable
     parameters.  metrics: the algorithm's own figures, name -> (K,), recorded as `m_<name>`.  of: (K,) indices below M.
-    search: what each member spent on choosing its network before training, `flops` (K,) int64, `seconds` (K,); empty: nothing.
+    search: what each member spent on choosing its network beside training, `flops` (K,) int64, `seconds` (K,); empty: nothing.
     """
 
     params: Mapping[str, Tensor]

@@ -16,8 +16,8 @@ from .task import Task
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
-TOGETHER = 16
-"""Units that are taken out at a time, each for itself, when all are."""
+TOGETHER = 6
+"""Units that are taken out at a time, each for itself, when all are: so few that it takes little more memory than training."""
 
 Tensors = Mapping[str, Tensor]
 Site = tuple[str | None, str | None]
@@ -37,20 +37,22 @@ def differences(
     """Loss with it minus loss without it, for K members: of units (K, k) float64, and of a block (K,).
 
     cut: shape of the stack, as in its State.  networks: parameters and buffers.  gates: hidden layer -> (K, units) and
-    block -> (K,), what is there (1) or not (0); the block is put there while its units are tried.  order: (K, k), the units
-    that are tried.  x: (K, B, *shape).  y: (K, B).
+    block -> (K,), what is there (1) or not (0); the block that a layer is in is put there while units are
+    tried.  order: (K, k), the units that are tried.  x: (K, B, *shape).  y: (K, B).
 
     What comes before the site is computed once, and what follows for all k + 2 settings as one batch. Batch-norm uses the
     batch's own statistics, as in training; dropout is off.
     """
     layer, block = site
     module, structure = task.cut(cut)
+    around = None if layer is None else structure.block_of(layer)
+    opened = {name for name in (layer, block, around and around.name) if name is not None}
     first, second = (stack.Call(on_batches(half)) for half in task.halves(cut, layer, block))
     switches = torch.ones(order.shape[1] + 2, dtype=x.dtype, device=x.device)
     switches[-1] = 0
 
     def one(params: Tensors, held: Tensors, gates: Tensors, order: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        there = {**gates, **{name: torch.ones_like(gates[name]) for name in site if name is not None}}
+        there = {**gates, **{name: torch.ones_like(gates[name]) for name in opened}}
         effective = gated(structure, params, there, there)
         values = first(effective, dict(held), x)
         base = x.new_ones(1) if layer is None else gates[layer].to(x.dtype)
@@ -73,11 +75,11 @@ def worths(
 ) -> dict[str, Tensor]:
     """Loss with it minus loss without it, float64, of every unit and block: hidden layer -> (K, units), block -> (K,).
 
-    rows: training examples, taken a batch of the task at a time; what is left over is left out.
+    rows: training examples, a whole number of the task's batches, or less than one.
     """
     _, structure = task.cut(cut)
     size = min(task.batch_size, len(rows))
-    parts = rows.to(task.torch_device)[: len(rows) // size * size].split(size)
+    parts = rows.to(task.torch_device).split(size)
     members, sums = len(next(iter(gates.values()))), dict[str, Tensor]()
     widths = {layer.name: layer.units for layer in structure.hidden}
     for site in structure.sites:

@@ -19,14 +19,14 @@ from torch import Tensor
 from . import draws, models, optimizers, shrinking, stack
 from .contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
 from .data import augment
-from .structure import Layer, Structure, read
+from .structure import Structure, read
 from .task import Task
 
 Params = Mapping[str, Tensor]
 Pruning = Tree
 
 STEP = 0.9
-"""A stack is cut when no more than this share of its hidden units would be left, or when a block is gone."""
+"""A stack is cut when less than this share of its hidden units would be left, or when a block is gone."""
 
 _SHAPED = ("params", "buffers", "optimizer", "pruning", "units")
 """What of a state's members has the shape of the stack."""
@@ -39,7 +39,7 @@ class Context:
     hp: by name, a number () float64, or (layers,) for a `reals` domain; static ones are plain values, and those left to the
     algorithm (None) are absent.  seed: () int64.  step: steps done since `start`, of `steps` in all.
     structure: of the network as it is now, which may be narrower than the parent.  schedule: factor of the learning rate at a
-    step.  cut: where a stack was cut, hidden layer -> the parent's units that are left (units,).
+    step.
     """
 
     hp: Mapping[str, Any]
@@ -48,11 +48,6 @@ class Context:
     steps: int
     structure: Structure
     schedule: Callable[[int], float] = lambda step: 1.0
-    cut: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
-
-    def places(self, layer: Layer) -> Tensor:
-        """The parent's units that a hidden layer's units are, (units,) int64; -1: none, it is padding."""
-        return self.cut.get(layer.name, torch.arange(layer.units, device=self.seed.device))
 
     def uniform(self, site: str, shape: tuple[int, ...] = (), index: Tensor | int = 0) -> Tensor:
         """Numbers in [0, 1), float64, drawn from (seed, step, site) alone; `index` counts further draws of the shape."""
@@ -252,7 +247,7 @@ class GradientPruner(Algorithm):
             return course(step, steps)
 
         def context(given: Tree, step: int) -> Context:
-            return Context({**static, **given["hp"]}, given["seed"], step, steps, structure, rate, given["units"])
+            return Context({**static, **given["hp"]}, given["seed"], step, steps, structure, rate)
 
         return context
 
@@ -400,8 +395,8 @@ def _place(task: Task, phase: Task, seed: int) -> Path | None:
 
 
 def varying(trees: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters, seed, and places of units: what differs between members beside their networks."""
-    return {"hp": trees.get("hp", {}), "seed": trees["seed"], "units": trees.get("units", {})}
+    """Hyper-parameters and seed: what differs between members beside their networks."""
+    return {"hp": trees.get("hp", {}), "seed": trees["seed"]}
 
 
 def _columns(task: Task, algorithm: Algorithm, members: Sequence[Member]) -> dict[str, list[Any]]:

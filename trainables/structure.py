@@ -143,10 +143,13 @@ class Structure:
     def scale(self, layer: str) -> tuple[str, ...]:
         """Names of the parameters that set how much a hidden layer's units give, one row or entry for each unit.
 
-        Those of the batch-norm layer behind it, if there is one, and else the layer's own.
+        Those of the batch-norm layers behind it, and the layer's own where something reads it without one.
         """
-        norms = [norm for link in self.links if link.producer == layer for norm in link.norms if norm.parameters]
-        return norms[0].parameters if norms else next(each.parameters for each in self.layers if each.name == layer)
+        own = next(each.parameters for each in self.layers if each.name == layer)
+        last = [
+            [norm.parameters for norm in link.norms if norm.parameters][-1:] for link in self.links if link.producer == layer
+        ]
+        return tuple(dict.fromkeys(name for norms in last for names in norms or [own] for name in names))
 
 
 def expected(

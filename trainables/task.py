@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from . import data, models, stack, tracing
 from .contract import Algorithm, Domain, Member, canonical
@@ -125,12 +125,11 @@ class Task:
         Not if the model's code has the number of a layer's units written in it, or if dropout acts on hidden units: it draws by
         their place.
         """
-        widths = {layer.name: max(1, layer.units - 1) for layer in self.structure.hidden}
-        narrower, examples = (
-            narrowed_module(self.template, self.structure, Cut(widths)),
-            self.data.examples("train", torch.arange(2)),
-        )
+        found, examples = self.structure, self.data.examples("train", torch.arange(2))
+        widths = {layer.name: max(1, layer.units - 1) for layer in found.hidden}
         try:
+            tracing.without(self.template, found, [block.name for block in found.blocks])
+            narrower = narrowed_module(self.template, found, Cut(widths))
             return stack.dropout_shapes(narrower, examples) == stack.dropout_shapes(self.template, examples)
         except Exception:  # anybody's code
             return False
@@ -161,13 +160,16 @@ class Task:
     def halves(self, settings: Mapping[str, Any] | None, layer: str | None, block: str | None) -> tuple[nn.Module, nn.Module]:
         """The template of `cut`, cut in two by `tracing.halves`."""
         module, structure = self.cut(settings)
-        key = json.dumps([settings, layer, block], sort_keys=True)
-        if key not in self._halves:
-            self._halves[key] = tracing.halves(module, structure, layer, block)
-        return self._halves[key]
+        shape = json.dumps(settings, sort_keys=True)
+        if shape not in self._halves:
+            self._halves[shape] = tracing.divisible(module), {}
+        graph, known = self._halves[shape]
+        if (layer, block) not in known:
+            known[layer, block] = tracing.halves(module, graph, structure, layer, block)
+        return known[layer, block]
 
     @functools.cached_property
-    def _halves(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+    def _halves(self) -> dict[str, tuple[fx.Graph, dict[tuple[str | None, str | None], tuple[nn.Module, nn.Module]]]]:
         return {}
 
     @functools.cached_property

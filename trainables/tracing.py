@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from .models import raised
 from .stack import CounterDropout
 from .structure import Block, Layer, Link, Norm, Structure
 
@@ -112,21 +113,33 @@ def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     return graph
 
 
-def halves(module: nn.Module, structure: Structure, layer: str | None, block: str | None) -> tuple[nn.Module, nn.Module]:
-    """`module` cut in two, for trying many settings of one layer's units and of one block on the same examples.
+def divisible(module: nn.Module) -> fx.Graph:
+    """The graph of a model that `halves` can cut.
 
-    before: inputs -> a tuple of values.  after: (*values, gates, switch) -> outputs, where gates (units,) scales what the
-    hidden layer `layer` gives to its readers, and switch () what `block` adds to its shortcut. Both share the module's parts.
-    Raises ValueError if the model draws from torch's generator, since two settings could then not be compared, or if its code
-    asks whether it is in training.
+    Raises ValueError if it cannot be traced, if it draws from torch's generator, since two settings could then not be compared,
+    or if its code asks whether it is in training.
     """
-    graph = _traced(module).graph
+    try:
+        graph = _traced(module).graph
+    except Exception as error:  # anybody's code
+        raise ValueError(f"a model that is to be cut can be traced by torch.fx; it raised {raised(error)}") from error
     if any(node.target in _RANDOM for node in graph.nodes):
-        raise ValueError("dropout is a module (nn.Dropout) in a model that is to be cut; got a call of a function")
+        raise ValueError("dropout is a module (nn.Dropout) in a model that is to be cut; got a call of a function that draws")
     if not _constant(module):
         raise ValueError(
             "a model that is to be cut leaves it to its modules what differs in training; got code that asks for it"
         )
+    return graph
+
+
+def halves(
+    module: nn.Module, graph: fx.Graph, structure: Structure, layer: str | None, block: str | None
+) -> tuple[nn.Module, nn.Module]:
+    """`module`, whose graph is `divisible`, cut in two, for trying settings of a layer's units and of a block on one batch.
+
+    before: inputs -> a tuple of values.  after: (*values, gates, switch) -> outputs, where gates (units,) scales what the
+    hidden layer `layer` gives to its readers, and switch () what `block` adds to its shortcut. Both share the module's parts.
+    """
     scaled: dict[fx.Node, tuple[fx.Node, str, int]] = {}  # node -> the input that is scaled, by what, entries for each unit
     readers = {link.consumer: link.repeat for link in structure.links if link.producer == layer}
     for node in graph.nodes:
@@ -269,7 +282,10 @@ _SHIFTS = (nn.Sigmoid, nn.Softplus, nn.Hardsigmoid, torch.sigmoid, "sigmoid")
 """Of the above, those that make something of nothing."""
 _SHAPES = {torch.flatten, torch.reshape, "flatten", "view", "reshape"}
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_RANDOM = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+_RANDOM = {
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.rrelu, torch.rand, torch.randn,
+    torch.rand_like, torch.randn_like, torch.randint, torch.bernoulli, torch.normal, "bernoulli", "bernoulli_", "normal_", "uniform_",
+}  # fmt: skip
 
 
 def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: Mapping[str, Any]) -> list[Link] | None:

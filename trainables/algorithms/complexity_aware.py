@@ -55,9 +55,12 @@ Gates = Mapping[str, Tensor]
 class ComplexityAware(GradientPruner):
     """Prunes units and blocks while it trains, once, from scratch; the stack shrinks with its members.
 
-    theta stays at 1 for the share `warmup` of the steps, is learnt up to the share `settle`, and is then rounded; what is left
-    trains on.  estimator: exact flips; subset, the derivative at random gates set to u ~ U(0, 1), which is biased by as much as
-    those gates matter to each other; straight-through, an ablation.
+    theta stays at 1 for the share `warmup` of the steps, is learnt up to the share `settle`, and is then rounded. What is left
+    trains on, and twice on the way all of it is measured on `audit` examples: of what does not pay its price the worse half
+    goes. Flips are charged as `search_flops`, each as a whole forward pass.
+
+    estimator: exact flips; subset, the derivative at random gates set to u ~ U(0, 1), which is biased by as much as those gates
+    matter to each other; straight-through, an ablation. The last two have no audits.
     """
 
     source = "Guenter & Sideris 2024 (arXiv 2411.09127) for the method; equations: derivation"
@@ -71,7 +74,7 @@ class ComplexityAware(GradientPruner):
         share=Domain("real", 0.5, "the share of a batch that gates are updated with", low=0.01, high=1, static=True),
         warmup=Domain("real", 0.1, "the share of the steps before gates are learnt", low=0, high=1, static=True),
         settle=Domain("real", 0.8, "the share of the steps after which gates are rounded", low=0, high=1, static=True),
-        audit=Domain("whole", 512, "training examples that all gates are measured on when they settle", low=0, static=True),
+        audit=Domain("whole", 512, "training examples of the audits and of the certificate at the end", low=0, static=True),
         estimator=Domain(
             "choice", "flips", "how gates are learnt", choices=("flips", "subset", "straight-through"), static=True
         ),
@@ -82,8 +85,10 @@ class ComplexityAware(GradientPruner):
             raise ValueError(f"units whose readers are known, or residual blocks, can be removed; model {task.model} has none")
         if hp["beta"] and not task.structure.blocks:
             raise ValueError(f"`beta` above 0 is for models with residual blocks; {task.model} has none")
-        if float(hp["warmup"]) > float(hp["settle"]):  # type: ignore[arg-type]
-            raise ValueError(f"`settle` is at least `warmup`, {hp['warmup']}; got {hp['settle']}")
+        warm, settle = _warm(hp, task.steps), _settle(hp, task.steps)
+        if not any(self.due(hp, step, task.steps) for step in range(warm + 1, settle)):
+            where = f"between `warmup` and `settle`, after steps {warm + 1} to {settle - 1}"
+            raise ValueError(f"`interval` is such that gates are learnt {where}; got {hp['interval']}")
         task.halves(None, *task.structure.sites[0])
 
     def init(self, params: Params, ctx: Context) -> Pruning:
@@ -118,13 +123,14 @@ class ComplexityAware(GradientPruner):
         return _masks(ctx.structure, params, _gates(pruning, "alive"))
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:
-        """interior: gates with theta inside (0, 1).  held: how often the last unit of a layer stayed against
-        the rule; above 0, `nu` asks for more than the layers allow.  certificate: share of the units and blocks kept whose
-        removal costs more training loss than their price, at the end.
+        """gates: units and blocks that are left.  interior: those with theta inside (0, 1).  held: how often the last unit of a
+        layer stayed against the rule; above 0, `nu` asks for more than the layers allow.  certificate: share of the units and
+        blocks kept whose removal costs more training loss than their price, at the end.
         """
         inside = [((theta > 0) & (theta < 1)).sum() for theta in _gates(pruning, "theta").values()]
         interior = torch.stack([pruning["held"] * 0, *inside]).sum()
-        return {"interior": interior, "held": pruning["held"], "certificate": pruning["certificate"]}
+        left = torch.stack([pruning["held"] * 0, *(alive.sum() for alive in _gates(pruning, "alive").values())]).sum()
+        return {"gates": left, "interior": interior, "held": pruning["held"], "certificate": pruning["certificate"]}
 
     def networks(self, task: Task, state: State) -> Networks:
         spent = state.members["pruning"]["spent"]
@@ -141,7 +147,7 @@ class ComplexityAware(GradientPruner):
         if not _gates(state.members["pruning"], "alive"):
             return state  # nothing is left to learn in any member
         if _warm(hp, steps) < step < _settle(hp, steps):
-            examples = max(1, round(hp["share"] * task.batch_size))
+            examples = max(2, round(hp["share"] * task.batch_size))  # batch-norm needs two
             state = self._learn(task, state, x[:, :examples], y[:, :examples])
         if step == _settle(hp, steps):
             state = self._settle(task, state)
@@ -149,9 +155,7 @@ class ComplexityAware(GradientPruner):
         if step in _audits(hp, steps) and exact and _gates(state.members["pruning"], "alive"):
             state = self._audit(task, state)
         if step == steps and hp["audit"] and _gates(state.members["pruning"], "alive"):
-            gains = self._gains(task, state)
-            pays = (gains < 0) & gains.isfinite()
-            state.members["pruning"]["certificate"] = pays.sum(1).double() / gains.isfinite().sum(1)
+            state.members["pruning"]["certificate"] = self._certificate(task, state)
         return state
 
     def _learn(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
@@ -164,10 +168,10 @@ class ComplexityAware(GradientPruner):
         rate, condemned = state.members["hp"]["rate"] * (1 - progress), dict[str, Tensor]()
         for name, slope in slopes.items():
             theta, alive, zeros, smooth = (pruning[key][name] for key in ("theta", "alive", "zeros", "slope"))
-            cost, kind, pace, kappa = (_beside(t, theta) for t in (price[name], mean[name], rate, pruning["kappa"]))
+            cost, usual, pace, kappa = (_beside(t, theta) for t in (price[name], mean[name], rate, pruning["kappa"]))
             total = slope + cost
-            move = (pace * total / kind).clamp(-LARGEST_MOVE, LARGEST_MOVE)
-            now = tried[name] & alive
+            move = (pace * total / usual).clamp(-LARGEST_MOVE, LARGEST_MOVE)
+            now = tried[name] & alive & (cost > 0)  # what is free stays
             pruning["theta"][name] = theta = torch.where(now, (theta - move).clamp(0, 1), theta)
             pruning["zeros"][name] = zeros = torch.where(now, torch.where(theta > 0, 0, zeros + 1), zeros)
             pruning["slope"][name] = smooth = torch.where(now, smooth.lerp(total, SMOOTHING), smooth)
@@ -193,19 +197,18 @@ class ComplexityAware(GradientPruner):
     def _remove(self, task: Task, state: State, condemned: Gates) -> State:
         """Members without their condemned units and blocks; the last unit of a layer stays as long as its block does."""
         _, structure = task.cut(state.scalars.get("cut"))
-        pruning, dead = state.members["pruning"], dict[str, Tensor]()
+        pruning = state.members["pruning"]
+        dead = {block.name: condemned[block.name] for block in structure.blocks if block.name in condemned}
         for layer in structure.hidden:
             alive, block = pruning["alive"][layer.name], structure.block_of(layer.name)
+            gone = torch.zeros_like(alive[:, 0]) if block is None else dead.get(block.name, torch.zeros_like(alive[:, 0]))
             off = condemned.get(layer.name, torch.zeros_like(alive))
             best = torch.where(alive, pruning["slope"][layer.name], torch.inf).argmin(1, keepdim=True)
-            bare = alive.any(1) & ~(alive & ~off).any(1)
+            bare = alive.any(1) & ~(alive & ~off).any(1) & ~gone
             held = torch.zeros_like(alive).scatter(1, best, bare[:, None])
             pruning["held"] = pruning["held"] + held.sum(1)
             pruning["theta"][layer.name] = torch.where(held, 1.0, pruning["theta"][layer.name])
-            dead[layer.name] = off & ~held
-            if block is not None and block.name in condemned:
-                dead[layer.name] = dead[layer.name] | condemned[block.name][:, None]
-        dead |= {block.name: condemned[block.name] for block in structure.blocks if block.name in condemned}
+            dead[layer.name] = (off & ~held) | gone[:, None]
         dead = {name: gone & pruning["alive"][name] for name, gone in dead.items()}
         if not torch.stack([gone.any() for gone in dead.values()]).any():
             return state
@@ -223,13 +226,14 @@ class ComplexityAware(GradientPruner):
         if own is None and block is None:
             return {}, {}  # gone in all members
         gates, lots = self._lots(task, state)
-        picked = (
-            torch.where(pruning["alive"][own.name], lots[own.name], 2.0) if own else torch.zeros(state.size, 0, device=x.device)
-        )
+        none = torch.zeros(state.size, 0, device=x.device)
+        picked = torch.where(pruning["alive"][own.name], lots[own.name], 2.0) if own else none
         order = picked.argsort(stable=True)[:, : hp["flips"]]
         networks, place = (state.members["params"], state.members.get("buffers", {})), (own.name if own else None, block)
         units, whole = differences(task, state.scalars.get("cut"), place, networks, gates, order, x, y)
-        pruning["spent"] = pruning["spent"] + (order.shape[1] + 3) * x.shape[1] * _flops(task, state)
+        there = [pruning["alive"][name].view(state.size, -1).sum(1) for name in place if name is not None]
+        count = torch.stack(there).sum(0).clamp(max=hp["flips"] + 1)
+        pruning["spent"] = pruning["spent"] + torch.where(count > 0, count + 1, 0) * x.shape[1] * _flops(task, state)
         slopes, tried = dict[str, Tensor](), dict[str, Tensor]()
         if own is not None:
             around = structure.block_of(own.name)
@@ -275,52 +279,68 @@ class ComplexityAware(GradientPruner):
 
     def _audit(self, task: Task, state: State) -> State:
         """Members without the worse half of what does not pay: of two units that stand in for each other, one stays."""
-        gains = self._gains(task, state)
-        worst = gains.argsort(descending=True, stable=True).argsort(stable=True)
-        off = (gains >= 0) & gains.isfinite() & (worst < ((gains >= 0) & gains.isfinite()).sum(1, keepdim=True).add(1) // 2)
-        pruning = state.members["pruning"]
-        names = list(pruning["alive"])
-        sizes = [pruning["alive"][name][0].numel() for name in names]
-        parts = {name: part.view(pruning["alive"][name].shape) for name, part in zip(names, off.split(sizes, 1), strict=True)}
-        costs = {name: part.view(pruning["alive"][name].shape) for name, part in zip(names, gains.split(sizes, 1), strict=True)}
+        pruning, costs = state.members["pruning"], self._costs(task, state)
+        flat = torch.cat([cost.view(state.size, -1) for cost in costs.values()], 1)
+        fails = (flat >= 0) & flat.isfinite()
+        rank = flat.masked_fill(~fails, -torch.inf).argsort(descending=True, stable=True).argsort(stable=True)
+        off = (fails & (2 * rank < fails.sum(1, keepdim=True))).split([cost[0].numel() for cost in costs.values()], 1)
+        flips = torch.stack([pruning["alive"][name].view(state.size, -1).sum(1) for name in costs]).sum(0)
+        pruning["spent"] = pruning["spent"] + flips * len(self._audited(task, state)) * _flops(task, state)
         pruning["slope"] = costs
-        return self._remove(task, state, parts)
+        return self._remove(task, state, {n: part.view(costs[n].shape) for n, part in zip(costs, off, strict=True)})
 
-    def _gains(self, task: Task, state: State) -> Tensor:
-        """What the objective gains if a gate goes and all else stays, (K, gates); minus infinity where there is no gate."""
-        alive, (price, _), hp = state.members["pruning"]["alive"], prices(task, state), state.scalars["static"]
+    def _certificate(self, task: Task, state: State) -> Tensor:
+        """The share of what is kept, (K,) float64, that would cost more loss than its price if it went; NaN if nothing is."""
+        costs = torch.cat([cost.view(state.size, -1) for cost in self._costs(task, state).values()], 1)
+        return ((costs < 0) & costs.isfinite()).sum(1).double() / costs.isfinite().sum(1)
+
+    def _costs(self, task: Task, state: State) -> dict[str, Tensor]:
+        """What each gate adds to loss + nu J, all else as it is, (K, units) or (K,) by name: below 0 if it pays its price.
+
+        Minus infinity where nothing is left or nothing is to be paid.
+        """
+        _, structure = task.cut(state.scalars.get("cut"))
+        alive, (price, _) = state.members["pruning"]["alive"], prices(task, state)
         networks = state.members["params"], state.members.get("buffers", {})
-        count = len(task.data.labels["train"])
-        rows = draws.permutation(draws.key(torch.tensor(0), state.scalars["step"], "audit"), count)[: hp["audit"]]
-        slopes = worths(task, state.scalars.get("cut"), networks, alive, rows)
-        pruning = state.members["pruning"]
-        gates = torch.stack([live.view(state.size, -1).sum(1) for live in alive.values()]).sum(0)
-        pruning["spent"] = pruning["spent"] + gates * len(rows) * _flops(task, state)
-        gains = {name: slopes[name] + _beside(price[name], live) for name, live in alive.items()}
-        return torch.cat([gain.masked_fill(~alive[name], -torch.inf).view(state.size, -1) for name, gain in gains.items()], 1)
+        slopes = worths(task, state.scalars.get("cut"), networks, alive, self._audited(task, state))
+        found: dict[str, Tensor] = {}
+        for part in (*structure.hidden, *structure.blocks):  # not in the order of a tree, which is another after it was saved
+            cost = _beside(price[part.name], alive[part.name])
+            found[part.name] = (slopes[part.name] + cost).masked_fill(~alive[part.name] | (cost == 0), -torch.inf)
+        return found
+
+    def _audited(self, task: Task, state: State) -> Tensor:
+        """The training examples of audits and certificate: whole batches, or one if there are fewer."""
+        examples = len(task.data.labels["train"])
+        rows = draws.permutation(draws.key(torch.tensor(0), "audit"), examples)[: max(2, state.scalars["static"]["audit"])]
+        size = min(task.batch_size, len(rows))
+        return rows[: len(rows) // size * size]
 
 
 def prices(task: Task, state: State) -> tuple[Gates, Gates]:
     """d (nu J) / d theta of any gate of each hidden layer and block, (K,) by name; and its mean over all units, or blocks."""
-    pruning, hp = state.members["pruning"], state.members["hp"]
-    alive = {name: gates.view(state.size, -1).sum(1) for name, gates in _gates(pruning, "alive").items()}
-    none = torch.zeros(state.size, dtype=torch.float64, device=task.torch_device)
-    parent, theta = (
-        task.structure,
-        {name: gates.view(state.size, -1).sum(1) for name, gates in _gates(pruning, "theta").items()},
-    )
-    units = {layer.name: theta.get(layer.name, none).clone().requires_grad_() for layer in parent.hidden}
-    blocks = {block.name: theta.get(block.name, none).clone().requires_grad_() for block in parent.blocks}
+    hp, found, means = state.members["hp"], dict[str, Tensor](), dict[str, Tensor]()
+    units, blocks = ({name: sums.requires_grad_() for name, sums in kind.items()} for kind in _sums(task, state, "theta"))
     with torch.enable_grad():
         cost = hp["nu"] * complexity(task, units, blocks, hp["alpha"], hp["beta"])
         leaves = {**units, **blocks}
-        found = dict(zip(leaves, torch.autograd.grad(cost.sum(), list(leaves.values()), materialize_grads=True), strict=True))
-    means: dict[str, Tensor] = {}
-    for kind in (units, blocks):
-        count = sum((alive.get(name, none) for name in kind), none)
-        mean = sum((found[name] * alive.get(name, none) for name in kind), none) / count.clamp(min=1)
-        means |= {name: mean.clamp(min=1e-12) for name in kind}
+        slopes = torch.autograd.grad(cost.sum(), list(leaves.values()), materialize_grads=True)
+    for kind in _sums(task, state, "alive"):
+        price = {name: slope for name, slope in zip(leaves, slopes, strict=True) if name in kind}
+        none = torch.zeros_like(hp["nu"])
+        total, count = sum((price[name] * kind[name] for name in kind), none), sum(kind.values(), none)
+        found |= price
+        means |= dict.fromkeys(kind, (total / count.clamp(min=1)).clamp(min=1e-12))
     return found, means
+
+
+def _sums(task: Task, state: State, key: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sums over gates, (K,) float64 by name, of the parent's hidden layers and of its blocks; 0 for those that are gone."""
+    left = {name: gates.double().view(state.size, -1).sum(1) for name, gates in _gates(state.members["pruning"], key).items()}
+    none = torch.zeros(state.size, dtype=torch.float64, device=task.torch_device)
+    parent = task.structure
+    units, blocks = ([part.name for part in kind] for kind in (parent.hidden, parent.blocks))
+    return {name: left.get(name, none.clone()) for name in units}, {name: left.get(name, none.clone()) for name in blocks}
 
 
 def complexity(task: Task, units: Gates, blocks: Gates, alpha: Tensor, beta: Tensor) -> Tensor:
@@ -339,7 +359,7 @@ def _settle(hp: Mapping[str, Any], steps: int) -> int:
 
 
 def _gates(pruning: Pruning, key: str) -> Gates:
-    """Of the gates that are left in any member, what `key` says; trees without leaves are not kept."""
+    """What `key` holds by name; nothing if no gates are left in any member, since a state keeps no empty trees."""
     return pruning.get(key, {})
 
 
@@ -359,7 +379,7 @@ def _chosen(structure: Structure, step: int) -> Site:
 
 def _uniform(pruning: Pruning, ctx: Context, site: str) -> Tensor:
     """A number in [0, 1) for each gate, in one vector, whatever the stack's shape."""
-    return ctx.uniform(site, (), torch.cat([lot.flatten() for lot in pruning["lot"].values()]))
+    return ctx.uniform(site, (), torch.cat([pruning["lot"][name].flatten() for name in pruning["theta"]]))
 
 
 def _split(vector: Tensor, like: Gates) -> dict[str, Tensor]:
@@ -374,11 +394,12 @@ def _drawn(pruning: Pruning, ctx: Context, site: str) -> dict[str, Tensor]:
 
 
 def _rounded(structure: Structure, pruning: Pruning) -> dict[str, Tensor]:
-    """Gates that are on where theta is 1/2 or more; of a hidden layer at least one."""
+    """Gates that are on where theta is 1/2 or more; if none of a layer is, then the one that pays most."""
     on = {name: theta >= 0.5 for name, theta in _gates(pruning, "theta").items()}
     for layer in structure.hidden:
-        theta = pruning["theta"][layer.name]
-        on[layer.name] = pruning["alive"][layer.name] & (on[layer.name] | (theta == theta.max()) & (theta < 0.5).all())
+        alive, slope = pruning["alive"][layer.name], pruning["slope"][layer.name]
+        best = torch.arange(layer.units, device=slope.device) == torch.where(alive, slope, torch.inf).argmin()
+        on[layer.name] = alive & (on[layer.name] | (best & ~(on[layer.name] & alive).any()))
     return on
 
 
@@ -396,13 +417,7 @@ def _norms(structure: Structure, params: Params, layer: str) -> Tensor:
 
 def _flops(task: Task, state: State) -> Tensor:
     """FLOPs of an example's forward pass through what is alive, (K,) int64."""
-    alive = {
-        name: gates.view(state.size, -1).sum(1).double() for name, gates in _gates(state.members["pruning"], "alive").items()
-    }
-    none = torch.zeros(state.size, dtype=torch.float64, device=task.torch_device)
-    units = {layer.name: alive.get(layer.name, none) for layer in task.structure.hidden}
-    blocks = {block.name: alive.get(block.name, none) for block in task.structure.blocks}
-    return expected(task.structure, task.counts, units, blocks)[0].round().long()
+    return expected(task.structure, task.counts, *_sums(task, state, "alive"))[0].round().long()
 
 
 def _beside(column: Tensor, like: Tensor) -> Tensor:
