@@ -283,8 +283,9 @@ _SHIFTS = (nn.Sigmoid, nn.Softplus, nn.Hardsigmoid, torch.sigmoid, "sigmoid")
 _SHAPES = {torch.flatten, torch.reshape, "flatten", "view", "reshape"}
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _RANDOM = {
-    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.rrelu, torch.rand, torch.randn,
-    torch.rand_like, torch.randn_like, torch.randint, torch.bernoulli, torch.normal, "bernoulli", "bernoulli_", "normal_", "uniform_",
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.rrelu, torch.bernoulli,
+    torch.normal, torch.rand, torch.rand_like, torch.randint, torch.randn, torch.randn_like,
+    "bernoulli", "bernoulli_", "normal_", "uniform_",
 }  # fmt: skip
 
 
