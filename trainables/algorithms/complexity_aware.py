@@ -18,7 +18,7 @@ derivative is wrong here: where weights are stationary it reads off weight decay
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,12 +26,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import draws, stack
-from ..contract import Domain, Networks, State, Value
+from ..contract import Domain, Member, Networks, State, Value
 from ..flips import Site, differences, on_batches, without_statistics, worths
-from ..gradient import Context, GradientPruner, Params, Pruning, space, varying
+from ..gradient import Context, Dense, GradientPruner, Params, Pruning, space, varying
 from ..structure import Structure, expected, gated, node_masks
 from ..structured import removed
 from ..task import Task
+
+OFTEN = 40
+"""How often a unit is flipped, on average, where `interval` is not given."""
 
 LARGEST_MOVE = 0.2
 """The most that a theta changes in one update."""
@@ -69,11 +72,13 @@ class ComplexityAware(GradientPruner):
         alpha=Domain("real", 1.0, "what complexity is: FLOPs (1) or parameters (0)", low=0, high=1),
         beta=Domain("real", 0.0, "what is to be saved: depth (1) or width (0)", low=0, high=1),
         rate=Domain("real", 0.2, "how far a gate moves at the mean price; falls linearly to 0", low=0, log=True),
-        interval=Domain("whole", 4, "the number of steps between updates of gates", low=1, static=True),
+        interval=Domain(
+            "whole", None, f"steps between updates of gates (default: each unit is flipped {OFTEN} times)", low=1, static=True
+        ),
         flips=Domain("whole", 8, "units of one layer that are flipped in an update", low=1, static=True),
         share=Domain("real", 0.5, "the share of a batch that gates are updated with", low=0.01, high=1, static=True),
         warmup=Domain("real", 0.1, "the share of the steps before gates are learnt", low=0, high=1, static=True),
-        settle=Domain("real", 0.8, "the share of the steps after which gates are rounded", low=0, high=1, static=True),
+        settle=Domain("real", 0.7, "the share of the steps after which gates are rounded", low=0, high=1, static=True),
         audit=Domain("whole", 512, "training examples of the audits and of the certificate at the end", low=0, static=True),
         estimator=Domain(
             "choice", "flips", "how gates are learnt", choices=("flips", "subset", "straight-through"), static=True
@@ -86,10 +91,16 @@ class ComplexityAware(GradientPruner):
         if hp["beta"] and not task.structure.blocks:
             raise ValueError(f"`beta` above 0 is for models with residual blocks; {task.model} has none")
         warm, settle = _warm(hp, task.steps), _settle(hp, task.steps)
-        if not any(self.due(hp, step, task.steps) for step in range(warm + 1, settle)):
+        interval = _interval(task, hp, task.steps)
+        if not any(step % interval == 0 for step in range(warm + 1, settle)):
             where = f"between `warmup` and `settle`, after steps {warm + 1} to {settle - 1}"
-            raise ValueError(f"`interval` is such that gates are learnt {where}; got {hp['interval']}")
+            raise ValueError(f"`interval` is such that gates are learnt {where}; got {interval}")
         task.halves(None, *task.structure.sites[0])
+
+    def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
+        state = super().begin(task, members, dense)
+        state.scalars["static"]["interval"] = _interval(task, members[0].hp, task.steps - dense.steps)
+        return state
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         one = torch.ones((), dtype=torch.float64, device=ctx.seed.device)
@@ -356,6 +367,13 @@ def _warm(hp: Mapping[str, Any], steps: int) -> int:
 
 def _settle(hp: Mapping[str, Any], steps: int) -> int:
     return round(hp["settle"] * steps)
+
+
+def _interval(task: Task, hp: Mapping[str, Any], steps: int) -> int:
+    """Steps between updates: as given, or such that a unit is flipped OFTEN times, as far as the steps allow."""
+    units = sum(layer.units for layer in task.structure.hidden)
+    chances = hp["flips"] * (_settle(hp, steps) - _warm(hp, steps))
+    return hp["interval"] or max(1, chances // (OFTEN * max(1, units)))
 
 
 def _gates(pruning: Pruning, key: str) -> Gates:
