@@ -69,7 +69,8 @@ def run(study: Study, folder: Path, console: Console) -> int:
             chosen = front.members_on_front(table.last(table.current(folder, table.read(folder))))
             if lost := keep_only(folder, chosen):
                 console.print(f"{lost} networks now on the front were dropped when the study was smaller", soft_wrap=True)
-        return FAILED if "failed" in _statuses(folder).values() else DONE
+        held = table.last(table.current(folder, table.read(folder, ["arm", "member", "rung", "status"])))
+        return FAILED if "failed" in set(held["status"]) else DONE
 
 
 @contextlib.contextmanager
@@ -128,10 +129,13 @@ def _held(file: IO[str]) -> bool:
 
 
 def _statuses(folder: Path) -> Statuses:
-    """Of the members that have a last row and the rows of all rungs before it: a file may have been set aside."""
+    """Of the members that have a last row and the rows of all rungs before it: a file may have been set aside.
+
+    Also of those that were taken out of the study: their cohorts may hold others, and have nothing to do for them.
+    """
     if not table.files(folder):
         return {}
-    rows = table.current(folder, table.read(folder, ["arm", "member", "rung", "status"]))
+    rows = table.read(folder, ["arm", "member", "rung", "status"])
     measured = rows[rows["rung"] > 0].groupby(["arm", "member"]).size().to_dict()
     last = table.last(rows).itertuples()
     return {(row.arm, row.member): row.status for row in last if measured.get((row.arm, row.member), 0) >= row.rung}  # type: ignore[misc]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefront.search import plan
+from prunefront.search import plan, run
 from prunefront.search.study import Study, read
 from prunefront.trainables.algorithms.chance import Chance
 from prunefront.trainables.cohort import Cohort
@@ -201,6 +201,17 @@ def test_what_was_removed_is_not_run(tmp_path: Path) -> None:
     assert [cohort.arm for cohort in less] == ["dense", "chance", "chance"]  # no dense phase either
     assert all(cohort in whole for cohort in less)
     assert plan.prepare(study(tmp_path, DENSE, MAGNITUDE, CHANCE), tmp_path, 2) == whole
+
+
+def test_a_cohort_that_holds_removed_members_beside_others_is_done_when_it_is_done(tmp_path: Path) -> None:
+    both = CHANCE.replace(', "node"', "")
+    before = study(tmp_path, both)
+    (cohort,) = plan.prepare(before, tmp_path, 1)
+    run._write_ends(before, tmp_path, cohort, range(len(cohort.members)), "done", "")
+    after = study(tmp_path, both.replace("0.5, ", ""))
+    cohorts = plan.prepare(after, tmp_path, 1)
+    assert [each.name for each in cohorts] == [cohort.name]
+    assert run._pending(after, tmp_path, cohorts, run._statuses(tmp_path)) == []
 
 
 def test_another_algorithm_under_the_same_label_is_new(tmp_path: Path) -> None:
