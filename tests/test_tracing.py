@@ -224,7 +224,8 @@ def test_expected_costs_at_zero_and_one_are_those_of_the_smaller_module(name: st
         alive = {layer.name: uniform(f"{layer.name} {draw}", layer.units) < 0.6 for layer in found.hidden}
         alive = {name: live | (torch.arange(len(live)) == 0) for name, live in alive.items()}
         there = {block.name: uniform(f"{block.name} {draw}") < 0.6 for block in found.blocks}
-        expected = structure.expected(found, counts, alive, there)
+        sums = {name: live.double().sum() for name, live in alive.items()}
+        expected = structure.expected(found, counts, sums, {name: stays.double() for name, stays in there.items()})
         kept = structure.node_masks(found, alive, dict(module.named_parameters()), there)
         measured = compression(found, counts, {name: mask[None] for name, mask in kept.items()})
         assert (float(expected[0]), float(expected[1])) == (measured["flops_shrunk"].item(), measured["params_shrunk"].item())
@@ -256,7 +257,7 @@ def test_expected_costs_are_the_mean_over_all_networks_that_may_be_drawn():
         alive = {"2.inner": two, "3.inner": three}
         rows.append(structure.node_masks(found, alive, like, {n: s[0] for n, s in zip(there, switches, strict=True)}))
     measured = compression(found, counts, {name: torch.stack([row[name] for row in rows]) for name in rows[0]})
-    expected = structure.expected(found, counts, units, there)
+    expected = structure.expected(found, counts, {name: theta.sum() for name, theta in units.items()}, there)
     torch.testing.assert_close((weights * measured["flops_shrunk"]).sum(), expected[0], rtol=0, atol=1e-9)
     torch.testing.assert_close((weights * measured["params_shrunk"]).sum(), expected[1], rtol=0, atol=1e-9)
 
