@@ -266,7 +266,7 @@ def test_more_is_pruned_for_a_larger_nu_and_beta_removes_blocks():
 
 
 def test_alpha_moves_pruning_between_stages_and_beta_from_units_to_blocks():
-    task = Task(model="resnet", model_options={"depth": 14, "width": 0.5}, epochs=16, rungs=1, lr=0.1, weight_decay=5e-4)
+    task = Task(model="resnet", model_options={"depth": 14, "width": 0.5}, epochs=12, rungs=1, lr=0.1, weight_decay=5e-4)
     ends = [
         member(nu=0.15, interval=1, alpha=1.0),
         member(nu=0.15, interval=1, alpha=0.0),
@@ -320,10 +320,10 @@ def test_a_cohort_is_neutral_while_it_shrinks(model: str):
         assert alone.search["flops"][0] == among.search["flops"][k], "what a member is charged is its own"
 
 
-@pytest.mark.parametrize("rung", [4, 5])
-def test_a_run_is_resumed_while_it_shrinks_and_between_audits(rung: int, tmp_path: Path):
-    task = dataclasses.replace(SMALL, rungs=6, model_options={"units": 12, "hidden": 8, "blocks": 11})
-    members = [member(seed, nu=0.3, interval=1, rate=1.0) for seed in (0, 1)]
+@pytest.mark.parametrize(("rung", "blocks", "nu"), [(4, 3, 3.0), (5, 11, 0.3)])
+def test_a_run_is_resumed_while_it_shrinks_and_between_audits(rung: int, blocks: int, nu: float, tmp_path: Path):
+    task = dataclasses.replace(SMALL, rungs=6, model_options={"units": 12, "hidden": 8, "blocks": blocks})
+    members = [member(seed, nu=nu, interval=1, rate=1.0) for seed in (0, 1)]
     part = trained(task, members, rungs=rung)
     assert "cut" in part.scalars
     part.save(tmp_path / "state.safetensors")

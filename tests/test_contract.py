@@ -56,10 +56,12 @@ def same(algorithm: Algorithm, task: Task, one: State, other: State, company: bo
     if company and isinstance(algorithm, GradientPruner) and type(algorithm).lasting is not GradientPruner.lasting:
         left, right = (view(algorithm, task, state) for state in (one, other))
         assert left.keys() == right.keys()
-        return all(torch.allclose(left[name].double(), right[name].double(), rtol=0, atol=1e-9) for name in left)
+        return all(
+            torch.allclose(left[name].double(), right[name].double(), rtol=0, atol=1e-9, equal_nan=True) for name in left
+        )
     left, right = (leaves(state.members) | view(algorithm, task, state) for state in (one, other))
     assert left.keys() == right.keys()
-    return all(torch.equal(left[name], right[name]) for name in left if name not in MINE)
+    return all(bool(((a == (b := right[name])) | ((a != a) & (b != b))).all()) for name, a in left.items() if name not in MINE)
 
 
 MINE = ("of", "seconds")
