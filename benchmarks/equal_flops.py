@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
 
 from prunefront.analysis import compare, table
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.scratch import found
+from prunefront.trainables.cohort import load_masks
 from prunefront.trainables.contract import Member, complete
 from prunefront.trainables.measure import measure
 from prunefront.trainables.task import Task
@@ -41,18 +41,9 @@ def scratch(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of members that train the structures of `rows` from initial weights, one for each."""
     about = json.loads((folder / "plan" / "study.json").read_text())
     task, algorithm = Task(**about["task"]), find("scratch")
-    kept = {}
-    for path in sorted((folder / "networks").glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            inside = json.loads(file.metadata()["about"])
-            for member, place in zip(inside["members"], inside["of"], strict=True):
-                if member in set(rows["member"]):
-                    names = [name for name in file.keys() if name.startswith("kept/")]  # noqa: SIM118 - not a mapping
-                    kept[member] = {name.removeprefix("kept/"): file.get_tensor(name)[place].bool() for name in names}
-    members = [
-        Member(complete(algorithm.space, {"units": list(found(task.structure, kept[row.member]))}), int(row.seed))  # type: ignore[arg-type]
-        for row in rows.itertuples()
-    ]
+    structures = [found(task.structure, load_masks(folder, member)) for member in rows["member"]]
+    pairs = zip(structures, rows["seed"].tolist(), strict=True)
+    members = [Member(complete(algorithm.space, {"units": list(units)}), seed) for units, seed in pairs]
     state = algorithm.start(task, members)
     for _ in range(task.rungs):
         state = algorithm.advance(task, state)

@@ -145,6 +145,14 @@ def load_network(folder: Path, member: str) -> nn.Module:
     return _load(folder, member)[0]
 
 
+def load_masks(folder: Path, member: str) -> dict[str, torch.Tensor]:
+    """What is kept of that network: removable parameter -> bool of its shape, block -> () bool.
+
+    Raises ValueError if the study did not keep it.
+    """
+    return _load(folder, member)[1]
+
+
 def load_shrunk(folder: Path, member: str) -> nn.Module:
     """The same network, physically smaller: without the units and blocks that cannot influence its output.
 

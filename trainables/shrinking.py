@@ -20,8 +20,7 @@ from .structure import Layer, Structure
 from .tracing import without
 
 MULTIPLE = 8
-"""Widths of convolutions are cut to multiples of this: others can be slower than the wider ones (16 to 12 channels took 2.4
-times as long on a CPU)."""
+"""Widths of convolutions are cut to multiples of this: others can be slower on a CPU than the wider ones."""
 
 Index = Mapping[str, Tensor]
 """Hidden layer -> (K, width) int64: where a unit comes from; -1: from nowhere, it is padding."""

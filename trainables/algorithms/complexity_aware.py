@@ -161,7 +161,7 @@ class ComplexityAware(GradientPruner):
             examples = max(2, round(hp["share"] * task.batch_size))  # batch-norm needs two
             state = self._learn(task, state, x[:, :examples], y[:, :examples])
         if step == _settle(hp, steps):
-            state = self._settle(task, state)
+            state = self._round(task, state)
         exact = hp["audit"] and hp["estimator"] == "flips"
         if step in _audits(hp, steps) and exact and _gates(state.members["pruning"], "alive"):
             state = self._audit(task, state)
@@ -195,7 +195,7 @@ class ComplexityAware(GradientPruner):
             condemned[name] = alive & (zeros >= PATIENCE) & worthless
         return self._remove(task, state, condemned)
 
-    def _settle(self, task: Task, state: State) -> State:
+    def _round(self, task: Task, state: State) -> State:
         """Every theta at 0 or 1."""
         pruning = state.members["pruning"]
         pruning["slope"] = {name: -theta for name, theta in pruning["theta"].items()}  # if a last unit must stay, the likeliest
