@@ -1,0 +1,22 @@
+"""Two-layer ReLU networks by convex optimisation: pure functions of tensors, on any device and in any real type."""
+
+from __future__ import annotations
+
+from .certificate import Certificate, certificate
+from .network import prune_dependent, refit, relu_weights, two_layer
+from .program import Program, beta_max
+from .solver import Problem, Solution, solve
+
+__all__ = [
+    "Certificate",
+    "Problem",
+    "Program",
+    "Solution",
+    "beta_max",
+    "certificate",
+    "prune_dependent",
+    "refit",
+    "relu_weights",
+    "solve",
+    "two_layer",
+]

@@ -1,0 +1,169 @@
+"""ADMM for many convex programs at once (Feng et al. 2024, algorithm 1), with what makes it reach a certificate.
+
+With u = v, G u = s, scaled multipliers lam and nu, one iteration is
+
+    (I + F'F / rho + G'G) u = F'y / rho + v - lam + G'(s - nu)
+    v = group soft-threshold of u + lam at beta / rho        lam += u - v
+    s = (G u + nu)_+                                         nu  += G u - s
+
+v and lam are the two parts of t = u + lam, and s and nu the positive and negative part of z = G u + nu: (t, z) is all that
+changes, and ADMM is a fixed-point iteration on it (Douglas-Rachford). Beside the paper's: over-relaxation (Eckstein & Bertsekas
+1992), a rho for every program that balances its residuals (He, Yang & Wang 2000), and Anderson's acceleration (Walker & Ni 2011).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .program import Program
+
+Solver = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""(right-hand sides, rho, start, iteration from 0) -> solutions of the linear systems, and iterations that each took."""
+
+RELAXATION = 1.6
+BALANCED = (25, 50, 100, 200, 400, 800, 1600, 3200)
+"""Iterations after which rho is balanced: ever more rarely, since each change undoes what Anderson's acceleration has learnt."""
+UNBALANCED, MOST = 1.5, 5.0
+"""Residuals whose quotient's root differs from 1 by less than the first factor are let be; the second bounds a change."""
+MEMORY = 8
+"""Differences that Anderson's acceleration combines."""
+
+
+@dataclasses.dataclass
+class Iterate:
+    """Where S programs are. t: (S, 2, P, d).  z: (S, 2, P, n).  u: like t, where the next linear solve starts.  rho: (S,).
+
+    used: (S,) int64, iterations of the linear solver so far.
+    """
+
+    t: Tensor
+    z: Tensor
+    u: Tensor
+    rho: Tensor
+    used: Tensor
+
+    @staticmethod
+    def zero(program: Program, rho: Tensor) -> Iterate:
+        """The start of ADMM."""
+        (count, n), d = program.on.shape, program.X.shape[1]
+        t = program.X.new_zeros(len(rho), 2, count, d)
+        return Iterate(t, program.X.new_zeros(len(rho), 2, count, n), t, rho, torch.zeros_like(rho, dtype=torch.long))
+
+    def select(self, index: Tensor) -> Iterate:
+        """The programs at `index`."""
+        return Iterate(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+
+    def put(self, index: Tensor, other: Iterate) -> None:
+        """Write `other` in place of the programs at `index`."""
+        for field in dataclasses.fields(self):
+            getattr(self, field.name)[index] = getattr(other, field.name)
+
+    def v(self, beta: Tensor) -> Tensor:
+        """The neurons (S, 2, P, d), most of them exactly zero; beta: (S,)."""
+        return group_soft_threshold(self.t, (beta / self.rho)[:, None, None])
+
+    @property
+    def multipliers(self) -> Tensor:
+        """Of the constraints G v >= 0, (S, 2, P, n), at least 0."""
+        return -self.rho[:, None, None, None] * self.z.clamp(max=0)
+
+
+def group_soft_threshold(t: Tensor, threshold: Tensor) -> Tensor:
+    """Proximal operator of `threshold` times the sum of row norms (Yuan & Lin 2006).
+
+    t: (..., P, d), groups over d.  threshold: broadcastable to (..., P).  Rows not longer than it become exactly 0.
+    """
+    norm = t.norm(dim=-1)
+    return t * torch.where(norm > threshold, 1 - threshold / norm, 0)[..., None]
+
+
+def iterate(
+    program: Program, y: Tensor, beta: Tensor, at: Iterate, solver: Solver, begin: int, count: int, plain: bool
+) -> Iterate:
+    """`count` iterations from `at`, of which `begin` were made before.
+
+    y: (S, n).  beta: (S,).  plain: as in the paper, without relaxation, balance and acceleration.
+    """
+    data, anderson = program.Ft(y), Anderson(at)
+    alpha = 1.0 if plain else RELAXATION
+    for k in range(begin, begin + count):
+        rho = at.rho[:, None, None, None]
+        v, s, nu = at.v(beta), at.z.clamp(min=0), at.z.clamp(max=0)
+        lam = at.t - v
+        u, used = solver(data / rho + v - lam + program.Gt(s - nu), at.rho, at.u, k)
+        seen = program.G(u)
+        t, z = alpha * u + (1 - alpha) * v + lam, alpha * seen + (1 - alpha) * s + nu
+        after = Iterate(t, z, u, at.rho, at.used + used)
+        if not plain:
+            after = anderson.faster(at, after)
+            if k + 1 in BALANCED:
+                after = _balanced(after, beta, v, s, u, seen)
+                anderson = Anderson(after)
+        at = after
+    return at
+
+
+def _balanced(at: Iterate, beta: Tensor, v: Tensor, s: Tensor, u: Tensor, seen: Tensor) -> Iterate:
+    """The same point with a rho for which primal and dual residual would have been alike, each relative to its scale.
+
+    v, s: before the iteration.  u, seen: its solution and G of it.
+    """
+    after, positive = at.v(beta), at.z.clamp(min=0)
+    primal = _norm(u - after, seen - positive) / torch.maximum(_norm(u, seen), _norm(after, positive))
+    dual = _norm(after - v, positive - s) / _norm(at.t - after, at.z - positive)
+    factor = (primal / dual).sqrt()
+    known = torch.isfinite(factor) & (factor > 0) & ((factor > UNBALANCED) | (factor < 1 / UNBALANCED))
+    factor = torch.where(known, factor.clamp(1 / MOST, MOST), 1)
+    wide = factor[:, None, None, None]
+    t, z = after + (at.t - after) / wide, positive + (at.z - positive) / wide
+    return dataclasses.replace(at, t=t, z=z, rho=at.rho * factor)
+
+
+def _norm(*parts: Tensor) -> Tensor:
+    """(S,): Euclidean, of several parts together."""
+    return torch.stack([part.flatten(1).square().sum(1) for part in parts]).sum(0).sqrt()
+
+
+class Anderson:
+    """Type II acceleration of x -> g(x) for S programs, x = (t, z): a combination of the last few steps that makes g(x) - x least.
+
+    A program whose residual doubles forgets its past and goes on plainly.
+    """
+
+    def __init__(self, at: Iterate) -> None:
+        size = at.t[0].numel() + at.z[0].numel()
+        # Differences of residuals, and of g, in rings of MEMORY places.
+        self.residuals, self.images = (at.t.new_zeros(len(at.t), MEMORY, size) for _ in range(2))
+        self.gram = at.t.new_zeros(len(at.t), MEMORY, MEMORY)
+        self.last: tuple[Tensor, Tensor] | None = None
+        self.place = 0
+
+    def faster(self, at: Iterate, after: Iterate) -> Iterate:
+        """In place of `after`, which one iteration made of `at`."""
+        image = torch.cat([after.t.flatten(1), after.z.flatten(1)], 1)
+        residual = image - torch.cat([at.t.flatten(1), at.z.flatten(1)], 1)
+        if self.last is None:
+            self.last = residual, image
+            return after
+        before, image_before = self.last
+        here, self.place = self.place, (self.place + 1) % MEMORY
+        torch.sub(residual, before, out=self.residuals[:, here])
+        torch.sub(image, image_before, out=self.images[:, here])
+        worse = ~(residual.norm(dim=1) <= 2 * before.norm(dim=1))
+        if worse.any():
+            self.residuals[worse], self.gram[worse] = 0, 0
+        products = self.residuals @ torch.stack([self.residuals[:, here], residual], 2)
+        self.gram[:, here], self.gram[:, :, here] = products[..., 0], products[..., 0]
+        size = self.gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+        eye = torch.eye(MEMORY, dtype=size.dtype, device=size.device)
+        tiny = 1e-10 if size.dtype == torch.float64 else 1e-6
+        weights = torch.linalg.solve(self.gram + torch.where(size > 0, tiny * size, 1) * eye, products[..., 1:])[..., 0]
+        weights = torch.where(weights.abs().sum(1, keepdim=True) < 1e4, weights, 0)
+        self.last = residual, image
+        better = torch.baddbmm(image[:, None], weights[:, None], self.images, alpha=-1)[:, 0]
+        t, z = better.split([after.t[0].numel(), after.z[0].numel()], 1)
+        return dataclasses.replace(after, t=t.view_as(after.t), z=z.view_as(after.z))

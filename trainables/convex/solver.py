@@ -1,0 +1,164 @@
+"""Many convex programs solved together: labels of several classes, and a whole path of regularisation weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .admm import Iterate, iterate
+from .certificate import Certificate, certificate
+from .linear import Kind, System, pcg, preconditioner
+from .network import two_layer
+from .program import Program
+
+Mode = Literal["solve", "paper"]
+
+EXACT = 4096
+"""Whitened systems with at most so many unknowns, or examples, are solved by their spectrum; larger ones by conjugate gradients."""
+RANK = 20
+"""Of a sketch; the paper takes 10 to 20."""
+RHO = 0.01
+"""The paper's rho is 1 to 1e-4, for all programs."""
+INNER = 32, 200
+"""Most iterations of conjugate gradients for one linear system, in the mode `paper` and in the mode `solve`."""
+LOOK = 25
+"""Iterations of the mode `solve` between two looks at the certificate."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """What `solve` found for B weights beta.
+
+    objective: (B,), value of the convex program at v, summed over classes.  gap: (B,), at most so much above the optimum, as of
+    `Certificate.gap`, summed over classes.  v: (B, C, 2, d, P), neurons as columns, most of them exactly zero.
+    certificate: by class, (B, C) each.  iterations: (B,) of ADMM.  inner: (B,) of the linear solver, the most of any class.
+    """
+
+    objective: Tensor
+    gap: Tensor
+    v: Tensor
+    certificate: Certificate
+    iterations: Tensor
+    inner: Tensor
+
+    def network(self, b: int) -> nn.Module:
+        """The two-layer ReLU network of the weight at place b: (..., d) -> (..., C), without biases."""
+        return two_layer(self.v[b].mT)
+
+
+class Problem:
+    """The programs of all classes and weights for one choice of gates, scaled, with what their linear systems share.
+
+    X is divided by the mean norm of its rows, v multiplied and beta divided by it: the objective is the same. In the mode `solve`
+    each example's constraints are scaled to length 1.
+    """
+
+    def __init__(
+        self, X: Tensor, Y: Tensor, gates: Tensor, mode: Mode, preconditioning: Kind | None = None, rank: int = RANK
+    ) -> None:
+        norms = X.norm(dim=1)
+        self.mode: Mode = mode
+        self.scale = 1.0 if mode == "paper" else float(norms.mean()) or 1.0
+        scaled = X / self.scale
+        weights = None if mode == "paper" else torch.where(norms > 0, self.scale / norms, 1)
+        self.program, self.Y = Program.of(scaled, gates, weights), Y
+        unknowns = gates.shape[1] * X.shape[1]
+        self.kind: Kind = preconditioning or (
+            "nystrom" if mode == "paper" else "exact" if min(unknowns, len(X)) <= EXACT else "block+nystrom"
+        )
+        generator = torch.Generator().manual_seed(0)  # of a sketch, which changes how fast a system is solved, not what it is
+        self.apply = preconditioner(self.program, self.kind, rank, generator, RHO)
+        self.system = System(self.program, self.program.gram)
+
+    def start(self, betas: Tensor) -> Iterate:
+        """ADMM's start for all classes of each of the weights (B,): B C programs, the classes of one weight after each other."""
+        rho = torch.full_like(betas, RHO) if self.mode == "paper" else betas / self.scale
+        return Iterate.zero(self.program, rho.repeat_interleave(len(self.Y)))
+
+    def labels(self, count: int) -> Tensor:
+        """(count C, n)."""
+        return self.Y.repeat(count, 1)
+
+    def solver(self, right: Tensor, rho: Tensor, start: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The linear systems of iteration k."""
+        if self.kind == "exact":
+            return self.apply(right, rho), torch.zeros_like(rho, dtype=torch.long)
+        tolerance, most = ((1 + k) ** -1.2, INNER[0]) if self.mode == "paper" else (min(1e-4, (1 + k) ** -2.0), INNER[1])
+        return pcg(self.system, self.apply, right, rho, start, tolerance, most)
+
+    def run(self, at: Iterate, betas: Tensor, begin: int, count: int, tolerance: float) -> tuple[Iterate, Tensor]:
+        """`count` iterations for the programs `at`, of which `begin` were made before; and how many each needed, (B C,).
+
+        A program of the mode `solve` stops when its gap is at most `tolerance` of its value.
+        """
+        beta, y = (betas / self.scale).repeat_interleave(len(self.Y)), self.labels(len(betas))
+        made = torch.zeros(len(beta), dtype=torch.long, device=beta.device)
+        if self.mode == "paper":
+            return iterate(self.program, y, beta, at, self.solver, begin, count, plain=True), made + count
+        at, end = at.select(torch.arange(len(beta), device=beta.device)), begin + count
+        going = torch.arange(len(beta), device=beta.device)
+        for k in range(begin, end, LOOK):
+            here = at.select(going)
+            found = certificate(self.program, y[going], beta[going], here.v(beta[going]), here.multipliers)
+            going = going[~(found.gap <= tolerance * found.primal)]
+            if not len(going):
+                break
+            steps = min(LOOK, end - k)
+            here = iterate(self.program, y[going], beta[going], at.select(going), self.solver, k, steps, plain=False)
+            at.put(going, here)
+            made[going] += steps
+        return at, made
+
+    def found(self, at: Iterate, betas: Tensor) -> tuple[Tensor, Certificate]:
+        """Neurons (B, C, 2, P, d) in the scale of X, and their certificate, (B, C) each."""
+        beta, shape = (betas / self.scale).repeat_interleave(len(self.Y)), (len(betas), len(self.Y))
+        v = at.v(beta)
+        proof = certificate(self.program, self.labels(len(betas)), beta, v, at.multipliers)
+        return v.view(*shape, *v.shape[1:]) / self.scale, Certificate(*(part.view(shape) for part in proof))
+
+
+def solve(
+    X: Tensor,
+    Y: Tensor,
+    gates: Tensor,
+    betas: Tensor,
+    *,
+    mode: Mode = "solve",
+    tolerance: float = 1e-6,
+    iterations: int | None = None,
+    preconditioning: Kind | None = None,
+) -> Solution:
+    """Two-layer ReLU networks by convex optimisation, one for each of B regularisation weights, solved together.
+
+    X: (n, d), with a column of ones if there is to be a bias.  Y: (C, n), targets of each class.  gates: (n, P) bool, the
+    patterns 1[X h >= 0].  betas: (B,) > 0; the loss is half a sum of squares, so that beta grows with n.
+    mode: `paper` is Feng et al. 2024 (PCG with a Nystrom sketch, rho .01, no stopping: 20 iterations unless given); `solve` ends
+    where the gap is at most `tolerance` of the objective, or after 4000 iterations unless given, and says its gap in any case.
+    preconditioning: of the linear systems, if not the mode's own.
+    Raises ValueError if shapes, types or weights are none of these.
+    """
+    _check(X, Y, gates, betas)
+    betas = betas.to(X)
+    problem = Problem(X, Y.to(X), gates, mode, preconditioning)
+    most = iterations if iterations is not None else (20 if mode == "paper" else 4000)
+    at, made = problem.run(problem.start(betas), betas, 0, most, tolerance)
+    v, proof = problem.found(at, betas)
+    made, inner = (count.view(len(betas), len(Y)).amax(1) for count in (made, at.used))
+    return Solution(proof.primal.sum(1), proof.gap.sum(1), v.mT, proof, made, inner)
+
+
+def _check(X: Tensor, Y: Tensor, gates: Tensor, betas: Tensor) -> None:
+    shapes = f"X {tuple(X.shape)}, Y {tuple(Y.shape)}, gates {tuple(gates.shape)}, betas {tuple(betas.shape)}"
+    if not (X.ndim == Y.ndim == gates.ndim == 2 and betas.ndim == 1 and X.shape[0] == Y.shape[1] == gates.shape[0]):
+        raise ValueError(f"shapes are X (n, d), Y (C, n), gates (n, P), betas (B,); got {shapes}")
+    if 0 in (*X.shape, *Y.shape, *gates.shape, *betas.shape):
+        raise ValueError(f"there are examples, features, classes, gates and weights, at least one each; got {shapes}")
+    if not X.is_floating_point() or gates.dtype != torch.bool:
+        raise ValueError(f"X holds real numbers and gates truth values; got {X.dtype} and {gates.dtype}")
+    if not (torch.isfinite(X).all() and torch.isfinite(Y).all()):
+        raise ValueError("X and Y are finite; got NaN or infinity")
+    if not ((betas > 0) & torch.isfinite(betas)).all():
+        raise ValueError(f"regularisation weights are above 0; got {betas[~((betas > 0) & torch.isfinite(betas))][0]}")
