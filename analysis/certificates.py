@@ -29,8 +29,8 @@ def measured(rows: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """The rows of done members of `points` that hold a certificate, one for each rung; empty without any.
 
     rows: all of a study.  points: as from `front.summarise`.  Columns: `SETTING`, member, seed, rung, epochs, seconds,
-    `MEASURES` (NaN where there is no such column), `relative` (NaN where the primal is not positive), and those `hp_<name>` that
-    have a value.
+    `MEASURES` (NaN where there is no such column), `relative` (NaN where the primal is not positive), and those
+    `hp_<name>` that have a value.
     """
     seen = holding(table.done(front.selectable(rows))).merge(points[SETTING].drop_duplicates())
     measures = seen.reindex(columns=[f"m_{name}" for name in MEASURES]).set_axis(list(MEASURES), axis=1).astype(float)
@@ -68,4 +68,4 @@ def shown(lines: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
 
 def drawable(lines: pd.DataFrame) -> pd.Series[bool]:
     """Which lines logarithmic axes can hold: a finite relative gap (`ROUNDING` and less go to the foot), seconds above 0."""
-    return lines["relative"].abs().lt(np.inf) & lines["seconds"].gt(0)
+    return lines["relative"].abs().lt(np.inf) & lines["seconds"].between(0, np.inf, inclusive="neither")

@@ -252,7 +252,7 @@ def _kind(values: pd.Series) -> Literal["log", "linear"]:
 
 
 def _round(values: pd.Series) -> list[float]:
-    """Ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, of more than three decades the powers alone; else the ends."""
+    """Ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, over three decades the powers alone; else the ends."""
     low, high = float(values.min()), float(values.max())
     times = (1, 2, 5) if high <= 1000 * low else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

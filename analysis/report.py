@@ -391,7 +391,7 @@ def _budget(over: pd.DataFrame, early: pd.DataFrame, lacking: int, pictures: Pic
     arms, drawn = over["arm"].nunique(), budget.shown(over)
     settings, lines = (len(frame.drop_duplicates(budget.SETTING)) for frame in (over, drawn))
     yield _say(
-        "Validation accuracy of the done members at their rungs. Epochs are as the rows count them (of a solver: its iterations). "
+        "Validation accuracy of the done members at their rungs. Epochs are as the rows count them (a solver's iterations). "
         "An earlier rung is a point on the way of the longer run, not the end of a shorter one."
         + (f" Drawn: {lines} of {settings} settings, {drawn['arm'].nunique()} of {arms} arms, those that lose most after "
            "their best rung; in budget.csv: all." if lines < settings else "")
