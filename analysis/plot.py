@@ -190,7 +190,7 @@ def certificates(curves: pd.DataFrame, study: str) -> Picture:
     marks = base.transform_filter("!datum.rounded").mark_point(size=40, filled=True, opacity=1)
     feet = base.transform_filter("datum.rounded").mark_point(size=110, strokeWidth=2, shape="triangle-down", opacity=1)
     layers: list[alt.Chart] = [lines, marks.encode(x, y, colour, shape, tooltip=tips), feet.encode(x, y, colour, tooltip=tips)]
-    said = [f"Medians over {_range(curves['n'])} seeds, a point for each rung. Seconds are a member's share of its cohort's."]
+    said = [f"Medians over {_seeds(curves['n'])}, a point for each rung. Seconds are a member's share of its cohort's."]
     if rounded.any():
         rule = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=[2, 3], color=ink, opacity=0.6)
         layers.append(rule.encode(alt.Y(datum=foot)))
@@ -209,7 +209,7 @@ def budget(curves: pd.DataFrame, study: str) -> Picture:
     """
     panels = [_spent(group, str(arm)) for arm, group in curves.groupby("arm", sort=False)]
     said = [
-        f"Mean over {_range(curves['n'])} seeds, validation data, axes for each panel. Ring: the best rung.",
+        f"Mean over {_seeds(curves['n'])}, validation data, axes for each panel. Ring: the best rung.",
         "Colours go by the order of the number above each panel.",
     ]
     title = alt.TitleParams(f"{study}: accuracy over the budget", subtitle=said)
@@ -261,9 +261,10 @@ def _round(values: pd.Series) -> list[float]:
     return inside if len(inside) > 1 else [low, high]
 
 
-def _range(counts: pd.Series) -> str:
+def _seeds(counts: pd.Series) -> str:
+    """How many seeds are behind each mean, in words."""
     least, most = int(counts.min()), int(counts.max())
-    return f"{most}" if least == most else f"{least} to {most}"
+    return f"{least} seed{'' if most == 1 else 's'}" if least == most else f"{least} to {most} seeds"
 
 
 def svg(picture: Picture, background: str = "white") -> str:
@@ -385,11 +386,9 @@ def _tips(frame: pd.DataFrame) -> list[alt.Tooltip]:
 
 def _title(points: pd.DataFrame, study: str, cost: front.Cost) -> alt.TitleParams:
     """Study, split, seeds, and how to read the marks; and how many points the logarithmic axis cannot hold."""
-    least, most = int(points["done"].min()), int(points["done"].max())
-    seeds = f"{least} seed{'' if most == 1 else 's'}" if least == most else f"{least} to {most} seeds"
-    spread = ", bars one standard deviation" if most > 1 else ""
+    spread = ", bars one standard deviation" if points["done"].max() > 1 else ""
     lines = [
-        f"Mean over {seeds}{spread}; nothing here was chosen by test data.",
+        f"Mean over {_seeds(points['done'])}{spread}; nothing here was chosen by test data.",
         "Lines: each arm's front; faint: dominated there; hollow, dashed: control; grey band: front of all arms.",
     ]
     if nothing := int((points["cost"] <= 0).sum()):
