@@ -142,6 +142,24 @@ def unsearched(rows: pd.DataFrame) -> pd.Series[str]:
     return rows["hp"].map(rest)
 
 
+def varying(rows: pd.DataFrame) -> str | None:
+    """The column `hp_<name>` of the one number in which settings of an arm differ; None if they differ in more, or in words."""
+    names = [str(name) for name in rows if str(name).startswith("hp_")]
+    differ = [name for name in names if (rows.groupby("arm")[name].nunique(dropna=False) > 1).any()]
+    if len(differ) != 1:
+        return None
+    values = rows[differ[0]]
+    number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    return differ[0] if number and values.notna().all() else None
+
+
+def evenly(frame: pd.DataFrame, most: int, always: int) -> pd.DataFrame:
+    """At most `most` lines of a frame, evenly spread over its order; the one at position `always` is among them."""
+    if len(frame) <= most:
+        return frame
+    return frame.iloc[sorted({*np.linspace(0, len(frame) - 1, most - 1).round().astype(int).tolist(), always})]
+
+
 def networks(rows: pd.DataFrame) -> pd.Series[str]:
     """Which network each row is of: its member's own, unless a search took it (`m_winner`: the candidate's number).
 

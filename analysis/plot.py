@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
 import vl_convert
 
 from . import front
+from .certificates import ROUNDING
 
 # Okabe & Ito's colours, safe for the colour-blind; grey stands for black and ochre for yellow, which vanish on a
 # dark and on a light page. Seven colours and eight shapes share no divisor: 56 arms before a pair comes again.
@@ -30,6 +31,10 @@ PANELS = 12
 """Settings of a search that are drawn, the first ones."""
 FEW = 12
 """Counts of candidates that are marked on their line; of more, the line alone is drawn."""
+
+
+GRADED = ("#0072B2", "#CC79A7", "#E69F00")
+"""A scale from few to much, visible on a dark and on a light page."""
 
 
 def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") -> Picture:
@@ -149,6 +154,119 @@ def _timed(group: pd.DataFrame, title: str) -> alt.LayerChart:
     return alt.LayerChart(layer=[bars, marks], width=330, height=260, title=head)
 
 
+def certificates(curves: pd.DataFrame, study: str) -> Picture:
+    """Median relative gap against median seconds, both logarithmic, a line for each setting and a point for each rung.
+
+    curves: as from `certificates.curves`, all of them `certificates.drawable`.  Colours are a scale of the one number in
+    which settings differ, else one for each arm.  Gaps at or below rounding, which are no positive numbers, are drawn a decade
+    below the least positive one, with another mark.
+    """
+    rounded = curves["relative"] <= ROUNDING
+    foot = max(float(curves["relative"].where(~rounded).min()) / 10, ROUNDING) if not rounded.all() else ROUNDING
+    number = front.varying(curves)
+    drawn = curves.assign(rounded=rounded, place=curves["relative"].where(~rounded, foot))
+    names = ["arm", "hp", "setting", "n", "rung", "seconds", "relative", "relative_worst", "rounded", "place"]
+    names += [number] if number else []
+    base = alt.Chart(alt.Data(values=_exact(drawn[names])))
+    scale = alt.Scale(type="log", nice=False, padding=16)
+    axis = alt.Axis(format=".3~g", values=_round(drawn["seconds"]))
+    x = alt.X("seconds:Q", scale=scale, axis=axis, title="seconds charged to a member")
+    y = alt.Y("place:Q", scale=scale, axis=alt.Axis(format="~e", tickCount=8), title="relative gap (gap / primal)")
+    arms = drawn["arm"].unique().tolist()
+    ink = "currentColor"
+    several = alt.Legend(title=None, symbolFillColor=ink, symbolStrokeColor=ink) if len(arms) > 1 else None
+    if number:
+        legend = alt.Legend(title=number.removeprefix("hp_"), titleColor=ink, format="~g")
+        colour = alt.Color(
+            f"{number}:Q", scale=alt.Scale(type=_kind(drawn[number]), range=list(GRADED), nice=False), legend=legend
+        )
+    else:
+        colours = [COLOURS[i % len(COLOURS)] for i in range(len(arms))]
+        colour = alt.Color("arm:N", scale=alt.Scale(domain=arms, range=colours), legend=alt.Legend(title=None))
+    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(arms))]
+    shape = alt.Shape("arm:N", scale=alt.Scale(domain=arms, range=shapes), legend=several)
+    tips = _tips(drawn[[name for name in names if name not in ("hp", "rounded", "place")]])
+    lines = base.mark_line(strokeWidth=1.5).encode(x, y, colour, detail=["arm:N", "hp:N"], order="rung:Q")
+    marks = base.transform_filter("!datum.rounded").mark_point(size=40, filled=True, opacity=1)
+    feet = base.transform_filter("datum.rounded").mark_point(size=110, strokeWidth=2, shape="triangle-down", opacity=1)
+    layers: list[alt.Chart] = [lines, marks.encode(x, y, colour, shape, tooltip=tips), feet.encode(x, y, colour, tooltip=tips)]
+    said = [f"Medians over {_seeds(curves['n'])}, a point for each rung. Seconds are a member's share of its cohort's."]
+    if rounded.any():
+        rule = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=[2, 3], color=ink, opacity=0.6)
+        layers.append(rule.encode(alt.Y(datum=foot)))
+        said.append(
+            f"Hollow triangles on the dotted line: {rounded.sum()} of {len(curves)} points at or below rounding "
+            f"({ROUNDING:.1e}); their height says nothing."
+        )
+    title = alt.TitleParams(f"{study}: proven gap against seconds", subtitle=said)
+    return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
+
+
+def budget(curves: pd.DataFrame, study: str) -> Picture:
+    """Mean validation accuracy against epochs, a panel for each arm, a line for each setting, a ring at its best rung.
+
+    curves: as from `budget.shown`.
+    """
+    panels = [_spent(group, str(arm)) for arm, group in curves.groupby("arm", sort=False)]
+    said = [
+        f"Mean over {_seeds(curves['n'])}, validation data, axes for each panel. Ring: the best rung.",
+        "Colours go by the order of the number above each panel.",
+    ]
+    title = alt.TitleParams(f"{study}: accuracy over the budget", subtitle=said)
+    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict()
+
+
+def _spent(curves: pd.DataFrame, arm: str) -> alt.LayerChart:
+    number = front.varying(curves) or "flops_masked"
+    level = curves[number].where(curves["last"]).groupby(curves["hp"]).transform("max")
+    order = level.rank(method="dense")
+    names = ["setting", "hp", "rung", "epochs", "n", "accuracy_valid", "flops_masked"]
+    drawn = curves[[*names, "best"]].assign(level=(order - 1) / max(order.max() - 1, 1))
+    base = alt.Chart(alt.Data(values=json.loads(drawn.to_json(orient="records"))))
+    kind = _kind(curves["epochs"])
+    axis = alt.Axis(format="~s", values=_round(curves["epochs"])) if kind == "log" else alt.Axis(format="~s", tickCount=5)
+    x = alt.X("epochs:Q", axis=axis, scale=alt.Scale(type=kind, nice=False, zero=False, padding=8))
+    y = alt.Y("accuracy_valid:Q", scale=alt.Scale(zero=False), axis=alt.Axis(format="~%", tickCount=5), title=None)
+    colour = alt.Color("level:Q", scale=alt.Scale(domain=[0, 0.5, 1], range=list(GRADED)), legend=None)
+    tips = _tips(curves[[name for name in names if name != "hp"]])
+    lines = base.mark_line(strokeWidth=1.5).encode(x, y, colour, detail="hp:N", order="rung:Q")
+    rings = base.transform_filter("datum.best").mark_point(size=60, strokeWidth=2, opacity=1).encode(x, y, colour, tooltip=tips)
+    ends = [f"{value:,.4g}" if number != "flops_masked" else f"{value:,.0f}" for value in (level.min(), level.max())]
+    named = "masked FLOPs" if number == "flops_masked" else number.removeprefix("hp_")
+    told = f"{named} {ends[0]} (blue) to {ends[1]} (ochre)"
+    if curves["hp"].nunique() == 1:
+        told = str(curves["setting"].iloc[0])
+    title = alt.TitleParams(arm, subtitle=told, fontSize=13, subtitleFontSize=11, offset=6, limit=240)
+    return alt.LayerChart(layer=[lines, rings], width=210, height=160, title=title)
+
+
+def _exact(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of a frame, None for what is not finite; `to_json` would round a gap of 1e-16 to nothing."""
+    lines = frame.to_dict("records")
+    return [{str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()} for line in lines]
+
+
+def _kind(values: pd.Series) -> Literal["log", "linear"]:
+    """Logarithmic where the values are positive and span more than a factor 10."""
+    return "log" if 0 < 10 * values.min() < values.max() else "linear"
+
+
+def _round(values: pd.Series) -> list[float]:
+    """Ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, over three decades the powers alone; else the ends."""
+    low, high = float(values.min()), float(values.max())
+    times = (1, 2, 5) if high <= 1000 * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [float(f"{time}e{power}") for power in powers for time in times]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    return inside if len(inside) > 1 else [low, high]
+
+
+def _seeds(counts: pd.Series) -> str:
+    """How many seeds are behind each mean, in words."""
+    least, most = int(counts.min()), int(counts.max())
+    return f"{least} seed{'' if most == 1 else 's'}" if least == most else f"{least} to {most} seeds"
+
+
 def svg(picture: Picture, background: str = "white") -> str:
     """The chart as SVG text."""
     return vl_convert.vegalite_to_svg({**picture, "background": background}, vl_version=_version())
@@ -250,24 +368,27 @@ def _notes(drawn: pd.DataFrame, low: float | None) -> list[alt.Chart]:
 
 def _tooltips(summary: pd.DataFrame) -> list[alt.Tooltip]:
     """Everything that the summary says of a point."""
-    formats = {"float64": ".4~g", "int64": ","}
     skipped = {"algorithm", "control", "arm"}
     names = [name for name in summary.columns if name not in skipped]
-    return [alt.Tooltip("label:N", title="arm")] + [
-        alt.Tooltip(f"{name}:Q", title=name.replace("_", " "), format=formats[str(summary[name].dtype)])
-        if str(summary[name].dtype) in formats
+    return [alt.Tooltip("label:N", title="arm"), *_tips(summary[names])]
+
+
+def _tips(frame: pd.DataFrame) -> list[alt.Tooltip]:
+    """One for each column."""
+    formats = {"float64": ".4~g", "int64": ","}
+    return [
+        alt.Tooltip(f"{name}:Q", title=name.replace("_", " "), format=formats[str(kind)])
+        if str(kind) in formats
         else alt.Tooltip(f"{name}:N", title=name.replace("_", " "))
-        for name in names
+        for name, kind in zip(map(str, frame), frame.dtypes, strict=True)
     ]
 
 
 def _title(points: pd.DataFrame, study: str, cost: front.Cost) -> alt.TitleParams:
     """Study, split, seeds, and how to read the marks; and how many points the logarithmic axis cannot hold."""
-    least, most = int(points["done"].min()), int(points["done"].max())
-    seeds = f"{least} seed{'' if most == 1 else 's'}" if least == most else f"{least} to {most} seeds"
-    spread = ", bars one standard deviation" if most > 1 else ""
+    spread = ", bars one standard deviation" if points["done"].max() > 1 else ""
     lines = [
-        f"Mean over {seeds}{spread}; nothing here was chosen by test data.",
+        f"Mean over {_seeds(points['done'])}{spread}; nothing here was chosen by test data.",
         "Lines: each arm's front; faint: dominated there; hollow, dashed: control; grey band: front of all arms.",
     ]
     if nothing := int((points["cost"] <= 0).sum()):

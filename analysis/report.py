@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import compare, front, latency, plot, table
+from . import budget, certificates, compare, front, latency, plot, table
 
 Pictures = dict[str, plot.Picture]
 TOLERANCE = 0.005
@@ -58,7 +58,8 @@ dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere;
 def build(folder: Path) -> Path:
     """Write `report/report.html`, `front.svg`, `front.png` and `front.csv` into a study's output folder.
 
-    Beside them `search.csv`, if there was a search over candidates.
+    Beside them `search.csv`, if there was a search over candidates; `budget.csv`, if members were measured at two rungs or
+    more; `certificates.csv`, if rows hold certificates.
     Returns the page's path. Raises ValueError if there are no rows, a file cannot be trusted, or no member is done.
     """
     rows, summary = _load(folder)
@@ -69,6 +70,15 @@ def build(folder: Path) -> Path:
     pictures = _pictures(points, study)
     if len(found):
         pictures["search"] = plot.search(compare.curves(last), found[found["network"] == "random"], study)
+    spent, lacking = budget.measured(rows, points)
+    over = budget.curves(spent)
+    if len(over):
+        pictures["budget"] = plot.budget(budget.shown(over), study)
+    proven = certificates.measured(rows, summary)
+    gaps = certificates.curves(proven)
+    proofs = certificates.shown(gaps)
+    if certificates.drawable(proofs).any():
+        pictures["certificates"] = plot.certificates(proofs[certificates.drawable(proofs)], study)
     timed = latency.shown(folder, last)
     if (timed["milliseconds"].notna() & (timed["flops_shrunk"] > 0)).any():
         pictures["latency"] = plot.latency(timed, study)
@@ -77,15 +87,19 @@ def build(folder: Path) -> Path:
     _save(target / "front.csv", _csv(front.ordered(marked)))
     _save(target / "front.svg", plot.svg(main).encode())
     _save(target / "front.png", plot.png(main))
-    (target / "search.csv").unlink(missing_ok=True)
-    if len(found):
-        key = ["algorithm", "setting"]
-        _save(target / "search.csv", _csv(found.merge(correlations, how="left", on=key) if len(correlations) else found))
+    key = ["algorithm", "setting"]
+    searched = found.merge(correlations, how="left", on=key) if len(correlations) else found
+    for name, frame in (("search", searched), ("budget", over), ("certificates", gaps)):
+        (target / f"{name}.csv").unlink(missing_ok=True)
+        if len(frame):
+            _save(target / f"{name}.csv", _csv(frame))
     parts = [
         *_headline(rows),
         *_figures(pictures),
         *_points(summary, points),
         *_search(found, correlations, pictures),
+        *_budget(over, budget.early(spent, over), lacking, pictures),
+        *_certificates(rows, proven, proofs, pictures),
         *_latency(timed, pictures),
         *_volumes(rows),
         *_checks(folder, rows, summary),
@@ -363,10 +377,101 @@ def _correlations(correlations: pd.DataFrame) -> Iterator[str]:
 def _figures(pictures: Pictures) -> Iterator[str]:
     yield "<h2>Fronts</h2>\n"
     # The SVG is what paper and readers without scripts see; the script replaces it by the same chart with tooltips.
-    for name in [name for name in pictures if name not in ("search", "latency")]:
+    for name in [name for name in pictures if name in plot.COSTS]:
         yield f'<figure id="{name}">{plot.svg(pictures[name], "transparent")}</figure>\n'
     if "flops_shrunk" not in pictures:
         yield _say("No unit died at any point: FLOPs after shrinking are the parent's, and have no figure.")
+
+
+def _budget(over: pd.DataFrame, early: pd.DataFrame, lacking: int, pictures: Pictures) -> Iterator[str]:
+    """Accuracy at every rung, and the settings that were better before the last one."""
+    if over.empty:
+        return
+    yield "<h2>Over the budget</h2>\n"
+    arms, drawn = over["arm"].nunique(), budget.shown(over)
+    settings, lines = (len(frame.drop_duplicates(budget.SETTING)) for frame in (over, drawn))
+    yield _say(
+        "Validation accuracy of the done members at their rungs. Epochs are as the rows count them (a solver's iterations). "
+        "An earlier rung is a point on the way of the longer run, not the end of a shorter one."
+        + (f" Drawn: {lines} of {settings} settings, {drawn['arm'].nunique()} of {arms} arms, those that lose most after "
+           "their best rung; in budget.csv: all." if lines < settings else "")
+        + (f" Left out: {lacking} members that lack a rung of their setting." if lacking else "")
+    )  # fmt: skip
+    yield f'<figure id="budget">{plot.svg(pictures["budget"], "transparent")}</figure>\n'
+    yield "<h3>Early stopping</h3>\n"
+    if early.empty:
+        yield _say(f"The last rung is the best one of each of {settings} settings.")
+        return
+    listed = f" Listed: the {budget.LISTED} with the largest difference." if len(early) > budget.LISTED else ""
+    yield _say(
+        f"In {len(early)} of {settings} settings the best rung by mean validation accuracy is not the last.{listed} "
+        "Difference: best minus last, mean over the pairs of the same seed, in percentage points, with its 95 % t interval. "
+        "The best rung was chosen on the same validation data, so the difference is flattered by selection, and its interval "
+        "does not allow for it. Where FLOPs differ too, it is not one of early stopping alone."
+    )
+    head = ["arm", "setting", "n", "best rung", "last rung", "epochs, best", "last", "accuracy %, best", "last"]
+    text = [
+        [line["arm"], line["setting"], str(line["n"]), str(line["rung_best"]), str(line["rung_last"]),
+         *(_large(line[f"epochs_{end}"]) for end in ("best", "last")),
+         *(_number(100 * line[f"accuracy_valid_{end}"], ".2f") for end in ("best", "last")),
+         f"{100 * line['difference']:+.2f}", _interval(line["difference_low"], line["difference_high"], "+z.2f"),
+         *(_large(line[f"flops_masked_{end}"]) for end in ("best", "last"))]
+        for line in _records(early.head(budget.LISTED))
+    ]  # fmt: skip
+    yield _grid([*head, "difference", "interval", "FLOPs masked, best", "last"], text)
+
+
+def _certificates(rows: pd.DataFrame, proven: pd.DataFrame, shown: pd.DataFrame, pictures: Pictures) -> Iterator[str]:
+    """How near the optimum of its program each setting is, where that is proven."""
+    if proven.empty:
+        return
+    yield "<h2>Certificates</h2>\n"
+    yield _say(
+        "Relative gap: the value of the program at what is measured (primal) minus a lower bound on its optimum (dual), over "
+        "primal. It is about the program that the algorithm solved (where gate patterns are sampled, with those patterns "
+        "only), not about all networks, and a small gap says nothing about accuracy on new data."
+    )
+    if "certificates" in pictures:
+        yield f'<figure id="certificates">{plot.svg(pictures["certificates"], "transparent")}</figure>\n'
+    for sentence in _gaps(rows, proven, shown):
+        yield _say(sentence)
+    head = ["arm", "setting", "n", "primal", "dual", "relative gap", "largest", "violation, largest", "stationarity, largest"]
+    text = [
+        [line["arm"], line["setting"], str(line["n"]) if line["known"] == line["n"] else f"{line['known']} of {line['n']}",
+         *(_number(line[name], ".6g") for name in ("primal", "dual")),
+         *(_number(line[name], ".2g") for name in ("relative", "relative_worst", "violation_worst", "stationarity_worst")),
+         *(_number(line[name], "g") for name in ("gates", "neurons"))]
+        for line in _records(shown[shown["last"]])
+    ]  # fmt: skip
+    yield _grid([*head, "gates", "neurons"], text)
+
+
+def _gaps(rows: pd.DataFrame, proven: pd.DataFrame, shown: pd.DataFrame) -> Iterator[str]:
+    """What a reader should know of the gaps before the table of them."""
+    gaps, settings = proven["relative"], len(proven.drop_duplicates(certificates.SETTING))
+    small = gaps <= certificates.ROUNDING
+    yield (
+        f"Relative gaps at or below rounding ({certificates.ROUNDING:.1e}), over members and rungs: {small.sum()} of "
+        f"{gaps.notna().sum()}"
+        + (f", the least {gaps.min():.2g}. One far below zero would mean that what is measured violates the constraints, or "
+           "that the bound is none." if small.any() else ".")
+    )  # fmt: skip
+    if unknown := int((~certificates.drawable(proven)).sum()):
+        yield (
+            f"Not on the axes: {unknown} of {len(proven)} measurements, whose gap is not finite, not known or relative to no "
+            "positive primal, or which took no time."
+        )
+    every, here = (len(frame.drop_duplicates(["arm", "member"])) for frame in (certificates.holding(rows), proven))
+    if others := every - here:
+        yield f"Members that hold certificates but are not done, and left out here: {others}."
+    listed = len(shown.drop_duplicates(certificates.SETTING))
+    yield (
+        "At the last rung: medians over the n seeds, and the largest. Violation and stationarity are relative residuals of the "
+        "optimality conditions (KKT). "
+        + (f"Drawn and listed: {listed} of {settings} settings, evenly spread, the one with the largest gap among them. "
+           if listed < settings else "")
+        + "In certificates.csv: every setting at every rung, in full precision."
+    )  # fmt: skip
 
 
 def _latency(timed: pd.DataFrame, pictures: Pictures) -> Iterator[str]:

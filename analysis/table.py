@@ -191,6 +191,12 @@ def last(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["status"] != RUNNING].drop_duplicates(["arm", "member"], ignore_index=True)
 
 
+def done(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every row, one for each rung, of the members that are done, in the frame's order."""
+    ended = frame["status"].eq("done").groupby([frame["arm"], frame["member"]]).transform("any")
+    return frame[ended].drop_duplicates(["arm", "member", "rung"])
+
+
 def footers(folder: Path) -> list[dict[str, Any]]:
     """The distinct footers of a study's files: commit, versions, device, task description, data digest."""
     good, _ = sound(folder)

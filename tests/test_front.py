@@ -240,6 +240,23 @@ def test_a_setting_is_listed_whatever_its_count(search_rows: pd.DataFrame) -> No
     assert "candidates 7, pick worst, sparsity 0.9" in set(listed["setting"])
 
 
+def test_the_one_number_in_which_settings_differ() -> None:
+    points = pd.DataFrame({"arm": [*"aabb"], "hp_x": [1.0, 2.0, 1.0, 3.0], "hp_y": [4, 4, 5, 5], "hp_z": [*"uuuu"]})
+    assert front.varying(points) == "hp_x"
+    assert front.varying(points.assign(hp_y=[4, 4, 5, 6])) is None, "two differ"
+    assert front.varying(points.assign(hp_x=[*"uvuw"])) is None, "words are no scale"
+    assert front.varying(points.assign(hp_x=[True, False] * 2)) is None
+    assert front.varying(points.assign(hp_x=[1.0, math.nan, 1.0, 2.0])) is None
+    assert front.varying(points[::2]) is None, "nothing differs within an arm"
+
+
+def test_lines_are_picked_evenly_and_one_always() -> None:
+    frame = pd.DataFrame({"i": range(100)})
+    assert front.evenly(frame, 5, 98)["i"].tolist() == [0, 33, 66, 98, 99]
+    assert front.evenly(frame, 5, 33)["i"].tolist() == [0, 33, 66, 99]
+    assert front.evenly(frame, 100, 3) is frame
+
+
 def test_without_a_search_every_point_is_listed(last_rows: pd.DataFrame) -> None:
     summary = front.summarise(last_rows)
     assert front.listed(summary, last_rows) is summary
