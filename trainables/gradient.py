@@ -80,6 +80,10 @@ class GradientPruner(Algorithm):
         """What the network computes with; the loss's gradient reaches `params` through this function."""
         return params
 
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What is minimised, summed over examples, (): cross-entropy. logits: (n, classes).  labels: (n,)."""
+        return F.cross_entropy(logits, labels, reduction="sum")
+
     def penalty(self, params: Params, pruning: Pruning, ctx: Context) -> Tensor | None:
         """Added to the loss, (); None adds nothing."""
         return None
@@ -301,7 +305,7 @@ class GradientPruner(Algorithm):
             found = forward(params, buffers, pruning, given, x)
             buffers = found["buffers"]
             # Outside of vmap, where it costs less; the sum over members has each member's gradient.
-            fit = F.cross_entropy(found["logits"].flatten(0, -2), y.flatten(), reduction="sum") / task.batch_size
+            fit = self.loss(found["logits"].flatten(0, -2), y.flatten()) / task.batch_size
             total = fit + found["penalty"].sum() if "penalty" in found else fit
             grads = torch.autograd.grad(total, list(params.values()), materialize_grads=True)
             with torch.no_grad():
