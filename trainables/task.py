@@ -37,7 +37,7 @@ class Task:
     model: str = "mlp"
     epochs: float = 40
     batch_size: int = 32
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "dadapt_adam"] = "sgd"
     lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 0.0
@@ -235,7 +235,7 @@ def identity(task: Task, name: str, algorithm: Algorithm, member: Member) -> str
 
 
 _DOMAINS = {
-    "optimizer": Domain("choice", "", "the optimiser", choices=("sgd", "adam"), static=True),
+    "optimizer": Domain("choice", "", "the optimiser", choices=("sgd", "adam", "dadapt_adam"), static=True),
     "schedule": Domain("choice", "", "the learning rate's course", choices=("constant", "cosine", "inverse"), static=True),
     "dtype": Domain("choice", "", "the type of parameters", choices=("float32", "float64"), static=True),
     "device": Domain("choice", "", "where members train", choices=("auto", "cpu", "cuda"), static=True),

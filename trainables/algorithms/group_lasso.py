@@ -10,15 +10,17 @@ w_g are the n_g numbers that set how much a unit gives: the weight and bias of i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from .. import masks
-from ..contract import Domain
+from ..contract import Domain, Value
 from ..gradient import Context, Params, Pruning, space
 from ..structure import Layer, node_masks
 from ..structured import Structured
+from ..task import Task
 
 
 class GroupLasso(Structured):
@@ -34,6 +36,11 @@ class GroupLasso(Structured):
         penalty=Domain("real", 1e-2, "the weight of the penalty", low=0, log=True, tunable=True),
         stop=Domain("real", 0.7, "the share of the steps under the penalty", low=0, high=1, static=True),
     )
+
+    def check(self, task: Task, hp: Mapping[str, Value]) -> None:
+        super().check(task, hp)
+        if task.optimizer == "dadapt_adam":  # finds a rate for itself
+            raise ValueError("the proximal step is as long as the learning rate says: sgd or adam; got dadapt_adam")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         structure = ctx.structure
