@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -233,6 +235,97 @@ def test_what_is_no_image_folder(tmp_path: Path):
     assert said().startswith(f"{odd}: not an image that can be decoded (UnidentifiedImageError)")
 
 
+def parquet_file(path: Path, rows: slice = slice(0, 300), **columns: Any) -> str:
+    """Digits as a Parquet file with a label, a text, and the columns that are given as arrays of one entry for each digit."""
+    label = pa.array(DIGITS.target[rows])
+    text = pa.array([f"digit {each}" for each in DIGITS.target[rows]])
+    others = {name: column if isinstance(column, pa.Array) else pa.array(column[rows]) for name, column in columns.items()}
+    pq.write_table(pa.table({"text": text, **others, "label": label}), path)
+    return str(path)
+
+
+PIXEL = {f"p{place}": DIGITS.data[:, place].astype(np.float32) for place in range(64)}
+
+
+def test_features_are_columns_of_numbers_as_they_are(tmp_path: Path):
+    train, test = parquet_file(tmp_path / "a", **PIXEL), parquet_file(tmp_path / "b", slice(300, 400), **PIXEL)
+    splits = datasets.features(train, test=test)
+    assert splits.keys() == {"train", "test"}
+    for split, rows in (("train", slice(0, 300)), ("test", slice(300, 400))):
+        x, y = (np.asarray(each) for each in splits[split])
+        assert x.dtype == np.float32
+        assert np.array_equal(x, DIGITS.data[rows])
+        assert np.array_equal(y, DIGITS.target[rows])
+    few = np.asarray(datasets.features(train, columns=["p9", "p2"])["train"][0])
+    assert np.array_equal(few, DIGITS.data[:300, [9, 2]])
+    whole = parquet_file(tmp_path / "c", one=DIGITS.target.astype(np.int8), two=DIGITS.target > 3)
+    assert np.asarray(datasets.features(whole)["train"][0]).dtype == np.int8
+    found = load("features", train=train, valid=test)
+    assert {split: len(y) for split, y in found.labels.items()} == {"train": 240, "valid": 100, "test": 60}
+    assert (found.shape, found.classes) == ((64,), 10)
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 64)])
+def test_features_may_be_a_column_of_lists(tmp_path: Path, kind: pa.DataType):
+    train = parquet_file(tmp_path / "a", embedding=pa.array(list(DIGITS.data[:300]), kind), size=DIGITS.target)
+    for columns in ("embedding", ["embedding"]):
+        x = np.asarray(datasets.features(train, columns=columns)["train"][0])
+        assert x.dtype == np.float32
+        assert np.array_equal(x, DIGITS.data[:300])
+    assert np.asarray(datasets.features(train)["train"][0]).shape == (300, 1), "lists are read only where they are named"
+
+
+def test_only_the_columns_that_are_needed_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[list[str]] = []
+    real = pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda path, columns: asked.append(columns) or real(path, columns=columns))
+    datasets.features(parquet_file(tmp_path / "a", **PIXEL), columns=["p1"])
+    assert asked == [["p1", "label"]]
+
+
+def test_what_are_no_features(tmp_path: Path):
+    path = tmp_path / "a"
+    file = str(path)
+
+    def said(columns: Any = (), label: Any = "label", **given: Any) -> str:
+        if given:
+            parquet_file(path, **given)
+        data._load.cache_clear()
+        return refusal("features", train=file, columns=columns, label=label)
+
+    assert said() == f"no file {path}"
+    assert said(p=[1.0, None] * 150) == f"{path}: column `p` has a value in each row; got 150 nulls"
+    assert said(p=DIGITS.target, columns=["q"]) == f"{path}: no column `q`; known: text, p, label"
+    assert said(label="lable") == f'{path}: no column `lable`; did you mean "label"? known: text, p, label'
+    assert said(label="text", columns=["p"]).startswith("split train: labels are whole numbers from 0; got object")
+    rule = f"{path}: `columns` names columns of numbers, or one of lists of numbers"
+    assert said(columns=["text", "p"]) == f"{rule}; got `text` of type string"
+    assert said(columns="text") == f"{rule}; got `text` of type string"
+    assert said(columns=["p", "label"]) == "`columns` are what the label is to be found from; got `label`, the label itself"
+    for wrong in (["p", "p"], [3], 3):
+        assert said(columns=wrong) == f"`columns` is a list of distinct names of columns; got {wrong!r}"
+    ragged = pa.array([[1.0] * (2 + row % 2) for row in range(300)])
+    assert said(e=ragged, columns="e") == f"{path}: lists in `e` are equally long; got lengths 2, 3"
+    assert said(e=pa.array([[1.0, None]] * 300), columns="e") == f"{path}: lists in `e` hold numbers; got 300 nulls"
+    assert said(e=pa.array([[1.0, 2.0], None] * 150), columns="e").endswith("`e` has a value in each row; got 150 nulls")
+    assert said(e=pa.array([["a"]] * 300), columns="e") == f"{rule}; got `e` of type list<element: string>"
+    assert said(e=ragged) == f"{path}: has columns of numbers beside `label`, or lists of them that `columns` names"
+    assert said(p=np.where(DIGITS.target, np.nan, 1.0)) == "inputs are finite numbers; got NaN or infinity"
+    empty = pa.table(
+        {"p": pa.array([], pa.float32()), "e": pa.array([], pa.list_(pa.float32())), "label": pa.array([], pa.int8())}
+    )
+    pq.write_table(empty, path)
+    assert said() == "split train: has one label for each input; got (0,) for (0, 1)"
+    assert said(columns="e") == "split train: has one label for each input; got (0,) for (0, 0)"
+    parquet_file(path, **PIXEL)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert said().startswith(f"{path}: is a Parquet file; got: ")
+    parquet_file(path, **PIXEL)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + bytes(5000) + whole[5004:])
+    assert said().startswith(f"{path}: cannot be read (")
+
+
 def test_torchvisions_data_sets_by_name(tmp_path: Path):
     idx_files(tmp_path / "MNIST" / "raw")
     found, own = load("torchvision", name="MNIST", root=str(tmp_path)), load("idx", root=str(tmp_path / "MNIST" / "raw"))
@@ -291,14 +384,27 @@ def test_torchvision_is_imported_only_where_it_is_needed():
     ]
 
 
-@pytest.mark.parametrize("write", [idx_files, lambda folder: image_files(folder, range(600))])
-def test_a_task_trains_on_files(tmp_path: Path, write: Callable[[Path], Path]):
+def npz_file(path: Path) -> str:
+    """Digits as feature vectors in a NumPy archive."""
+    np.savez(path, x_train=DIGITS.data, y_train=DIGITS.target)
+    return str(path)
+
+
+FILES: dict[str, Callable[[Path], dict[str, str]]] = {
+    "idx": lambda place: {"root": str(idx_files(place))},
+    "folder": lambda place: {"root": str(image_files(place, range(600)))},
+    "npz": lambda place: {"path": npz_file(place.with_suffix(".npz"))},
+    "features": lambda place: {"train": parquet_file(place, slice(None), **PIXEL)},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_task_trains_on_files(tmp_path: Path, name: str):
     from prunefront.trainables.algorithms import find
     from prunefront.trainables.contract import Member, complete
     from prunefront.trainables.measure import measure
 
-    name = "idx" if write is idx_files else "folder"
-    task = Task(name, "mlp", epochs=10, rungs=1, dataset_options={"root": str(write(tmp_path / "digits"))})
+    task = Task(name, "mlp", epochs=10, rungs=1, dataset_options=FILES[name](tmp_path / "digits"))
     task.check()
     dense = find("dense")
     state = dense.advance(task, dense.start(task, [Member(complete(dense.space, {}), 0)]))

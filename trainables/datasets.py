@@ -281,6 +281,92 @@ def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]
     return np.stack(images), labels
 
 
+def features(train: str, valid: str = "", test: str = "", columns: Sequence[str] | str = (), label: str = "label") -> Arrays:
+    """Feature vectors in the columns of Parquet files: tables of numbers, or embeddings in a column of lists.
+
+    train, valid, test: paths.  columns: names of columns of numbers, or of one column of lists of numbers, all equally long;
+    empty: all columns of numbers but the label, as `train` has them.  label: name of a column.  Nothing else is read.
+    """
+    given = [columns] if isinstance(columns, str) else columns
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given) or len(set(given)) < len(given):
+        raise ValueError(f"`columns` is a list of distinct names of columns; got {columns!r}")
+    if _text("label", label) in given:
+        raise ValueError(f"`columns` are what the label is to be found from; got `{label}`, the label itself")
+    paths = {"train": _path("train", train)}
+    paths |= {split: _path(split, place) for split, place in {"valid": valid, "test": test}.items() if place}
+    names = list(given) or [field.name for field in _schema(paths["train"]) if _number(field.type) and field.name != label]
+    if not names:
+        raise ValueError(f"{paths['train']}: has columns of numbers beside `{label}`, or lists of them that `columns` names")
+    return {split: _columns(path, names, label) for split, path in paths.items()}
+
+
+def _schema(path: Path) -> Any:
+    """The columns of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(path)
+    except FileNotFoundError:
+        raise ValueError(f"no file {path}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: is a Parquet file; got: {str(error).splitlines()[0]}") from None
+
+
+def _number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return any(check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean))
+
+
+def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (n, d) and labels (n,) in a Parquet file, of the type that they have there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema(path)
+    for name in (*names, label):
+        if name not in schema.names:
+            raise ValueError(f"{path}: no column `{name}`;{hint(name, schema.names)}")
+    try:
+        table = pq.read_table(path, columns=[*names, label])
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: cannot be read ({raised(error)})") from None
+    for name in (*names, label):
+        if table[name].null_count:
+            raise ValueError(f"{path}: column `{name}` has a value in each row; got {table[name].null_count} nulls")
+    labels = table[label].to_numpy()
+    if len(names) == 1 and _lists(schema.field(names[0]).type):
+        return _rows(path, names[0], table[names[0]]), labels
+    for name in names:
+        if not _number(kind := schema.field(name).type):
+            rule = "`columns` names columns of numbers, or one of lists of numbers"
+            raise ValueError(f"{path}: {rule}; got `{name}` of type {kind}")
+    return np.stack([table[name].to_numpy() for name in names], 1), labels
+
+
+def _lists(kind: Any) -> bool:
+    import pyarrow as pa
+
+    known = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(check(kind) for check in known) and _number(kind.value_type)
+
+
+def _rows(path: Path, name: str, column: Any) -> np.ndarray:
+    """A column of lists of numbers as an array (n, d)."""
+    import pyarrow as pa
+    import pyarrow.compute
+
+    pc: Any = pyarrow.compute  # its functions are made when it is imported
+    lengths, values = pc.unique(pc.list_value_length(column)).to_pylist(), pc.list_flatten(column)
+    if len(lengths) > 1:
+        shown = ", ".join(map(str, sorted(lengths)[:3]))
+        raise ValueError(f"{path}: lists in `{name}` are equally long; got lengths {shown}")
+    if values.null_count:
+        raise ValueError(f"{path}: lists in `{name}` hold numbers; got {values.null_count} nulls")
+    return pa.chunked_array(values).to_numpy().reshape(len(column), *lengths or [0])
+
+
 def _pixels(image: Any, size: int, mode: str) -> np.ndarray:
     """A Pillow image as an array (channels, height, width), resized and converted first; palettes become colours."""
     from PIL.Image import Resampling
@@ -322,6 +408,7 @@ def _size(value: object) -> int:
 
 DATASETS: dict[str, Callable[..., Arrays]] = {
     "digits": digits,
+    "features": features,
     "folder": folder,
     "idx": idx,
     "npz": npz,
