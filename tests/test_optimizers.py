@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunefront.trainables import draws, optimizers
 from prunefront.trainables.algorithms import find
@@ -117,27 +118,33 @@ def train(algorithm: Algorithm, members: list[Member], rungs: int = TASK.rungs) 
     return state
 
 
-def test_a_dense_member_is_what_the_library_makes_of_it():
-    """With a schedule, which multiplies the library's `lr`, for as long as rounding leaves the two together."""
+def theirs_of(task: Task, module: nn.Module, seed: int, loss: Callable[..., Tensor], lr: float) -> float:
+    """Train `module` by the library on the batches of `seed`, for the task's budget; returns its `d`."""
     from dadaptation import DAdaptAdam
 
-    task = dataclasses.replace(TASK, epochs=3, rungs=1, lr=0.3, schedule="cosine")
-    dense = find("dense")
-    state = dense.advance(task, dense.start(task, [Member(complete(dense.space, {}), seed) for seed in (5, 6)]))
-    module, (x, y) = task.build(6), (task.data.inputs["train"], task.data.labels["train"])
+    x, y = task.data.examples("train", torch.arange(len(task.data.labels["train"]))), task.data.labels["train"]
     with contextlib.redirect_stdout(io.StringIO()):
-        optimizer = DAdaptAdam(module.parameters(), lr=task.lr, decouple=True)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimizers.SCHEDULES["cosine"](step, task.steps))
+        optimizer = DAdaptAdam([p for p in module.parameters() if p.requires_grad], lr=lr, decouple=True)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimizers.SCHEDULES[task.schedule](step, task.steps))
     for step in range(task.steps):
         epoch, place = divmod(step, task.steps_per_epoch)
-        order = draws.permutation(draws.key(torch.tensor(6), epoch, "order"), len(y))
+        order = draws.permutation(draws.key(torch.tensor(seed), epoch, "order"), len(y))
         rows = order[place * task.batch_size : (place + 1) * task.batch_size]
         optimizer.zero_grad()
-        F.cross_entropy(module(x[rows]), y[rows]).backward()
+        loss(module(x[rows]), y[rows]).backward()
         optimizer.step()
         rate.step()
-    assert optimizer.param_groups[0]["d"] > 1e-3
-    assert float(state.members["optimizer"][optimizers.DISTANCE][1]) == pytest.approx(optimizer.param_groups[0]["d"], rel=1e-9)
+    return optimizer.param_groups[0]["d"]
+
+
+def test_a_dense_member_is_what_the_library_makes_of_it():
+    """With a schedule, which multiplies the library's `lr`, for as long as rounding leaves the two together."""
+    task = dataclasses.replace(TASK, epochs=3, rungs=1, lr=0.3, schedule="cosine")
+    dense, module = find("dense"), task.build(6)
+    state = dense.advance(task, dense.start(task, [Member(complete(dense.space, {}), seed) for seed in (5, 6)]))
+    distance = theirs_of(task, module, 6, F.cross_entropy, lr=0.3)
+    assert distance > 1e-3
+    assert float(state.members["optimizer"][optimizers.DISTANCE][1]) == pytest.approx(distance, rel=1e-9)
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(state.members["params"][name][1], parameter.detach(), rtol=0, atol=1e-9)
     assert measure(task, dense, state, last=False)[1]["accuracy_train"] > 0.8

@@ -113,6 +113,37 @@ def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     return graph
 
 
+def head(module: nn.Module, structure: Structure) -> tuple[Layer, Layer] | None:
+    """The last two layers of a model that ends in linear, ReLU, linear, and nothing else reads these; None of others."""
+    try:
+        graph = _traced(module)
+    except Exception:  # anybody's code
+        return None
+    modules, layers = dict(graph.named_modules()), {layer.name: layer for layer in structure.layers}
+    node, found = next(node for node in graph.graph.nodes if node.op == "output"), []
+    for kind in (nn.Linear, nn.ReLU, nn.Linear):
+        if len(node.all_input_nodes) != 1 or len((node := node.all_input_nodes[0]).users) != 1:
+            return None
+        part = modules.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(part, kind) and not (kind is nn.ReLU and node.target in (F.relu, torch.relu, "relu")):
+            return None
+        found.append(str(node.target))
+    last, _, first = found
+    linked = any((link.producer, link.consumer, link.repeat) == (first, last, 1) for link in structure.links)
+    return (layers[first], layers[last]) if linked else None
+
+
+def before(module: nn.Module, layer: str) -> nn.Module:
+    """What `module`, in the mode that it is in, gives to its layer `layer`. It shares its parts with `module`."""
+    graph = _traced(module)
+    reader = next(node for node in graph.graph.nodes if node.op == "call_module" and node.target == layer)
+    next(node for node in graph.graph.nodes if node.op == "output").args = (reader.all_input_nodes[0],)
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
+
+
 def divisible(module: nn.Module) -> fx.Graph:
     """The graph of a model that `halves` can cut.
 
