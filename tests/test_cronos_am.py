@@ -136,9 +136,9 @@ def test_a_model_that_vmap_refuses_has_its_head_solved_for():
 
 
 def test_gates_are_normal_and_a_seeds_own():
-    drawn = cronos_am.gate_vectors(torch.tensor(3), 40, 500)
-    assert torch.equal(drawn, cronos_am.gate_vectors(torch.tensor(3), 40, 500))
-    assert not torch.equal(drawn, cronos_am.gate_vectors(torch.tensor(4), 40, 500))
+    drawn = convex.gate_vectors(torch.tensor(3), 40, 500)
+    assert torch.equal(drawn, convex.gate_vectors(torch.tensor(3), 40, 500))
+    assert not torch.equal(drawn, convex.gate_vectors(torch.tensor(4), 40, 500))
     assert drawn.isfinite().all()
     assert abs(float(drawn.mean())) < 0.03
     assert abs(float(drawn.std()) - 1) < 0.03
@@ -182,7 +182,7 @@ def test_a_ridge_head_is_solved_on_the_features_that_are_measured(head: str):
         if head == "least_squares":
             assert torch.equal(params["3.weight"], initial["3.weight"][k])
         else:
-            vectors = cronos_am.gate_vectors(torch.tensor(member.seed), 2, 13)  # 40 units, 10 classes, 2 signs
+            vectors = convex.gate_vectors(torch.tensor(member.seed), 2, 13)  # 40 units, 10 classes, 2 signs
             torch.testing.assert_close(params["3.weight"][:2] * read.square().mean().sqrt(), vectors[:, :-1])
             torch.testing.assert_close(params["3.bias"][:2], vectors[:, -1])
             assert not params["3.weight"][2:].any()
@@ -217,7 +217,7 @@ def test_the_convex_program_is_given_the_features_and_its_solution_is_the_head(m
         torch.testing.assert_close(x, F.pad(read / size, (0, 1), value=1.0))
         assert abs(float(x[:, :-1].square().mean()) - 1) < 1e-12
         assert torch.equal(y, targets(task).T)
-        assert torch.equal(gates, x @ cronos_am.gate_vectors(torch.tensor(member.seed), 2, 13).T >= 0)
+        assert torch.equal(gates, x @ convex.gate_vectors(torch.tensor(member.seed), 2, 13).T >= 0)
         assert betas.tolist() == [member.hp["beta"]]
         assert options == {"mode": "paper", "iterations": 5}
         hidden, outer = cronos_am.neurons(answer[0])

@@ -144,6 +144,8 @@ class Networks:
     params, buffers: name -> (M, ...), what the networks compute with.  kept: name -> (M, ...) bool, shaped like the removable
     parameters.  metrics: the algorithm's own figures, name -> (K,), recorded as `m_<name>`.  of: (K,) indices below M.
     search: what each member spent on choosing its network beside training, `flops` (K,) int64, `seconds` (K,); empty: nothing.
+    progress: `steps`, `epochs`, `examples`, `train_flops`, (K,) each, of an algorithm that does not train by batches of the
+    task's size; empty: counted from the state's steps.
     """
 
     params: Mapping[str, Tensor]
@@ -152,6 +154,7 @@ class Networks:
     metrics: Mapping[str, Tensor]
     of: Tensor
     search: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    progress: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class Algorithm(abc.ABC):

@@ -51,6 +51,7 @@ def measure(task: Task, algorithm: Algorithm, state: State, last: bool, dense: C
         "train_flops": (3 * task.counts.flops * done * task.batch_size + flops).tolist(),
         "search_flops": flops.tolist(),
     }
+    values |= {name: column.tolist() for name, column in networks.progress.items()}
     return [{**progress, **{name: column[k] for name, column in values.items()}} for k in range(len(networks.of))]
 
 

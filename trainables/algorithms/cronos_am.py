@@ -9,7 +9,6 @@ anew on the features of the whole training set, as a convex program. There is no
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import convex, draws, stack, tracing
+from .. import convex, stack, tracing
 from ..contract import Domain, Member, Networks, State, Value
 from ..convex.solver import RANK
 from ..gradient import Context, Dense, GradientPruner, Params, Pruning, space
@@ -132,8 +131,8 @@ class CronosAM(GradientPruner):
                 hidden = torch.cat([head[first.weight], head[str(first.bias)][:, None]], 1).double()
             else:  # features of one size at every solve, so that beta and the gates keep their meaning
                 size = torch.where(size > 0, size, 1.0)
-                hidden = gate_vectors(state.members["seed"][k], first.units // (2 * classes), features.shape[1] + 1)
-            x = F.pad(features / size, (0, 1), value=1.0)
+                hidden = convex.gate_vectors(state.members["seed"][k], first.units // (2 * classes), features.shape[1] + 1)
+            x = convex.with_ones(features / size)
             given, (n, d) = x @ hidden.mT, x.shape
             spent = n * (body + 2 * d * len(hidden))
             if hp["head"] == "convex":
@@ -153,12 +152,6 @@ class CronosAM(GradientPruner):
             pruning["spent"][k] += spent
 
 
-def gate_vectors(seed: Tensor, count: int, length: int) -> Tensor:
-    """h_1, ..., h_P ~ N(0, I), (P, length) float64, the same for a seed at every solve. seed: () int64."""
-    drawn = draws.uniform(draws.key(seed, "gates"), (count, length))
-    return math.sqrt(2) * torch.erfinv(2 * drawn - 1 + 2.0**-53)  # never at an end of (-1, 1)
-
-
 def neurons(v: Tensor) -> tuple[Tensor, Tensor]:
     """The hidden layer (m, d) and the last layer (C, m) of a solution v (C, 2, d, P) of the convex program, m = 2 C P.
 
@@ -173,7 +166,7 @@ def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor
 
     hidden: (n, m).  targets: (n, C).  beta: () > 0.
     """
-    x = F.pad(hidden, (0, 1), value=1.0)
+    x = convex.with_ones(hidden)
     gram = x.mT @ x + beta * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     found = torch.linalg.solve_ex(gram, x.mT @ targets).result.mT
     return found[:, :-1], found[:, -1]

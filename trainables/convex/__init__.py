@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .certificate import Certificate, certificate
+from .gates import gate_vectors, patterns, with_ones
 from .network import prune_dependent, refit, relu_weights, two_layer
 from .program import Program, beta_max
 from .solver import Problem, Solution, solve
@@ -14,9 +15,12 @@ __all__ = [
     "Solution",
     "beta_max",
     "certificate",
+    "gate_vectors",
+    "patterns",
     "prune_dependent",
     "refit",
     "relu_weights",
     "solve",
     "two_layer",
+    "with_ones",
 ]

@@ -8,7 +8,7 @@ With u = v, G u = s, scaled multipliers lam and nu, one iteration is
 
 v and lam are the two parts of t = u + lam, and s and nu the positive and negative part of z = G u + nu: (t, z) is all that
 changes, and ADMM is a fixed-point iteration on it (Douglas-Rachford). Beside the paper's: over-relaxation (Eckstein & Bertsekas
-1992), a rho for every program that balances its residuals (He, Yang & Wang 2000), and Anderson's acceleration (Walker & Ni 2011).
+1992), a rho for every program that balances its residuals (He, Yang & Wang 2000), Anderson's acceleration (Walker & Ni 2011).
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ Solver = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 RELAXATION = 1.6
 BALANCED = (25, 50, 100, 200, 400, 800, 1600, 3200)
-"""Iterations after which rho is balanced: ever more rarely, since each change undoes what Anderson's acceleration has learnt."""
+"""Iterations after which rho is balanced: ever more rarely, since a change undoes what Anderson's acceleration has learnt."""
 UNBALANCED, MOST = 1.5, 5.0
 """Residuals whose quotient's root differs from 1 by less than the first factor are let be; the second bounds a change."""
-MEMORY = 8
+PERIOD = 5
+"""Iterations between two accelerations: as many are taken as one step of the map."""
+MEMORY = 5
 """Differences that Anderson's acceleration combines."""
+RIDGE, LARGEST = 0.01, 1e4
+"""Its least squares are damped by RIDGE times the root of the type's spacing; combinations larger than LARGEST are not used."""
 
 
 @dataclasses.dataclass
@@ -82,36 +86,31 @@ def group_soft_threshold(t: Tensor, threshold: Tensor) -> Tensor:
 
 
 def iterate(
-    program: Program, y: Tensor, beta: Tensor, at: Iterate, solver: Solver, begin: int, count: int, plain: bool
+    program: Program, y: Tensor, beta: Tensor, at: Iterate, solver: Solver, begin: int, count: int, anderson: Anderson | None
 ) -> Iterate:
     """`count` iterations from `at`, of which `begin` were made before.
 
-    y: (S, n).  beta: (S,).  plain: as in the paper, without relaxation, balance and acceleration.
+    y: (S, n).  beta: (S,).  anderson: what accelerates them; none: as in the paper, without relaxation and balance too.
     """
-    data, anderson = program.Ft(y), Anderson(at)
-    alpha = 1.0 if plain else RELAXATION
+    data, alpha = program.Ft(y), 1.0 if anderson is None else RELAXATION
     for k in range(begin, begin + count):
-        rho = at.rho[:, None, None, None]
-        v, s, nu = at.v(beta), at.z.clamp(min=0), at.z.clamp(max=0)
-        lam = at.t - v
-        u, used = solver(data / rho + v - lam + program.Gt(s - nu), at.rho, at.u, k)
-        seen = program.G(u)
-        t, z = alpha * u + (1 - alpha) * v + lam, alpha * seen + (1 - alpha) * s + nu
-        after = Iterate(t, z, u, at.rho, at.used + used)
-        if not plain:
-            after = anderson.faster(at, after)
-            if k + 1 in BALANCED:
-                after = _balanced(after, beta, v, s, u, seen)
-                anderson = Anderson(after)
-        at = after
+        rho, v = at.rho[:, None, None, None], at.v(beta)
+        u, used = solver(data / rho + 2 * v - at.t + program.Gt(at.z.abs()), at.rho, at.u, k)
+        # alpha u + (1 - alpha) v + lam, and alike for z: t and z have moved by alpha times what u = v and G u = s lack.
+        t = at.t + alpha * (u - v)
+        z = torch.add(at.z, program.G(u).sub_(at.z.clamp(min=0)), alpha=alpha)
+        before, at = at, Iterate(t, z, u, at.rho, at.used + used)
+        if anderson is not None and k + 1 in BALANCED:
+            at = _balanced(program, before, at, beta)
+            anderson.forget()
+        elif anderson is not None and (k + 1) % PERIOD == 0:
+            at = anderson.faster(at)
     return at
 
 
-def _balanced(at: Iterate, beta: Tensor, v: Tensor, s: Tensor, u: Tensor, seen: Tensor) -> Iterate:
-    """The same point with a rho for which primal and dual residual would have been alike, each relative to its scale.
-
-    v, s: before the iteration.  u, seen: its solution and G of it.
-    """
+def _balanced(program: Program, before: Iterate, at: Iterate, beta: Tensor) -> Iterate:
+    """The point `at` with a rho for which primal and dual residual of its iteration were alike, each relative to its scale."""
+    v, s, u, seen = before.v(beta), before.z.clamp(min=0), at.u, program.G(at.u)
     after, positive = at.v(beta), at.z.clamp(min=0)
     primal = _norm(u - after, seen - positive) / torch.maximum(_norm(u, seen), _norm(after, positive))
     dual = _norm(after - v, positive - s) / _norm(at.t - after, at.z - positive)
@@ -129,9 +128,10 @@ def _norm(*parts: Tensor) -> Tensor:
 
 
 class Anderson:
-    """Type II acceleration of x -> g(x) for S programs, x = (t, z): a combination of the last few steps that makes g(x) - x least.
+    """Type II acceleration of x -> g(x) for S programs, x = (t, z) and g PERIOD iterations of ADMM.
 
-    A program whose residual doubles forgets its past and goes on plainly.
+    The next x is the combination of the last few g(x) for which that of the residuals g(x) - x is least. A program whose
+    residual doubles forgets its past and goes on plainly.
     """
 
     def __init__(self, at: Iterate) -> None:
@@ -139,31 +139,45 @@ class Anderson:
         # Differences of residuals, and of g, in rings of MEMORY places.
         self.residuals, self.images = (at.t.new_zeros(len(at.t), MEMORY, size) for _ in range(2))
         self.gram = at.t.new_zeros(len(at.t), MEMORY, MEMORY)
+        self.known: Tensor | None = None
         self.last: tuple[Tensor, Tensor] | None = None
         self.place = 0
 
-    def faster(self, at: Iterate, after: Iterate) -> Iterate:
-        """In place of `after`, which one iteration made of `at`."""
-        image = torch.cat([after.t.flatten(1), after.z.flatten(1)], 1)
-        residual = image - torch.cat([at.t.flatten(1), at.z.flatten(1)], 1)
-        if self.last is None:
-            self.last = residual, image
-            return after
-        before, image_before = self.last
+    def forget(self) -> None:
+        """Begin again, from wherever the programs are."""
+        self.residuals.zero_()
+        self.gram.zero_()
+        self.known = self.last = None
+
+    def select(self, index: Tensor) -> None:
+        """Go on with the programs at `index`."""
+        self.residuals, self.images, self.gram = self.residuals[index], self.images[index], self.gram[index]
+        self.known = None if self.known is None else self.known[index]
+        self.last = None if self.last is None else (self.last[0][index], self.last[1][index])
+
+    def faster(self, at: Iterate) -> Iterate:
+        """In place of `at`, the g of what was given out before."""
+        image = torch.cat([at.t.flatten(1), at.z.flatten(1)], 1)
+        if self.known is None:
+            self.known = image
+            return at
+        residual, last = image - self.known, self.last
+        self.known, self.last = image, (residual, image)
+        if last is None:
+            return at
         here, self.place = self.place, (self.place + 1) % MEMORY
-        torch.sub(residual, before, out=self.residuals[:, here])
-        torch.sub(image, image_before, out=self.images[:, here])
-        worse = ~(residual.norm(dim=1) <= 2 * before.norm(dim=1))
+        torch.sub(residual, last[0], out=self.residuals[:, here])
+        torch.sub(image, last[1], out=self.images[:, here])
+        worse = ~(residual.norm(dim=1) <= 2 * last[0].norm(dim=1))
         if worse.any():
             self.residuals[worse], self.gram[worse] = 0, 0
         products = self.residuals @ torch.stack([self.residuals[:, here], residual], 2)
         self.gram[:, here], self.gram[:, :, here] = products[..., 0], products[..., 0]
         size = self.gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
         eye = torch.eye(MEMORY, dtype=size.dtype, device=size.device)
-        tiny = 1e-10 if size.dtype == torch.float64 else 1e-6
-        weights = torch.linalg.solve(self.gram + torch.where(size > 0, tiny * size, 1) * eye, products[..., 1:])[..., 0]
-        weights = torch.where(weights.abs().sum(1, keepdim=True) < 1e4, weights, 0)
-        self.last = residual, image
-        better = torch.baddbmm(image[:, None], weights[:, None], self.images, alpha=-1)[:, 0]
-        t, z = better.split([after.t[0].numel(), after.z[0].numel()], 1)
-        return dataclasses.replace(after, t=t.view_as(after.t), z=z.view_as(after.z))
+        ridge = RIDGE * torch.finfo(size.dtype).eps ** 0.5 * torch.where(size > 0, size, 1)
+        weights = torch.linalg.solve(self.gram + ridge * eye, products[..., 1:])[..., 0]
+        weights = torch.where(weights.abs().sum(1, keepdim=True) < LARGEST, weights, 0)
+        self.known = torch.baddbmm(image[:, None], weights[:, None], self.images, alpha=-1)[:, 0]
+        t, z = self.known.split([at.t[0].numel(), at.z[0].numel()], 1)
+        return dataclasses.replace(at, t=t.view_as(at.t), z=z.view_as(at.z))

@@ -1,8 +1,8 @@
 """The linear systems of ADMM, (I + F'F / rho + G'G) u = r: preconditioners, and conjugate gradients for many at once.
 
 G'G repeats every eigenvalue of X'X 2P times, so that a sketch of the whole, as in the paper, cannot thin out its spectrum;
-one Cholesky factor of the block A = I + X'X does. With sum u_0 + u_1 and difference u_0 - u_1 as unknowns the sum needs A alone,
-and the difference A + 2 M / rho, where M = [X' D_i D_j X]. Whitened by A, M is the same for every rho: so is its sketch, and
+one Cholesky factor of the block A = I + X'X does. With u_0 + u_1 and u_0 - u_1 as unknowns the sum needs A alone, and the
+difference A + 2 M / rho, where M = [X' D_i D_j X]. Whitened by A, M is the same for every rho: so is its sketch, and
 where it is small its whole spectrum, which solves the systems of all rho exactly.
 """
 
@@ -101,7 +101,9 @@ def sketch(
     shift = torch.finfo(like.dtype).eps * torch.linalg.matrix_norm(image)
     image = image + shift * test
     factor = _cholesky((inner := test.mT @ image) / 2 + inner.mT / 2)
-    left, singular, _ = torch.linalg.svd(torch.linalg.solve_triangular(factor.mT, image, upper=True, left=False), full_matrices=False)
+    left, singular, _ = torch.linalg.svd(
+        torch.linalg.solve_triangular(factor.mT, image, upper=True, left=False), full_matrices=False
+    )
     return left, (singular.square() - shift).clamp(min=0)
 
 
@@ -119,13 +121,17 @@ def _spectrum(program: Program, factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """The lower Cholesky factor; if rounding spoiled the matrix, that of a slightly shifted one. Raises ValueError if neither."""
+    """The lower Cholesky factor; if rounding spoiled the matrix, of a shifted one. Raises ValueError if both fail."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
         shift = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().abs().max()
-        factor, failed = torch.linalg.cholesky_ex(matrix + shift * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device))
+        factor, failed = torch.linalg.cholesky_ex(
+            matrix + shift * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        )
     if failed:
-        raise ValueError(f"a matrix {tuple(matrix.shape)} has no Cholesky factor, even shifted: inputs too large for {matrix.dtype}?")
+        raise ValueError(
+            f"a matrix {tuple(matrix.shape)} has no Cholesky factor, even shifted: inputs too large for {matrix.dtype}?"
+        )
     return factor
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .admm import Iterate, iterate
+from .admm import Anderson, Iterate, iterate
 from .certificate import Certificate, certificate
-from .linear import Kind, System, pcg, preconditioner
+from .linear import Apply, Kind, System, pcg, preconditioner
 from .network import two_layer
 from .program import Program
 
 Mode = Literal["solve", "paper"]
 
 EXACT = 4096
-"""Whitened systems with at most so many unknowns, or examples, are solved by their spectrum; larger ones by conjugate gradients."""
+"""Systems of at most so many unknowns, or examples, are solved by their whole spectrum, larger ones by conjugate gradients."""
 RANK = 20
 """Of a sketch; the paper takes 10 to 20."""
 RHO = 0.01
@@ -52,8 +53,8 @@ class Solution:
 class Problem:
     """The programs of all classes and weights for one choice of gates, scaled, with what their linear systems share.
 
-    X is divided by the mean norm of its rows, v multiplied and beta divided by it: the objective is the same. In the mode `solve`
-    each example's constraints are scaled to length 1.
+    X is divided by the mean norm of its rows, v multiplied and beta divided by it: the objective is the same. In the mode
+    `solve` each example's constraints are scaled to length 1.
     """
 
     def __init__(
@@ -69,13 +70,18 @@ class Problem:
         self.kind: Kind = preconditioning or (
             "nystrom" if mode == "paper" else "exact" if min(unknowns, len(X)) <= EXACT else "block+nystrom"
         )
-        generator = torch.Generator().manual_seed(0)  # of a sketch, which changes how fast a system is solved, not what it is
-        self.apply = preconditioner(self.program, self.kind, rank, generator, RHO)
+        self.rank = min(unknowns, len(X)) if self.kind == "exact" else rank
         self.system = System(self.program, self.program.gram)
 
+    @functools.cached_property
+    def apply(self) -> Apply:
+        """The preconditioner; the costly part of what is shared."""
+        generator = torch.Generator().manual_seed(0)  # of a sketch, which changes how fast a system is solved, not what it is
+        return preconditioner(self.program, self.kind, self.rank, generator, RHO)
+
     def start(self, betas: Tensor) -> Iterate:
-        """ADMM's start for all classes of each of the weights (B,): B C programs, the classes of one weight after each other."""
-        rho = torch.full_like(betas, RHO) if self.mode == "paper" else betas / self.scale
+        """ADMM's start for all classes of each of the weights (B,): B C programs, the classes of a weight after each other."""
+        rho = torch.full_like(betas, RHO) if self.mode == "paper" else 2 * betas / self.scale
         return Iterate.zero(self.program, rho.repeat_interleave(len(self.Y)))
 
     def labels(self, count: int) -> Tensor:
@@ -97,17 +103,18 @@ class Problem:
         beta, y = (betas / self.scale).repeat_interleave(len(self.Y)), self.labels(len(betas))
         made = torch.zeros(len(beta), dtype=torch.long, device=beta.device)
         if self.mode == "paper":
-            return iterate(self.program, y, beta, at, self.solver, begin, count, plain=True), made + count
-        at, end = at.select(torch.arange(len(beta), device=beta.device)), begin + count
+            return iterate(self.program, y, beta, at, self.solver, begin, count, None), made + count
         going = torch.arange(len(beta), device=beta.device)
-        for k in range(begin, end, LOOK):
-            here = at.select(going)
+        at, here, anderson = at.select(going), at, Anderson(at)
+        for k in range(begin, begin + count, LOOK):
             found = certificate(self.program, y[going], beta[going], here.v(beta[going]), here.multipliers)
-            going = going[~(found.gap <= tolerance * found.primal)]
+            if (open_ := ~(found.gap <= tolerance * found.primal)).sum() < len(going):
+                going, here = going[open_], here.select(open_)
+                anderson.select(open_)
             if not len(going):
                 break
-            steps = min(LOOK, end - k)
-            here = iterate(self.program, y[going], beta[going], at.select(going), self.solver, k, steps, plain=False)
+            steps = min(LOOK, begin + count - k)
+            here = iterate(self.program, y[going], beta[going], here, self.solver, k, steps, anderson)
             at.put(going, here)
             made[going] += steps
         return at, made
@@ -135,8 +142,8 @@ def solve(
 
     X: (n, d), with a column of ones if there is to be a bias.  Y: (C, n), targets of each class.  gates: (n, P) bool, the
     patterns 1[X h >= 0].  betas: (B,) > 0; the loss is half a sum of squares, so that beta grows with n.
-    mode: `paper` is Feng et al. 2024 (PCG with a Nystrom sketch, rho .01, no stopping: 20 iterations unless given); `solve` ends
-    where the gap is at most `tolerance` of the objective, or after 4000 iterations unless given, and says its gap in any case.
+    mode: `paper` is Feng et al. 2024 (PCG with a Nystrom sketch, rho .01, no stopping: 20 iterations unless given); `solve`
+    ends where the gap is at most `tolerance` of the objective, or after 4000 iterations unless given; it says its gap anyway.
     preconditioning: of the linear systems, if not the mode's own.
     Raises ValueError if shapes, types or weights are none of these.
     """

@@ -1,0 +1,27 @@
+"""Gate patterns drawn at random, and examples with the column of ones that gives neurons a bias."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import draws
+
+
+def gate_vectors(seed: Tensor, count: int, length: int) -> Tensor:
+    """h_1, ..., h_P ~ N(0, I), (count, length) float64, the same for a seed whenever they are asked for. seed: () int64."""
+    drawn = draws.uniform(draws.key(seed, "gates"), (count, length))
+    return math.sqrt(2) * torch.erfinv(2 * drawn - 1 + 2.0**-53)  # never at an end of (-1, 1)
+
+
+def with_ones(features: Tensor) -> Tensor:
+    """(n, d) as (n, d + 1), ones last."""
+    return F.pad(features, (0, 1), value=1.0)
+
+
+def patterns(X: Tensor, vectors: Tensor) -> Tensor:
+    """(n, P) bool: on which examples X (n, d) a neuron with weights of `vectors` (P, d) would be active."""
+    return (X.double() @ vectors.mT) >= 0
