@@ -1,7 +1,7 @@
 """Certificates: how near the optimum of its program each member is, where an algorithm can prove it.
 
 Known by columns alone: `m_primal` (value of the program at what is measured), `m_dual` (a lower bound on its optimum) and
-`m_gap` (at least primal - dual), at every rung. The relative gap is m_gap / m_primal.
+`m_gap` (primal - dual and what violated constraints may hide, at least 0), at every rung. The relative gap is m_gap / m_primal.
 """
 
 from __future__ import annotations

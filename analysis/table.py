@@ -37,8 +37,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("cohort", _text, "the cohort that trained the member"),
     ("hp", _text, "hyper-parameters that differ from their defaults, canonical JSON"),
     ("rung", _count, "point of the training budget, 1 is the first"),
-    ("epochs", _real, "epochs trained so far, dense phase included"),
-    ("steps", _count, "optimiser steps so far, dense phase included"),
+    ("epochs", _real, "epochs trained so far, dense phase included; a solver's iterations over all training examples"),
+    ("steps", _count, "optimiser steps so far, dense phase included; iterations of a solver"),
     ("examples", _count, "training examples used so far, dense phase included"),
     (
         "seconds",
@@ -48,8 +48,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     (
         "train_flops",
         _count,
-        "FLOPs charged to the member: 3 x dense forward FLOPs x examples, dense phase and search included; what members "
-        "share is charged to each",
+        "FLOPs charged to the member: 3 x dense forward FLOPs x examples, dense phase and search included (of a solver: its "
+        "products of matrices); what members share is charged to each",
     ),
     ("search_flops", _count, "of train_flops, those spent on choosing the network, beside its training"),
     ("stacked", _flag, "whether the cohort's members were computed together; false: one after the other"),
