@@ -428,8 +428,9 @@ def _certificates(rows: pd.DataFrame, proven: pd.DataFrame, shown: pd.DataFrame,
     yield "<h2>Certificates</h2>\n"
     yield _say(
         "Relative gap: the value of the program at what is measured (primal) minus a lower bound on its optimum (dual), plus "
-        "what violated constraints may hide of it, over primal. It is about the program that the algorithm solved (where gate patterns are sampled, with those patterns "
-        "only), not about all networks, and a small gap says nothing about accuracy on new data."
+        "what violated constraints may hide of it, over primal. It is about the program that the algorithm solved (where gate "
+        "patterns are sampled, with those patterns only), not about all networks, and a small gap says nothing about accuracy "
+        "on new data."
     )
     if "certificates" in pictures:
         yield f'<figure id="certificates">{plot.svg(pictures["certificates"], "transparent")}</figure>\n'

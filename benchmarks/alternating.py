@@ -1,10 +1,10 @@
 """CRONOS-AM against its ablations on a small convolutional network and digits, paired by seed.
 
 The heads of cronos_am - the convex program, a least-squares last layer, random features with the same gates, a frozen head, and
-D-Adaptation Adam on all parameters - each with its own learning-rate factor, chosen on validation data out of --lr by the mean
-over seeds; what is compared is test accuracy at the end of one budget. Every setting's run is a cohort of all seeds.
+D-Adaptation Adam on all parameters - each with its own learning-rate factor and beta, chosen on validation data out of --lr and
+--beta by the mean over seeds; what is compared is test accuracy at the end of one budget. Every setting's run is a cohort of all seeds.
 
-    python benchmarks/alternating.py [--seeds 5] [--epochs 20] [--lr 1 .1] [--beta .001] [--hidden 160] [--device cpu]
+    python benchmarks/alternating.py [--seeds 5] [--epochs 20] [--lr 1 .1] [--beta .001 .1 1 10] [--hidden 160] [--device cpu]
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--lr", type=float, nargs="+", default=[1.0, 0.1])
-    parser.add_argument("--beta", type=float, default=1e-3)
+    parser.add_argument("--beta", type=float, nargs="+", default=[1e-3, 0.1, 1.0, 10.0])
     parser.add_argument("--checkpoint", type=int, default=100)
     parser.add_argument("--hidden", type=int, default=160)
     parser.add_argument("--dtype", default="float32")
@@ -80,15 +80,16 @@ def main() -> None:
         device=given.device,
     )
     where = torch.cuda.get_device_name() if given.device == "cuda" else "CPU, one thread"
-    print(f"digits, {given.epochs:g} epochs of {task.batch_size}, {given.seeds} seeds, beta {given.beta:g}, {where}")
-    common = {"beta": given.beta, "checkpoint": given.checkpoint}
+    print(f"digits, {given.epochs:g} epochs of {task.batch_size}, {given.seeds} seeds, {where}")
     chosen: dict[str, pd.DataFrame] = {}
     for head in ALGORITHM.space["head"].choices:
-        runs = [trained(task, given.seeds, head=head, lr=lr, **common) for lr in given.lr]
-        for rows in runs:
-            print(f"  {head:>15}, lr {rows['lr'].iloc[0]:<4g}: {words(rows)}")
+        betas = given.beta if head in ("convex", "least_squares", "random_features") else given.beta[:1]
+        settings = [{"lr": lr, "beta": beta} for lr in given.lr for beta in betas]
+        runs = [trained(task, given.seeds, head=head, checkpoint=given.checkpoint, **setting) for setting in settings]
+        for rows, setting in zip(runs, settings, strict=True):
+            print(f"  {head:>15}, lr {setting['lr']:<4g}, beta {setting['beta']:<5g}: {words(rows)}", flush=True)
         chosen[head] = max(runs, key=lambda rows: rows["accuracy_valid"].mean())
-    print("test accuracy of the convex head minus that of the others, %, paired by seed, factors chosen on validation data")
+    print("test accuracy of the convex head minus that of the others, %, paired by seed, settings chosen on validation data")
     others = {
         head: chosen["convex"]["accuracy_test"] - rows["accuracy_test"] for head, rows in chosen.items() if head != "convex"
     }
@@ -96,8 +97,10 @@ def main() -> None:
     adjusted = compare.holm([pair.p for pair in pairs.values()])
     for (head, pair), p in zip(pairs.items(), adjusted, strict=True):
         verdict = compare.verdict(pair, p, compare.equivalence(others[head]))
-        lr = chosen[head]["lr"].iloc[0]
-        print(f"  {head:>15} (lr {lr:g}): {100 * pair.mean:+.2f} ({100 * pair.low:+.2f} to {100 * pair.high:+.2f}): {verdict}")
+        lr, beta = chosen[head][["lr", "beta"]].iloc[0]
+        print(
+            f"  {head:>15} (lr {lr:g}, beta {beta:g}): {100 * pair.mean:+.2f} ({100 * pair.low:+.2f} to {100 * pair.high:+.2f}): {verdict}"
+        )
 
 
 def words(rows: pd.DataFrame) -> str:
