@@ -68,5 +68,5 @@ def refit(hidden: Tensor, Y: Tensor) -> Tensor:
 
     hidden: activations (n, m) of the first layer.
     """
-    active = torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1).double()
+    active = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1).double()
     return (torch.linalg.pinv(active.mT @ active, rtol=RANK, hermitian=True) @ (active.mT @ Y.mT.double())).mT
