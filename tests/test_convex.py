@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prunefront.trainables import convex
 from prunefront.trainables.convex.admm import group_soft_threshold
-from prunefront.trainables.convex.linear import System, _cholesky, pcg, preconditioner, sketch
+from prunefront.trainables.convex.linear import Kind, System, _cholesky, pcg, preconditioner, sketch
 from prunefront.trainables.convex.program import Program
 
 RHO = torch.tensor([0.03, 1.0, 20.0], dtype=torch.float64)
@@ -66,12 +66,13 @@ def optima(X: Tensor, Y: Tensor, gates: Tensor, betas: Tensor) -> Tensor:
     )
     misfit = cp.sum(cp.multiply(on, x @ (v - w)), axis=1) - y
     norms = cp.sum(cp.norm(v, 2, axis=0)) + cp.sum(cp.norm(w, 2, axis=0))
-    seen = [cp.multiply(2 * on - 1, x @ each) >= 0 for each in (v, w)]
+    seen: list[cp.Constraint] = [cp.multiply(2 * on - 1, x @ each) >= 0 for each in (v, w)]
     whole = cp.Problem(cp.Minimize(cp.sum_squares(misfit) / 2 + beta * norms), seen)
     found = torch.empty(len(betas), len(Y), dtype=torch.float64)
     for b, c in itertools.product(range(len(betas)), range(len(Y))):
         beta.value, y.value = float(betas[b]), Y[c].numpy()
-        found[b, c] = whole.solve(solver="CLARABEL")
+        whole.solve(solver="CLARABEL")
+        found[b, c] = float(np.asarray(whole.value))
     return found
 
 
@@ -149,7 +150,8 @@ def test_the_better_the_preconditioner_the_fewer_iterations():
     of = Program.of(X, convex.patterns(X, convex.gate_vectors(torch.tensor(0), 8, X.shape[1])))
     right, rho, system = of.Ft(Y), torch.ones(10, dtype=torch.float64), System(of, of.gram)
     counts = []
-    for kind, rank in (("none", 0), ("nystrom", 10), ("block", 0), ("block+nystrom", 2 * X.shape[1])):
+    kinds: tuple[tuple[Kind, int], ...] = (("none", 0), ("nystrom", 10), ("block", 0), ("block+nystrom", 2 * X.shape[1]))
+    for kind, rank in kinds:
         apply = preconditioner(of, kind, rank, torch.Generator().manual_seed(0), 1.0)
         found, count = pcg(system, apply, right, rho, torch.zeros_like(right), 1e-6, 1000)
         assert ((system(found, rho) - right).flatten(1).norm(dim=1) <= 2e-6 * right.flatten(1).norm(dim=1)).all()
