@@ -191,7 +191,17 @@ def test_objectives_are_those_of_cvxpy(seed: int):
     assert (proof.gap <= 1e-8 * proof.primal).all()
     assert (proof.dual <= expected * (1 + 1e-7)).all()
     torch.testing.assert_close(found.gap, proof.gap.sum(1))
-    assert (proof.violation <= 1e-3).all()
+    assert (proof.violation <= 1e-8).all()
+
+
+def test_objectives_are_as_near_the_optimum_as_is_asked_from_either_side():
+    """By the gap alone a solve for 1e-4 ended up to 1.7e-3 below the optimum, at points that were far from feasible."""
+    for seed in range(20):
+        X, Y, gates = problem(seed, classes=1)
+        betas = convex.beta_max(Program.of(X, gates), Y).max() * torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+        found = convex.solve(X, Y, gates, betas, tolerance=1e-4)
+        torch.testing.assert_close(found.objective, optima(X, Y, gates, betas).sum(1), rtol=1e-4, atol=0)
+        assert (found.certificate.violation <= 1e-4).all()
 
 
 def test_a_certificate_by_hand():
