@@ -366,6 +366,8 @@ def test_dependent_neurons_go_and_predictions_stay():
     assert torch.equal(convex.prune_dependent(pruned, X), pruned), "what is independent is let be"
     few = randn(2, 1, 2, 3, 4)
     assert torch.equal(convex.prune_dependent(few, convex.with_ones(randn(3, 40, 3))), few)
+    near = few[:, :, :1] + 1e-6 * randn(4, 1, 2, 2, 4)
+    assert torch.equal(convex.prune_dependent(near, convex.with_ones(randn(3, 40, 3))), near), "nearly is not dependent"
     assert not convex.prune_dependent(torch.zeros(1, 2, 3, 4).double(), X).any()
 
 
