@@ -14,7 +14,8 @@ class Certificate(NamedTuple):
     """For each program, all (...,).
 
     primal: value of the program at v.  dual: no feasible point has a lower value.  price: multipliers times violated
-    constraints, by which the value of a point that is not quite feasible may be too low; 0 for a feasible one.
+    constraints; 0 for a feasible point.  With optimal multipliers primal + price is no less than the optimum; before, the value
+    of a point that is not feasible may be too low by more.
     violation: of G v >= 0, relative to the largest entry of G v.  stationarity: relative to beta.
     All of it is about the sampled gates: networks with other patterns may do better.
     """

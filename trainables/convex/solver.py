@@ -98,7 +98,7 @@ class Problem:
     def run(self, at: Iterate, betas: Tensor, begin: int, count: int, tolerance: float) -> tuple[Iterate, Tensor]:
         """`count` iterations for the programs `at`, of which `begin` were made before; and how many each needed, (B C,).
 
-        A program of the mode `solve` stops when its gap is at most `tolerance` of its value.
+        A program of the mode `solve` stops when its gap is at most `tolerance` of its value, and its violation too.
         """
         beta, y = (betas / self.scale).repeat_interleave(len(self.Y)), self.labels(len(betas))
         made = torch.zeros(len(beta), dtype=torch.long, device=beta.device)
@@ -108,7 +108,8 @@ class Problem:
         at, here, anderson = at.select(going), at, Anderson(at)
         for k in range(begin, begin + count, LOOK):
             found = certificate(self.program, y[going], beta[going], here.v(beta[going]), here.multipliers)
-            if (open_ := ~(found.gap <= tolerance * found.primal)).sum() < len(going):
+            # Of a point that is not feasible the value may be too low by more than the price, and the gap too small.
+            if (open_ := ~((found.gap <= tolerance * found.primal) & (found.violation <= tolerance))).sum() < len(going):
                 going, here = going[open_], here.select(open_)
                 anderson.select(open_)
             if not len(going):
@@ -143,7 +144,8 @@ def solve(
     X: (n, d), with a column of ones if there is to be a bias.  Y: (C, n), targets of each class.  gates: (n, P) bool, the
     patterns 1[X h >= 0].  betas: (B,) > 0; the loss is half a sum of squares, so that beta grows with n.
     mode: `paper` is Feng et al. 2024 (PCG with a Nystrom sketch, rho .01, no stopping: 20 iterations unless given); `solve`
-    ends where the gap is at most `tolerance` of the objective, or after 4000 iterations unless given; it says its gap anyway.
+    ends where the gap is at most `tolerance` of the objective, and violations are of what they should be above, or after
+    4000 iterations unless given; it says its gap anyway.
     preconditioning: of the linear systems, if not the mode's own.
     Raises ValueError if shapes, types or weights are none of these.
     """
