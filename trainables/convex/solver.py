@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .admm import Anderson, Iterate, iterate
+from .admm import Anderson, Iterate, between, iterate
 from .certificate import Certificate, certificate
 from .linear import Apply, Kind, System, pcg, preconditioner
 from .network import two_layer
@@ -27,6 +27,10 @@ INNER = 32, 200
 """Most iterations of conjugate gradients for one linear system, in the mode `paper` and in the mode `solve`."""
 LOOK = 25
 """Iterations of the mode `solve` between two looks at the certificate."""
+STRIDE = 8
+"""Of a path, every so many-th weight is solved for from zero; a power of 2."""
+CACHED = 400_000
+"""Numbers in the z of programs that a CPU solves at a time: more would leave its cache, fewer cost calls."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,19 +108,48 @@ class Problem:
         made = torch.zeros(len(beta), dtype=torch.long, device=beta.device)
         if self.mode == "paper":
             return iterate(self.program, y, beta, at, self.solver, begin, count, None), made + count
-        going = torch.arange(len(beta), device=beta.device)
-        at, here, anderson = at.select(going), at, Anderson(at)
-        for k in range(begin, begin + count, LOOK):
-            found = certificate(self.program, y[going], beta[going], here.v(beta[going]), here.multipliers)
-            if (open_ := ~(found.gap <= tolerance * found.primal)).sum() < len(going):
-                going, here = going[open_], here.select(open_)
-                anderson.select(open_)
-            if not len(going):
-                break
-            steps = min(LOOK, begin + count - k)
-            here = iterate(self.program, y[going], beta[going], here, self.solver, k, steps, anderson)
-            at.put(going, here)
-            made[going] += steps
+        at, every = at.select(index := torch.arange(len(beta), device=beta.device)), at.z[0].numel()
+        for going in index.split(max(1, CACHED // every) if beta.device.type == "cpu" else len(beta)):
+            here = at.select(going)
+            anderson = Anderson(here)
+            for k in range(begin, begin + count, LOOK):
+                found = certificate(self.program, y[going], beta[going], here.v(beta[going]), here.multipliers)
+                if (open_ := ~(found.gap <= tolerance * found.primal)).sum() < len(going):
+                    going, here = going[open_], here.select(open_)
+                    anderson.select(open_)
+                if not len(going):
+                    break
+                steps = min(LOOK, begin + count - k)
+                here = iterate(self.program, y[going], beta[going], here, self.solver, k, steps, anderson)
+                at.put(going, here)
+                made[going] += steps
+        return at, made
+
+    def path(self, betas: Tensor, count: int, tolerance: float) -> tuple[Iterate, Tensor]:
+        """`run` from zero for many weights, (B,) in any order: about half the iterations, since neighbours start each other.
+
+        Every STRIDE-th weight from zero; then, level by level, those halfway between, from what is `between` their neighbours.
+        """
+        order, last, classes = betas.argsort(), len(betas) - 1, len(self.Y)
+        beta = (betas / self.scale).repeat_interleave(classes)
+        at = self.start(betas).select(torch.arange(len(beta), device=beta.device))  # t and u of a start are one tensor
+        made = torch.zeros_like(beta, dtype=torch.long)
+
+        def programs(places: list[int]) -> Tensor:
+            return (order[places][:, None] * classes + torch.arange(classes, device=order.device)).flatten()
+
+        stride, level = STRIDE, sorted({*range(0, last, STRIDE), last})
+        while stride:
+            if level:
+                here = programs(level)
+                found, made[here] = self.run(at.select(here), betas[order[level]], 0, count, tolerance)
+                at.put(here, found)
+            stride //= 2
+            level = list(range(stride, last, 2 * stride)) if stride else []
+            if level:
+                low, high = programs([k - stride for k in level]), programs([min(k + stride, last) for k in level])
+                start = between(at.select(low), at.select(high), (beta[low], beta[high]), beta[here := programs(level)])
+                at.put(here, start)
         return at, made
 
     def found(self, at: Iterate, betas: Tensor) -> tuple[Tensor, Certificate]:
@@ -151,7 +184,11 @@ def solve(
     betas = betas.to(X)
     problem = Problem(X, Y.to(X), gates, mode, preconditioning)
     most = iterations if iterations is not None else (20 if mode == "paper" else 4000)
-    at, made = problem.run(problem.start(betas), betas, 0, most, tolerance)
+    at, made = (
+        problem.path(betas, most, tolerance)
+        if mode == "solve"
+        else problem.run(problem.start(betas), betas, 0, most, tolerance)
+    )
     v, proof = problem.found(at, betas)
     made, inner = (count.view(len(betas), len(Y)).amax(1) for count in (made, at.used))
     return Solution(proof.primal.sum(1), proof.gap.sum(1), v.mT, proof, made, inner)
