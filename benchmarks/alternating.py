@@ -2,9 +2,9 @@
 
 The heads of cronos_am - the convex program, a least-squares last layer, random features with the same gates, a frozen head, and
 D-Adaptation Adam on all parameters - each with its own learning-rate factor and beta, chosen on validation data out of --lr and
---beta by the mean over seeds; what is compared is test accuracy at the end of one budget. Every setting's run is a cohort of all seeds.
+--beta by the mean over seeds; what is compared is test accuracy at the end of one budget. A setting's run is a cohort of all.
 
-    python benchmarks/alternating.py [--seeds 5] [--epochs 20] [--lr 1 .1] [--beta .001 .1 1 10] [--hidden 160] [--device cpu]
+    python benchmarks/alternating.py [--seeds 5] [--epochs 20] [--lr 1 .1] [--beta .001 .1 1 10] [--device cpu]
 """
 
 from __future__ import annotations
@@ -98,9 +98,8 @@ def main() -> None:
     for (head, pair), p in zip(pairs.items(), adjusted, strict=True):
         verdict = compare.verdict(pair, p, compare.equivalence(others[head]))
         lr, beta = chosen[head][["lr", "beta"]].iloc[0]
-        print(
-            f"  {head:>15} (lr {lr:g}, beta {beta:g}): {100 * pair.mean:+.2f} ({100 * pair.low:+.2f} to {100 * pair.high:+.2f}): {verdict}"
-        )
+        interval = f"{100 * pair.low:+.2f} to {100 * pair.high:+.2f}"
+        print(f"  {head:>15} (lr {lr:g}, beta {beta:g}): {100 * pair.mean:+.2f} ({interval}): {verdict}")
 
 
 def words(rows: pd.DataFrame) -> str:

@@ -37,9 +37,10 @@ class Cronos(Algorithm):
 
     beta: of a loss that is a sum over examples, so that it grows with their number.  iterations: of ADMM, which reads the
     training data once an iteration: an epoch.  mode solve: to a gap of `tolerance` of the objective, where it can; paper: its
-    settings, rho .01 and 20 directions in the sketch, however near the optimum that comes.  refit: the second layer is fitted
+    settings, rho .01 and 20 directions in the sketch, however near the optimum that comes; its loose linear solves amplify
+    rounding, so that members agree with others alone for a few dozen iterations only.  refit: the second layer is fitted
     anew, all neurons to all classes, by least squares.  optimal_prune: neurons whose activations on the training data depend
-    linearly on others go; the predictions there stay.  precision: of solving; float32 cannot bring the gap below about 1e-5
+    linearly on others go; the predictions there stay.  precision: of solving; float32 cannot bring the gap much below 1e-4
     of the objective.
     """
 
@@ -132,7 +133,7 @@ class Cronos(Algorithm):
                     "beta_max": most,
                     "gates": (v.norm(dim=-1) > 0).flatten(0, 1).any(0).sum(),
                     "neurons": (v.norm(dim=-1) > 0).sum(),
-                    "flops": _spent(problem, held["made"][part], held["used"][part]),
+                    "flops": problem.flops(held["made"][part], held["used"][part])[0],
                 }
         columns = {name: torch.stack([each[name] for each in found]) for name in found[0]}
         names = {first.weight: "hidden", str(first.bias): "bias", last.weight: "outer", str(last.bias): "offset"}
@@ -193,19 +194,6 @@ def _layers(v: Tensor, X: Tensor, Y: Tensor, refit: bool) -> dict[str, Tensor]:
         "offset": offset,
         "offset kept": torch.full_like(offset, refit, dtype=torch.bool),
     }
-
-
-def _spent(problem: convex.Problem, made: Tensor, used: Tensor) -> Tensor:
-    """FLOPs of products of matrices that a member rests on, (), int64; what it shares is charged to it.
-
-    made, used: iterations of ADMM and of conjugate gradients for each class. An iteration is four products with X, and one
-    with the basis of the preconditioner and its transpose; one of conjugate gradients is two products with X, one with the
-    Gram matrix, and the preconditioner's.
-    """
-    (n, d), gates, one = problem.program.X.shape, len(problem.program.on), problem.program.flops()
-    thin = 4 * gates * d * problem.rank
-    setup = 2 * n * d * d + (2 * n * (gates * d) ** 2 if problem.kind == "exact" else 2 * one * problem.rank)
-    return setup + made.sum() * (4 * one + thin) + used.sum() * (2 * one + 4 * gates * d * d + thin)
 
 
 def _iterations(task: Task, hp: Mapping[str, Any]) -> int:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from .. import convex, stack, tracing
 from ..contract import Domain, Member, Networks, State, Value
-from ..convex.solver import RANK
 from ..gradient import Context, Dense, GradientPruner, Params, Pruning, space
 from ..optimizers import DISTANCE
 from ..structure import Layer
@@ -39,7 +38,7 @@ class CronosAM(GradientPruner):
     last one is a ridge regression.  random_features: the hidden layer are the P vectors that give the gates, the last one is a
     ridge regression.  frozen: both stay as initialised.  trained: both are stepped like the features, nothing is solved.
     beta: of the convex head and of ridges; the loss is a sum over examples.  lr: a factor of the rate that D-Adaptation finds.
-    iterations: of the mode solve of `cronos`. With the paper's five, a rho of .01 and sketched systems, heads were worse on digits.
+    iterations: of the mode solve of `cronos`; the paper's five, with its rho and its sketch, gave worse heads on digits.
     Solves are charged as `search_flops`. A row before the last shows the head of the last solve before it.
     """
 
@@ -142,7 +141,7 @@ class CronosAM(GradientPruner):
                 found = convex.solve(x, targets.mT, given >= 0, beta[None], iterations=hp["iterations"], tolerance=TOLERANCE)
                 hidden, outer, bias = *neurons(found.v[0]), targets.new_zeros(classes)
                 pruning["primal"][k], pruning["gap"][k] = found.objective[0], found.gap[0]
-                spent += _products(n, d, given.shape[1], classes, found)
+                spent += int(found.flops[0])
             else:
                 outer, bias = ridge(given.relu(), targets, beta)
                 spent += 2 * n * (len(hidden) + 1) * (len(hidden) + 1 + classes)  # Gram matrix and right-hand side
@@ -183,16 +182,3 @@ def _head(task: Task) -> tuple[Layer, Layer]:
 
 def _solves(hp: Mapping[str, Any]) -> bool:
     return hp["head"] not in ("frozen", "trained")
-
-
-def _products(n: int, d: int, gates: int, classes: int, found: convex.Solution) -> int:
-    """FLOPs of a solve in the mode `paper`: of products of matrices, 2 a multiply-accumulate; factorisations are not counted.
-
-    Once: X'X, and a sketch, each column of which is a product with the system. For each class: X' labels, four products with X
-    in an iteration of ADMM, one product with the system and its preconditioner in each of conjugate gradients and before the
-    first of each, and six products for the certificate. A system is two products with X and one with X'X.
-    """
-    once, gram = 2 * n * d * gates, 4 * gates * d * d
-    outer, inner = int(found.iterations), int(found.inner)
-    linear = (inner + outer) * (2 * once + gram + 8 * gates * d * RANK)
-    return 2 * n * d * d + RANK * (2 * once + gram) + classes * (once + 4 * outer * once + linear + 6 * once)

@@ -55,7 +55,7 @@ class Iterate:
         """The start of ADMM."""
         (count, n), d = program.on.shape, program.X.shape[1]
         t = program.X.new_zeros(len(rho), 2, count, d)
-        return Iterate(t, program.X.new_zeros(len(rho), 2, count, n), t, rho, torch.zeros_like(rho, dtype=torch.long))
+        return Iterate(t, program.X.new_zeros(len(rho), 2, count, n), t.clone(), rho, torch.zeros_like(rho, dtype=torch.long))
 
     def select(self, index: Tensor) -> Iterate:
         """The programs at `index`."""
@@ -74,6 +74,22 @@ class Iterate:
     def multipliers(self) -> Tensor:
         """Of the constraints G v >= 0, (S, 2, P, n), at least 0."""
         return -self.rho[:, None, None, None] * self.z.clamp(max=0)
+
+
+def between(low: Iterate, high: Iterate, betas: tuple[Tensor, Tensor], beta: Tensor) -> Iterate:
+    """A start for weights beta (S,) from programs solved for weights around them, linear in log beta.
+
+    betas: of `low` and `high`, (S,) each.  What is mixed is v, s and the multipliers as shares of beta, at a rho in between.
+    """
+    share = (beta / betas[0]).log() / (betas[1] / betas[0]).log()
+    share = share.nan_to_num(0.0)  # equal weights: either will do
+    rates = [(at.rho / b).log() for at, b in zip((low, high), betas, strict=True)]
+    rate, mixed = torch.lerp(rates[0], rates[1], share), []
+    for at, own, b in zip((low, high), rates, betas, strict=True):
+        v, s, wide = at.v(b), at.z.clamp(min=0), (own - rate).exp()[:, None, None, None]
+        mixed.append((v + wide * (at.t - v), s + wide * (at.z - s)))
+    t, z = (torch.lerp(one, other, share[:, None, None, None]) for one, other in zip(*mixed, strict=True))
+    return Iterate(t, z, t, beta * rate.exp(), torch.zeros_like(low.used))
 
 
 def group_soft_threshold(t: Tensor, threshold: Tensor) -> Tensor:

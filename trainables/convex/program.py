@@ -11,6 +11,7 @@ constraints see is (..., 2, P, n), predictions are (..., n). The products with X
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Program:
         """gates: (n, P) bool.  weights: ones if not given."""
         return Program(X, gates.mT.to(X.dtype).contiguous(), torch.ones_like(X[:, 0]) if weights is None else weights)
 
-    @property
+    @functools.cached_property
     def sign(self) -> Tensor:
         """E, (P, n): 1 where a gate is open, else -1, times the weights."""
         return (2 * self.on - 1) * self.weights
