@@ -13,7 +13,7 @@ from .admm import Anderson, Iterate, between, iterate
 from .certificate import Certificate, certificate
 from .linear import Apply, Kind, System, pcg, preconditioner
 from .network import two_layer
-from .program import Program
+from .program import Program, beta_max
 
 Mode = Literal["solve", "paper"]
 
@@ -27,8 +27,8 @@ INNER = 32, 200
 """Most iterations of conjugate gradients for one linear system, in the mode `paper` and in the mode `solve`."""
 LOOK = 25
 """Iterations of the mode `solve` between two looks at the certificate."""
-STRIDE = 8
-"""Of a path, every so many-th weight is solved for from zero; a power of 2."""
+STRIDES = 8, 4, 2, 1
+"""Of a path, every eighth weight is solved for from zero, then those halfway between, and so on."""
 CACHED = 400_000
 """Numbers in the z of programs that a CPU solves at a time: more would leave its cache, fewer cost calls."""
 
@@ -88,15 +88,15 @@ class Problem:
 
     @property
     def refined(self) -> bool:
-        """Whether an exact solve is repeated for its residual: without it the gap in float32 ends at a hundredth, not at 1e-4."""
+        """Whether an exact solve is repeated for its residual: or the gap in float32 ends at a hundredth, not at 1e-4."""
         return self.kind == "exact" and self.program.X.dtype == torch.float32
 
     def flops(self, made: Tensor, used: Tensor) -> Tensor:
         """Of the products of matrices that weights rest on, (B,) int64; what they share is charged to each.
 
-        made, used: (B, C), iterations of ADMM and of conjugate gradients. An iteration is four products with X, and one with the
-        basis of the preconditioner and its transpose; one of conjugate gradients, or of refinement, is two products with X, one
-        with the Gram matrix, and the preconditioner's.
+        made, used: (B, C), iterations of ADMM and of conjugate gradients. An iteration is four products with X, and one with
+        the basis of the preconditioner and its transpose; one of conjugate gradients, or of refinement, is two products with X,
+        one with the Gram matrix, and the preconditioner's.
         """
         (n, d), gates, one = self.program.X.shape, len(self.program.on), self.program.flops()
         thin = 4 * gates * d * self.rank
@@ -153,27 +153,29 @@ class Problem:
     def path(self, betas: Tensor, count: int, tolerance: float) -> tuple[Iterate, Tensor]:
         """`run` from zero for many weights, (B,) in any order: about half the iterations, since neighbours start each other.
 
-        Every STRIDE-th weight from zero; then, level by level, those halfway between, from what is `between` their neighbours.
+        Every eighth weight from zero; then, level by level, those halfway between, from what is `between` their neighbours.
         """
         order, last, classes = betas.argsort(), len(betas) - 1, len(self.Y)
-        beta = (betas / self.scale).repeat_interleave(classes)
+        beta, most = (betas / self.scale).repeat_interleave(classes), beta_max(self.program, self.Y).repeat(len(betas))
         at, made = self.start(betas), torch.zeros_like(beta, dtype=torch.long)
 
         def programs(places: list[int]) -> Tensor:
             return (order[places][:, None] * classes + torch.arange(classes, device=order.device)).flatten()
 
-        stride, level = STRIDE, sorted({*range(0, last, STRIDE), last})
-        while stride:
+        for stride in STRIDES:
+            level = list(range(stride, last, 2 * stride))
+            if stride == STRIDES[0]:
+                level = sorted({*range(0, last, stride), last})
+            elif level:
+                low, high = programs([k - stride for k in level]), programs([min(k + stride, last) for k in level])
+                here = programs(level)
+                near = between(at.select(low), at.select(high), (beta[low], beta[high]), beta[here])
+                some = beta[here] < most[here]  # the others are solved by nothing
+                at.put(here[some], near.select(some))
             if level:
                 here = programs(level)
                 found, made[here] = self.run(at.select(here), betas[order[level]], 0, count, tolerance)
                 at.put(here, found)
-            stride //= 2
-            level = list(range(stride, last, 2 * stride)) if stride else []
-            if level:
-                low, high = programs([k - stride for k in level]), programs([min(k + stride, last) for k in level])
-                start = between(at.select(low), at.select(high), (beta[low], beta[high]), beta[here := programs(level)])
-                at.put(here, start)
         return at, made
 
     def found(self, at: Iterate, betas: Tensor) -> tuple[Tensor, Certificate]:
