@@ -38,8 +38,8 @@ Way = Callable[[Task, int, Sequence[float]], Iterator[Scores]]
 """(task, seed, settings) -> scores at one point of training after the other, all settings together."""
 
 SHARES = (1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-ITERATIONS = (5, 10, 20, 40, 80)
-RATES = (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+ITERATIONS = (1, 2, 5, 10, 20, 40, 80)
+RATES = (3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
 TARGETS = (0.9, 0.93, 0.95)
 
 

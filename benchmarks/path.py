@@ -4,7 +4,7 @@ The single solves go from the largest weight down, each from the solution before
 of its own, as with a solver that knows no paths; `shared`: they are set up once. Setup and certificates are in all.
 All ways take turns, so that a machine whose speed drifts slows all. The first round has torch's first calls in it.
 
-    python benchmarks/path.py [--rounds 3] [--betas 32] [--gates 8] [--tolerance 1e-3] [--threads 2] [--dtype float64]
+    python benchmarks/path.py [--rounds 3] [--betas 32] [--lowest .02] [--tolerance 1e-4] [--threads 2] [--dtype float64]
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def solvers(data: Data, rounds: int) -> None:
         "nystrom-10": ("nystrom", 10),
         "nystrom-20": ("nystrom", 20),
         "block": ("block", 0),
-        "block+nystrom": ("block+nystrom", 20),
+        "block+nystrom-20": ("block+nystrom", 20),
+        "block+nystrom-130": ("block+nystrom", 130),
         "exact": ("exact", 0),
     }
     for ratio in (1.0, 0.01):
@@ -132,8 +133,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--betas", type=int, default=32)
+    parser.add_argument("--lowest", type=float, default=0.02, help="the least weight, as a share of the largest useful one")
     parser.add_argument("--gates", type=int, default=8)
-    parser.add_argument("--tolerance", type=float, default=1e-3)
+    parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float64", choices=["float64", "float32"])
@@ -144,12 +146,13 @@ def main() -> None:
     Y = F.one_hot(task.data.labels["train"], task.data.classes).mT.to(X)
     gates = convex.patterns(X, convex.gate_vectors(torch.tensor(0, device=X.device), given.gates, X.shape[1]))
     top = float(convex.beta_max(convex.Program.of(X, gates), Y).max())
-    betas = top * torch.logspace(math.log10(0.8), math.log10(0.003), given.betas, dtype=X.dtype, device=X.device)
+    betas = top * torch.logspace(math.log10(0.8), math.log10(given.lowest), given.betas, dtype=X.dtype, device=X.device)
     where = torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, threads: {given.threads}"
     print(f"digits, n, d = {tuple(X.shape)}, {len(Y)} classes, {given.gates} gates, {given.dtype}, {where}")
     solvers((X, Y, gates), given.rounds)
     print(
-        f"{given.betas} weights from .8 to .003 of the largest useful, to a gap of {given.tolerance:g}; {given.rounds} rounds"
+        f"{given.betas} weights from .8 to {given.lowest:g} of the largest useful, to a gap of {given.tolerance:g}; "
+        f"{given.rounds} rounds"
     )
     paths((X, Y, gates), betas, given.tolerance, given.rounds)
 
