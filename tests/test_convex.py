@@ -420,13 +420,14 @@ def test_without_convergence_the_gap_is_told():
 
 
 def test_in_float32_the_gap_has_a_floor():
-    """Asked for nothing it stays above nothing: 6e-3 of the objective here, where float64 comes below 1e-8."""
+    """Asked for nothing it stays above nothing: 2e-5 of the objective here, where float64 comes below 1e-8."""
     X, Y, gates = problem(2)
     betas = torch.tensor([0.1])
     found = convex.solve(X.float(), Y.float(), gates, betas, tolerance=0.0, iterations=3000)
-    assert found.v.dtype == found.gap.dtype == torch.float32
+    assert found.v.dtype == torch.float32
+    assert found.gap.dtype == torch.float64
     assert found.iterations.tolist() == [3000]
-    assert 1e-5 < found.gap / found.objective < 2e-2
+    assert 1e-6 < found.gap / found.objective < 1e-3
     exact = convex.solve(X, Y, gates, betas, tolerance=1e-8, iterations=3000)
     assert exact.gap < 1e-8 * exact.objective
     assert abs(float(found.objective - exact.objective)) < float(found.gap)

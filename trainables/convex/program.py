@@ -34,6 +34,10 @@ class Program:
         """gates: (n, P) bool.  weights: ones if not given."""
         return Program(X, gates.mT.to(X.dtype).contiguous(), torch.ones_like(X[:, 0]) if weights is None else weights)
 
+    def double(self) -> Program:
+        """The same in float64."""
+        return Program(self.X.double(), self.on.double(), self.weights.double())
+
     @functools.cached_property
     def sign(self) -> Tensor:
         """E, (P, n): 1 where a gate is open, else -1, times the weights."""

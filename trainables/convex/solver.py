@@ -88,7 +88,7 @@ class Problem:
 
     @property
     def refined(self) -> bool:
-        """Whether an exact solve is repeated for its residual: or the gap in float32 ends at a hundredth, not at 1e-4."""
+        """Whether an exact solve is repeated for its residual: or the gap in float32 ends at a hundredth, not at 1e-5."""
         return self.kind == "exact" and self.program.X.dtype == torch.float32
 
     def flops(self, made: Tensor, used: Tensor) -> Tensor:
@@ -179,10 +179,11 @@ class Problem:
         return at, made
 
     def found(self, at: Iterate, betas: Tensor) -> tuple[Tensor, Certificate]:
-        """Neurons (B, C, 2, P, d) in the scale of X, and their certificate, (B, C) each."""
+        """Neurons (B, C, 2, P, d) in the scale of X, and their certificate, (B, C) each, in float64 whatever they are."""
         beta, shape = (betas / self.scale).repeat_interleave(len(self.Y)), (len(betas), len(self.Y))
         v = at.v(beta)
-        proof = certificate(self.program, self.labels(len(betas)), beta, v, at.multipliers)
+        given = (self.labels(len(betas)), beta, v, at.multipliers)
+        proof = certificate(self.program.double(), *(each.double() for each in given))
         return v.view(*shape, *v.shape[1:]) / self.scale, Certificate(*(part.view(shape) for part in proof))
 
 
@@ -202,8 +203,8 @@ def solve(
     X: (n, d), with a column of ones if there is to be a bias.  Y: (C, n), targets of each class.  gates: (n, P) bool, the
     patterns 1[X h >= 0].  betas: (B,) > 0; the loss is half a sum of squares, so that beta grows with n.
     mode: `paper` is Feng et al. 2024 (PCG with a Nystrom sketch, rho .01, no stopping: 20 iterations unless given); `solve`
-    ends where the gap is at most `tolerance` of the objective, and violations are of what they should be above, or after
-    4000 iterations unless given; it says its gap anyway.
+    ends where the gap is at most `tolerance` of the objective and the violation at most `tolerance`, both of `Certificate`, or
+    after 4000 iterations unless given; it says its gap anyway.
     preconditioning: of the linear systems, if not the mode's own.
     Raises ValueError if shapes, types or weights are none of these.
     """
