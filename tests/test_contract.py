@@ -53,7 +53,10 @@ def several(algorithm: Algorithm, seeds: tuple[int, ...] = (0, 1, 2), task: Task
     """Members that differ in seed and, if the algorithm has them, in sparsity or beta; with defaults that can run on `task`."""
     tried = {"sparsity": (0.5, 0.9), "beta": (0.001, 0.01)}
     settings: list[dict[str, object]] = [
-        {name: value} for name, values in tried.items() if name in algorithm.space for value in values
+        {name: value}
+        for name, values in tried.items()
+        if name in algorithm.space and algorithm.space[name].default  # 0 may be all that a model takes
+        for value in values
     ] or [{}]
     if not task.structure.hidden and "granularity" in algorithm.space:
         settings = [{**hp, "granularity": "weight"} for hp in settings]
