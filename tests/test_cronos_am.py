@@ -150,7 +150,7 @@ def test_neurons_compute_what_the_convex_program_does():
     torch.manual_seed(0)
     x, v = torch.randn(30, 4).double(), torch.randn(3, 2, 4, 5).double()
     v[0, 1, :, 2] = 0
-    hidden, outer = cronos_am.neurons(v)
+    hidden, outer = convex.layers(v.mT)
     assert (hidden.shape, outer.shape) == ((30, 4), (3, 30))
     terms = torch.einsum("nd,csdp->csnp", x, v).relu()  # D_i X v_i where the gates are v's own patterns
     expected = (terms[:, 0] - terms[:, 1]).sum(-1).T
@@ -219,7 +219,7 @@ def test_the_convex_program_is_given_the_features_and_its_solution_is_the_head(m
         assert torch.equal(gates, x @ convex.gate_vectors(torch.tensor(member.seed), 2, 13).T >= 0)
         assert betas.tolist() == [member.hp["beta"]]
         assert options == {"iterations": 25, "tolerance": 1e-4}
-        hidden, outer = cronos_am.neurons(answer[0])
+        hidden, outer = convex.layers(answer[0].mT)
         torch.testing.assert_close(logits(params, read), (x @ hidden.T).relu() @ outer.T)
         kept = ALGORITHM.networks(task, state).kept
         assert kept["3.bias"][k].sum() == kept["3.weight"][k].any(1).sum() == kept["5.weight"][k].sum() == 39

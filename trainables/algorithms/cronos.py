@@ -176,8 +176,7 @@ def _iterate(held: Mapping[str, Tensor], part: Tensor) -> Iterate:
 
 def _layers(v: Tensor, X: Tensor, Y: Tensor, refit: bool) -> dict[str, Tensor]:
     """Step 3: the network of neurons v (C, 2, P, d), its bias apart, and what of it is kept."""
-    hidden, outer = convex.relu_weights(v)
-    hidden, outer = hidden.flatten(0, 2), torch.block_diag(*outer.flatten(1)[:, None])
+    hidden, outer = convex.layers(v)
     some = v.norm(dim=-1).flatten() > 0
     kept, offset = outer != 0, outer.new_zeros(len(Y))
     if refit:

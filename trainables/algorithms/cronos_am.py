@@ -139,7 +139,7 @@ class CronosAM(GradientPruner):
             spent = n * (body + 2 * d * len(hidden))
             if hp["head"] == "convex":
                 found = convex.solve(x, targets.mT, given >= 0, beta[None], iterations=hp["iterations"], tolerance=TOLERANCE)
-                hidden, outer, bias = *neurons(found.v[0]), targets.new_zeros(classes)
+                hidden, outer, bias = *convex.layers(found.v[0].mT), targets.new_zeros(classes)
                 pruning["primal"][k], pruning["gap"][k] = found.objective[0], found.gap[0]
                 spent += int(found.flops[0])
             else:
@@ -152,15 +152,6 @@ class CronosAM(GradientPruner):
             head[str(last.bias)].copy_(bias)
             pruning["neurons"][k] = head[last.weight].any(0).sum()
             pruning["spent"][k] += spent
-
-
-def neurons(v: Tensor) -> tuple[Tensor, Tensor]:
-    """The hidden layer (m, d) and the last layer (C, m) of a solution v (C, 2, d, P) of the convex program, m = 2 C P.
-
-    There is a unit for each class, sign and gate, which feeds its class only; all weights of a group that is zero are zero.
-    """
-    hidden, outer = convex.relu_weights(v.mT)
-    return hidden.flatten(0, 2), torch.block_diag(*outer.flatten(1)[:, None])
 
 
 def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

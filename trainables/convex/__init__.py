@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .certificate import Certificate, certificate
 from .gates import gate_vectors, patterns, with_ones
-from .network import prune_dependent, refit, relu_weights, two_layer
+from .network import layers, prune_dependent, refit, relu_weights, two_layer
 from .program import Program, beta_max
 from .solver import Problem, Solution, solve
 
@@ -16,6 +16,7 @@ __all__ = [
     "beta_max",
     "certificate",
     "gate_vectors",
+    "layers",
     "patterns",
     "prune_dependent",
     "refit",

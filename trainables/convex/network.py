@@ -19,14 +19,19 @@ def relu_weights(v: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(root[..., None] > 0, v / root[..., None], 0), signs * root
 
 
+def layers(v: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden layer (m, d) and the second layer (C, m) of one solution v (C, 2, P, d), m = 2 C P.
+
+    There is a unit for each class, sign and gate, which feeds its class only; all weights of a group that is zero are zero.
+    """
+    hidden, outer = relu_weights(v)
+    return hidden.flatten(0, 2), torch.block_diag(*outer.flatten(1)[:, None])
+
+
 def two_layer(v: Tensor) -> nn.Sequential:
     """The network without biases of one solution v (C, 2, P, d): d inputs, a hidden unit for each non-zero group, C outputs."""
-    first, second = relu_weights(v)
-    classes, some = len(v), v.norm(dim=-1) > 0
-    hidden, owner = first[some], some.nonzero()[:, 0]
-    outer = v.new_zeros(classes, len(hidden))
-    outer[owner, torch.arange(len(hidden), device=v.device)] = second[some]
-    return nn.Sequential(_linear(hidden), nn.ReLU(), _linear(outer))
+    (hidden, outer), some = layers(v), v.norm(dim=-1).flatten() > 0
+    return nn.Sequential(_linear(hidden[some]), nn.ReLU(), _linear(outer[:, some]))
 
 
 def _linear(weight: Tensor) -> nn.Linear:

@@ -76,8 +76,8 @@ class Problem:
         self.kind: Kind = preconditioning or (
             "nystrom" if mode == "paper" else "exact" if min(unknowns, len(X)) <= EXACT else "block+nystrom"
         )
-        self.rank = rank or (RANK if self.kind == "nystrom" else 2 * X.shape[1])
-        self.rank = min(unknowns, len(X)) if self.kind == "exact" else self.rank
+        usual = {"nystrom": RANK, "exact": min(unknowns, len(X))}
+        self.rank = rank or usual.get(self.kind, 2 * X.shape[1])
         self.system = System(self.program, self.program.gram)
 
     @functools.cached_property
