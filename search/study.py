@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from ..analysis.goals import Goals
 from ..trainables import data, models
 from ..trainables.algorithms import find
 from ..trainables.contract import Algorithm, Domain, Value
@@ -45,6 +46,7 @@ def _gpus(gpus: float) -> float:
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 Seeds = Annotated[list[Annotated[int, pydantic.Field(ge=0, lt=2**63)]], pydantic.AfterValidator(_distinct)]
+Factor = Annotated[float, pydantic.Field(gt=1, allow_inf_nan=False)]
 Gpus = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False), pydantic.AfterValidator(_gpus)]
 _FOLDER = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
 
@@ -59,6 +61,20 @@ class About(_Table):
     cpus: Count = _is("the CPUs of a cohort: a whole number from 1", default=1)
     gpus: Gpus | Literal["auto"] = _is(
         'the GPUs of a cohort: a whole number, a share of one below 1, or "auto"', default="auto"
+    )
+    maximize: list[str] = _is("a list of measures, of which more is better", default=["accuracy_valid"])
+    minimize: list[str] = _is("a list of measures, of which less is better", default=["flops_masked"])
+    constraints: list[str] = _is('a list of limits such as "flops_shrunk <= 2e6"', default=[])
+    batch: Count = _is("how many configurations a round of proposals has: a whole number from 1", default=16)
+    rounds: Literal["synchronous", "asynchronous"] = _is("synchronous or asynchronous", default="synchronous")
+    reduction_factor: Factor | None = _is(
+        "a number above 1: at each rung one in so many goes on; without it all do", default=None
+    )
+    floor: Annotated[int, pydantic.Field(ge=0)] = _is(
+        "how many configurations go on in each decade of the first measure to minimize: a whole number from 0", default=1
+    )
+    limit: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = _is(
+        "the most seconds that a cohort may take from rung to rung: a number above 0", default=None
     )
 
 
@@ -110,6 +126,7 @@ class Study:
     task: Task
     arms: tuple[Arm, ...]
     path: Path
+    goals: Goals
 
 
 @contextlib.contextmanager
@@ -136,7 +153,9 @@ def read(path: Path, settings: Sequence[str] = ()) -> Study:
             raise ValueError(_sentence(error, content)) from None
         with at("[task]"):
             task = _task(file.task)
-        return Study(file.study, task, _arms(file.arm), path)
+        with at("[study]"):
+            goals = Goals.parse(file.study.maximize, file.study.minimize, file.study.constraints)
+        return Study(file.study, task, _arms(file.arm), path, goals)
 
 
 def _content(path: Path) -> dict[str, Any]:
