@@ -167,23 +167,47 @@ def read(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
         raise ValueError(f"{path}: {why}; `prunefront run` sets such files aside")
     if not good:
         raise ValueError(f"{folder}: no rows; a study's output folder has them in rows/*.parquet")
-    key = ["arm", "hp", "seed", "member", "rung"]
+    key = ["arm", "hp", "seed", "member", "rung", "status"]
     wanted = None if columns is None else list(dict.fromkeys([*columns, *key]))
     table = pa.concat_tables([pq.read_table(path, columns=wanted) for path in good], promote_options="permissive")
-    frame = table.to_pandas().sort_values(key, ignore_index=True)
+    frame = table.to_pandas().sort_values(key[:-1], ignore_index=True)
+    frame = settled(frame)
     return frame if columns is None else frame[list(columns)]
 
 
 def current(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the members that the study holds as it is now: what was taken out of the study file keeps its rows.
 
-    folder: the output folder, whose plan/study.json names them; all rows if there is none.
+    folder: the output folder, whose plan/study.json names its arms, and members that were taken out; all rows if there is none.
     """
     plan = folder / "plan" / "study.json"
     if not plan.exists():
         return frame
-    held = {(arm, member) for arm, members in json.loads(plan.read_text())["members"].items() for member in members}
-    return frame[[key in held for key in zip(frame["arm"], frame["member"], strict=True)]].reset_index(drop=True)
+    about = json.loads(plan.read_text())
+    arms = set(about["arms"].items())
+    removed = {(arm, member) for arm, members in about["removed"].items() for member in members}
+    held = [
+        (arm, algorithm) in arms and (arm, member) not in removed
+        for arm, algorithm, member in zip(frame["arm"], frame["algorithm"], frame["member"], strict=True)
+    ]
+    return frame[held].reset_index(drop=True)
+
+
+def ended(path: Path) -> set[str]:
+    """The members whose last rows are in a row file."""
+    rows = pq.read_table(path, columns=["member", "status"]).to_pylist()
+    return {row["member"] for row in rows if row["status"] != RUNNING}
+
+
+def length(path: Path) -> int:
+    """How many rows a row file has."""
+    return pq.read_metadata(path).num_rows
+
+
+def settled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame without the rows of a rung at which a decision was made, for members that it stopped: they have a last one."""
+    twice = frame.duplicated(["arm", "member", "rung"], keep=False)
+    return frame[~(twice & frame["status"].eq(RUNNING))].reset_index(drop=True)
 
 
 def last(frame: pd.DataFrame) -> pd.DataFrame:

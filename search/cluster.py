@@ -1,11 +1,20 @@
-"""Ray: one Tuner whose Searcher hands out the cohorts of a plan; actors are reused, and Tune keeps no record of its own."""
+"""Ray: one Tuner whose Searcher hands out what `Work` says; actors are reused, and Tune keeps no record of its own.
+
+A Ray of our own on this machine, or a running cluster. Ray runs what its clients send, so it is never open: a client needs the
+token of the cluster, and a cluster that asks for none is refused.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import secrets
 import signal
+import subprocess
+import sys
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +23,7 @@ _SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": "2000000000",  # workers keep freed stacks for the next step
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_AUTH_MODE": "token",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
@@ -26,28 +36,37 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
-from ..trainables.cohort import Cohort  # noqa: E402
+from ..analysis.storage import Location, Remote  # noqa: E402
+from ..trainables.data import Packed, pack  # noqa: E402
 from ..trainables.tuning import CohortTrainable  # noqa: E402
+from .plan import Planned  # noqa: E402
 from .progress import Progress  # noqa: E402
 from .study import Study  # noqa: E402
+from .work import Work  # noqa: E402
 
 RETRIES = 3
 """How often a cohort whose worker died is carried on from its last rung before its members count as failed."""
+STORE = 100 << 20
+"""Bytes of the object store of a Ray of our own, beside the data set."""
+PATIENCE = 20.0
+"""Seconds after which a cluster that does not answer is given up."""
 
 
-def workers(study: Study) -> int:
-    """How many cohorts of `study` train at a time on this machine. Raises ValueError if not one does."""
-    cpus = len(os.sched_getaffinity(0))
-    slots = cpus // study.about.cpus
+def workers(study: Study, joined: bool) -> int:
+    """How many cohorts of `study` train at a time on this machine, or on the cluster. Raises ValueError if not one does."""
+    where = "the cluster" if joined else "this machine"
+    have = ray.cluster_resources() if joined else {}
+    cpus = int(have.get("CPU", 0)) if joined else len(os.sched_getaffinity(0))
+    gpus = have.get("GPU", 0.0) if joined else torch.cuda.device_count()
+    slots, each = cpus // study.about.cpus, gpus_each(study)
     if not slots:
-        raise ValueError(f"[study]: `cpus` is at most the {cpus} of this machine; got {study.about.cpus}")
-    gpus = gpus_each(study)
-    if gpus:
-        have = torch.cuda.device_count()
-        slots = min(slots, int(have / gpus))
+        raise ValueError(f"[study]: `cpus` is at most the {cpus} of {where}; got {study.about.cpus}")
+    if each:
+        slots = min(slots, int(gpus / each))
         if not slots:
-            raise ValueError(f"[study]: `gpus` is at most the {have} of this machine; got {gpus:g}")
+            raise ValueError(f"[study]: `gpus` is at most the {gpus:g} of {where}; got {each:g}")
     return slots
 
 
@@ -58,53 +77,76 @@ def gpus_each(study: Study) -> float:
     return float(study.about.gpus)
 
 
-def train(study: Study, folder: Path, scratch: Path, cohorts: list[Cohort], slots: int, progress: Progress) -> dict[str, str]:
-    """Train `cohorts`; returns what went wrong with those that failed for good, by name. What is done is in the rows.
+def train(study: Study, work: Work, slots: int, scratch: Path, packed: Packed | None, progress: Progress) -> None:
+    """Train what `work` hands out, on the Ray that runs. What is done is in the rows. An interrupt ends it early, without an error.
 
-    An interrupt ends it early, without an error.
+    packed: the data set for workers, put once into the object store.
     """
-    with local_ray(scratch, slots * study.about.cpus):
-        trainable = tune.with_resources(CohortTrainable, {"cpu": study.about.cpus, "gpu": gpus_each(study)})
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=_HandOut(cohorts, {"folder": str(folder.absolute()), "threads": study.about.cpus}),
-                num_samples=len(cohorts),
-                max_concurrent_trials=slots,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name="cohorts",
-                storage_path=str(scratch / "tune"),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                callbacks=[_Report(progress)],
-            ),
-        )
-        results = tuner.fit()
-        return {r.config["cohort"]: _reason(r.error) for r in results if r.config and r.error is not None}
+    shared = {"study": study.about.name, "task": study.task.to_json(), "keep": study.about.keep != "none", "data": packed}
+    gpus = gpus_each(study)
+    config = {
+        "folder": str(work.folder.absolute() if isinstance(work.folder, Path) else work.folder),
+        "threads": study.about.cpus,
+        "workers": (max(1, int(1 / gpus)) if gpus else 0),
+        "limit": study.about.limit,
+    }
+    hands = _HandOut(work, config, progress)
+    trainable = tune.with_resources(tune.with_parameters(CohortTrainable, **shared), {"cpu": study.about.cpus, "gpu": gpus})
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(search_alg=hands, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="cohorts",
+            storage_path=str(scratch / "tune"),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            callbacks=[_Report(hands)],
+        ),
+    ).fit()
+    if hands.broken is not None:
+        raise hands.broken
 
 
 class _HandOut(Searcher):
-    """Gives each trial the next cohort of the plan whose predecessors have ended."""
+    """Gives each trial the next segment of a cohort, and tells `Work` how it ended.
 
-    def __init__(self, cohorts: list[Cohort], config: dict[str, Any]) -> None:
+    broken: what went wrong in the driver itself, in writing rows or in proposing; nothing more is handed out then.
+    """
+
+    def __init__(self, work: Work, config: dict[str, Any], progress: Progress) -> None:
         super().__init__()
-        self.waiting, self.config = list(cohorts), config
-        self.going: dict[str, str] = {}  # trial -> cohort
-        self.open = {cohort.name for cohort in cohorts}
+        self.work, self.config, self.progress = work, config, progress
+        self.broken: Exception | None = None
+        self.going: dict[str, Planned] = {}  # trial -> cohort
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        for cohort in self.waiting:
-            if self.open.isdisjoint(cohort.after):
-                self.waiting.remove(cohort)
-                self.going[trial_id] = cohort.name
-                return {**self.config, "cohort": cohort.name}
-        return None
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        segment = None
+        with self.guarded():
+            segment = self.work.next() if self.broken is None else None
+        if segment is None:
+            return Searcher.FINISHED if self.broken is not None or self.work.over else None
+        self.going[trial_id] = segment.cohort
+        return {**self.config, "line": list(segment.cohort.line), "upto": segment.upto}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.open.discard(self.going.pop(trial_id, ""))
+        if not error:
+            self.ended(trial_id, None)
+
+    def ended(self, trial_id: str, error: str | None) -> None:
+        """A trial is over, well or for the reason `error`."""
+        planned = self.going.pop(trial_id, None)
+        if planned is not None:
+            with self.guarded():
+                self.work.ended(planned.name, error)
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Keep what goes wrong for the end: an error inside a Searcher would leave trials behind."""
+        try:
+            yield
+        except Exception as error:
+            self.broken = self.broken or error
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the rows say what is done."""
@@ -114,38 +156,121 @@ class _HandOut(Searcher):
 
 
 class _Report(tune.Callback):
-    """Tells the display how far cohorts are."""
+    """Tells the display how far cohorts are, and the hand-out why one failed."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, hands: _HandOut) -> None:
+        self.hands, self.heard = hands, dict[str, float]()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing of a display goes into Tune's snapshots."""
         return {}
 
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.heard[trial.trial_id] = time.monotonic()
+
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        self.progress.reached(trial.config["cohort"], result["rung"])
+        self.heard[trial.trial_id] = time.monotonic()
+        with self.hands.guarded():
+            self.hands.progress.reached(self.hands.going[trial.trial_id], result["rung"])
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.progress.note(f"cohort {trial.config['cohort']}: lost to an error or a dead worker; carried on from its last rung")
+        name, why = self.hands.going[trial.trial_id].name, self._late(trial) or "lost to an error or a dead worker"
+        self.hands.progress.note(f"cohort {name}: {why}; carried on from its last rung")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.progress.note(f"cohort {trial.config['cohort']}: failed for good; `status` and `reason` of its rows say why")
+        name, why = self.hands.going[trial.trial_id].name, self._late(trial) or _reason(trial.get_error())
+        self.hands.ended(trial.trial_id, why)
+        self.hands.progress.note(f"cohort {name}: failed for good; `status` and `reason` of its rows say why")
+
+    def _late(self, trial: Any) -> str:
+        limit = self.hands.config["limit"]
+        since = time.monotonic() - self.heard.get(trial.trial_id, time.monotonic())
+        return f"took more than the {limit:g} s that `limit` allows from rung to rung" if limit and since >= limit else ""
 
 
 @contextlib.contextmanager
-def local_ray(scratch: Path, cpus: int) -> Iterator[None]:
-    """A Ray of our own on this machine, quiet, its files in `scratch`."""
+def local_ray(scratch: Path, cpus: int, room: int = 0) -> Iterator[None]:
+    """A Ray of our own on this machine, quiet, its files and its token in `scratch`. room: bytes of the data set."""
+    token, before = scratch / "token", os.environ.get("RAY_AUTH_TOKEN_PATH")
+    with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    try:
+        with _connected(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=STORE + 2 * room,
+            _temp_dir=str(scratch / "ray"),
+        ):
+            yield
+    finally:
+        os.environ.pop("RAY_AUTH_TOKEN_PATH")
+        if before is not None:
+            os.environ["RAY_AUTH_TOKEN_PATH"] = before
+
+
+@contextlib.contextmanager
+def joined_ray(address: str, insecure: bool) -> Iterator[None]:
+    """The cluster at `address`. Raises ValueError if none answers there, if it does not take the token, or if it is open."""
+    if not insecure and is_open(address):
+        rule = "a cluster lets in only who has its token, since it runs whatever a client sends"
+        cure = "start it with RAY_AUTH_MODE=token (docs/cluster.md), or say --insecure where nobody else can reach it"
+        raise ValueError(f"--address {address}: {rule}; this one lets anybody in; {cure}")
+    handed = {name: os.environ[name] for name in _SETTINGS if name.startswith("MALLOC")}
+    try:
+        connection = _connected(address=address, runtime_env={"env_vars": handed})
+        connection.__enter__()
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        refused = "Unauthenticated" in str(error) or isinstance(error, ray.exceptions.AuthenticationError)
+        got = "it does not take our token" if refused else "none answers"
+        rule = "is HOST:PORT of the head of a Ray cluster, or auto, and its token is in RAY_AUTH_TOKEN, or ~/.ray/auth_token"
+        raise ValueError(f"--address {rule}; got {address}: {got}") from None
+    try:
+        yield
+    finally:
+        connection.__exit__(None, None, None)
+
+
+def is_open(address: str) -> bool:
+    """Whether the cluster at `address` answers a client that has no token."""
+    hidden = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    command += [] if address == "auto" else ["--address", address]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        asked = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE, check=False)
+        return asked.returncode == 0
+    return False
+
+
+def shared(folder: Location) -> None:
+    """Raise ValueError if a node of the cluster does not see what is written to `folder`."""
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    probe.write_bytes(b"here")
+    try:
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        where = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
+        looks = {node: _sees.options(scheduling_strategy=strategy).remote(str(probe)) for node, strategy in where.items()}
+        blind = [node for node, look in looks.items() if not ray.get(look)]
+    finally:
+        probe.unlink(missing_ok=True)
+    if blind:
+        rule = "with several nodes the output folder is one that all of them see: a shared file system, or s3:// and the like"
+        raise ValueError(f"{folder}: {rule}; got one that {len(blind)} of {len(nodes)} nodes do not see")
+
+
+@ray.remote(num_cpus=0)
+def _sees(probe: str) -> bool:
+    from prunefront.analysis.storage import locate
+
+    return locate(probe).exists()
+
+
+@contextlib.contextmanager
+def _connected(**options: Any) -> Iterator[None]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100 << 20,
-        _temp_dir=str(scratch / "ray"),
-    )
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     # Tune stops gracefully on SIGUSR1, and not at all on SIGTERM.
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     try:
@@ -155,7 +280,7 @@ def local_ray(scratch: Path, cpus: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: object) -> str:
     """The last line of an error that came back from a worker: its type and message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__

@@ -1,28 +1,220 @@
-"""The plan: members grouped into cohorts, written once, resumed whole.
+"""The plan: members grouped into cohorts, written once, resumed whole. It holds every decision that was made.
 
 RUN_DIR/plan/study.json says what is studied; cohorts-NNN.jsonl hold the cohorts, one a line, in the order in which they are
-handed out. A study that has grown (arms, values, seeds) adds a file; what was planned before stays as it was.
+handed out. Each file is a generation: a round of proposals, or what a study that has grown (arms, values, seeds) added; what was
+planned before stays as it was. Members are made when a line is written and not kept: a plan may have very many.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..analysis.table import atomic
+from ..analysis.storage import Location, atomic, read_range
 from ..trainables.cohort import Cohort
-from ..trainables.contract import Member, code_path
-from ..trainables.memory import fitting
+from ..trainables.contract import Member, Value, canonical, code_path
+from ..trainables.memory import fitting, member_bytes
 from ..trainables.task import Task, identity
 from .domains import proposals
-from .study import Arm, Study, at
+from .study import MODELLED, Arm, Study, at
 
-LEAST = 8
-"""Members below which an automatic cohort is not cut to keep all workers busy: its steps would cost nearly the same."""
+LEAST, MOST = 8, 4096
+"""Members below which an automatic cohort is not cut to keep all workers busy: its steps would cost nearly the same; and the most
+that it has: what is lost with a worker, and written at once, stays small."""
+
+Propose = Callable[[Arm, int, int], Sequence[Mapping[str, Value]]]
+"""(arm, round, count) -> that many new configurations, or as many as there are."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Planned:
+    """A cohort of the plan without its members: the driver holds no more of it. line: file, and bytes from where and how many."""
+
+    name: str
+    arm: str
+    algorithm: str
+    size: int
+    after: tuple[str, ...]
+    seeds: tuple[int, ...]  # of a dense phase; else empty
+    line: tuple[str, int, int]
+
+
+class Plan:
+    """The cohorts of a study in its output folder. `open` reads them; `grow` adds what is new, and the next round of proposals.
+
+    cohorts: those that the study as it is now needs, in order.  rounds: arm -> the configurations proposed so far by a sampler
+    that learns from results, each with the number of its generation.
+    """
+
+    def __init__(self, study: Study, folder: Location, workers: int) -> None:
+        self.study, self.folder, self.workers = study, folder, workers
+        self.arms = [arm for arm in study.arms if arm.algorithm.skip(study.task) is None]
+        self.cohorts: list[Planned] = []
+        self.rounds: dict[str, list[tuple[int, dict[str, Value]]]] = {
+            arm.name: [] for arm in self.arms if arm.sampler in MODELLED
+        }
+        self._generations = self._count = 0
+        self._known: set[int] = set()
+        self._dense: dict[int, str] = {}
+        self._exhausted: set[str] = set()
+        self._todo: list[tuple[Arm, Sequence[Mapping[str, Value]]]] = []
+
+    @property
+    def total(self) -> int:
+        """Members that the study will have, if no space is exhausted."""
+        sizes = (arm.members or 0 if arm.name in self.rounds else len(proposals(arm)) for arm in self.arms)
+        return sum(sizes) * len(self.study.about.seeds)
+
+    def open(self) -> None:
+        """Read what is planned. Raises ValueError if the folder holds another study, or another task's rows."""
+        place, about = self.folder / "plan", self._about()
+        with at(self.folder):
+            if (place / "study.json").exists():
+                _compare(json.loads((place / "study.json").read_text()), about)
+            files = sorted(place.glob("cohorts-*.jsonl"), key=lambda path: path.name)
+            for path in files:
+                self._read_rounds(path)
+            self._todo = [(arm, [hp for _, hp in self.rounds.get(arm.name, [])] or _known(arm)) for arm in self.arms]
+            wanted = self._wanted() if files else set[int]()
+            dense, removed = list[Planned](), dict[str, list[str]]()
+            for path in files:
+                for planned, cohort in _lines(path):
+                    self._count += 1
+                    here = [(_digest(cohort, member), member) for member in cohort.members]
+                    if not cohort.algorithm:
+                        self._dense |= dict.fromkeys(planned.seeds, planned.name)
+                        dense.append(planned)
+                        continue
+                    self._known.update(digest for digest, _ in here)
+                    gone = [member for digest, member in here if digest not in wanted]
+                    arm = next((a for a in self.arms if (a.name, a.algorithm_name) == (cohort.arm, cohort.algorithm)), None)
+                    if arm is not None and gone:
+                        about_it = self.study.task, cohort.algorithm, arm.algorithm
+                        ids = (identity(*about_it, member, cohort.version) for member in gone)
+                        removed.setdefault(cohort.arm, []).extend(ids)
+                    if len(gone) < len(here):
+                        self.cohorts.append(planned)
+        self._generations = len(files)
+        needed = {name for planned in self.cohorts for name in planned.after}
+        self.cohorts = sorted([*self.cohorts, *(d for d in dense if d.name in needed)], key=lambda planned: planned.name)
+        about["arms"] = {arm.name: arm.algorithm_name for arm in self.study.arms}
+        about["removed"] = removed
+        with atomic(place / "study.json") as temporary:
+            temporary.write_text(json.dumps(about))
+
+    def grow(self, propose: Propose) -> list[Planned]:
+        """Plan what is not planned yet, with the next round of proposals; returns the new cohorts, none at the end."""
+        number = self._generations
+        for arm in self.arms:
+            if arm.name in self.rounds and arm.name not in self._exhausted:
+                count = min((arm.members or 0) - len(self.rounds[arm.name]), self.study.about.batch)
+                found = [dict(hp) for hp in propose(arm, number, count)] if count > 0 else []
+                found.sort(key=lambda hp, space=arm.algorithm.space: canonical(space, hp))  # as `_read_rounds` finds them
+                self.rounds[arm.name] += [(number, hp) for hp in found]
+                self._todo.append((arm, found))
+                if len(found) < count or count <= 0:
+                    self._exhausted.add(arm.name)
+        cohorts, new, name = self._cohorts(), list[Planned](), f"cohorts-{number:03d}.jsonl"
+        first = next(cohorts, None)
+        self._todo = []
+        if first is None:
+            return []
+        with atomic(self.folder / "plan" / name) as temporary, temporary.open("wb") as file:
+            offset = 0
+            for cohort in itertools.chain([first], cohorts):
+                line = cohort.to_json().encode() + b"\n"
+                file.write(line)
+                new.append(_planned(cohort, (name, offset, len(line))))
+                offset += len(line)
+        self._generations += 1
+        self.cohorts += new
+        return new
+
+    def _about(self) -> dict[str, Any]:
+        study = self.study
+        return {
+            "name": study.about.name,
+            "keep": study.about.keep,
+            "task": _settings(study.task),
+            "description": study.task.describe(),
+            "goals": {"maximize": study.goals.maximize, "minimize": study.goals.minimize}
+            | {"constraints": list(map(str, study.goals.constraints))},
+        }
+
+    def _read_rounds(self, path: Location) -> None:
+        """Take the configurations from a file of cohorts that a learning sampler proposed, in the order of proposals."""
+        number = int(path.name.removesuffix(".jsonl").rpartition("-")[2])
+        for arm in (arm for arm in self.arms if arm.name in self.rounds):
+            seen = {canonical(arm.algorithm.space, hp) for _, hp in self.rounds[arm.name]}
+            fresh: dict[str, Member] = {}
+            for _, cohort in _lines(path):
+                if (cohort.arm, cohort.algorithm) == (arm.name, arm.algorithm_name):
+                    for member in cohort.members:
+                        fresh.setdefault(canonical(arm.algorithm.space, member.hp), member)
+            new = [(number, dict(fresh[key].hp)) for key in sorted(fresh) if key not in seen]
+            self.rounds[arm.name] = [*self.rounds[arm.name], *new][: arm.members]
+
+    def _wanted(self) -> set[int]:
+        """Digests of the members that the study holds as it is now."""
+        seeds = self.study.about.seeds
+        return {_digest(arm, Member(hp, seed)) for arm, found in self._todo for hp in found for seed in seeds}
+
+    def _cohorts(self) -> Iterator[Cohort]:
+        """Cohorts for the members that are not planned yet; first those that train the dense networks which others start from."""
+        seeds = self.study.about.seeds
+        fresh = [(arm, configurations, list[int]()) for arm, configurations in self._todo]
+        for arm, configurations, places in fresh:
+            for place in range(len(configurations) * len(seeds)):
+                digest = _digest(arm, Member(configurations[place // len(seeds)], seeds[place % len(seeds)]))
+                if digest not in self._known:
+                    self._known.add(digest)
+                    places.append(place)
+        share = min(MOST, max(LEAST, -(-sum(len(places) for _, _, places in fresh) // self.workers)))
+        yield from self._dense_cohorts(fresh)
+        for arm, configurations, places in fresh:
+            for units in _groups(arm, configurations, places, seeds):
+                first = Member(configurations[units[0][0] // len(seeds)], seeds[units[0][0] % len(seeds)])
+                size, each = self._size(arm, first, max(map(len, units)), share)
+                for part in _parts(units, size):
+                    members = tuple(Member(configurations[i // len(seeds)], seeds[i % len(seeds)]) for i in part)
+                    after = {self._dense[m.seed] for m in members} if arm.algorithm.from_dense else set[str]()
+                    yield self._cohort(arm.name, arm.algorithm_name, members, after, arm.algorithm.version, each)
+
+    def _dense_cohorts(self, fresh: Sequence[tuple[Arm, Any, list[int]]]) -> Iterator[Cohort]:
+        seeds = self.study.about.seeds
+        needed = {seeds[i % len(seeds)] for arm, _, places in fresh if arm.algorithm.from_dense for i in places}
+        lacking = [[seed] for seed in sorted(needed - set(self._dense))]
+        most = self.study.about.max_cohort
+        size = max(LEAST, -(-len(lacking) // self.workers)) if most == "auto" else most
+        for part in _parts(lacking, size):  # all else waits for them, and so they are spread over all workers
+            cohort = self._cohort("", "", tuple(Member({}, seed) for seed in part), set(), 1, 0)
+            self._dense |= dict.fromkeys(part, cohort.name)
+            yield cohort
+
+    def _cohort(
+        self, arm: str, algorithm: str, members: tuple[Member, ...], after: set[str], version: int, each: int
+    ) -> Cohort:
+        """The next cohort; its name tells its place and what is in it."""
+        content = json.dumps([arm, algorithm, version, [[m.hp, m.seed] for m in members]], sort_keys=True)
+        name = f"{self._count:05d}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        self._count += 1
+        return Cohort(name, arm, algorithm, members, tuple(sorted(after)), version, each)
+
+    def _size(self, arm: Arm, first: Member, unit: int, share: int) -> tuple[int, int]:
+        """Members in a cohort at most, and the bytes of each: what the study says, or what keeps workers busy and fits memory."""
+        most, task = self.study.about.max_cohort, self.study.task
+        if most != "auto":
+            return most, 0
+        share = max(share, LEAST * unit)  # what must stay together may be many members, and few networks
+        try:
+            each = member_bytes(task, arm.algorithm, first)
+            return min(share, fitting(each, task.torch_device, self.workers)), each
+        except Exception:  # an algorithm that fails here fails in its worker too, where it becomes rows
+            return share, 0
 
 
 def check(study: Study) -> None:
@@ -33,45 +225,14 @@ def check(study: Study) -> None:
         if arm.algorithm.skip(study.task) is None:
             with at(f'arm "{arm.name}"'):
                 parents: dict[object, Task] = {}
-                for hp in proposals(arm):
+                spread = dataclasses.replace(arm, sampler="sobol", members=64) if arm.sampler in MODELLED else arm
+                for hp in proposals(spread):
                     path = code_path(arm.algorithm.space, hp)
                     if path not in parents:
                         parents[path] = arm.algorithm.parent(study.task, hp)
                         if parents[path] is not study.task:
                             parents[path].check()
                     arm.algorithm.check(parents[path], hp)
-
-
-def prepare(study: Study, folder: Path, workers: int) -> list[Cohort]:
-    """Every cohort of the study that is planned in `folder`, planning what is new. Raises ValueError for another task."""
-    place = folder / "plan"
-    about = {
-        "name": study.about.name,
-        "keep": study.about.keep,
-        "task": _settings(study.task),
-        "description": study.task.describe(),
-    }
-    files = sorted(place.glob("cohorts-*.jsonl"))
-    with at(folder):
-        if (place / "study.json").exists():
-            _compare(json.loads((place / "study.json").read_text()), about)
-        planned = [Cohort.from_json(line) for file in files for line in file.read_text().splitlines()]
-    new = _cohorts(study, planned, workers)
-    if new:
-        with atomic(place / f"cohorts-{len(files):03d}.jsonl") as temporary:
-            temporary.write_text("".join(cohort.to_json() + "\n" for cohort in new))
-    about["members"] = {
-        arm.name: [identity(study.task, arm.algorithm_name, arm.algorithm, m) for m in members(arm, study.about.seeds)]
-        for arm in study.arms
-    }
-    with atomic(place / "study.json") as temporary:
-        temporary.write_text(json.dumps(about))
-    return _wanted(study, [*planned, *new])
-
-
-def members(arm: Arm, seeds: Sequence[int]) -> list[Member]:
-    """All members of an arm: every configuration with every seed."""
-    return [Member(hp, seed) for hp in proposals(arm) for seed in seeds]
 
 
 def _settings(task: Task) -> dict[str, Any]:
@@ -91,78 +252,67 @@ def _compare(before: Any, now: dict[str, Any]) -> None:
             raise ValueError(f"{rule}: `{key}` was {was.get(key)!r}; got {is_.get(key)!r}; give it another --out")
 
 
-def _wanted(study: Study, cohorts: list[Cohort]) -> list[Cohort]:
-    """Cohorts that hold a member of the study as it is now, and those they come after."""
-    ids = {(arm.name, arm.algorithm_name, _key(m)) for arm in study.arms for m in members(arm, study.about.seeds)}
-    wanted = [c for c in cohorts if c.algorithm and any((c.arm, c.algorithm, _key(m)) in ids for m in c.members)]
-    before = {name for cohort in wanted for name in cohort.after}
-    return [cohort for cohort in cohorts if cohort in wanted or cohort.name in before]
+def _known(arm: Arm) -> Sequence[Mapping[str, Value]]:
+    """The configurations that an arm has before anything is measured."""
+    return [] if arm.sampler in MODELLED else proposals(arm)
 
 
-def _key(member: Member) -> str:
-    return json.dumps([member.hp, member.seed], sort_keys=True)
+def read_cohort(folder: Location, planned: Planned) -> Cohort:
+    """A cohort of the plan with its members."""
+    name, offset, length = planned.line
+    return Cohort.from_json(read_range(folder / "plan" / name, offset, length).decode())
 
 
-def _cohorts(study: Study, planned: list[Cohort], workers: int) -> list[Cohort]:
-    """Cohorts for the members that are not planned yet; first those that train the dense networks which others start from."""
-    known = {(cohort.arm, cohort.algorithm, _key(member)) for cohort in planned for member in cohort.members}
-    fresh = [
-        (arm, [m for m in members(arm, study.about.seeds) if (arm.name, arm.algorithm_name, _key(m)) not in known])
-        for arm in study.arms
-        if arm.algorithm.skip(study.task) is None
-    ]
-    share = max(LEAST, -(-sum(len(found) for _, found in fresh) // workers))
-    numbers, new = itertools.count(len(planned)), list[Cohort]()
-    dense = {member.seed: cohort.name for cohort in planned if not cohort.algorithm for member in cohort.members}
-    needed = {member.seed for arm, found in fresh if arm.algorithm.from_dense for member in found}
-    lacking = [[Member({}, seed)] for seed in sorted(needed - set(dense))]
-    size = max(LEAST, -(-len(lacking) // workers)) if study.about.max_cohort == "auto" else study.about.max_cohort
-    for part in _parts(lacking, size):  # all else waits for them, and so they are spread over all workers
-        new.append(_cohort(next(numbers), "", "", part, set()))
-        dense |= {member.seed: new[-1].name for member in part}
-    for arm, found in fresh:
-        for units in _groups(arm, found):
-            for part in _parts(units, _size(study, arm, units, share, workers)):
-                after = {dense[member.seed] for member in part} if arm.algorithm.from_dense else set[str]()
-                new.append(_cohort(next(numbers), arm.name, arm.algorithm_name, part, after))
-    return new
+def members(arm: Arm, seeds: Sequence[int]) -> list[Member]:
+    """All members of an arm, every configuration with every seed; of an arm that learns from results its defaults."""
+    plain = dataclasses.replace(arm, sampler="grid", space={}) if arm.sampler in MODELLED else arm
+    return [Member(hp, seed) for hp in proposals(plain) for seed in seeds]
 
 
-def _size(study: Study, arm: Arm, units: list[list[Member]], share: int, workers: int) -> int:
-    """Members in a cohort at most: what the study says, or what keeps all workers busy and fits their memory."""
-    if study.about.max_cohort != "auto":
-        return study.about.max_cohort
-    share = max(share, LEAST * max(map(len, units)))  # what must stay together may be many members, and few networks
-    try:
-        return min(share, fitting(study.task, arm.algorithm, units[0][0], workers))
-    except Exception:  # an algorithm that fails here fails in its worker too, where it becomes rows
-        return share
+def _lines(path: Location) -> Iterator[tuple[Planned, Cohort]]:
+    """The cohorts in a file of the plan."""
+    offset = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        cohort = Cohort.from_json(line.decode())
+        yield _planned(cohort, (path.name, offset, len(line))), cohort
+        offset += len(line)
 
 
-def _cohort(number: int, arm: str, algorithm: str, part: list[Member], after: set[str]) -> Cohort:
-    """The cohort at place `number`; its name tells the place and what is in it."""
-    content = json.dumps([arm, [_key(member) for member in part]])
-    name = f"{number:05d}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-    return Cohort(name, arm, algorithm, tuple(part), tuple(sorted(after)))
+def _planned(cohort: Cohort, line: tuple[str, int, int]) -> Planned:
+    seeds = () if cohort.algorithm else tuple(member.seed for member in cohort.members)
+    return Planned(cohort.name, cohort.arm, cohort.algorithm, len(cohort.members), cohort.after, seeds, line)
 
 
-def _groups(arm: Arm, found: list[Member]) -> list[list[list[Member]]]:
-    """Members that may share a cohort, as lists of units; a unit's members must share one (`together`)."""
-    groups: dict[Any, dict[Any, list[Member]]] = {}
-    for member in found:
-        alone = {name: value for name, value in member.hp.items() if name not in arm.algorithm.together}
-        unit = json.dumps([alone, member.seed if arm.algorithm.together else id(member)], sort_keys=True)
-        groups.setdefault(code_path(arm.algorithm.space, member.hp), {}).setdefault(unit, []).append(member)
+def _digest(of: Arm | Cohort, member: Member) -> int:
+    """What a member is known by in a plan: arm, algorithm and version, hyper-parameters, seed."""
+    if isinstance(of, Cohort):
+        key = [of.arm, of.algorithm, of.version]
+    else:
+        key = [of.name, of.algorithm_name, of.algorithm.version]
+    content = json.dumps([*key, member.hp, member.seed], sort_keys=True)
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest())
+
+
+def _groups(
+    arm: Arm, configurations: Sequence[Mapping[str, Value]], places: Sequence[int], seeds: Sequence[int]
+) -> list[list[list[int]]]:
+    """Places of members that may share a cohort, as lists of units; a unit's members must share one (`together`)."""
+    groups: dict[Any, dict[Any, list[int]]] = {}
+    for place in places:
+        hp, key = configurations[place // len(seeds)], place
+        if arm.algorithm.together:
+            alone = {name: value for name, value in hp.items() if name not in arm.algorithm.together}
+            key = json.dumps([alone, seeds[place % len(seeds)]], sort_keys=True)
+        groups.setdefault(code_path(arm.algorithm.space, hp), {}).setdefault(key, []).append(place)
     return [list(units.values()) for units in groups.values()]
 
 
-def _parts(units: list[list[Member]], size: int) -> Iterator[list[Member]]:
+def _parts(units: list[list[int]], size: int) -> Iterator[list[int]]:
     """Units in order, cut into the fewest parts of at most `size` members (or one unit), as equal as can be."""
-    parts: list[list[list[Member]]] = []
     least = -(-sum(map(len, units)) // size)
     for count in range(max(1, min(least, len(units))), len(units) + 1):
         cuts = [index * len(units) // count for index in range(count + 1)]
         parts = [units[i:j] for i, j in itertools.pairwise(cuts)]
         if all(len(part) == 1 or sum(map(len, part)) <= size for part in parts):
-            break
-    yield from (list(itertools.chain.from_iterable(part)) for part in parts)
+            yield from (list(itertools.chain.from_iterable(part)) for part in parts)
+            return

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,22 +10,25 @@ from rich.console import Console
 from rich.live import Live
 
 from ..analysis.front import front
+from ..analysis.storage import Location, local
 from ..analysis.table import RUNNING
-from ..trainables.cohort import Cohort, rows_path
+from ..trainables.cohort import rows_path
+from .plan import Planned
 
 EVERY = 10.0
 """Seconds between lines where the output is no terminal."""
 
 
 class Progress:
-    """Counts what is done from the rows that were written. Used as a context: the display ends with it."""
+    """Counts what is done from the rows that were written. Used as a context: the display ends with it.
 
-    def __init__(self, folder: Path, cohorts: Sequence[Cohort], done: int, rungs: int, console: Console) -> None:
+    total: members of the study; done: those that had a last row before.
+    """
+
+    def __init__(self, folder: Location, total: int, done: int, rungs: int, console: Console) -> None:
         self.folder, self.rungs, self.console = folder, rungs, console
-        self.cohorts = {cohort.name: cohort for cohort in cohorts}
-        self.total = done + sum(len(cohort.members) for cohort in cohorts if cohort.algorithm)
-        self.before, self.done = done, done
-        self.work = {cohort.name: 0.0 for cohort in cohorts if cohort.algorithm}  # members x share of the rungs
+        self.total, self.before, self.done, self.stopped = total, done, done, 0
+        self.work: dict[str, float] = {}  # cohort -> members x share of the rungs
         self.points = np.empty((0, 2))  # non-dominated (accuracy, FLOPs)
         self.begun = self.said = time.monotonic()
         self.live = Live(self._line(), console=console, transient=True) if console.is_terminal else None
@@ -41,17 +42,23 @@ class Progress:
         if self.live:
             self.live.stop()
 
-    def reached(self, name: str, rung: int) -> None:
+    def reached(self, planned: Planned, rung: int) -> None:
         """A cohort wrote the rows of `rung`."""
-        if not self.cohorts[name].algorithm:
+        if not planned.algorithm or not rung:
             return
-        path = rows_path(self.folder, name, rung)
-        rows = pq.read_table(path, columns=["status", "accuracy_valid", "flops_masked"]).to_pandas()
+        with local(rows_path(self.folder, planned.name, rung)) as path:
+            rows = pq.read_table(path, columns=["status", "accuracy_valid", "flops_masked"]).to_pandas()
         ended = rows[rows["status"] != RUNNING]
         self.done += len(ended)
-        self.work[name] = len(self.cohorts[name].members) * rung / self.rungs
+        self.work[planned.name] = planned.size * rung / self.rungs
         points = np.concatenate([self.points, ended[["accuracy_valid", "flops_masked"]].to_numpy(float)])
         self.points = np.unique(points[front(points, [True, False])], axis=0)
+        self._show()
+
+    def left(self, count: int) -> None:
+        """So many members were stopped at a rung."""
+        self.done += count
+        self.stopped += count
         self._show()
 
     def note(self, sentence: str) -> None:
@@ -68,8 +75,8 @@ class Progress:
     def _line(self) -> str:
         seconds = time.monotonic() - self.begun
         work, all_work = sum(self.work.values()), self.total - self.before
-        parts = [f"{self.done}/{self.total} members"]
-        if work >= all_work / 20:  # before that it would be a guess
+        parts = [f"{self.done}/{self.total} members" + (f" ({self.stopped} stopped at a rung)" if self.stopped else "")]
+        if all_work / 20 <= work < all_work:  # before that it would be a guess
             parts.append(f"{60 * work / seconds:.0f} members/min, {_clock(seconds * (all_work - work) / work)} left")
         if len(self.points):
             shown = self.points[np.unique(np.linspace(0, len(self.points) - 1, 4).astype(int))][::-1]

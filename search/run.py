@@ -6,94 +6,99 @@ Carrying on is the ordinary case: which members are done is read from the rows, 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from rich.console import Console
 
 from ..analysis import front, table
-from ..trainables.cohort import Cohort, footer, hp_types, keep_only, labels, rows_path
-from ..trainables.gradient import dense_ready
-from ..trainables.task import identity
-from . import DONE, FAILED, INTERRUPTED, LONGEST_TEMPORARY, plan
+from ..analysis.storage import Location, Remote, remove_tree
+from ..trainables.cohort import Cohort, keep_only
+from ..trainables.data import pack
+from . import DONE, FAILED, INTERRUPTED, LONGEST_TEMPORARY, lease, plan
 from .progress import Progress
 from .study import Study, at
-
-Statuses = Mapping[tuple[str, str], str]
-"""(arm, member) -> status of its last row."""
+from .work import Work, write_ends
 
 
-def run(study: Study, folder: Path, console: Console) -> int:
+def run(study: Study, folder: Location, console: Console, address: str | None = None, insecure: bool = False) -> int:
     """Do what is left of `study` in `folder`; returns an exit code.
 
-    Raises ValueError with one sentence, before Ray starts, if the study cannot run there.
+    address: of a Ray cluster to join; without it one is started on this machine.  insecure: join it though it is open.
+    Raises ValueError with one sentence, before anything is trained, if the study cannot run there.
     """
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
     with at(study.path):
         plan.check(study)
-        from .cluster import train, workers  # Ray takes two seconds to import, and bad input should not wait for it
+    if insecure:
+        os.environ["RAY_AUTH_MODE"] = "disabled"  # read when Ray is imported
+    from . import cluster  # Ray takes two seconds to import, and bad input should not wait for it
 
-        slots = workers(study)
-    with locked(folder) as scratch:
-        cohorts = plan.prepare(study, folder, slots)
+    with contextlib.ExitStack() as stack:
+        if address is not None:
+            stack.enter_context(cluster.joined_ray(address, insecure))
+        with at(study.path):
+            slots = cluster.workers(study, address is not None)
+        scratch = stack.enter_context(locked(folder))
+        if address is not None:
+            cluster.shared(folder)
+        planned = plan.Plan(study, folder, slots)
+        planned.open()
         for path, why in table.set_aside(folder).items():
-            console.print(f"{path.name}: {why}; moved to {folder / 'rejected'}", highlight=False, soft_wrap=True)
+            say(f"{path.name}: {why}; moved to {folder / 'rejected'}")
         _skip(study, folder)
-        statuses = _statuses(folder)
-        pending = _pending(study, folder, cohorts, statuses)
-        if pending:
-            for cohort in pending:
-                rows_path(folder, cohort.name, "failed").unlink(missing_ok=True)
-            ended = sum(_ended(study, cohort, statuses) for cohort in cohorts)
-            with Progress(folder, pending, ended, study.task.rungs, console) as progress:
-                errors = train(study, folder, scratch, pending, slots, progress)
-            statuses = _statuses(folder)
-            pending = _pending(study, folder, cohorts, statuses)
-            for cohort in pending:
-                if cohort.name in errors:
-                    _fail(study, folder, cohort, errors[cohort.name], statuses)
-            left = [cohort for cohort in pending if cohort.algorithm and cohort.name not in errors]
-            if left:
-                count = sum(len(cohort.members) - _ended(study, cohort, statuses) for cohort in left)
-                sentence = f"interrupted with {count} members to go; rows are kept in {folder}: the same command goes on"
-                console.print(sentence, highlight=False, soft_wrap=True)
+        work = Work(study, folder, planned)
+        if work.anything():
+            with Progress(folder, planned.total, work.members - work.left, study.task.rungs, console) as progress:
+                work.stopped = progress.left
+                packed = pack(study.task.data)
+                if address is None:
+                    room = sum(x.nbytes for part in ("inputs", "labels") for x in packed[part].values()) if packed else 0
+                    stack.enter_context(cluster.local_ray(scratch, slots * study.about.cpus, room))
+                cluster.train(study, work, slots, scratch, packed, progress)
+            if not work.over:
+                say(f"interrupted with {work.left} members to go; rows are kept in {folder}: the same command goes on")
                 return INTERRUPTED
-        shutil.rmtree(folder / "state", ignore_errors=True)
+        remove_tree(folder / "state")
         if study.about.keep == "front":
             chosen = front.members_on_front(table.last(table.current(folder, table.read(folder))))
             if lost := keep_only(folder, chosen):
-                console.print(f"{lost} networks now on the front were dropped when the study was smaller", soft_wrap=True)
-        held = table.last(table.current(folder, table.read(folder, ["arm", "member", "rung", "status"])))
-        return FAILED if "failed" in set(held["status"]) else DONE
+                say(f"{lost} networks now on the front were dropped when the study was smaller")
+        names = {path.name for path in table.files(folder)}
+        return FAILED if any(f"{cohort.name}-failed.parquet" in names for cohort in planned.cohorts) else DONE
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[Path]:
-    """Hold `folder` for this driver alone; gives a scratch folder that is removed at the end.
+def locked(folder: Location) -> Iterator[Path]:
+    """Hold `folder` for this driver alone; gives a scratch folder on this machine that is removed at the end.
 
     Raises ValueError if the folder cannot be written to, if another driver holds it, or as `_scratch` does.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
+    with contextlib.ExitStack() as stack:
         try:
-            probe.write_bytes(bytes(1 << 20))
-        finally:
-            probe.unlink(missing_ok=True)
-        file = (folder / "lock").open("a")
-    except OSError as error:
-        raise ValueError(f"{folder}: the output folder can be written to and has 1 MB free; got: {error.strerror}") from None
-    with file:
-        if not _held(file):
-            raise ValueError(f"{folder}: one run at a time writes to an output folder; another one does now")
-        with _scratch() as scratch:
-            yield scratch
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".probe"
+            try:
+                probe.write_bytes(bytes(1 << 20))
+            finally:
+                probe.unlink(missing_ok=True)
+            if isinstance(folder, Remote):
+                stack.enter_context(lease.held(folder))
+            elif not _held(stack.enter_context((folder / "lock").open("a"))):
+                raise ValueError(f"{folder}: one run at a time writes to an output folder; another one does now")
+        except OSError as error:
+            rule = "the output folder can be written to and has 1 MB free"
+            raise ValueError(f"{folder}: {rule}; got: {error.strerror or error}") from None
+        yield stack.enter_context(_scratch())
 
 
 @contextlib.contextmanager
@@ -128,63 +133,11 @@ def _held(file: IO[str]) -> bool:
     return True
 
 
-def _statuses(folder: Path) -> Statuses:
-    """Of the members that have a last row and the rows of all rungs before it: a file may have been set aside.
-
-    Also of those that were taken out of the study: their cohorts may hold others, and have nothing to do for them.
-    """
-    if not table.files(folder):
-        return {}
-    rows = table.read(folder, ["arm", "member", "rung", "status"])
-    measured = rows[rows["rung"] > 0].groupby(["arm", "member"]).size().to_dict()
-    last = table.last(rows).itertuples()
-    return {(row.arm, row.member): row.status for row in last if measured.get((row.arm, row.member), 0) >= row.rung}  # type: ignore[misc]
-
-
-def _ids(study: Study, cohort: Cohort) -> list[tuple[str, str]]:
-    """(arm, member) of each member of a cohort."""
-    algorithm = next((arm.algorithm for arm in study.arms if arm.name == cohort.arm), None)
-    if algorithm is None:
-        return []
-    return [(cohort.arm, identity(study.task, cohort.algorithm, algorithm, member)) for member in cohort.members]
-
-
-def _ended(study: Study, cohort: Cohort, statuses: Statuses) -> int:
-    """How many members of a cohort need no more training; those that failed are tried again."""
-    return sum(statuses.get(key, "failed") != "failed" for key in _ids(study, cohort))
-
-
-def _pending(study: Study, folder: Path, cohorts: Sequence[Cohort], statuses: Statuses) -> list[Cohort]:
-    """Cohorts with members left to train, and the dense phases that those start from, if they are not there."""
-    task = dataclasses.replace(study.task, starts=str(folder / "starts"))
-    open_ = [c for c in cohorts if c.algorithm and _ended(study, c, statuses) < len(c.members)]
-    before = {name for cohort in open_ for name in cohort.after}
-    dense = [c for c in cohorts if c.name in before and not dense_ready(task, [member.seed for member in c.members])]
-    return [*dense, *open_]
-
-
-def _skip(study: Study, folder: Path) -> None:
+def _skip(study: Study, folder: Location) -> None:
     """Rows for the members of arms that cannot run on the task, with the reason."""
     for arm in study.arms:
         reason = arm.algorithm.skip(study.task)
         if reason is not None:
             name = f"skipped-{hashlib.sha256(arm.name.encode()).hexdigest()[:12]}"
-            cohort = Cohort(name, arm.name, arm.algorithm_name, tuple(plan.members(arm, study.about.seeds)))
-            _write_ends(study, folder, cohort, range(len(cohort.members)), "skipped", reason)
-
-
-def _fail(study: Study, folder: Path, cohort: Cohort, reason: str, statuses: Statuses) -> None:
-    """Rows for the members of a cohort that did not end, with the reason."""
-    missing = [slot for slot, key in enumerate(_ids(study, cohort)) if key not in statuses]
-    _write_ends(study, folder, cohort, missing, "failed", reason)
-
-
-def _write_ends(study: Study, folder: Path, cohort: Cohort, slots: Sequence[int], status: str, reason: str) -> None:
-    algorithm, ids = next(arm.algorithm for arm in study.arms if arm.name == cohort.arm), _ids(study, cohort)
-    rows = [
-        labels(study.about.name, study.task, cohort, algorithm, slot, ids[slot][1])
-        | {"rung": 0, "status": status, "reason": reason}
-        for slot in slots
-    ]
-    if rows:
-        table.write(rows_path(folder, cohort.name, status), rows, hp_types(algorithm.space), footer(study.task))
+            known = plan.members(arm, study.about.seeds)
+            write_ends(study, folder, Cohort(name, arm.name, arm.algorithm_name, tuple(known)), "skipped", reason)

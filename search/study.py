@@ -19,6 +19,8 @@ from ..trainables.algorithms import find
 from ..trainables.contract import Algorithm, Domain, Value
 from ..trainables.task import Task
 
+MODELLED = ("tpe", "nsga2", "gp")
+"""Samplers that learn from results, and so propose in rounds."""
 MOST = 1_000_000
 """Configurations that an arm may have: more is a slip of the pen."""
 

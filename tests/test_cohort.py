@@ -23,7 +23,7 @@ COHORT = Cohort(
 
 def train(folder: Path, cohort: Cohort = COHORT, rungs: int = 3, keep: bool = True) -> Training:
     training = Training(folder, "study", TASK, cohort, keep)
-    while not training.finished and training.state.scalars["rung"] < rungs:
+    while not training.finished and training.rung < rungs:
         training.advance()
     return training
 
@@ -58,7 +58,7 @@ def test_opened_again_it_carries_on(calm: Path, tmp_path: Path, rung: int, lost:
     if lost == "earlier rows":
         rows_path(tmp_path, COHORT.name, 1).unlink()
     if lost == "state":
-        (tmp_path / "state" / f"{COHORT.name}.safetensors").unlink()
+        (tmp_path / "state" / f"{COHORT.name}-0-1.safetensors").unlink()
     assert train(tmp_path).finished
     assert rows(tmp_path).equals(rows(calm))
 

@@ -23,10 +23,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..analysis import table
+from ..analysis.storage import Location
 from . import physical, tracing
 from .algorithms import find
 from .contract import Algorithm, Domain, Member, State, canonical, leaves
 from .measure import measure
+from .memory import fitting
 from .physical import Parent
 from .task import Task, identity
 
@@ -36,7 +38,8 @@ class Cohort:
     """Members of one arm that train together.
 
     algorithm: its name; empty for a cohort that only trains the dense networks of its members' seeds, from which others start,
-    and that has no rows.  after: names of the cohorts that must be finished before.
+    and that has no rows.  after: names of the cohorts that must be finished before.  version: the algorithm's, when it was
+    planned.  bytes: memory that a member takes while it trains; 0 if that was not measured.
     """
 
     name: str
@@ -44,9 +47,11 @@ class Cohort:
     algorithm: str
     members: tuple[Member, ...]
     after: tuple[str, ...] = ()
+    version: int = 1
+    bytes: int = 0
 
     def to_json(self) -> str:
-        """One line from which `from_json` makes the same cohort; it begins with the name."""
+        """One line from which `from_json` makes the same cohort."""
         return json.dumps(dataclasses.asdict(self))
 
     @staticmethod
@@ -56,61 +61,131 @@ class Cohort:
         members = tuple(
             Member({n: tuple(v) if isinstance(v, list) else v for n, v in m["hp"].items()}, m["seed"]) for m in found["members"]
         )
-        return Cohort(found["name"], found["arm"], found["algorithm"], members, tuple(found["after"]))
+        return Cohort(**{**found, "members": members, "after": tuple(found["after"])})
 
 
 class Training:
     """A cohort in training, writing into the output folder of a study. Opened again, it carries on from its last rung.
 
-    folder: the study's output folder.  keep: whether to write the networks at the end.  finished: no member is left to train.
+    folder: the study's output folder.  keep: whether to write the networks at the end.  workers: how many cohorts share the
+    device. A cohort that does not fit it is split: its parts take turns.  finished: no member is left to train.
     """
 
-    def __init__(self, folder: Path, study: str, task: Task, cohort: Cohort, keep: bool) -> None:
+    def __init__(self, folder: Location, study: str, task: Task, cohort: Cohort, keep: bool, workers: int = 1) -> None:
         self.folder, self.study, self.task, self.cohort, self.keep = folder, study, task, cohort, keep
         self.algorithm: Algorithm = find(cohort.algorithm)
         self.parent = self.algorithm.parent(task, cohort.members[0].hp)
         self.ids = [identity(task, cohort.algorithm, self.algorithm, member) for member in cohort.members]
-        self.finished = False
-        saved = State.load(self._saved, task.torch_device) if self._saved.exists() else None
-        if saved is not None and all(self._rows_path(rung).exists() for rung in range(1, saved.scalars["rung"])):
-            self.state = saved
+        fits = max(2, fitting(cohort.bytes, task.torch_device, workers)) if cohort.bytes else len(cohort.members)
+        self.states = self._saved() or self._started(-(-len(cohort.members) // fits))
+        if self.rung and not self._rows_path(self.rung).exists():
             self._settle()
-        else:  # also where rows of a rung before were set aside: only training again can measure them again
-            self.state = self.algorithm.start(self.parent, cohort.members)
-
-    def advance(self) -> list[dict[str, Any]]:
-        """Train to the next rung, save the State, write the rows; returns them."""
-        self.state = self.algorithm.advance(self.parent, self.state)
-        self.state.save(self._saved)
-        return self._settle()
+        else:
+            self._leave()
 
     @property
-    def _saved(self) -> Path:
-        return self.folder / "state" / f"{self.cohort.name}.safetensors"
+    def rung(self) -> int:
+        """The last rung that every member left has reached; that of the states, if none is left."""
+        return min([state.scalars["rung"] for state in self.states if state.size] or [self.states[0].scalars["rung"]])
 
-    def _rows_path(self, rung: int) -> Path:
+    @property
+    def finished(self) -> bool:
+        return not any(state.size for state in self.states)
+
+    def advance(self) -> None:
+        """Train to the next rung, save the States, write the rows."""
+        rung = self.rung
+        try:
+            for part, state in enumerate(self.states):
+                if state.size and state.scalars["rung"] == rung:
+                    self.states[part] = self.algorithm.advance(self.parent, state)
+                    self.states[part].save(self._place(part, len(self.states)))
+        except torch.OutOfMemoryError:
+            if not self._halve():
+                raise
+            return self.advance()
+        self._settle()
+
+    def _place(self, part: int, parts: int) -> Location:
+        return self.folder / "state" / f"{self.cohort.name}-{part}-{parts}.safetensors"
+
+    def _rows_path(self, rung: int) -> Location:
         return rows_path(self.folder, self.cohort.name, rung)
 
-    def _settle(self) -> list[dict[str, Any]]:
-        """Measure the State, write its rows if they are missing, and let members go that have ended."""
-        rung = self.state.scalars["rung"]
+    def _started(self, parts: int) -> list[State]:
+        """The states of as many parts of the cohort, before their first step."""
+        states = []
+        for slots in torch.arange(len(self.cohort.members)).tensor_split(min(parts, len(self.cohort.members))):
+            states.append(self.algorithm.start(self.parent, [self.cohort.members[slot] for slot in slots.tolist()]))
+            states[-1].members["slot"] += int(slots[0])
+        return states
+
+    def _saved(self) -> list[State]:
+        """The states that were saved, of the finest parts that are all there; none where rows of a rung before are missing.
+
+        Rows may have been set aside: only training again can measure them again.
+        """
+        names = {path.name for path in (self.folder / "state").glob(f"{self.cohort.name}-*.safetensors")}
+        for parts in sorted({int(Path(name).stem.rpartition("-")[2]) for name in names}, reverse=True):
+            places = [self._place(part, parts) for part in range(parts)]
+            if names.issuperset(place.name for place in places):
+                states = [State.load(place, self.task.torch_device) for place in places]
+                if all(self._rows_path(r).exists() for r in range(1, max(state.scalars["rung"] for state in states))):
+                    return states
+        return []
+
+    def _halve(self) -> bool:
+        """Split each part in two, as it was at its last rung; returns whether there was something to split."""
+        before = [self._place(part, len(self.states)) for part in range(len(self.states))]
+        states, parts = self._saved(), 2 * len(self.states)
+        if parts > len(self.cohort.members):
+            return False
+        if len(states) == len(before):
+            halves = [half for state in states for half in torch.arange(state.size).tensor_split(2)]
+            self.states = [states[part // 2].select(half) for part, half in enumerate(halves)]
+            for part, state in enumerate(self.states):
+                state.save(self._place(part, parts))
+        else:
+            self.states = self._started(parts)
+        for place in before:
+            place.unlink(missing_ok=True)
+        self._leave()
+        return True
+
+    def _settle(self) -> None:
+        """Measure the States, write their rows if they are missing, and let members go that have ended."""
+        rung = self.rung
         last = rung == self.task.rungs
-        rows = self._rows(last)
-        going = [k for k, row in enumerate(rows) if row["status"] == table.RUNNING]
-        if last and self.keep:
-            self._write_networks([k for k, row in enumerate(rows) if row["status"] == "done"])
+        rows: list[dict[str, Any]] = []
+        for part, state in enumerate(self.states):
+            if state.size:
+                found = self._rows(state, last)
+                done = [k for k, row in enumerate(found) if row["status"] == "done"]
+                if last and self.keep and done:
+                    self._write_networks(part, state, done)
+                rows += found
         if not self._rows_path(rung).exists():
             table.write(self._rows_path(rung), rows, hp_types(self.algorithm.space), footer(self.task))
-        if going:
-            self.state = self.state.select(going) if len(going) < len(rows) else self.state
-        else:
-            self.finished = True
-            self._saved.unlink(missing_ok=True)
-        return rows
+        self._leave()
+        if self.finished:
+            for part in range(len(self.states)):
+                self._place(part, len(self.states)).unlink(missing_ok=True)
 
-    def _rows(self, last: bool) -> list[dict[str, Any]]:
-        rows = measure(self.parent, self.algorithm, self.state, last, self.task.counts)
-        for slot, row in zip(self.state.members["slot"].tolist(), rows, strict=True):
+    def _leave(self) -> None:
+        """Let the members go that have a last row: they are done, diverged, or were stopped."""
+        ended = {rung: self._ended(rung) for rung in {state.scalars["rung"] for state in self.states}}
+        for part, state in enumerate(self.states):
+            gone = ended[state.scalars["rung"]]
+            going = [k for k, slot in enumerate(state.members["slot"].tolist()) if self.ids[slot] not in gone]
+            self.states[part] = state if len(going) == state.size else state.select(going)
+
+    def _ended(self, rung: int) -> set[str]:
+        paths = [self._rows_path(rung), rows_path(self.folder, self.cohort.name, f"stopped-{rung}")]
+        return set[str]().union(*(table.ended(path) for path in paths if rung and path.exists()))
+
+    def _rows(self, state: State, last: bool) -> list[dict[str, Any]]:
+        rows = measure(self.parent, self.algorithm, state, last, self.task.counts)
+        for slot, row in zip(state.members["slot"].tolist(), rows, strict=True):
             row |= labels(self.study, self.task, self.cohort, self.algorithm, slot, self.ids[slot])
             row |= {"status": "done" if last else table.RUNNING, "reason": ""}
             if not math.isfinite(row["loss_train"]):
@@ -118,14 +193,14 @@ class Training:
                 row |= {"loss_test": None, "accuracy_test": None}
         return rows
 
-    def _write_networks(self, members: Sequence[int]) -> None:
-        """The effective networks of the members at these positions of the State, each distinct one once, in one file."""
-        found = self.algorithm.networks(self.parent, self.state)
+    def _write_networks(self, part: int, state: State, members: Sequence[int]) -> None:
+        """The effective networks of the members at these positions of a State, each distinct one once, in one file."""
+        found = self.algorithm.networks(self.parent, state)
         index, of = torch.unique(found.of.cpu()[list(members)], return_inverse=True)
         trees = {"params": found.params, "buffers": found.buffers, "kept": found.kept}
         stacks = {name: tensor.detach().cpu()[index].contiguous() for name, tensor in leaves(trees).items()}
         about = {
-            "members": [self.ids[slot] for slot in self.state.members["slot"][list(members)].tolist()],
+            "members": [self.ids[slot] for slot in state.members["slot"][list(members)].tolist()],
             "of": of.tolist(),
             "model": self.parent.model,
             "options": dict(self.parent.model_options),
@@ -133,7 +208,7 @@ class Training:
             "classes": self.task.data.classes,
             "dtype": self.task.dtype,
         }
-        with table.atomic(self.folder / "networks" / f"{self.cohort.name}.safetensors") as temporary:
+        with table.atomic(self.folder / "networks" / f"{self.cohort.name}{f'-{part}' if part else ''}.safetensors") as temporary:
             save_file(stacks, temporary, metadata={"about": json.dumps(about)})
 
 

@@ -21,11 +21,16 @@ SHARE = 0.5
 """Share of the free memory that cohorts may fill: the rest is for libraries, measuring and other people."""
 
 
-def fitting(task: Task, algorithm: Algorithm, member: Member, workers: int) -> int:
-    """How many members like `member` one of `workers` equal workers can train together on the task's device; at least 1."""
+def member_bytes(task: Task, algorithm: Algorithm, member: Member) -> int:
+    """Memory that one more member like `member` takes in a cohort while it trains, bytes; at least 1."""
     parent = algorithm.parent(task, member.hp)
     few, more = (_peak(parent, algorithm, member, count) for count in (2, 4))
-    return max(1, int(SHARE * free_bytes(task.torch_device) / workers / max(1, (more - few) // 2)))
+    return max(1, (more - few) // 2)
+
+
+def fitting(each: int, device: torch.device, workers: int) -> int:
+    """How many members of `each` bytes one of `workers` equal workers can train together on a device; at least 1."""
+    return max(1, int(SHARE * free_bytes(device) / workers / each))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import faulthandler
+import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
 
+from ..analysis.storage import locate, read_range
+from . import data as datasets
 from .algorithms import find
 from .cohort import Cohort, Training
 from .contract import Member, State, complete
@@ -18,21 +23,29 @@ from .task import Task
 
 
 class CohortTrainable(tune.Trainable):
-    """One trial trains one cohort. config: `folder`, the study's output folder, and `cohort`, its name in the plan there.
+    """One trial trains one cohort, up to a rung. Rows and States are files of ours; Tune is told only how far the cohort is.
 
-    Rows and State are files of ours in that folder; Tune is told only how far the cohort is. A retried trial carries on from
-    the saved State.
+    config: `folder`, the study's output folder; `line`, the file of its plan, and the bytes of it from where and how many,
+    that hold the cohort; `upto`, the rung; `threads`; `workers`, how many cohorts share the device (0: as many as this
+    machine's CPUs are enough for); `limit`, the most seconds from rung to rung, or None. Beside it, by `tune.with_parameters`,
+    what all cohorts share: `study`, its name; `task`; `keep`; `data`, the data set packed, or None.
+    A retried trial carries on from the saved States.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], study: str = "", task: str = "", keep: bool = True, data: Any = None) -> None:
+        self._limit, self._upto = config["limit"], config["upto"]
         torch.set_num_threads(max(1, int(config["threads"])))
-        folder = Path(config["folder"])
-        about = json.loads((folder / "plan" / "study.json").read_text())
-        self._task = Task(**about["task"], starts=str(folder / "starts"))
-        self._cohort = read_cohort(folder, config["cohort"])
+        folder = locate(config["folder"])
+        name, offset, length = config["line"]
+        self._cohort = Cohort.from_json(read_range(folder / "plan" / name, offset, length).decode())
+        self._task = _task(task, str(folder / "starts"))
+        if data is not None:
+            options, seed = self._task.dataset_options, self._task.split_seed
+            datasets.give(self._task.dataset, options, seed, self._task.torch_dtype, data)
         self._training: Training | None = None
         if self._cohort.algorithm:
-            self._training = Training(folder, about["name"], self._task, self._cohort, about["keep"] != "none")
+            workers = config["workers"] or max(1, (os.cpu_count() or 1) // int(config["threads"]))
+            self._training = Training(folder, study, self._task, self._cohort, keep, workers)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become the actor of another cohort."""
@@ -40,24 +53,25 @@ class CohortTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train to the next rung and write its rows."""
-        if self._training is None:
-            dense_networks(self._task, [member.seed for member in self._cohort.members], self._task.dense_steps)
-            return {"done": True, "rung": 0}
-        if not self._training.finished:
-            self._training.advance()
-        return {"done": self._training.finished, "rung": self._training.state.scalars["rung"]}
+        """Train to the next rung and write its rows. A process that takes too long for it ends itself."""
+        if self._limit is not None:
+            faulthandler.dump_traceback_later(self._limit, exit=True)
+        try:
+            if self._training is None:
+                dense_networks(self._task, [member.seed for member in self._cohort.members], self._task.dense_steps)
+                return {"done": True, "rung": 0}
+            if not self._training.finished and self._training.rung < self._upto:
+                self._training.advance()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        rung = self._training.rung
+        return {"done": self._training.finished or rung >= self._upto, "rung": rung}
 
 
-def read_cohort(folder: Path, name: str) -> Cohort:
-    """The cohort `name` of the plan in a study's output folder."""
-    start = json.dumps({"name": name})[:-1]
-    for path in sorted((folder / "plan").glob("cohorts-*.jsonl")):
-        with path.open() as lines:
-            for line in lines:
-                if line.startswith(start):
-                    return Cohort.from_json(line)
-    raise ValueError(f"{folder}: no cohort {name} in its plan")
+@functools.lru_cache(maxsize=1)
+def _task(settings: str, starts: str) -> Task:
+    """The task, with all that was found out about it, once for a process."""
+    return Task(**json.loads(settings), starts=starts)
 
 
 def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:

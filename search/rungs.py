@@ -1,0 +1,97 @@
+"""Which members go on from a rung, and what is told to samplers: decisions of a search, from its rows and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from ..analysis import table
+from ..analysis.dominance import UNFIT, decide, settings_at
+from ..analysis.goals import Goals
+from ..analysis.storage import Location, atomic, local
+from ..trainables.cohort import hp_types, rows_path
+from .study import Arm, Study
+
+KEYS = ["arm", "hp", "seed", "member", "cohort", "rung", "status"]
+
+
+class Measured:
+    """The rows of a study, as far as decisions need them; each file is read once."""
+
+    def __init__(self, goals: Goals) -> None:
+        self.goals = goals
+        self._frames: dict[str, pd.DataFrame] = {}
+
+    def take(self, path: Location) -> None:
+        """Read a file of rows, if it was not read before."""
+        if path.name not in self._frames:
+            with local(path) as file:
+                known = pq.read_schema(file).names
+                wanted = [name for name in dict.fromkeys([*KEYS, *self.goals.columns]) if name in known]
+                frame = pq.read_table(file, columns=wanted).to_pandas()
+            for name in self.goals.columns:
+                if name not in frame:
+                    frame[name] = np.nan
+            self._frames[path.name] = frame
+
+    def rows(self) -> pd.DataFrame:
+        """One row for each member and rung; a last row stands for the one that it was made from."""
+        if not self._frames:
+            return pd.DataFrame(columns=[*KEYS, *self.goals.columns])
+        frame = pd.concat([self._frames[name] for name in sorted(self._frames)], ignore_index=True)
+        return table.settled(frame)
+
+
+def told(measured: pd.DataFrame, goals: Goals, arm: Arm, rungs: int) -> dict[str, tuple[tuple[float, ...] | None, tuple[float, ...]]]:
+    """What a sampler is told of the configurations of `arm` all of whose seeds have ended, by their canonical JSON.
+
+    Means over seeds of the objectives, None where a seed diverged or failed, and of the violations; one more of these says how
+    much of the budget was left when the configuration was stopped.
+    """
+    mine = measured[(measured["arm"] == arm.name) & (measured["status"] != table.RUNNING)]
+    seeds = measured["seed"].nunique()
+    found: dict[str, tuple[tuple[float, ...] | None, tuple[float, ...]]] = {}
+    for hp, rows in mine.groupby("hp"):
+        if rows["seed"].nunique() < seeds:
+            continue
+        values = goals.values(rows).mean(axis=0)
+        violations = [*goals.violations(rows).mean(axis=0).tolist(), float(1 - rows["rung"].mean() / rungs)]
+        well = np.isfinite(values).all() and np.isfinite(violations).all() and not rows["status"].isin(UNFIT).any()
+        found[str(hp)] = (tuple(values.tolist()) if well else None, tuple(violations))
+    return found
+
+
+def decided(measured: pd.DataFrame, study: Study, rung: int) -> dict[tuple[str, str], str]:
+    """The settings, (arm, hp), all of whose seeds are at `rung`: why each does not go on, empty if it does."""
+    assert study.about.reduction_factor is not None
+    pool = settings_at(measured, rung, study.goals)
+    found = decide(pool, study.goals, study.about.reduction_factor, study.about.floor)
+    return dict(zip(found.index, found["reason"].where(~found["go"], ""), strict=True))
+
+
+def decision(folder: Location, cohort: str, rung: int) -> Location:
+    """Where it is recorded who of a cohort does not go on from a rung: member -> reason."""
+    return folder / "plan" / f"rung-{rung}-{cohort}.json"
+
+
+def record(folder: Location, cohort: str, rung: int, gone: Mapping[str, str]) -> None:
+    """Write a decision down, before anything is done about it."""
+    with atomic(decision(folder, cohort, rung)) as temporary:
+        temporary.write_text(json.dumps(dict(sorted(gone.items()))))
+
+
+def stop(study: Study, folder: Location, arm: Arm, cohort: str, rung: int) -> int:
+    """Write the last rows of the members that a recorded decision stops: their rows at the rung, with the reason; how many."""
+    gone: dict[str, str] = json.loads(decision(folder, cohort, rung).read_text())
+    path = rows_path(folder, cohort, f"stopped-{rung}")
+    if not path.exists():
+        with local(rows_path(folder, cohort, rung)) as file:
+            rows = [row for row in pq.read_table(file).to_pylist() if row["member"] in gone]
+            stamp = json.loads(pq.read_schema(file).metadata[table.FOOTER])
+        last = [row | {"status": "stopped", "reason": gone[row["member"]]} for row in rows]
+        table.write(path, last, hp_types(arm.algorithm.space), {k: v for k, v in stamp.items() if k != "schema"})
+    return len(gone)
