@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from ..analysis.storage import Location, locate
 from .algorithms import find
 from .cohort import Cohort, Training
 from .contract import Member, State, complete
@@ -26,7 +27,7 @@ class CohortTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(config["threads"])))
-        folder = Path(config["folder"])
+        folder = locate(config["folder"])
         about = json.loads((folder / "plan" / "study.json").read_text())
         self._task = Task(**about["task"], starts=str(folder / "starts"))
         self._cohort = read_cohort(folder, config["cohort"])
@@ -49,14 +50,13 @@ class CohortTrainable(tune.Trainable):
         return {"done": self._training.finished, "rung": self._training.state.scalars["rung"]}
 
 
-def read_cohort(folder: Path, name: str) -> Cohort:
+def read_cohort(folder: Location, name: str) -> Cohort:
     """The cohort `name` of the plan in a study's output folder."""
     start = json.dumps({"name": name})[:-1]
-    for path in sorted((folder / "plan").glob("cohorts-*.jsonl")):
-        with path.open() as lines:
-            for line in lines:
-                if line.startswith(start):
-                    return Cohort.from_json(line)
+    for path in sorted((folder / "plan").glob("cohorts-*.jsonl"), key=str):
+        for line in path.read_text().splitlines():
+            if line.startswith(start):
+                return Cohort.from_json(line)
     raise ValueError(f"{folder}: no cohort {name} in its plan")
 
 
