@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import compare, front, table
+from . import compare, front
+from .storage import Location, atomic, each, source
 
 MOST = 12
 """Networks on the front that are measured at most."""
@@ -48,32 +48,32 @@ PLACE = ("device", "threads", "torch")
 GROUP = [*PLACE, "mode", "batch"]
 
 
-def path(folder: Path, member: str, place: Mapping[str, Any]) -> Path:
+def path(folder: Location, member: str, place: Mapping[str, Any]) -> Location:
     """Where the latencies of a member at a place (`PLACE`) are."""
     key = json.dumps([place[name] for name in PLACE])
     return folder / "latency" / f"{member}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.parquet"
 
 
-def write(target: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write(target: Location, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows of one network to `target`, complete or not at all. Raises ValueError for a column that is unknown."""
     unknown = {name for row in rows for name in row} - {name for name, _, _ in COLUMNS}
     if unknown:
         raise ValueError(f"latencies have columns that are not known: {', '.join(sorted(unknown))}")
     fields = [pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS]
     layout = pa.schema(fields, metadata={STAMP: str(SCHEMA_VERSION)})
-    with table.atomic(target) as temporary:
+    with atomic(target) as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=layout), temporary)
 
 
-def read(folder: Path) -> pd.DataFrame:
+def read(folder: Location) -> pd.DataFrame:
     """All latencies in a study's output folder, empty without any, sorted by `GROUP` and FLOPs.
 
     Raises ValueError naming a file that cannot be trusted.
     """
-    found = []
-    for file in sorted((folder / "latency").glob("[!.]*")):
+    found, files = [], sorted((folder / "latency").glob("[!.]*"), key=str)
+    for file, origin in zip(files, each(source, files), strict=True):
         try:
-            one = pq.read_table(file)
+            one = pq.read_table(origin)
         except (pa.ArrowException, OSError) as error:
             why = f"unreadable ({str(error).splitlines()[0][:120]})"
         else:
@@ -87,7 +87,7 @@ def read(folder: Path) -> pd.DataFrame:
     return pa.concat_tables(found).to_pandas().sort_values([*GROUP, "flops_shrunk", "member"], ignore_index=True)
 
 
-def shown(folder: Path, last_rows: pd.DataFrame) -> pd.DataFrame:
+def shown(folder: Location, last_rows: pd.DataFrame) -> pd.DataFrame:
     """Latencies of the members in `last_rows` and of their parent, with `arm` and `setting` of each."""
     frame = read(folder)
     rows = last_rows.assign(setting=front.settings(last_rows)).drop_duplicates("member")

@@ -9,12 +9,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from . import budget, certificates, compare, front, latency, plot, table
+from .storage import Location, atomic
 
 Pictures = dict[str, plot.Picture]
 TOLERANCE = 0.005
@@ -55,7 +55,7 @@ dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere;
 """
 
 
-def build(folder: Path) -> Path:
+def build(folder: Location) -> Location:
     """Write `report/report.html`, `front.svg`, `front.png` and `front.csv` into a study's output folder.
 
     Beside them `search.csv`, if there was a search over candidates; `budget.csv`, if members were measured at two rungs or
@@ -109,7 +109,7 @@ def build(folder: Path) -> Path:
     return target / "report.html"
 
 
-def front_table(folder: Path) -> list[list[str]]:
+def front_table(folder: Location) -> list[list[str]]:
     """The front of all arms as rows of text, the heading first; points as `front.listed` has them.
 
     Raises ValueError as `build` does.
@@ -120,7 +120,7 @@ def front_table(folder: Path) -> list[list[str]]:
     return [list(lines[0]), *[list(line.values()) for line in lines]]
 
 
-def _load(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _load(folder: Location) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All rows, and the summary of the last ones."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; a report is made from a study's output folder")
@@ -137,8 +137,8 @@ def _csv(frame: pd.DataFrame) -> bytes:
     return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
-def _save(path: Path, content: bytes) -> None:
-    with table.atomic(path) as temporary:
+def _save(path: Location, content: bytes) -> None:
+    with atomic(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -540,7 +540,7 @@ def _volumes(rows: pd.DataFrame) -> Iterator[str]:
     yield _grid(["arm", "seeds", "networks for each seed", "masked FLOPs", "shrunk FLOPs"], lines)
 
 
-def _checks(folder: Path, rows: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
+def _checks(folder: Location, rows: pd.DataFrame, summary: pd.DataFrame) -> Iterator[str]:
     last = table.last(rows)
     waiting = _unfinished(rows).groupby("arm").size()
     arms = summary.groupby("arm")[list(table.FINAL)].sum().join(waiting.rename("unfinished"), how="outer").fillna(0)
@@ -558,7 +558,7 @@ def _checks(folder: Path, rows: pd.DataFrame, summary: pd.DataFrame) -> Iterator
     yield "</ul>\n"
 
 
-def _findings(folder: Path, last: pd.DataFrame) -> Iterator[str]:
+def _findings(folder: Location, last: pd.DataFrame) -> Iterator[str]:
     """What a reader should know before trusting the numbers, one sentence each."""
     done = last[last["status"] == "done"]
     names = done["arm"] + " (" + front.settings(done) + ")"
@@ -599,7 +599,7 @@ def _among(names: pd.Series) -> str:
     return f": {'; '.join(known[:8])}{more}" if known else ""
 
 
-def _origin(folder: Path) -> Iterator[str]:
+def _origin(folder: Location) -> Iterator[str]:
     """Where the rows come from, and how the figures are computed from them."""
     yield "<h2>Provenance</h2>\n"
     facts: dict[str, dict[str, None]] = {}

@@ -1,22 +1,20 @@
 """The table of measured rows: the only statement of column names, types and units.
 
 One Parquet file holds the rows of one cohort at one rung; a study is the folder of those files. A file is complete or
-absent: it is written under a temporary name and renamed. Files that are torn or foreign are named and set aside.
+absent (`storage.atomic`). Files that are torn or foreign are named and set aside.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from .storage import Location, atomic, each, source
 
 SCHEMA_VERSION = 2
 FOOTER = b"prunefront"
@@ -91,7 +89,7 @@ def schema(rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType
 
 
 def write(
-    path: Path, rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType], footer: Mapping[str, Any]
+    path: Location, rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType], footer: Mapping[str, Any]
 ) -> None:
     """Write `rows` to `path`, complete or not at all. A column that a row lacks is null; an unknown one is an error."""
     layout = schema(rows, hp_types)
@@ -103,32 +101,23 @@ def write(
         pq.write_table(pa.Table.from_pylist(list(rows), schema=stamped), temporary)
 
 
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def files(folder: Path) -> list[Path]:
+def files(folder: Location) -> list[Location]:
     """The row files of a study's output folder, sorted by name."""
-    return sorted(path for path in (folder / "rows").glob("*") if not path.name.startswith("."))
+    return sorted((path for path in (folder / "rows").glob("*") if not path.name.startswith(".")), key=str)
 
 
-def fault(path: Path) -> str | None:
-    """Why `path` is no row file of ours, or None if it is one."""
+def _content(path: Location, columns: Sequence[str] | None) -> pa.Table | str:
+    """The rows in a file, or why it is no row file of ours.
+
+    Raises OSError if a remote one cannot be had: that is no fault of the file.
+    """
     if path.suffix != ".parquet":
         return "not a Parquet file"
+    origin = source(path)
     try:
-        found = pq.read_schema(path)
-        pq.read_table(path, columns=["member"])
+        with pq.ParquetFile(origin) as file:
+            found = file.schema_arrow
+            rows = file.read(None if columns is None else list(columns))
     except (pa.ArrowException, OSError, KeyError) as error:
         return f"unreadable ({str(error).splitlines()[0][:120]})"
     stamp = (found.metadata or {}).get(FOOTER)
@@ -138,44 +127,45 @@ def fault(path: Path) -> str | None:
     if version != SCHEMA_VERSION:
         return f"of schema version {version}, where {SCHEMA_VERSION} is read"
     missing = [name for name, kind, _ in COLUMNS if name not in found.names or found.field(name).type != kind]
-    return f"without the column {missing[0]}" if missing else None
+    return f"without the column {missing[0]}" if missing else rows
 
 
-def sound(folder: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The row files of `folder` that can be trusted, and the others with what is wrong with each."""
-    faults = {path: fault(path) for path in files(folder)}
-    return [p for p, why in faults.items() if why is None], {p: why for p, why in faults.items() if why is not None}
+def _sound(folder: Location, columns: Sequence[str] | None) -> tuple[list[pa.Table], dict[Location, str]]:
+    """The rows in each file of `folder` that can be trusted, and the other files with what is wrong with each."""
+    paths = files(folder)
+    found = list(zip(paths, each(lambda path: _content(path, columns), paths), strict=True))
+    return [rows for _, rows in found if isinstance(rows, pa.Table)], {p: why for p, why in found if isinstance(why, str)}
 
 
-def set_aside(folder: Path) -> dict[Path, str]:
+def set_aside(folder: Location) -> dict[Location, str]:
     """Move files that cannot be trusted from `rows/` to `rejected/`; returns where each was and what was wrong."""
-    _, bad = sound(folder)
+    _, bad = _sound(folder, ["member"])
     for path in bad:
         (folder / "rejected").mkdir(exist_ok=True)
-        path.replace(folder / "rejected" / path.name)
+        path.replace(str(folder / "rejected" / path.name))
     return bad
 
 
-def read(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read(folder: Location, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Every row of a study, sorted by arm, hyper-parameters, seed and rung.
 
     folder: a study's output folder.  columns: read only these of the fixed columns; None reads all, with `hp_` and `m_`.
     Raises ValueError if there are no rows, or naming a file that cannot be trusted.
     """
-    good, bad = sound(folder)
+    key = ["arm", "hp", "seed", "member", "rung"]
+    wanted = None if columns is None else list(dict.fromkeys([*columns, *key, "status"]))
+    good, bad = _sound(folder, wanted)
     for path, why in bad.items():
         raise ValueError(f"{path}: {why}; `prunefront run` sets such files aside")
     if not good:
         raise ValueError(f"{folder}: no rows; a study's output folder has them in rows/*.parquet")
-    key = ["arm", "hp", "seed", "member", "rung", "status"]
-    wanted = None if columns is None else list(dict.fromkeys([*columns, *key]))
-    table = pa.concat_tables([pq.read_table(path, columns=wanted) for path in good], promote_options="permissive")
-    frame = table.to_pandas().sort_values(key[:-1], ignore_index=True)
+    table = pa.concat_tables(good, promote_options="permissive")
+    frame = table.to_pandas().sort_values(key, ignore_index=True)
     frame = settled(frame)
     return frame if columns is None else frame[list(columns)]
 
 
-def current(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
+def current(folder: Location, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the members that the study holds as it is now: what was taken out of the study file keeps its rows.
 
     folder: the output folder, whose plan/study.json names its arms, and members that were taken out; all rows if there is none.
@@ -193,15 +183,15 @@ def current(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[held].reset_index(drop=True)
 
 
-def ended(path: Path) -> set[str]:
+def ended(path: Location) -> set[str]:
     """The members whose last rows are in a row file."""
-    rows = pq.read_table(path, columns=["member", "status"]).to_pylist()
+    rows = pq.read_table(source(path), columns=["member", "status"]).to_pylist()
     return {row["member"] for row in rows if row["status"] != RUNNING}
 
 
-def length(path: Path) -> int:
+def length(path: Location) -> int:
     """How many rows a row file has."""
-    return pq.read_metadata(path).num_rows
+    return pq.read_metadata(source(path)).num_rows
 
 
 def settled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -221,8 +211,8 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[ended].drop_duplicates(["arm", "member", "rung"])
 
 
-def footers(folder: Path) -> list[dict[str, Any]]:
+def footers(folder: Location) -> list[dict[str, Any]]:
     """The distinct footers of a study's files: commit, versions, device, task description, data digest."""
-    good, _ = sound(folder)
-    stamps = {pq.read_schema(path).metadata[FOOTER] for path in good}
+    good, _ = _sound(folder, ["member"])
+    stamps = {rows.schema.metadata[FOOTER] for rows in good}
     return [json.loads(stamp) for stamp in sorted(stamps)]

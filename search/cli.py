@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..analysis.storage import Location, locate
 from . import BAD_INPUT, FAILED, INTERRUPTED
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
@@ -23,10 +24,14 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file, TOML.")],
-    out: Annotated[Path | None, typer.Option(help="The output folder; default runs/<name of the study>.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="The output folder or its URI (s3://bucket/runs); default runs/<name of the study>.")
+    ] = None,
     max_cohort: Annotated[int | None, typer.Option(help="Members trained together at most.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="study.KEY=VALUE or task.KEY=VALUE, over the file's.")] = None,
     latency: Annotated[bool, typer.Option("--latency", help="Then time the front's shrunk networks on this machine.")] = False,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to join: HOST:PORT of its head, or auto.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Join a cluster that lets in anybody.")] = False,
 ) -> None:
     """Do a study, or what is left of it, and report on it."""
     from . import latency as latencies
@@ -35,11 +40,11 @@ def run(
 
     settings = [*(set_ or []), *([f"study.max_cohort={max_cohort}"] if max_cohort is not None else [])]
     read = studies.read(study, settings)
-    folder = out or Path("runs") / read.about.name
+    folder = locate(out or Path("runs") / read.about.name)
     if latency:
         latencies.check(read)
     console = Console()
-    code = drive(read, folder, console)
+    code = drive(read, folder, console, address, insecure)
     if code == FAILED:
         console.print("some members failed (`reason` in their rows); the same command tries them again", soft_wrap=True)
     if code != INTERRUPTED:
@@ -53,9 +58,9 @@ def run(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's output folder.")]) -> None:
+def report(folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")]) -> None:
     """Write the report of what has been measured so far, and print the front."""
-    _report(folder, Console())
+    _report(locate(folder), Console())
 
 
 @app.command()
@@ -98,14 +103,14 @@ _COLUMNS = {
 """What a terminal has room for beside arm and setting, of the report's columns."""
 
 
-def _report(folder: Path, console: Console) -> None:
+def _report(folder: Location, console: Console) -> None:
     from ..analysis import report
 
     try:
         page = report.build(folder)
+        head, *lines = report.front_table(folder)
     except OSError as error:
-        raise ValueError(f"{folder}: the report can be written there; got: {error.strerror}") from error
-    head, *lines = report.front_table(folder)
+        raise ValueError(f"{folder}: rows can be read and the report written there; got: {error.strerror}") from error
     table = Table(title="the front: mean validation accuracy against FLOPs", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("arm: setting")
     for short in _COLUMNS.values():

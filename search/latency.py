@@ -6,12 +6,12 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.console import Console
 from torch import nn
 
 from ..analysis import latency, table
+from ..analysis.storage import Location
 from ..trainables import flops
 from ..trainables import latency as timing
 from ..trainables.cohort import kept_members, load_shrunk
@@ -27,7 +27,7 @@ def check(study: Study) -> None:
         raise ValueError(f'{study.path}: [study]: `keep` is "front" or "all" for --latency; got "none"')
 
 
-def measure(study: Study, folder: Path, console: Console) -> None:
+def measure(study: Study, folder: Location, console: Console) -> None:
     """Measure what has not been measured on this machine yet: the parent, and networks on the front.
 
     On a CPU with as many threads as a cohort has CPUs ([study] cpus).
@@ -37,7 +37,7 @@ def measure(study: Study, folder: Path, console: Console) -> None:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     task, device = study.task, study.task.torch_device
-    with locked(folder), timing.threads(study.about.cpus):
+    with locked(folder), timing.threads(study.about.cpus):  # pyright: ignore[reportArgumentType]
         place, (networks, front) = timing.place(device), _networks(study, folder)
         pending = [member for member in networks if not latency.path(folder, member, place).exists()]
         say(
@@ -58,7 +58,7 @@ def measure(study: Study, folder: Path, console: Console) -> None:
             latency.write(latency.path(folder, member, place), rows)
 
 
-def _networks(study: Study, folder: Path) -> tuple[dict[str, Callable[[], nn.Module]], int]:
+def _networks(study: Study, folder: Location) -> tuple[dict[str, Callable[[], nn.Module]], int]:
     """How to get the networks to measure, by member, the parent first; and how many members are on the front."""
     last, task = table.last(table.current(folder, table.read(folder))), study.task
     done = (last["status"] == "done").any()

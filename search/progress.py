@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ..analysis.front import front
-from ..analysis.storage import Location, local
+from ..analysis.storage import Location, source
 from ..analysis.table import RUNNING
 from ..trainables.cohort import rows_path
 from .plan import Planned
@@ -46,8 +46,8 @@ class Progress:
         """A cohort wrote the rows of `rung`."""
         if not planned.algorithm or not rung:
             return
-        with local(rows_path(self.folder, planned.name, rung)) as path:
-            rows = pq.read_table(path, columns=["status", "accuracy_valid", "flops_masked"]).to_pandas()
+        path = source(rows_path(self.folder, planned.name, rung))
+        rows = pq.read_table(path, columns=["status", "accuracy_valid", "flops_masked"]).to_pandas()
         ended = rows[rows["status"] != RUNNING]
         self.done += len(ended)
         self.work[planned.name] = planned.size * rung / self.rungs

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ..analysis import table
 from ..analysis.dominance import UNFIT, decide, settings_at
 from ..analysis.goals import Goals
-from ..analysis.storage import Location, atomic, local
+from ..analysis.storage import Location, atomic, source
 from ..trainables.cohort import hp_types, rows_path
 from .study import Arm, Study
 
@@ -29,10 +29,9 @@ class Measured:
     def take(self, path: Location) -> None:
         """Read a file of rows, if it was not read before."""
         if path.name not in self._frames:
-            with local(path) as file:
-                known = pq.read_schema(file).names
-                wanted = [name for name in dict.fromkeys([*KEYS, *self.goals.columns]) if name in known]
-                frame = pq.read_table(file, columns=wanted).to_pandas()
+            file = pq.ParquetFile(source(path))
+            wanted = [name for name in dict.fromkeys([*KEYS, *self.goals.columns]) if name in file.schema_arrow.names]
+            frame = file.read(columns=wanted).to_pandas()
             for name in self.goals.columns:
                 if name not in frame:
                     frame[name] = np.nan
@@ -89,9 +88,9 @@ def stop(study: Study, folder: Location, arm: Arm, cohort: str, rung: int) -> in
     gone: dict[str, str] = json.loads(decision(folder, cohort, rung).read_text())
     path = rows_path(folder, cohort, f"stopped-{rung}")
     if not path.exists():
-        with local(rows_path(folder, cohort, rung)) as file:
-            rows = [row for row in pq.read_table(file).to_pylist() if row["member"] in gone]
-            stamp = json.loads(pq.read_schema(file).metadata[table.FOOTER])
+        found = pq.read_table(source(rows_path(folder, cohort, rung)))
+        rows = [row for row in found.to_pylist() if row["member"] in gone]
+        stamp = json.loads((found.schema.metadata or {})[table.FOOTER])
         last = [row | {"status": "stopped", "reason": gone[row["member"]]} for row in rows]
         table.write(path, last, hp_types(arm.algorithm.space), {k: v for k, v in stamp.items() if k != "schema"})
     return len(gone)

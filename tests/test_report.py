@@ -162,7 +162,7 @@ def test_page_needs_nothing_from_outside(study: Path) -> None:
 def test_pictures_are_drawn(study: Path) -> None:
     folder = report.build(study).parent
     assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
-    assert (folder / "front.png").stat().st_size > 20_000
+    assert len((folder / "front.png").read_bytes()) > 20_000
     drawing = (folder / "front.svg").read_text()
     for text in ("dns", "magnitude", "chance (control)", "dense (control)", "parent", "Mean over 3 seeds"):
         assert text in drawing

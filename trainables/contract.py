@@ -8,7 +8,6 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -16,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..analysis.table import atomic
+from ..analysis.storage import Location, atomic, local
 
 if TYPE_CHECKING:
     from .task import Task
@@ -121,7 +120,7 @@ class State:
         joined = {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
         return State(nest(joined), dict(states[0].scalars), states[0].shared)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Location) -> None:
         """Write the whole state to one safetensors file, JSON in its header; complete or not at all."""
         tree = {"members": self.members, "shared": self.shared}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in leaves(tree).items()}
@@ -129,9 +128,9 @@ class State:
             save_file(tensors, temporary, metadata={"scalars": json.dumps(self.scalars)})
 
     @staticmethod
-    def load(path: Path, device: torch.device) -> State:
+    def load(path: Location, device: torch.device) -> State:
         """Read what `save` wrote, bit for bit."""
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with local(path) as here, safe_open(here, framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             tree = nest(tensors)
             return State(tree["members"], json.loads(file.metadata()["scalars"]), tree.get("shared", {}))

@@ -9,13 +9,13 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..analysis.storage import Location, locate
 from . import draws, models, optimizers, shrinking, stack
 from .contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
 from .data import augment
@@ -390,12 +390,12 @@ def _dense_phase(task: Task, steps: int) -> Task:
     return dataclasses.replace(task, epochs=steps / task.steps_per_epoch, rungs=1, starts="")
 
 
-def _place(task: Task, phase: Task, seed: int) -> Path | None:
+def _place(task: Task, phase: Task, seed: int) -> Location | None:
     """Where the dense network of `seed` is kept for other cohorts."""
     if not task.starts:
         return None
     name = hashlib.sha256(json.dumps([phase.describe(), seed], sort_keys=True).encode()).hexdigest()[:16]
-    return Path(task.starts) / f"{name}.safetensors"
+    return locate(task.starts) / f"{name}.safetensors"
 
 
 def varying(trees: Mapping[str, Any]) -> dict[str, Any]:

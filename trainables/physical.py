@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..analysis import table
+from ..analysis.storage import Location, atomic, local
 from . import models, stack, tracing
 from .shrinking import Cut, gathered, narrowed, narrowed_module
 from .structure import Structure, alive
@@ -89,7 +88,7 @@ def shrunk(module: nn.Module, structure: Structure, kept: Mapping[str, Tensor], 
     return small
 
 
-def save(path: Path, network: nn.Module, parent: Parent) -> None:
+def save(path: Location, network: nn.Module, parent: Parent) -> None:
     """Write `network`, as from `shrunk`, to one safetensors file from which `load` makes it again; complete or absent.
 
     Raises ValueError if it was not cut from `parent`.
@@ -109,11 +108,11 @@ def save(path: Path, network: nn.Module, parent: Parent) -> None:
         _restore(_described(*_read(about)), tensors)
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: what is saved was cut from its parent, {parent.model}; got: {error}") from None
-    with table.atomic(path) as temporary:
+    with atomic(path) as temporary:
         save_file(tensors, temporary, metadata={HEADER: json.dumps(about)})
 
 
-def load(path: Path) -> nn.Module:
+def load(path: Location) -> nn.Module:
     """The network in a file that `save` wrote, in evaluation mode, bit for bit.
 
     Raises ValueError if there is no such file, if it is torn or foreign, or if its model is now another one.
@@ -121,7 +120,7 @@ def load(path: Path) -> nn.Module:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `physical.save` writes one")
     try:
-        with safe_open(path, framework="pt") as file:
+        with local(path) as here, safe_open(here, framework="pt") as file:
             about = json.loads((file.metadata() or {})[HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             parent, cut, shapes = _read(about)

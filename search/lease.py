@@ -1,0 +1,2 @@
+import contextlib
+def held(folder): return contextlib.nullcontext()
