@@ -7,6 +7,7 @@ token of the cluster, and a cluster that asks for none is refused.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -38,8 +39,8 @@ from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
-from ..analysis.storage import Location, Remote  # noqa: E402
-from ..trainables.data import Packed, pack  # noqa: E402
+from ..analysis.storage import Location  # noqa: E402
+from ..trainables.data import Packed  # noqa: E402
 from ..trainables.tuning import CohortTrainable  # noqa: E402
 from .plan import Planned  # noqa: E402
 from .progress import Progress  # noqa: E402
@@ -78,11 +79,12 @@ def gpus_each(study: Study) -> float:
 
 
 def train(study: Study, work: Work, slots: int, scratch: Path, packed: Packed | None, progress: Progress) -> None:
-    """Train what `work` hands out, on the Ray that runs. What is done is in the rows. An interrupt ends it early, without an error.
+    """Train what `work` hands out, on the Ray that runs. An interrupt ends it early, without an error.
 
     packed: the data set for workers, put once into the object store.
     """
-    shared = {"study": study.about.name, "task": study.task.to_json(), "keep": study.about.keep != "none", "data": packed}
+    task = json.dumps({key: value for key, value in study.task.to_json().items() if key != "starts"})
+    shared = {"study": study.about.name, "task": task, "keep": study.about.keep != "none", "data": packed}
     gpus = gpus_each(study)
     config = {
         "folder": str(work.folder.absolute() if isinstance(work.folder, Path) else work.folder),
@@ -119,6 +121,10 @@ class _HandOut(Searcher):
         self.work, self.config, self.progress = work, config, progress
         self.broken: Exception | None = None
         self.going: dict[str, Planned] = {}  # trial -> cohort
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing goes into Tune's snapshots."""
+        return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         segment = None

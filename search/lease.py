@@ -1,2 +1,5 @@
 import contextlib
-def held(folder): return contextlib.nullcontext()
+
+
+def held(folder):
+    return contextlib.nullcontext()

@@ -285,10 +285,8 @@ def _planned(cohort: Cohort, line: tuple[str, int, int]) -> Planned:
 
 def _digest(of: Arm | Cohort, member: Member) -> int:
     """What a member is known by in a plan: arm, algorithm and version, hyper-parameters, seed."""
-    if isinstance(of, Cohort):
-        key = [of.arm, of.algorithm, of.version]
-    else:
-        key = [of.name, of.algorithm_name, of.algorithm.version]
+    name, algorithm = (of.arm, of.algorithm) if isinstance(of, Cohort) else (of.name, of.algorithm_name)
+    key = [name, algorithm, of.version if isinstance(of, Cohort) else of.algorithm.version]
     content = json.dumps([*key, member.hp, member.seed], sort_keys=True)
     return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest())
 

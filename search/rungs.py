@@ -45,7 +45,9 @@ class Measured:
         return table.settled(frame)
 
 
-def told(measured: pd.DataFrame, goals: Goals, arm: Arm, rungs: int) -> dict[str, tuple[tuple[float, ...] | None, tuple[float, ...]]]:
+def told(
+    measured: pd.DataFrame, goals: Goals, arm: Arm, rungs: int
+) -> dict[str, tuple[tuple[float, ...] | None, tuple[float, ...]]]:
     """What a sampler is told of the configurations of `arm` all of whose seeds have ended, by their canonical JSON.
 
     Means over seeds of the objectives, None where a seed diverged or failed, and of the violations; one more of these says how

@@ -185,11 +185,11 @@ class Work:
     def _decide(self) -> bool:
         """Decide who goes on from the first rung at which cohorts stand; returns whether it was decided for any."""
         waiting: dict[int, list[Planned]] = {}
+        busy = {planned.name for planned in [*self._queue, *self._running.values()]}
         for planned in self.plan.cohorts:
-            place = self._places.get(planned.name)
-            if place and place.left and self._waits(place) and planned.name not in self._running:
-                if planned not in self._queue and not self._decided(planned):
-                    waiting.setdefault(place.rung, []).append(planned)
+            place = self._places.get(planned.name, _Place(0, 0))
+            if place.left and self._waits(place) and planned.name not in busy and not self._decided(planned):
+                waiting.setdefault(place.rung, []).append(planned)
         for rung in sorted(waiting):
             measured = self._measured.rows()
             decided = rungs.decided(measured, self.study, rung)
@@ -236,9 +236,7 @@ class Work:
         self._measured.take(rows_path(self.folder, planned.name, "failed"))
 
 
-def write_ends(
-    study: Study, folder: Location, cohort: Cohort, status: str, reason: str, ended: Set[str] = frozenset()
-) -> None:
+def write_ends(study: Study, folder: Location, cohort: Cohort, status: str, reason: str, ended: Set[str] = frozenset()) -> None:
     """Last rows, without measures, of the members of a cohort that are not in `ended`."""
     task: Task = study.task
     algorithm = next(arm.algorithm for arm in study.arms if arm.name == cohort.arm)

@@ -229,8 +229,14 @@ class Task:
 
 
 def identity(task: Task, name: str, algorithm: Algorithm, member: Member, version: int | None = None) -> str:
-    """A member's name: the same network is found again under it, whatever the arm. version: the algorithm's, or an older one."""
-    parts = [name, algorithm.version if version is None else version, task.describe(), canonical(algorithm.space, member.hp), member.seed]
+    """A member's name: the same network is found again under it, whatever the arm. version: if not the algorithm's."""
+    parts = [
+        name,
+        algorithm.version if version is None else version,
+        task.describe(),
+        canonical(algorithm.space, member.hp),
+        member.seed,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
