@@ -27,7 +27,8 @@ class Progress:
 
     def __init__(self, folder: Location, total: int, done: int, rungs: int, console: Console) -> None:
         self.folder, self.rungs, self.console = folder, rungs, console
-        self.total, self.before, self.done, self.stopped = total, done, done, 0
+        self.total, self.before, self.done = total, done, done
+        self.stopped, self.spared = 0, 0.0  # members, and their share of the rungs that need no training
         self.work: dict[str, float] = {}  # cohort -> members x share of the rungs
         self.points = np.empty((0, 2))  # non-dominated (accuracy, FLOPs)
         self.begun = self.said = time.monotonic()
@@ -55,10 +56,11 @@ class Progress:
         self.points = np.unique(points[front(points, [True, False])], axis=0)
         self._show()
 
-    def left(self, count: int) -> None:
-        """So many members were stopped at a rung."""
+    def left(self, count: int, rung: int) -> None:
+        """So many members were stopped at `rung`."""
         self.done += count
         self.stopped += count
+        self.spared += count * (1 - rung / self.rungs)
         self._show()
 
     def note(self, sentence: str) -> None:
@@ -74,7 +76,7 @@ class Progress:
 
     def _line(self) -> str:
         seconds = time.monotonic() - self.begun
-        work, all_work = sum(self.work.values()), self.total - self.before
+        work, all_work = sum(self.work.values()), self.total - self.before - self.spared
         parts = [f"{self.done}/{self.total} members" + (f" ({self.stopped} stopped at a rung)" if self.stopped else "")]
         if all_work / 20 <= work < all_work:  # before that it would be a guess
             parts.append(f"{60 * work / seconds:.0f} members/min, {_clock(seconds * (all_work - work) / work)} left")

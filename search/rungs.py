@@ -79,10 +79,12 @@ def decision(folder: Location, cohort: str, rung: int) -> Location:
     return folder / "plan" / f"rung-{rung}-{cohort}.json"
 
 
-def record(folder: Location, cohort: str, rung: int, gone: Mapping[str, str]) -> None:
-    """Write a decision down, before anything is done about it."""
-    with atomic(decision(folder, cohort, rung)) as temporary:
+def record(folder: Location, cohort: str, rung: int, gone: Mapping[str, str]) -> str:
+    """Write a decision down, before anything is done about it; returns the name of its file."""
+    path = decision(folder, cohort, rung)
+    with atomic(path) as temporary:
         temporary.write_text(json.dumps(dict(sorted(gone.items()))))
+    return path.name
 
 
 def stop(study: Study, folder: Location, arm: Arm, cohort: str, rung: int) -> int:

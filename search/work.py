@@ -38,12 +38,12 @@ class _Place:
 class Work:
     """Hands out segments and takes them back. With rounds or rungs to wait for, the order of what ends makes no difference.
 
-    stopped: called with the number of members that a decision stops.
+    stopped: called with the number of members that a decision stops, and the rung.
     """
 
     def __init__(self, study: Study, folder: Location, plan: Plan) -> None:
         self.study, self.folder, self.plan = study, folder, plan
-        self.stopped: Callable[[int], None] = lambda count: None
+        self.stopped: Callable[[int, int], None] = lambda count, rung: None
         self._arms = {arm.name: arm for arm in study.arms}
         self._measured = rungs.Measured(study.goals)
         self._queue: list[Planned] = []
@@ -51,6 +51,7 @@ class Work:
         self._places: dict[str, _Place] = {}
         self._dense: set[str] = set()  # dense phases that are not trained yet
         self._complete = False
+        self._decisions = {path.name for path in (folder / "plan").glob("rung-*.json")}
         names = {path.name for path in table.files(folder)}
         for planned in plan.cohorts:
             failed = rows_path(folder, planned.name, "failed")
@@ -108,7 +109,9 @@ class Work:
         if self._searching:
             for rung in range(before + 1, place.rung + 1):
                 self._measured.take(rows_path(self.folder, cohort, rung))
-        if place.left and not self._waits(place):
+                if self._decided(planned, rung):  # elsewhere: the plan is a copy
+                    self._measured.take(rows_path(self.folder, cohort, f"stopped-{rung}"))
+        if place.left and (not self._waits(place) or self._decided(planned, place.rung)):
             self._queue.append(planned)  # its worker stopped before the rung that was asked for
 
     # ---- where cohorts are
@@ -128,13 +131,15 @@ class Work:
         rung = 0
         while rung < self.study.task.rungs and there(rung + 1):
             rung += 1
-        if rung in (0, self.study.task.rungs):
-            return _Place(rung, 0 if rung else planned.size)
+        if not rung:
+            return _Place(0, planned.size)
         last = rows_path(self.folder, planned.name, rung)
         gone = table.ended(last)
-        if rungs.decision(self.folder, planned.name, rung).exists():
-            rungs.stop(self.study, self.folder, self._arms[planned.arm], planned.name, rung)
-            gone |= table.ended(rows_path(self.folder, planned.name, f"stopped-{rung}"))
+        for before in filter(lambda before: self._decided(planned, before), range(1, rung + 1)):
+            path = rows_path(self.folder, planned.name, f"stopped-{before}")
+            if names is None or path.name not in names:
+                rungs.stop(self.study, self.folder, self._arms[planned.arm], planned.name, before)
+            gone |= table.ended(path) if before == rung else set()
         return _Place(rung, table.length(last) - len(gone))
 
     def _waits(self, place: _Place) -> bool:
@@ -160,13 +165,13 @@ class Work:
             for planned in new:
                 for rung in range(1, self._places[planned.name].rung + 1):
                     self._measured.take(rows_path(self.folder, planned.name, rung))
-                    stopped = rows_path(self.folder, planned.name, f"stopped-{rung}")
-                    if rungs.decision(self.folder, planned.name, rung).exists():
-                        self._measured.take(stopped)
-        self._queue += [*dense, *(p for p in open_ if not self._waits(self._places[p.name]) or self._decided(p))]
+                    if self._decided(planned, rung):
+                        self._measured.take(rows_path(self.folder, planned.name, f"stopped-{rung}"))
+        ready = (p for p in open_ if not self._waits(self._places[p.name]) or self._decided(p, self._places[p.name].rung))
+        self._queue += [*dense, *ready]
 
-    def _decided(self, planned: Planned) -> bool:
-        return rungs.decision(self.folder, planned.name, self._places[planned.name].rung).exists()
+    def _decided(self, planned: Planned, rung: int) -> bool:
+        return rungs.decision(self.folder, planned.name, rung).name in self._decisions
 
     # ---- decisions
 
@@ -188,7 +193,7 @@ class Work:
         busy = {planned.name for planned in [*self._queue, *self._running.values()]}
         for planned in self.plan.cohorts:
             place = self._places.get(planned.name, _Place(0, 0))
-            if place.left and self._waits(place) and planned.name not in busy and not self._decided(planned):
+            if place.left and self._waits(place) and planned.name not in busy and not self._decided(planned, place.rung):
                 waiting.setdefault(place.rung, []).append(planned)
         for rung in sorted(waiting):
             measured = self._measured.rows()
@@ -203,8 +208,8 @@ class Work:
                 absent = f"rung {rung}: another seed of it did not get here"
                 reasons = [decided.get(setting, absent) for setting in settings]
                 gone = {member: reason for member, reason in zip(rows["member"], reasons, strict=True) if reason}
-                rungs.record(self.folder, planned.name, rung, gone)
-                self.stopped(rungs.stop(self.study, self.folder, self._arms[planned.arm], planned.name, rung))
+                self._decisions.add(rungs.record(self.folder, planned.name, rung, gone))
+                self.stopped(rungs.stop(self.study, self.folder, self._arms[planned.arm], planned.name, rung), rung)
                 self._measured.take(rows_path(self.folder, planned.name, f"stopped-{rung}"))
                 place = self._places[planned.name]
                 place.left -= len(gone)

@@ -64,7 +64,10 @@ def folder(tmp_path: Path) -> Path:
     file, folder = tmp_path / "study.toml", tmp_path / "run"
     file.write_text(STUDY)
     study = studies.read(file)
-    for cohort in plan.prepare(study, folder, 1):
+    planned = plan.Plan(study, folder, 1)
+    planned.open()
+    for each in planned.grow(lambda arm, number, count: []):
+        cohort = plan.read_cohort(folder, each)
         if cohort.algorithm:
             training = Training(folder, "timed", study.task, cohort, True)
             while not training.finished:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefront.search import plan, run
+from prunefront.search import plan
 from prunefront.search.study import Study, read
+from prunefront.search.work import Work
 from prunefront.trainables.algorithms.chance import Chance
-from prunefront.trainables.cohort import Cohort
+from prunefront.trainables.cohort import Cohort, rows_path
 from prunefront.trainables.contract import Member, code_path
 
 STUDY = '[study]\nname = "s"\nseeds = {seeds}\nmax_cohort = {size}\n[task]\nwidths = [4]\nepochs = {epochs}\n'
@@ -50,6 +51,14 @@ def using(found: Study, algorithm: Chance) -> Study:
     return dataclasses.replace(found, arms=(dataclasses.replace(found.arms[0], algorithm=algorithm), *found.arms[1:]))
 
 
+def prepare(found: Study, folder: Path, workers: int) -> list[Cohort]:
+    """The cohorts of a study, with their members: read again what is planned, plan what is new."""
+    planned = plan.Plan(found, folder, workers)
+    planned.open()
+    planned.grow(lambda arm, number, count: [])
+    return [plan.read_cohort(folder, each) for each in planned.cohorts]
+
+
 def lines(folder: Path) -> dict[str, bytes]:
     """The files of cohorts in a plan."""
     return {path.name: path.read_bytes() for path in sorted((folder / "plan").glob("cohorts-*.jsonl"))}
@@ -67,7 +76,7 @@ def members(cohorts: Sequence[Cohort], arm: str | None = None) -> Counter[str]:
 
 def test_every_member_is_in_one_cohort(tmp_path: Path) -> None:
     found = study(tmp_path, DENSE, CHANCE, MAGNITUDE, DNS)
-    cohorts = plan.prepare(found, tmp_path, 2)
+    cohorts = prepare(found, tmp_path, 2)
     every = Counter(
         json.dumps([arm.name, dict(member.hp), member.seed])
         for arm in found.arms
@@ -81,10 +90,10 @@ def test_every_member_is_in_one_cohort(tmp_path: Path) -> None:
 def test_order_and_names_are_stable(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     found = study(tmp_path, DENSE, CHANCE, MAGNITUDE)
-    first, again = (plan.prepare(found, tmp_path / name, 2) for name in ("a", "b"))
+    first, again = (prepare(found, tmp_path / name, 2) for name in ("a", "b"))
     assert first == again
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
-    assert plan.prepare(found, tmp_path / "a", 7) == first  # what is planned stays, on another machine too
+    assert prepare(found, tmp_path / "a", 7) == first  # what is planned stays, on another machine too
     assert [cohort.name for cohort in first] == sorted({cohort.name for cohort in first})
     assert [cohort.arm for cohort in first] == ["", "dense", "chance", "chance", "magnitude"]
 
@@ -93,7 +102,7 @@ def test_a_cohort_has_one_arm_and_one_code_path(tmp_path: Path) -> None:
     given = DNS.replace("dns", "magnitude") + "space.lr = [0.1, 0.2]\n" + DNS + 'name = "c"\nspace.c = [[1, 2], [3, 4]]\n'
     found = study(tmp_path, CHANCE, given)
     arms = {arm.name: arm for arm in found.arms}
-    cohorts = plan.prepare(found, tmp_path, 2)
+    cohorts = prepare(found, tmp_path, 2)
     for cohort in cohorts:
         if cohort.algorithm:
             assert len({code_path(arms[cohort.arm].algorithm.space, member.hp) for member in cohort.members}) == 1
@@ -102,7 +111,7 @@ def test_a_cohort_has_one_arm_and_one_code_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
 def test_a_cohort_has_at_most_so_many_members(tmp_path: Path, size: int) -> None:
-    cohorts = plan.prepare(study(tmp_path, DENSE, CHANCE, MAGNITUDE, size=size, seeds=range(7)), tmp_path, 2)
+    cohorts = prepare(study(tmp_path, DENSE, CHANCE, MAGNITUDE, size=size, seeds=range(7)), tmp_path, 2)
     assert max(len(cohort.members) for cohort in cohorts) == min(size, 14)
     for arm, count in (("", 7), ("dense", 7), ("magnitude", 14)):
         sizes = [len(cohort.members) for cohort in cohorts if cohort.arm == arm]
@@ -113,14 +122,14 @@ def test_a_cohort_has_at_most_so_many_members(tmp_path: Path, size: int) -> None
 def test_an_automatic_size_keeps_all_workers_busy_and_is_not_tiny(tmp_path: Path) -> None:
     for seeds, workers, sizes in ((64, 2, [32] * 2), (64, 4, [16] * 4), (12, 4, [6, 6]), (8, 8, [8])):
         found = study(tmp_path, DENSE, seeds=range(seeds), size="auto")
-        cohorts = plan.prepare(found, tmp_path / f"{seeds}-{workers}", workers)
+        cohorts = prepare(found, tmp_path / f"{seeds}-{workers}", workers)
         assert [len(cohort.members) for cohort in cohorts] == sizes
 
 
 def test_what_stays_together_counts_as_one_for_an_automatic_size(tmp_path: Path) -> None:
     """Many members of one search are few networks: cut by members alone, stacks would be tiny."""
     weedout = '[[arm]]\nalgorithm = "weedout"\nspace.sparsity = [0.5, 0.8]\nspace.candidates = {low = 1, high = 30}\n'
-    cohorts = plan.prepare(study(tmp_path, weedout, seeds=range(6), size="auto"), tmp_path, 2)
+    cohorts = prepare(study(tmp_path, weedout, seeds=range(6), size="auto"), tmp_path, 2)
     assert [len(cohort.members) for cohort in cohorts] == [6 * 30, 6 * 30]
     for cohort in cohorts:
         assert set(Counter((member.seed, member.hp["sparsity"]) for member in cohort.members).values()) == {30}
@@ -129,7 +138,7 @@ def test_what_stays_together_counts_as_one_for_an_automatic_size(tmp_path: Path)
 @pytest.mark.parametrize("size", [1, 2, 4, 6, 100])
 def test_what_belongs_together_is_never_split(tmp_path: Path, size: int) -> None:
     found = using(study(tmp_path, CHANCE, size=size), Grouped())
-    cohorts = plan.prepare(found, tmp_path, 2)
+    cohorts = prepare(found, tmp_path, 2)
     where = {}
     for cohort in cohorts:
         for member in cohort.members:
@@ -141,17 +150,17 @@ def test_what_belongs_together_is_never_split(tmp_path: Path, size: int) -> None
 
 @given(sizes=st.lists(st.integers(1, 9), max_size=12), most=st.integers(1, 12))
 def test_parts_keep_units_whole_in_order_and_small(sizes: list[int], most: int) -> None:
-    units = [[Member({}, 100 * unit + k) for k in range(size)] for unit, size in enumerate(sizes)]
+    units = [[100 * unit + k for k in range(size)] for unit, size in enumerate(sizes)]
     parts = list(plan._parts(units, most))
-    assert [member for part in parts for member in part] == [member for unit in units for member in unit]
+    assert [place for part in parts for place in part] == [place for unit in units for place in unit]
     for part in parts:
-        within = {member.seed // 100 for member in part}
+        within = {place // 100 for place in part}
         assert len(part) == sum(sizes[unit] for unit in within)
         assert len(part) <= most or len(within) == 1
 
 
 def test_dense_phases_come_first_once_for_each_seed(tmp_path: Path) -> None:
-    cohorts = plan.prepare(study(tmp_path, DENSE, MAGNITUDE, DNS, seeds=range(5), size=2), tmp_path, 2)
+    cohorts = prepare(study(tmp_path, DENSE, MAGNITUDE, DNS, seeds=range(5), size=2), tmp_path, 2)
     kinds = [bool(cohort.algorithm) for cohort in cohorts]
     assert kinds == sorted(kinds)
     dense = {member.seed: cohort.name for cohort in cohorts if not cohort.algorithm for member in cohort.members}
@@ -162,7 +171,7 @@ def test_dense_phases_come_first_once_for_each_seed(tmp_path: Path) -> None:
 
 
 def test_no_dense_phase_where_nothing_starts_from_one(tmp_path: Path) -> None:
-    cohorts = plan.prepare(study(tmp_path, DENSE, CHANCE), tmp_path, 2)
+    cohorts = prepare(study(tmp_path, DENSE, CHANCE), tmp_path, 2)
     assert all(cohort.algorithm and not cohort.after for cohort in cohorts)
 
 
@@ -175,9 +184,9 @@ GROWN = {
 
 @pytest.mark.parametrize("what", GROWN)
 def test_growth_plans_only_what_is_new(tmp_path: Path, what: str) -> None:
-    before = plan.prepare(study(tmp_path, DENSE, MAGNITUDE), tmp_path, 2)
+    before = prepare(study(tmp_path, DENSE, MAGNITUDE), tmp_path, 2)
     written = lines(tmp_path)
-    cohorts = plan.prepare(GROWN[what](tmp_path), tmp_path, 2)
+    cohorts = prepare(GROWN[what](tmp_path), tmp_path, 2)
     after = lines(tmp_path)
     assert list(after) == ["cohorts-000.jsonl", "cohorts-001.jsonl"]
     assert after["cohorts-000.jsonl"] == written["cohorts-000.jsonl"]
@@ -189,41 +198,44 @@ def test_growth_plans_only_what_is_new(tmp_path: Path, what: str) -> None:
     assert sorted(seeds) == [0, 1, 2, 7][: 4 if what == "seeds" else 3]
     names = [cohort.name for cohort in cohorts]
     assert names == sorted(set(names))
-    plan.prepare(GROWN[what](tmp_path), tmp_path, 2)
+    prepare(GROWN[what](tmp_path), tmp_path, 2)
     assert lines(tmp_path) == after  # nothing is new any more
 
 
 def test_what_was_removed_is_not_run(tmp_path: Path) -> None:
-    whole = plan.prepare(study(tmp_path, DENSE, MAGNITUDE, CHANCE), tmp_path, 2)
+    whole = prepare(study(tmp_path, DENSE, MAGNITUDE, CHANCE), tmp_path, 2)
     written = lines(tmp_path)
-    less = plan.prepare(study(tmp_path, CHANCE, DENSE), tmp_path, 2)
+    less = prepare(study(tmp_path, CHANCE, DENSE), tmp_path, 2)
     assert lines(tmp_path) == written
     assert [cohort.arm for cohort in less] == ["dense", "chance", "chance"]  # no dense phase either
     assert all(cohort in whole for cohort in less)
-    assert plan.prepare(study(tmp_path, DENSE, MAGNITUDE, CHANCE), tmp_path, 2) == whole
+    assert prepare(study(tmp_path, DENSE, MAGNITUDE, CHANCE), tmp_path, 2) == whole
 
 
 def test_a_cohort_that_holds_removed_members_beside_others_is_done_when_it_is_done(tmp_path: Path) -> None:
     both = CHANCE.replace(', "node"', "")
     before = study(tmp_path, both)
-    (cohort,) = plan.prepare(before, tmp_path, 1)
-    run._write_ends(before, tmp_path, cohort, range(len(cohort.members)), "done", "")
+    (cohort,) = prepare(before, tmp_path, 1)
+    for rung in range(1, 5):
+        rows_path(tmp_path, cohort.name, rung).parent.mkdir(exist_ok=True)
+        rows_path(tmp_path, cohort.name, rung).write_text("the rows of all members")
     after = study(tmp_path, both.replace("0.5, ", ""))
-    cohorts = plan.prepare(after, tmp_path, 1)
-    assert [each.name for each in cohorts] == [cohort.name]
-    assert run._pending(after, tmp_path, cohorts, run._statuses(tmp_path)) == []
+    planned = plan.Plan(after, tmp_path, 1)
+    planned.open()
+    assert [each.name for each in planned.cohorts] == [cohort.name]
+    assert not Work(after, tmp_path, planned).anything()
 
 
 def test_another_algorithm_under_the_same_label_is_new(tmp_path: Path) -> None:
     plain = '[[arm]]\nname = "a"\nalgorithm = "{}"\nspace.sparsity = [0.5]\n'
-    (first,) = plan.prepare(study(tmp_path, plain.format("chance")), tmp_path, 2)
-    dense, second = plan.prepare(study(tmp_path, plain.format("magnitude")), tmp_path, 2)
+    (first,) = prepare(study(tmp_path, plain.format("chance")), tmp_path, 2)
+    dense, second = prepare(study(tmp_path, plain.format("magnitude")), tmp_path, 2)
     assert (first.algorithm, second.algorithm, dense.algorithm) == ("chance", "magnitude", "")
 
 
 def test_arms_that_skip_the_task_are_not_planned(tmp_path: Path) -> None:
     found = using(study(tmp_path, CHANCE, DENSE), Lonely())
-    assert [cohort.arm for cohort in plan.prepare(found, tmp_path, 2)] == ["dense"]
+    assert [cohort.arm for cohort in prepare(found, tmp_path, 2)] == ["dense"]
 
 
 @pytest.mark.parametrize(
@@ -237,20 +249,20 @@ def test_arms_that_skip_the_task_are_not_planned(tmp_path: Path) -> None:
     ],
 )
 def test_another_task_is_refused(tmp_path: Path, change: dict[str, str], sentence: str) -> None:
-    plan.prepare(study(tmp_path, DENSE), tmp_path, 2)
+    prepare(study(tmp_path, DENSE), tmp_path, 2)
     written = {path: path.read_bytes() for path in (tmp_path / "plan").iterdir()}
     settings = [f"{'study' if key == 'name' else 'task'}.{key}={value}" for key, value in change.items()]
     with pytest.raises(ValueError, match="give it another --out") as caught:
-        plan.prepare(read(tmp_path / "study.toml", settings), tmp_path, 2)
+        prepare(read(tmp_path / "study.toml", settings), tmp_path, 2)
     assert str(caught.value).startswith(f"{tmp_path}: ")
     assert sentence in str(caught.value)
     assert {path: path.read_bytes() for path in (tmp_path / "plan").iterdir()} == written
 
 
 def test_device_and_keep_may_change(tmp_path: Path) -> None:
-    first = plan.prepare(study(tmp_path, DENSE), tmp_path, 2)
+    first = prepare(study(tmp_path, DENSE), tmp_path, 2)
     settings = ["task.device=cpu", "study.keep=all"]
-    assert plan.prepare(read(tmp_path / "study.toml", settings), tmp_path, 2) == first
+    assert prepare(read(tmp_path / "study.toml", settings), tmp_path, 2) == first
 
 
 @pytest.mark.parametrize("content", ["[]", "3", '{"name": "x"}'])
@@ -258,4 +270,4 @@ def test_a_plan_that_is_not_ours_is_refused(tmp_path: Path, content: str) -> Non
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / "study.json").write_text(content)
     with pytest.raises(ValueError, match=r"plan/study\.json says what the folder holds"):
-        plan.prepare(study(tmp_path, DENSE), tmp_path, 2)
+        prepare(study(tmp_path, DENSE), tmp_path, 2)
