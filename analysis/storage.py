@@ -30,6 +30,10 @@ AT_ONCE = 16
 """Requests to a remote location that wait for their answers at the same time."""
 PART = 1 << 26
 """Bytes that a download asks for at a time."""
+ONE_PUT = "allow_delayed_open=true"
+"""What pyarrow is told of S3: a small object in one request. By itself it makes three."""
+PATIENCE = "retry_limit_seconds=10"
+"""What pyarrow is told of Google's store, where it tries for 15 minutes by itself; S3 is given up after some 6 seconds."""
 T = TypeVar("T")
 
 
@@ -177,12 +181,13 @@ def _opened(place: Remote) -> tuple[fs.FileSystem, str]:
 @functools.cache
 def _system(root: str, options: str) -> tuple[fs.FileSystem, str]:
     """The file system behind a root, and the path of the root in it. Raises ValueError if pyarrow does not know it."""
-    # A small object of S3 in one request: by itself, pyarrow asks three times for each.
-    options = "&".join(filter(None, [options, "allow_delayed_open=true" if root.startswith("s3://") else ""]))
+    added = {"s3": ONE_PUT, "gs": PATIENCE, "gcs": PATIENCE}.get(root.partition(":")[0], "")
+    options = "&".join(filter(None, [options, added]))
     try:
         return fs.FileSystem.from_uri(f"{root}/{'?' if options else ''}{options}")
     except (pa.ArrowException, OSError) as error:
         rule = "a location is a path or a URI that pyarrow.fs knows, such as s3://, gs://, abfs:// or hdfs://"
+        rule = "a location can be reached from this machine" if isinstance(error, OSError) else rule
         raise ValueError(f"{root}: {rule}; got: {_sentence(error)}") from None
 
 

@@ -1,10 +1,13 @@
-"""What tests share: one thread, the folder of large data, and one small Ray for those that need it."""
+"""What tests share: one thread, the folder of large data, one small Ray and one object store for those that need them."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +34,31 @@ def small_ray() -> Iterator[Path]:
     with local_ray(scratch, 2):
         yield scratch
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+STORE = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print("port", server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[str]:
+    """The URI of an empty bucket on a real server of S3's protocol, which the environment names as a user's would."""
+    with (
+        subprocess.Popen([sys.executable, "-c", STORE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        assert server.stdout is not None
+        port = next(line.split()[1] for line in server.stdout if line.startswith("port "))
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")).close()
+        yield "s3://bucket"
+        server.terminate()
