@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import graphlib
 import json
 import math
 import tomllib
@@ -85,8 +86,15 @@ class ArmTable(_Table):
 
     algorithm: str = _is("the name of an algorithm")
     name: str | None = _is("a label: text on one line", default=None, pattern=r"^[^\x00-\x1f\x7f]+$")
-    sampler: Literal["grid", "random", "sobol"] = _is("one of grid, random, sobol", default="grid")
-    members: Count | None = _is(f"how many a random or sobol sampler proposes: from 1 to {MOST}", default=None, le=MOST)
+    sampler: Literal["grid", "random", "sobol", "tpe", "nsga2", "gp"] = _is(
+        "one of grid, random, sobol, tpe, nsga2, gp", default="grid"
+    )
+    members: Count | None = _is(
+        f"how many configurations a sampler other than grid proposes: from 1 to {MOST}", default=None, le=MOST
+    )
+    sampler_seed: Annotated[int, pydantic.Field(ge=0)] = _is(
+        "the seed of what a sampler draws: a whole number from 0", default=0
+    )
     space: dict[str, Any] = _is("a table of hyper-parameters, each with values or a range", default={})
 
 
@@ -110,7 +118,11 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One algorithm with its search space. space: hyper-parameter -> values to try, or the span to propose from."""
+    """One algorithm with its search space.
+
+    space: hyper-parameter -> values to try, or the span to propose from.  when: of those that are searched only where others
+    have certain values, hyper-parameter -> other -> these values; each after those that it depends on.
+    """
 
     name: str
     algorithm_name: str
@@ -118,6 +130,8 @@ class Arm:
     sampler: str
     members: int | None
     space: Mapping[str, tuple[Value, ...] | Span]
+    sampler_seed: int = 0
+    when: Mapping[str, Mapping[str, tuple[Value, ...]]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +275,9 @@ def _arm(name: str, table: ArmTable) -> Arm:
     sizes = [len(values) for values in space.values() if not isinstance(values, Span)]
     if table.sampler == "grid":
         if table.members is not None:
-            raise ValueError(f"`members` is how many a random or sobol sampler proposes, not a grid; got {table.members}")
+            raise ValueError(f"`members` is how many a sampler other than grid proposes; got {table.members}")
+        if "sampler_seed" in table.model_fields_set:
+            raise ValueError(f"`sampler_seed` is of samplers that draw, which a grid does not; got {table.sampler_seed}")
         if spans:
             rule = f"`{spans[0]}` is a list of values for the sampler grid, or a range of whole numbers"
             raise ValueError(f"{rule}, all of which are tried; got {table.space[spans[0]]}")
@@ -272,23 +288,72 @@ def _arm(name: str, table: ArmTable) -> Arm:
             raise ValueError(f"`members` is missing: how many the sampler {table.sampler} proposes")
         if not spans and math.prod(sizes) == 1:
             raise ValueError(f"`space` has ranges or several values for the sampler {table.sampler}; got {table.space}")
-    return Arm(name, table.algorithm, algorithm, table.sampler, table.members, space)
+    when = _when(algorithm, table.space, space)
+    return Arm(name, table.algorithm, algorithm, table.sampler, table.members, space, table.sampler_seed, when)
 
 
 def _values(algorithm: Algorithm, key: str, given: Any) -> tuple[Value, ...] | Span:
-    """The values that `space.key` names: a list of values, one value, or a range."""
+    """The values that `space.key` names: a list of values, one value, or a range; a condition beside them is left out."""
     if key not in algorithm.space:
         raise ValueError(f"`{key}` is no hyper-parameter of its algorithm;{models.hint(key, algorithm.space)}")
     domain = algorithm.space[key]
+    if isinstance(given, Mapping):
+        given = {name: value for name, value in given.items() if name != "when"}
+        given = given["values"] if given.keys() == {"values"} else given
     try:
-        if isinstance(given, Mapping):
-            return _span(domain, given)
-        several = isinstance(given, list) and (domain.kind != "reals" or bool(given and isinstance(given[0], list)))
-        values = tuple(domain.check(value) for value in (given if several else [given]))
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"has distinct values, at least one; got {_shown(given)}")
+        return _span(domain, given) if isinstance(given, Mapping) else _listed(domain, given)
     except ValueError as error:
         raise ValueError(f"`{key}` {error}") from None
+
+
+def _listed(domain: Domain, given: Any) -> tuple[Value, ...]:
+    """A value, or a list of them, checked."""
+    several = isinstance(given, list) and (domain.kind != "reals" or bool(given and isinstance(given[0], list)))
+    values = tuple(domain.check(value) for value in (given if several else [given]))
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"has distinct values, at least one; got {_shown(given)}")
+    return values
+
+
+def _when(
+    algorithm: Algorithm, given: Mapping[str, Any], space: Mapping[str, tuple[Value, ...] | Span]
+) -> dict[str, dict[str, tuple[Value, ...]]]:
+    """The conditions in `space`, as `Arm.when` has them."""
+    found: dict[str, dict[str, tuple[Value, ...]]] = {}
+    for key, value in given.items():
+        if not isinstance(value, Mapping) or "when" not in value:
+            continue
+        if not isinstance(value["when"], Mapping) or not value["when"]:
+            rule = f"`{key}` has a condition such as when = {{NAME = VALUE}}, or a list of values"
+            raise ValueError(f"{rule}; got {_shown(value['when'])}")
+        found[key] = {}
+        for other, wanted in value["when"].items():
+            if other not in space:
+                raise ValueError(
+                    f"`{key}` depends on another key of the same `space`; got {other!r};{models.hint(other, space)}"
+                )
+            try:
+                found[key][other] = _listed(algorithm.space[other], wanted)
+            except ValueError as error:
+                raise ValueError(f"`{key}` depends on `{other}`, which {error}") from None
+            may = _held(space[other], found[key][other])
+            if isinstance(given[other], Mapping) and "when" in given[other]:
+                may = (*may, algorithm.space[other].default)
+            for one in found[key][other]:
+                if one not in may:
+                    raise ValueError(f"`{key}` depends on a value of `{other}` that `space` has; got {one!r}")
+    try:
+        order = [*graphlib.TopologicalSorter({key: list(needs) for key, needs in found.items()}).static_order()]
+    except graphlib.CycleError as error:
+        circle = " on ".join(f"`{name}`" for name in reversed(error.args[1]))
+        raise ValueError(f"no hyper-parameter depends on itself; got {circle}") from None
+    return {key: found[key] for key in order if key in found}
+
+
+def _held(values: tuple[Value, ...] | Span, asked: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Which of the values `asked` for a hyper-parameter may have."""
+    if isinstance(values, Span):
+        return tuple(one for one in asked if isinstance(one, int | float) and values.low <= one <= values.high)
     return values
 
 
