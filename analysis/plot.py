@@ -218,7 +218,7 @@ def stopping(lines: pd.DataFrame, study: str) -> Picture:
     marks = base.mark_line(strokeWidth=2, color=ink, point=alt.OverlayMarkDef(color=ink, size=70)).encode(
         x, y, order="factor:Q", tooltip=_tips(lines)
     )
-    names = base.mark_text(align="left", dx=8, dy=-8, fontSize=13, color="currentColor").encode(x, y, alt.Text("factor:N"))
+    names = base.mark_text(align="right", dx=-7, dy=-9, fontSize=13, color="currentColor").encode(x, y, alt.Text("factor:N"))
     said = [f"Mean over {_seeds(lines['n'])}, bars one standard deviation. Beside each point: one in so many goes on."]
     title = alt.TitleParams(f"{study}: stopping by dominance", subtitle=said)
     return alt.LayerChart(layer=[bars, marks, names], width=WIDTH, height=300, title=title, config=_config()).to_dict()
