@@ -138,13 +138,17 @@ def _decades(costs: NDArray[np.float64]) -> NDArray[np.float64]:
 # ---- what stopping would have kept of a study without it: members do not influence each other, so its rows tell exactly
 
 
-def ended(rows: pd.DataFrame) -> pd.DataFrame:
-    """The measured rows of the settings that were measured, and of which every seed has a last row."""
-    seen = front.selectable(rows)
-    over = seen.assign(over=seen["status"] != table.RUNNING)
-    seeds = over[over["over"]].groupby(SETTING)["seed"].nunique()
-    measured = seen[seen["rung"] > 0].set_index(SETTING)
-    return measured[measured.index.isin(seeds[seeds == seen["seed"].nunique()].index)].reset_index()
+def ended(rows: pd.DataFrame, goals: Goals) -> pd.DataFrame:
+    """The rows of the settings that were measured at the first rung and of which every seed has a last row."""
+    seen = front.selectable(rows).drop_duplicates(["arm", "member", "rung"], keep="last")
+    seeds = seen[seen["status"] != table.RUNNING].groupby(SETTING)["seed"].nunique()
+    whole = seeds.index[seeds == seen["seed"].nunique()]
+    first = settings_at(seen, _rungs(seen)[0], goals).index if len(_rungs(seen)) else whole[:0]
+    return seen[pd.MultiIndex.from_frame(seen[SETTING]).isin(whole.intersection(first))]
+
+
+def _rungs(rows: pd.DataFrame) -> list[int]:
+    return sorted(rows.loc[rows["rung"] > 0, "rung"].unique().tolist())
 
 
 def ends(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.DataFrame:
@@ -152,7 +156,7 @@ def ends(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.Data
 
     rows: as from `ended`, of a study without stopping.
     """
-    *rungs, last = sorted(rows["rung"].unique())
+    *rungs, last = _rungs(rows)
     found: list[pd.DataFrame] = []
     going = settings_at(rows, rungs[0] if rungs else last, goals).index
     for rung in rungs:
@@ -175,6 +179,7 @@ def dense_epochs(rows: pd.DataFrame) -> pd.Series[float]:
     Rungs divide evenly what comes after that phase, so it is where the line through a member's rungs begins; one that
     begins within two optimiser steps of 0, or rungs that are on no line, are of none.
     """
+    rows = rows[rows["rung"] > 0]
     lines = rows.sort_values("rung").groupby(["arm", "member"])[["rung", "epochs", "steps"]].agg(["first", "last", "size"])
     lines = lines[lines["rung", "size"] > 1]
     slope = (lines["epochs", "last"] - lines["epochs", "first"]) / (lines["rung", "last"] - lines["rung", "first"])
@@ -209,7 +214,7 @@ def replayed(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.
     found, dense = ends(rows, goals, factor, floor), dense_epochs(rows)
     kept, every = until(rows, found), spent(rows, dense)
     lines = []
-    for rung in sorted(rows["rung"].unique()):
+    for rung in _rungs(rows):
         epochs, charged = spent(kept[kept["rung"] <= rung], dense)
         there, go = int((found["rung"] >= rung).sum()), int((found["rung"] > rung).sum() or (found["reason"] == "").sum())
         lines.append({"rung": rung, "settings": there, "go": go, "epochs": epochs, "charged": charged})
@@ -233,14 +238,73 @@ def volumes(rows: pd.DataFrame, goals: Goals) -> pd.Series[float]:
 
 
 def curve(rows: pd.DataFrame, goals: Goals, floor: int = FLOOR, factors: Sequence[float] = FACTORS) -> pd.DataFrame:
-    """One line for each reduction factor and seed: `share` of epochs trained and `share_charged`, `settings` that reach the
-    last rung, `hypervolume` of them, `whole` without stopping, and `kept`, their quotient.  rows: as from `ended`.
+    """One line for each reduction factor and seed: what stopping would have spent and kept.
+
+    rows: as from `ended`.  Columns: factor, seed; `share` of epochs trained and `share_charged` (`spent`); `settings` that
+    reach the last rung, their `hypervolume`, `whole` without stopping, and `kept`, the quotient.
     """
-    whole, lines = volumes(rows, goals), []
+    whole, dense, lines = volumes(rows, goals), dense_epochs(rows), []
+    every = spent(rows, dense)
     for factor in factors:
-        steps, found = replayed(rows, goals, factor, floor).iloc[-1], until(rows, ends(rows, goals, factor, floor))
-        left = {name: steps[name] for name in ("share", "share_charged")} | {"settings": int(steps["go"])}
-        both = pd.DataFrame({"hypervolume": volumes(found, goals), "whole": whole})
-        lines.append(both.rename_axis("seed").reset_index().assign(factor=factor, **left))
+        found = ends(rows, goals, factor, floor)
+        left = until(rows, found)
+        epochs, charged = spent(left, dense)
+        both = pd.DataFrame({"hypervolume": volumes(left, goals), "whole": whole}).rename_axis("seed").reset_index()
+        both = both.assign(share=epochs / every[0], share_charged=charged / every[1], settings=(found["reason"] == "").sum())
+        lines.append(both.assign(factor=factor, kept=both["hypervolume"] / both["whole"]))
     joined = pd.concat(lines, ignore_index=True)
-    return joined.assign(kept=joined["hypervolume"] / joined["whole"])
+    return joined[["factor", "seed", "share", "share_charged", "settings", "hypervolume", "whole", "kept"]]
+
+
+# ---- what a report says of it
+
+
+def tried(rows: pd.DataFrame) -> pd.DataFrame:
+    """As `curve`, of a whole study's rows; empty if losers left it, and with fewer than two rungs or `FEWEST` settings."""
+    goals = Goals()
+    known = ended(rows, goals)
+    if "stopped" in set(rows["status"]) or len(_rungs(known)) < 2 or known.groupby(SETTING).ngroups < FEWEST:
+        return pd.DataFrame()
+    return curve(known, goals).dropna(subset="kept")
+
+
+def means(lines: pd.DataFrame) -> pd.DataFrame:
+    """One line for each factor of `tried`: mean of `kept` over seeds, `low` and `high` a deviation off it, the `least`, `n`."""
+    by = lines.groupby("factor")
+    found = (
+        by[["share", "share_charged", "settings"]].first().join(by["kept"].agg(kept="mean", std="std", least="min", n="size"))
+    )
+    std = found["std"].fillna(0.0)
+    return found.assign(low=found["kept"] - std, high=found["kept"] + std).reset_index()
+
+
+def departures(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line for each rung of a study that losers left: `settings` measured there, and how many were `stopped` there."""
+    seen = rows[rows["rung"] > 0]
+    counts = {
+        name: part.drop_duplicates([*SETTING, "rung"]).groupby("rung").size()
+        for name, part in (("settings", seen), ("stopped", seen[seen["status"] == "stopped"]))
+    }
+    return pd.DataFrame(counts).fillna(0).astype(int).reset_index() if counts["stopped"].size else pd.DataFrame()
+
+
+def saved(rows: pd.DataFrame) -> tuple[float, float]:
+    """Shares of epochs, trained and charged (`spent`), that a study took which losers left, of what all would have taken."""
+    seen = rows[rows["rung"] > 0].drop_duplicates(["arm", "member", "rung"], keep="last")
+    full = seen["epochs"].where(seen["status"] == "done")
+    full = full.groupby(seen["arm"]).transform("max").fillna(full.max())
+    dense = dense_epochs(seen)
+    took, every = spent(seen, dense), spent(seen.assign(epochs=full), dense)
+    return took[0] / every[0], took[1] / every[1]
+
+
+def told(lines: pd.DataFrame) -> str:
+    """What a reader should know of the curve of `tried`."""
+    goals = Goals()
+    return (
+        "What stopping would have spent and kept, computed from the rows: members do not influence each other. At each rung "
+        "but the last the best one in so many settings goes on, by non-dominated layers of means over seeds "
+        f"({', '.join(goals.measures)}), and at least the best {FLOOR} of each decade of {goals.minimize[0]}. Kept: "
+        f"hypervolume of what reaches the last rung over that of all, for each of {lines['seed'].nunique()} seeds. Epochs are "
+        "counted as trained, what members share once; in brackets, as charged to each member."
+    )

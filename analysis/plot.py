@@ -202,6 +202,28 @@ def certificates(curves: pd.DataFrame, study: str) -> Picture:
     return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
 
 
+def stopping(lines: pd.DataFrame, study: str) -> Picture:
+    """Mean share of the hypervolume kept against the share of epochs trained, a point for each reduction factor.
+
+    lines: as from `dominance.means`.
+    """
+    base = alt.Chart(alt.Data(values=json.loads(lines.to_json(orient="records"))))
+    scale, axis = alt.Scale(zero=False, padding=16), alt.Axis(format="~%", tickCount=6)
+    x = alt.X("share:Q", scale=alt.Scale(zero=False, padding=24), axis=axis, title="epochs trained, of those without stopping")
+    y = alt.Y("kept:Q", scale=scale, axis=axis, title="hypervolume kept")
+    ink = COLOURS[0]
+    bars = base.mark_rule(strokeWidth=1.5, color=ink).encode(
+        x, alt.Y("low:Q", scale=scale, title="hypervolume kept"), alt.Y2("high:Q")
+    )
+    marks = base.mark_line(strokeWidth=2, color=ink, point=alt.OverlayMarkDef(color=ink, size=70)).encode(
+        x, y, order="factor:Q", tooltip=_tips(lines)
+    )
+    names = base.mark_text(align="right", dx=-7, dy=-9, fontSize=13, color="currentColor").encode(x, y, alt.Text("factor:N"))
+    said = [f"Mean over {_seeds(lines['n'])}, bars one standard deviation. Beside each point: one in so many goes on."]
+    title = alt.TitleParams(f"{study}: stopping by dominance", subtitle=said)
+    return alt.LayerChart(layer=[bars, marks, names], width=WIDTH, height=300, title=title, config=_config()).to_dict()
+
+
 def budget(curves: pd.DataFrame, study: str) -> Picture:
     """Mean validation accuracy against epochs, a panel for each arm, a line for each setting, a ring at its best rung.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import budget, certificates, compare, front, latency, plot, table
+from . import budget, certificates, compare, dominance, front, latency, plot, table
 from .storage import Location, atomic
 
 Pictures = dict[str, plot.Picture]
@@ -59,7 +59,7 @@ def build(folder: Location) -> Location:
     """Write `report/report.html`, `front.svg`, `front.png` and `front.csv` into a study's output folder.
 
     Beside them `search.csv`, if there was a search over candidates; `budget.csv`, if members were measured at two rungs or
-    more; `certificates.csv`, if rows hold certificates.
+    more; `certificates.csv`, if rows hold certificates; `stopping.csv`, if losers left, or could have.
     Returns the page's path. Raises ValueError if there are no rows, a file cannot be trusted, or no member is done.
     """
     rows, summary = _load(folder)
@@ -74,6 +74,9 @@ def build(folder: Location) -> Location:
     over = budget.curves(spent)
     if len(over):
         pictures["budget"] = plot.budget(budget.shown(over), study)
+    tried, departures = dominance.tried(rows), dominance.departures(rows)
+    if len(tried):
+        pictures["stopping"] = plot.stopping(dominance.means(tried), study)
     proven = certificates.measured(rows, summary)
     gaps = certificates.curves(proven)
     proofs = certificates.shown(gaps)
@@ -89,7 +92,8 @@ def build(folder: Location) -> Location:
     _save(target / "front.png", plot.png(main))
     key = ["algorithm", "setting"]
     searched = found.merge(correlations, how="left", on=key) if len(correlations) else found
-    for name, frame in (("search", searched), ("budget", over), ("certificates", gaps)):
+    stopping = tried if len(tried) else departures
+    for name, frame in (("search", searched), ("budget", over), ("certificates", gaps), ("stopping", stopping)):
         (target / f"{name}.csv").unlink(missing_ok=True)
         if len(frame):
             _save(target / f"{name}.csv", _csv(frame))
@@ -99,6 +103,7 @@ def build(folder: Location) -> Location:
         *_points(summary, points),
         *_search(found, correlations, pictures),
         *_budget(over, budget.early(spent, over), lacking, pictures),
+        *_stopping(rows, tried, departures, pictures),
         *_certificates(rows, proven, proofs, pictures),
         *_latency(timed, pictures),
         *_volumes(rows),
@@ -419,6 +424,34 @@ def _budget(over: pd.DataFrame, early: pd.DataFrame, lacking: int, pictures: Pic
         for line in _records(early.head(budget.LISTED))
     ]  # fmt: skip
     yield _grid([*head, "difference", "interval", "FLOPs masked, best", "last"], text)
+
+
+def _stopping(rows: pd.DataFrame, tried: pd.DataFrame, departures: pd.DataFrame, pictures: Pictures) -> Iterator[str]:
+    """What stopping by dominance took and spared, or would have."""
+    if tried.empty and departures.empty:
+        return
+    yield "<h2>Stopping by dominance</h2>\n"
+    if len(departures):
+        share, charged = dominance.saved(rows)
+        yield _say(
+            "At each rung but the last the dominated settings left, all seeds of a setting together; `reason` in the rows says "
+            f"at which place. Epochs trained: {_percent(share)} of what all members would have taken ({_percent(charged)} as "
+            "charged to each). Fronts are drawn from the members that are done."
+        )
+        yield _grid(["rung", "settings", "stopped"], [[str(value) for value in line.values()] for line in _records(departures)])
+        return
+    yield _say(dominance.told(tried))
+    yield f'<figure id="stopping">{plot.svg(pictures["stopping"], "transparent")}</figure>\n'
+    lines = [
+        [f"{line['factor']:g}", str(line["settings"]), f"{_percent(line['share'])} ({_percent(line['share_charged'])})",
+         _spread(line["kept"], line["std"]), _percent(line["least"])]
+        for line in _records(dominance.means(tried))
+    ]  # fmt: skip
+    yield _grid(["one in", "settings at the end", "epochs", "hypervolume kept %", "least of a seed"], lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _certificates(rows: pd.DataFrame, proven: pd.DataFrame, shown: pd.DataFrame, pictures: Pictures) -> Iterator[str]:

@@ -130,7 +130,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     data._load.cache_clear()  # its key is a path, and the working folder is another one in each test
 
-    def never(*_: object) -> None:
+    def never(*_: object, **__: object) -> None:
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr(cluster, "train", never)
