@@ -1,8 +1,8 @@
 """Where a study's files are: a folder of this machine, or any location that pyarrow.fs reaches.
 
 A file is complete or absent in both. On this machine it is written under a temporary name and renamed; elsewhere it is
-written here and put in one go, which object stores show when it is whole. With `table`, this is all that `trainables` imports
-of the package.
+written here and put in one go, which object stores show when it is whole; of others (hdfs://) a kill may leave a part.
+With `table`, this is all that `trainables` imports of the package.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ def _system(root: str, options: str) -> tuple[fs.FileSystem, str]:
 
 def _sentence(error: Exception) -> str:
     """What pyarrow says went wrong, without the numbers of requests and of errors that mean nothing to a reader."""
-    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).splitlines()[0]
-    return re.sub(r"^\[Errno \d+\] |[;.] Details?: .*$| \(Request ID: \S*\)", "", text)[:300]
+    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    return re.sub(r"^\[Errno \d+\] |[;.] Details?: .*$| \(Request ID: \S*\)", "", text.splitlines()[0])[:300]
 
 
 @contextlib.contextmanager

@@ -353,4 +353,5 @@ def test_another_study_or_task_in_the_folder(refused: Refusal) -> None:
 def test_reports_of_nothing(refused: Refusal) -> None:
     Path("empty").mkdir()
     assert refused("report", "nowhere").startswith("nowhere: no ")
+    assert refused("report", "ftp://host/x").startswith("ftp://host: a location is a path or a URI that pyarrow.fs knows")
     assert refused("report", "empty") == "empty: no rows; a study's output folder has them in rows/*.parquet"
