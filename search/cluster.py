@@ -36,6 +36,7 @@ for _name, _value in _SETTINGS.items():  # read when Ray is imported, and handed
 import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.exceptions import AuthenticationError, RayError  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
@@ -227,8 +228,8 @@ def joined_ray(address: str, insecure: bool) -> Iterator[None]:
     try:
         connection = _connected(address=address, runtime_env={"env_vars": handed})
         connection.__enter__()
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        refused = "Unauthenticated" in str(error) or isinstance(error, ray.exceptions.AuthenticationError)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        refused = "Unauthenticated" in str(error) or isinstance(error, AuthenticationError)
         got = "it does not take our token" if refused else "none answers"
         rule = "is HOST:PORT of the head of a Ray cluster, or auto, and its token is in RAY_AUTH_TOKEN, or ~/.ray/auth_token"
         raise ValueError(f"--address {rule}; got {address}: {got}") from None

@@ -1,8 +1,8 @@
 """The plan: members grouped into cohorts, written once, resumed whole. It holds every decision that was made.
 
 RUN_DIR/plan/study.json says what is studied; cohorts-NNN.jsonl hold the cohorts, one a line, in the order in which they are
-handed out. Each file is a generation: a round of proposals, or what a study that has grown (arms, values, seeds) added; what was
-planned before stays as it was. Members are made when a line is written and not kept: a plan may have very many.
+handed out. Each file is a generation: a round of proposals, or what a study that has grown (arms, values, seeds) added; what
+was planned before stays as it was. Members are made when a line is written and not kept: a plan may have very many.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .domains import proposals
 from .study import MODELLED, Arm, Study, at
 
 LEAST, MOST = 8, 4096
-"""Members below which an automatic cohort is not cut to keep all workers busy: its steps would cost nearly the same; and the most
-that it has: what is lost with a worker, and written at once, stays small."""
+"""Members below which an automatic cohort is not cut to keep all workers busy: its steps would cost nearly the same; and the
+most that it has: what is lost with a worker, and written at once, stays small."""
 
 Propose = Callable[[Arm, int, int], Sequence[Mapping[str, Value]]]
 """(arm, round, count) -> that many new configurations, or as many as there are."""
@@ -32,7 +32,10 @@ Propose = Callable[[Arm, int, int], Sequence[Mapping[str, Value]]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Planned:
-    """A cohort of the plan without its members: the driver holds no more of it. line: file, and bytes from where and how many."""
+    """A cohort of the plan without its members: the driver holds no more of it.
+
+    line: its place in the plan, as file, and bytes from where and how many.
+    """
 
     name: str
     arm: str
@@ -164,7 +167,7 @@ class Plan:
         return {_digest(arm, Member(hp, seed)) for arm, found in self._todo for hp in found for seed in seeds}
 
     def _cohorts(self) -> Iterator[Cohort]:
-        """Cohorts for the members that are not planned yet; first those that train the dense networks which others start from."""
+        """Cohorts for members that are not planned yet; first those that train the dense networks which others start from."""
         seeds = self.study.about.seeds
         fresh = [(arm, configurations, list[int]()) for arm, configurations in self._todo]
         for arm, configurations, places in fresh:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:  # optuna takes a second to import
     from optuna import Study
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-MODELS = ("tpe", "nsga2", "gp")
-"""Samplers that propose from what was measured."""
 Params = dict[str, float | int]
 """Hyper-parameters as Optuna is given them: numbers of a span as they are, of several values the place of one."""
 STARTUP = 10
