@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..analysis import table
 from ..analysis.goals import Goals
+from .samplers import quiet
 
 if TYPE_CHECKING:  # optuna takes a second to import
     from optuna.distributions import BaseDistribution
@@ -33,9 +34,7 @@ def export(folder: Path, url: str, wanted: Goals) -> list[str]:
     lacking = [name for name in wanted.columns if name not in rows]
     if lacking:
         raise ValueError(f"{folder}: every objective and constraint is a measure of the rows; they have no {lacking[0]!r}")
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
+    with quiet():
         storage = _storage(url)
         studies = {f"{arm_rows['study'].iloc[0]}/{arm}": arm_rows for arm, arm_rows in last.groupby("arm")}
         for name in optuna.study.get_all_study_names(storage):
@@ -47,8 +46,6 @@ def export(folder: Path, url: str, wanted: Goals) -> list[str]:
             study.set_metric_names(list(wanted.measures))
             earlier = rows[(rows["arm"] == arm_rows["arm"].iloc[0]) & (rows["status"] == table.RUNNING)]
             study.add_trials(_trials(arm_rows, dict(list(earlier.groupby("member"))), wanted))
-    finally:
-        optuna.logging.set_verbosity(level)
     return [*studies]
 
 
