@@ -1,4 +1,4 @@
-"""The command line: prunefront run | report | algorithms | doctor."""
+"""The command line: prunefront run | report | export | algorithms | doctor."""
 
 from __future__ import annotations
 
@@ -61,6 +61,18 @@ def run(
 def report(folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")]) -> None:
     """Write the report of what has been measured so far, and print the front."""
     _report(locate(folder), Console())
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's output folder.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="An Optuna storage: sqlite:///FILE.db, or a path ending in .log.")],
+) -> None:
+    """Write what has been measured into an Optuna storage, for optuna-dashboard."""
+    from . import optuna_export
+
+    for name in optuna_export.export(folder, url, optuna_export.goals(folder)):
+        Console().print(f"exported {name}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

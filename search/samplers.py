@@ -62,7 +62,7 @@ def propose(arm: Arm, goals: Goals, told: Sequence[Told], round: int, count: int
     waits = generations[-1] == 0 if arm.sampler == "nsga2" else sum(_measured(each) for each, _ in held) < STARTUP
     if waits:
         return list(itertools.islice(unseen, count))
-    with _quiet():
+    with quiet():
         study, found = _study(arm, goals, held, generations, round), list[Configuration]()
         average = _average(study) if arm.sampler == "gp" else None
         for _ in range(count):
@@ -227,7 +227,7 @@ def _sorted(values: tuple[Value, ...]) -> list[Value]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Neither Optuna's log nor its warnings, and one thread, as sums of several depend on their number."""
     import optuna
 

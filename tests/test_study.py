@@ -130,17 +130,33 @@ BAD: tuple[tuple[str, str, str], ...] = (
     ("label of two lines", DNS + 'name = "a\\nb"', "`name` is a label: text on one line; got 'a\\nb'"),
     ("same label", DNS + '[[arm]]\nalgorithm = "dns"',
      'arm "dns": arms have distinct names, and another one has this; give one '),
-    ("unknown sampler", DNS + 'sampler = "gird"', "arm \"dns\": `sampler` is one of grid, random, sobol; got 'gird'"),
-    ("grid with members", DNS + "members = 3", "`members` is how many a random or sobol sampler proposes, not a grid; got 3"),
+    ("unknown sampler", DNS + 'sampler = "gird"',
+     "arm \"dns\": `sampler` is one of grid, random, sobol, tpe, nsga2, gp; got 'gird'"),
+    ("grid with members", DNS + "members = 3", "`members` is how many a sampler other than grid proposes; got 3"),
     ("grid with a range", DNS + "space.sparsity = {low = 0.1, high = 0.5}",
      "`sparsity` is a list of values for the sampler grid, or a range of whole numbers, all of which are tried; got {'low'"),
     ("grid too large", DNS + MANY,
      "`space` has at most 1000000 combinations; got 1030301"),
     ("random, how many", DNS + 'sampler = "random"', 'arm "dns": `members` is missing: how many the sampler random proposes'),
     ("random, none", DNS + 'sampler = "random"\nmembers = 0',
-     "`members` is how many a random or sobol sampler proposes: from 1 to 1000000; got 0"),
+     "`members` is how many configurations a sampler other than grid proposes: from 1 to 1000000; got 0"),
     ("random, true", DNS + 'sampler = "random"\nmembers = true',
-     "`members` is how many a random or sobol sampler proposes: from 1 to 1000000; got True"),
+     "`members` is how many configurations a sampler other than grid proposes: from 1 to 1000000; got True"),
+    ("seed of a grid", DNS + "sampler_seed = 1", "`sampler_seed` is of samplers that draw, which a grid does not; got 1"),
+    ("seed below 0 of a sampler", RANDOM + "sampler_seed = -1", "`sampler_seed` is the seed of what a sampler draws: a whole"),
+    ("no condition", MAGNITUDE + "space.ramp = {values = [0.5], when = {}}",
+     "`ramp` has a condition such as when = {NAME = VALUE}, or a list of values; got {}"),
+    ("on what is not searched", MAGNITUDE + 'space.ramp = {values = [0.5], when = {schedule = "gradual"}}',
+     "`ramp` depends on another key of the same `space`; got 'schedule'; known: ramp"),
+    ("on no value", MAGNITUDE + 'space.schedule = "gradual"\nspace.ramp = {values = [1], when = {schedule = "x"}}',
+     "`ramp` depends on `schedule`, which is when weights are removed: one of one-shot, gradual; got 'x'"),
+    ("on a value that is not there", MAGNITUDE + 'space.floor = [0]\nspace.ramp = {values = [1], when = {floor = 0.5}}',
+     "`ramp` depends on a value of `floor` that `space` has; got 0.5"),
+    ("on itself", MAGNITUDE + "space.ramp = {values = [1], when = {ramp = 1}}",
+     "no hyper-parameter depends on itself; got `ramp` on `ramp`"),
+    ("in a circle",
+     MAGNITUDE + "space.ramp = {values = [1], when = {floor = 0}}\nspace.floor = {values = [0], when = {ramp = 1}}",
+     "no hyper-parameter depends on itself; got `"),
     ("random, of what", RANDOM, 'arm "dns": `space` has ranges or several values for the sampler random; got {}'),
     ("random, of one", RANDOM + "space.sparsity = [0.5]",
      "`space` has ranges or several values for the sampler random; got {'sparsity': [0.5]}"),
@@ -267,7 +283,9 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
 def test_defaults(tmp_path: Path) -> None:
     found = good(tmp_path, STUDY + DENSE)
     assert found.about.model_dump() == {
-        "name": "s", "seeds": [0, 1], "keep": "front", "max_cohort": "auto", "cpus": 1, "gpus": "auto"
+        "name": "s", "seeds": [0, 1], "keep": "front", "max_cohort": "auto", "cpus": 1, "gpus": "auto",
+        "maximize": ["accuracy_valid"], "minimize": ["flops_masked"], "constraints": [], "batch": 16,
+        "rounds": "synchronous", "reduction_factor": None, "floor": 1, "limit": None,
     }  # fmt: skip
     assert found.task == Task()
     assert found.path == tmp_path / "study.toml"
