@@ -17,7 +17,7 @@ from prunefront.search.study import Study, read
 from prunefront.search.work import Work
 from prunefront.trainables.algorithms.chance import Chance
 from prunefront.trainables.cohort import Cohort, rows_path
-from prunefront.trainables.contract import Member, code_path
+from prunefront.trainables.contract import code_path
 
 STUDY = '[study]\nname = "s"\nseeds = {seeds}\nmax_cohort = {size}\n[task]\nwidths = [4]\nepochs = {epochs}\n'
 DENSE = '[[arm]]\nalgorithm = "dense"\n'

@@ -14,8 +14,8 @@ from prunefront.analysis import front, table
 from prunefront.analysis.goals import Goals, Limit
 from prunefront.search import optuna_export, samplers
 from prunefront.search.domains import proposals, settled
-from prunefront.search.samplers import MODELS, Told, propose
-from prunefront.search.study import Arm, Span
+from prunefront.search.samplers import Told, propose
+from prunefront.search.study import MODELLED, Arm, Span
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Value
 
@@ -52,7 +52,7 @@ def volume(told: list[Told]) -> float:
     return front.hypervolume([t.values for t in told if t.values], (1, 1), (False, False))
 
 
-@pytest.mark.parametrize("sampler", MODELS)
+@pytest.mark.parametrize("sampler", MODELLED)
 def test_the_same_told_gives_the_same_proposals_also_in_another_process(sampler: str) -> None:
     told = searched(arm(sampler), 1)
     asked = propose(arm(sampler), GOALS, told, 1, 3)
@@ -109,7 +109,7 @@ def test_constraints_pull_proposals_to_where_they_are_kept(sampler: str) -> None
     assert sum(kept[-32:]) > 2 * sum(kept[:32]) * 0.9
 
 
-@pytest.mark.parametrize("sampler", MODELS)
+@pytest.mark.parametrize("sampler", MODELLED)
 def test_failures_are_no_measurements_and_nothing_is_proposed_twice(sampler: str) -> None:
     def measure(hp: Mapping[str, Value]) -> object:
         return toy(hp) if float(hp["floor"]) < 0.5 else None  # type: ignore[arg-type]
@@ -124,7 +124,7 @@ def test_failures_are_no_measurements_and_nothing_is_proposed_twice(sampler: str
     assert len({str(t.hp) for t in told}) == 26
 
 
-@pytest.mark.parametrize("sampler", MODELS)
+@pytest.mark.parametrize("sampler", MODELLED)
 def test_conditions_are_kept_and_a_small_space_is_exhausted(sampler: str) -> None:
     space = {**CHOICES, "ramp": (0.25, 1.0)}
     of = arm(sampler, space, WHEN)

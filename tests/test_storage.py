@@ -27,7 +27,6 @@ from prunefront.trainables.contract import Member, State, complete
 from prunefront.trainables.gradient import dense_networks, dense_ready
 from prunefront.trainables.physical import load
 from prunefront.trainables.task import Task
-from prunefront.trainables.tuning import read_cohort
 
 
 @pytest.fixture
@@ -245,14 +244,11 @@ COHORT = Cohort("00000-test", "surgery", "dns", (Member(HP, 0), Member(HP, 1)))
 
 
 def trained(folder: Location) -> Location:
-    (folder / "plan").mkdir(parents=True)
-    (folder / "plan" / "cohorts-000.jsonl").write_text(COHORT.to_json() + "\n")
     task = dataclasses.replace(TASK, starts=str(folder / "starts"))
     dense_networks(task, [0, 1], task.dense_steps)
-    cohort = read_cohort(folder, "00000-test")
-    Training(folder, "study", task, cohort, True).advance()
-    second = Training(folder, "study", task, cohort, True)  # carries on from the State that is kept
-    assert second.state.scalars["rung"] == 1
+    Training(folder, "study", task, COHORT, True).advance()
+    second = Training(folder, "study", task, COHORT, True)  # carries on from the State that is kept
+    assert second.rung == 1
     second.advance()
     assert second.finished
     assert dense_ready(task, [0, 1])
