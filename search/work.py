@@ -38,11 +38,11 @@ class _Place:
 class Work:
     """Hands out segments and takes them back. With rounds or rungs to wait for, the order of what ends makes no difference.
 
-    stopped: called with the number of members that a decision stops, and the rung.
+    check: raises ValueError if the folder is no longer ours.  stopped: called with the number of members that a decision stops, and the rung.
     """
 
-    def __init__(self, study: Study, folder: Location, plan: Plan) -> None:
-        self.study, self.folder, self.plan = study, folder, plan
+    def __init__(self, study: Study, folder: Location, plan: Plan, check: Callable[[], None] = lambda: None) -> None:
+        self.study, self.folder, self.plan, self._check = study, folder, plan, check
         self.stopped: Callable[[int, int], None] = lambda count, rung: None
         self._arms = {arm.name: arm for arm in study.arms}
         self._measured = rungs.Measured(study.goals)
@@ -85,6 +85,7 @@ class Work:
 
     def next(self) -> Segment | None:
         """What to train now; None while that depends on what is being trained, and when all is over."""
+        self._check()
         while True:
             for planned in self._queue:
                 if self._dense.isdisjoint(planned.after):
