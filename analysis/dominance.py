@@ -259,9 +259,8 @@ def curve(rows: pd.DataFrame, goals: Goals, floor: int = FLOOR, factors: Sequenc
 # ---- what a report says of it
 
 
-def tried(rows: pd.DataFrame) -> pd.DataFrame:
+def tried(rows: pd.DataFrame, goals: Goals) -> pd.DataFrame:
     """As `curve`, of a whole study's rows; empty if losers left it, and with fewer than two rungs or `FEWEST` settings."""
-    goals = Goals()
     known = ended(rows, goals)
     if "stopped" in set(rows["status"]) or len(_rungs(known)) < 2 or known.groupby(SETTING).ngroups < FEWEST:
         return pd.DataFrame()
@@ -298,13 +297,13 @@ def saved(rows: pd.DataFrame) -> tuple[float, float]:
     return took[0] / every[0], took[1] / every[1]
 
 
-def told(lines: pd.DataFrame) -> str:
+def told(lines: pd.DataFrame, goals: Goals) -> str:
     """What a reader should know of the curve of `tried`."""
-    goals = Goals()
+    floor = f", and at least the best {FLOOR} of each decade of {goals.minimize[0]}" if goals.minimize else ""
     return (
         "What stopping would have spent and kept, computed from the rows: members do not influence each other. At each rung "
         "but the last the best one in so many settings goes on, by non-dominated layers of means over seeds "
-        f"({', '.join(goals.measures)}), and at least the best {FLOOR} of each decade of {goals.minimize[0]}. Kept: "
+        f"({', '.join(goals.measures)}){floor}. Kept: "
         f"hypervolume of what reaches the last rung over that of all, for each of {lines['seed'].nunique()} seeds. Epochs are "
         "counted as trained, what members share once; in brackets, as charged to each member."
     )

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from . import table
+from .storage import Location
 
 _LIMIT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
 
@@ -86,6 +87,12 @@ class Goals:
         """(rows, constraints): by how much each is broken, at most 0 where it is kept."""
         columns = [limit.violation(frame) for limit in self.constraints]
         return np.stack(columns, axis=1) if columns else np.empty((len(frame), 0))
+
+
+def recorded(folder: Location) -> Goals:
+    """What the study in `folder` looks for, as plan/study.json says; the default without one."""
+    about = table.planned(folder)
+    return Goals() if about is None else Goals.parse(**about["goals"])
 
 
 def measurable(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import budget, certificates, compare, dominance, front, latency, plot, table
+from . import budget, certificates, compare, dominance, front, goals, latency, plot, table
 from .storage import Location, atomic
 
 Pictures = dict[str, plot.Picture]
@@ -74,7 +74,8 @@ def build(folder: Location) -> Location:
     over = budget.curves(spent)
     if len(over):
         pictures["budget"] = plot.budget(budget.shown(over), study)
-    tried, departures = dominance.tried(rows), dominance.departures(rows)
+    wanted = goals.recorded(folder)
+    tried, departures = dominance.tried(rows, wanted), dominance.departures(rows)
     if len(tried):
         pictures["stopping"] = plot.stopping(dominance.means(tried), study)
     proven = certificates.measured(rows, summary)
@@ -103,7 +104,7 @@ def build(folder: Location) -> Location:
         *_points(summary, points),
         *_search(found, correlations, pictures),
         *_budget(over, budget.early(spent, over), lacking, pictures),
-        *_stopping(rows, tried, departures, pictures),
+        *_stopping(rows, tried, wanted, departures, pictures),
         *_certificates(rows, proven, proofs, pictures),
         *_latency(timed, pictures),
         *_volumes(rows),
@@ -426,7 +427,9 @@ def _budget(over: pd.DataFrame, early: pd.DataFrame, lacking: int, pictures: Pic
     yield _grid([*head, "difference", "interval", "FLOPs masked, best", "last"], text)
 
 
-def _stopping(rows: pd.DataFrame, tried: pd.DataFrame, departures: pd.DataFrame, pictures: Pictures) -> Iterator[str]:
+def _stopping(
+    rows: pd.DataFrame, tried: pd.DataFrame, wanted: goals.Goals, departures: pd.DataFrame, pictures: Pictures
+) -> Iterator[str]:
     """What stopping by dominance took and spared, or would have."""
     if tried.empty and departures.empty:
         return
@@ -440,7 +443,7 @@ def _stopping(rows: pd.DataFrame, tried: pd.DataFrame, departures: pd.DataFrame,
         )
         yield _grid(["rung", "settings", "stopped"], [[str(value) for value in line.values()] for line in _records(departures)])
         return
-    yield _say(dominance.told(tried))
+    yield _say(dominance.told(tried, wanted))
     yield f'<figure id="stopping">{plot.svg(pictures["stopping"], "transparent")}</figure>\n'
     lines = [
         [f"{line['factor']:g}", str(line["settings"]), f"{_percent(line['share'])} ({_percent(line['share_charged'])})",

@@ -170,10 +170,9 @@ def current(folder: Location, frame: pd.DataFrame) -> pd.DataFrame:
 
     folder: the output folder, whose plan/study.json names its arms, and members that were taken out; all rows if there is none.
     """
-    plan = folder / "plan" / "study.json"
-    if not plan.exists():
+    about = planned(folder)
+    if about is None:
         return frame
-    about = json.loads(plan.read_text())
     arms = set(about["arms"].items())
     removed = {(arm, member) for arm, members in about["removed"].items() for member in members}
     held = [
@@ -181,6 +180,17 @@ def current(folder: Location, frame: pd.DataFrame) -> pd.DataFrame:
         for arm, algorithm, member in zip(frame["arm"], frame["algorithm"], frame["member"], strict=True)
     ]
     return frame[held].reset_index(drop=True)
+
+
+def planned(folder: Location) -> dict[str, Any] | None:
+    """What plan/study.json says of the study in `folder`; None without one. Raises ValueError if it is not ours."""
+    path = folder / "plan" / "study.json"
+    if not path.exists():
+        return None
+    about = json.loads(path.read_text())
+    if not isinstance(about, dict) or not {"name", "description", "arms", "removed", "goals"} <= about.keys():
+        raise ValueError(f"{path} says what the folder holds; got one that this version of prunefront did not write")
+    return about
 
 
 def ended(path: Location) -> set[str]:

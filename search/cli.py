@@ -65,13 +65,15 @@ def report(folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's 
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's output folder.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")],
     url: Annotated[str, typer.Argument(metavar="URL", help="An Optuna storage: sqlite:///FILE.db, or a path ending in .log.")],
 ) -> None:
     """Write what has been measured into an Optuna storage, for optuna-dashboard."""
-    from . import optuna_export
+    from ..analysis.goals import recorded
+    from .optuna_export import export as write
 
-    for name in optuna_export.export(folder, url, optuna_export.goals(folder)):
+    place = locate(folder)
+    for name in write(place, url, recorded(place)):
         Console().print(f"exported {name}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ..analysis import table
 from ..analysis.goals import Goals
+from ..analysis.storage import Location
 from .samplers import quiet
 
 if TYPE_CHECKING:  # optuna takes a second to import
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # optuna takes a second to import
     from optuna.trial import FrozenTrial
 
 
-def export(folder: Path, url: str, wanted: Goals) -> list[str]:
+def export(folder: Location, url: str, wanted: Goals) -> list[str]:
     """Write the last rows in `folder` to the storage at `url`, a trial for each member; returns the names of the studies.
 
     url: of a database, or a path that ends in .log.  A member that is done is a complete trial; one that was stopped too, with
@@ -47,13 +47,6 @@ def export(folder: Path, url: str, wanted: Goals) -> list[str]:
             earlier = rows[(rows["arm"] == arm_rows["arm"].iloc[0]) & (rows["status"] == table.RUNNING)]
             study.add_trials(_trials(arm_rows, dict(list(earlier.groupby("member"))), wanted))
     return [*studies]
-
-
-def goals(folder: Path) -> Goals:
-    """What the study in `folder` looks for, as plan/study.json says under `goals`; the default if it does not."""
-    plan = folder / "plan" / "study.json"
-    said = json.loads(plan.read_text()).get("goals") if plan.exists() else None
-    return Goals() if said is None else Goals.parse(said["maximize"], said["minimize"], said["constraints"])
 
 
 def _storage(url: str) -> BaseStorage:

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..analysis import table
 from ..analysis.storage import Location, atomic, read_range
 from ..trainables.cohort import Cohort
 from ..trainables.contract import Member, Value, canonical, code_path
@@ -76,8 +77,8 @@ class Plan:
         """Read what is planned. Raises ValueError if the folder holds another study, or another task's rows."""
         place, about = self.folder / "plan", self._about()
         with at(self.folder):
-            if (place / "study.json").exists():
-                _compare(json.loads((place / "study.json").read_text()), about)
+            if (before := table.planned(self.folder)) is not None:
+                _compare(before, about)
             files = sorted(place.glob("cohorts-*.jsonl"), key=lambda path: path.name)
             for path in files:
                 self._read_rounds(path)
@@ -242,10 +243,8 @@ def _settings(task: Task) -> dict[str, Any]:
     return {key: value for key, value in task.to_json().items() if key != "starts"}
 
 
-def _compare(before: Any, now: dict[str, Any]) -> None:
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to mix rows of different studies or tasks in one folder."""
-    if not isinstance(before, dict) or not {"name", "description"} <= before.keys():
-        raise ValueError("plan/study.json says what the folder holds; got one that prunefront did not write")
     if before["name"] != now["name"]:
         raise ValueError(f'holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out')
     was, is_ = ({**d, **d["model_options"]} for d in (before["description"], json.loads(json.dumps(now["description"]))))

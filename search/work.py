@@ -38,7 +38,8 @@ class _Place:
 class Work:
     """Hands out segments and takes them back. With rounds or rungs to wait for, the order of what ends makes no difference.
 
-    check: raises ValueError if the folder is no longer ours.  stopped: called with the number of members that a decision stops, and the rung.
+    check: raises ValueError if the folder is no longer ours.  stopped: called with the number of members that a decision stops,
+    and the rung.
     """
 
     def __init__(self, study: Study, folder: Location, plan: Plan, check: Callable[[], None] = lambda: None) -> None:
@@ -144,13 +145,14 @@ class Work:
         if not rung:
             refused = rows_path(self.folder, planned.name, "stopped-0")
             return _Place(0, planned.size - (table.length(refused) if self._limited and there("stopped-0") else 0))
-        last = rows_path(self.folder, planned.name, rung)
-        gone = table.ended(last)
         for before in filter(lambda before: self._decided(planned, before), range(1, rung + 1)):
             path = rows_path(self.folder, planned.name, f"stopped-{before}")
             if names is None or path.name not in names:
                 rungs.stop(self.study, self.folder, self._arms[planned.arm], planned.name, before)
-            gone |= table.ended(path) if before == rung else set()
+        if rung == self.study.task.rungs:
+            return _Place(rung, 0)
+        last, stopped = (rows_path(self.folder, planned.name, key) for key in (rung, f"stopped-{rung}"))
+        gone = table.ended(last) | (table.ended(stopped) if self._decided(planned, rung) else set())
         return _Place(rung, table.length(last) - len(gone))
 
     def _waits(self, place: _Place) -> bool:

@@ -141,14 +141,14 @@ def test_who_is_known_to_break_a_limit_is_stopped_before_training(tmp_path: Path
     hp = [complete(chance.space, {"sparsity": s}) for s in (0.5, 0.9)]
     cohort = Cohort("00000-test", "chance", "chance", tuple(Member(each, seed) for each in hp for seed in (0, 1)))
     limits = [Limit.parse("flops_masked <= 500")]
-    for _ in range(2):  # and again, when the cohort is opened again
-        training = Training(tmp_path, "study", TASK, cohort, False, limits=limits)
-        assert [state.size for state in training.states] == [2]
+    Training(tmp_path, "study", TASK, cohort, False, limits=limits)
+    training = Training(tmp_path, "study", TASK, cohort, False, limits=limits)  # opened again
+    assert [state.size for state in training.states] == [2]
     while not training.finished:
         training.advance()
     found = rows(tmp_path)
     gone = found[found["status"] == "stopped"]
-    assert gone["hp"].unique().tolist() == ['{"sparsity":0.5}'] or gone["hp"].nunique() == 1
+    assert gone["hp"].nunique() == 1
     assert (gone["flops_masked"] > 500).all()
     assert gone["reason"].str.contains("breaks flops_masked <= 500").all()
     assert len(gone) == 2

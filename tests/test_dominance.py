@@ -256,12 +256,12 @@ def test_the_report_tells_what_stopping_would_have_kept(tmp_path: Path) -> None:
 
 
 def test_few_settings_one_rung_or_a_stopped_study_have_no_curve() -> None:
-    assert len(dominance.tried(pd.DataFrame(study(levels=8))))
-    assert dominance.tried(pd.DataFrame(study(levels=7))).empty
-    assert dominance.tried(pd.DataFrame(study(rungs=1))).empty
+    assert len(dominance.tried(pd.DataFrame(study(levels=8)), Goals()))
+    assert dominance.tried(pd.DataFrame(study(levels=7)), Goals()).empty
+    assert dominance.tried(pd.DataFrame(study(rungs=1)), Goals()).empty
     frame = pd.DataFrame(study())
     frame.loc[3, "status"] = "stopped"
-    assert dominance.tried(frame).empty
+    assert dominance.tried(frame, Goals()).empty
     assert dominance.departures(pd.DataFrame(study())).empty
 
 

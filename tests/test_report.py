@@ -298,10 +298,14 @@ def test_counts_are_written_in_three_digits(count: float, text: str) -> None:
 
 def test_what_the_study_no_longer_holds_is_left_out_and_said_so(tmp_path: Path) -> None:
     folder = save(tmp_path, rows())
-    members = {str(row["member"]) for row in rows() if row["arm"] == "dns"}
+    out = next(str(row["member"]) for row in rows() if row["arm"] == "dns")
+    about = {"name": "s", "description": {}, "arms": {"dns": "dns"}, "removed": {"dns": [out]}}
+    about["goals"] = {"maximize": ["accuracy_valid"], "minimize": ["flops_masked"], "constraints": []}
     (folder / "plan").mkdir()
-    (folder / "plan" / "study.json").write_text(json.dumps({"members": {"dns": sorted(members)}}))
-    assert set(table.current(folder, table.read(folder))["arm"]) == {"dns"}
+    (folder / "plan" / "study.json").write_text(json.dumps(about))
+    held = table.current(folder, table.read(folder))
+    assert set(held["arm"]) == {"dns"}
+    assert set(held["member"]) == {str(row["member"]) for row in rows() if row["arm"] == "dns"} - {out}
     text = Visible.of(report.build(folder).read_text())
     assert "the study file no longer holds, left out of all of this: 0" not in text
     assert "chance" not in text
