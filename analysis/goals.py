@@ -40,7 +40,7 @@ class Limit:
         return Limit(measurable(measure), 1 if relation == "<=" else -1, most)
 
     def __str__(self) -> str:
-        return f"{self.measure} {'<=' if self.sign > 0 else '>='} {self.most:g}"
+        return f"{self.measure} {'<=' if self.sign > 0 else '>='} {self.most!r}"
 
     def violation(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         """By how much each row breaks the limit, in the measure's unit; at most 0 where it is kept."""

@@ -141,6 +141,9 @@ def main() -> None:
     except ValueError as error:
         print(f"prunefront: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except OSError as error:  # a disk that is full, a store that does not answer
+        print(f"prunefront: {error.filename or ''}: {error.strerror or error}; the same command goes on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         print("prunefront: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -92,6 +92,7 @@ def train(study: Study, work: Work, slots: int, scratch: Path, packed: Packed | 
         "threads": study.about.cpus,
         "workers": (max(1, int(1 / gpus)) if gpus else 0),
         "limit": study.about.limit,
+        "limits": [str(limit) for limit in study.goals.constraints] if study.about.reduction_factor is not None else [],
     }
     hands = _HandOut(work, config, progress)
     trainable = tune.with_resources(tune.with_parameters(CohortTrainable, **shared), {"cpu": study.about.cpus, "gpu": gpus})

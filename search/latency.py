@@ -37,7 +37,7 @@ def measure(study: Study, folder: Location, console: Console) -> None:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     task, device = study.task, study.task.torch_device
-    with locked(folder), timing.threads(study.about.cpus):  # pyright: ignore[reportArgumentType]
+    with locked(folder), timing.threads(study.about.cpus):
         place, (networks, front) = timing.place(device), _networks(study, folder)
         pending = [member for member in networks if not latency.path(folder, member, place).exists()]
         say(

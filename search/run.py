@@ -6,12 +6,13 @@ Carrying on is the ordinary case: which members are done is read from the rows, 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -48,7 +49,7 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
             stack.enter_context(cluster.joined_ray(address, insecure))
         with at(study.path):
             slots = cluster.workers(study, address is not None)
-        scratch = stack.enter_context(locked(folder))
+        held = stack.enter_context(locked(folder))
         if address is not None:
             cluster.shared(folder)
         planned = plan.Plan(study, folder, slots)
@@ -56,15 +57,19 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
         for path, why in table.set_aside(folder).items():
             say(f"{path.name}: {why}; moved to {folder / 'rejected'}")
         _skip(study, folder)
-        work = Work(study, folder, planned)
+        work = Work(study, folder, planned, held.check)
         if work.anything():
             with Progress(folder, planned.total, work.members - work.left, study.task.rungs, console) as progress:
                 work.stopped = progress.left
                 packed = pack(study.task.data)
                 if address is None:
                     room = sum(x.nbytes for part in ("inputs", "labels") for x in packed[part].values()) if packed else 0
-                    stack.enter_context(cluster.local_ray(scratch, slots * study.about.cpus, room))
-                cluster.train(study, work, slots, scratch, packed, progress)
+                    stack.enter_context(cluster.local_ray(held.scratch, slots * study.about.cpus, room))
+                try:
+                    cluster.train(study, work, slots, held.scratch, packed, progress)
+                except OSError as error:
+                    say(f"{folder}: {error.strerror or error}; rows are kept: the same command goes on")
+                    return INTERRUPTED
             if not work.over:
                 say(f"interrupted with {work.left} members to go; rows are kept in {folder}: the same command goes on")
                 return INTERRUPTED
@@ -78,13 +83,22 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
         return FAILED if any(f"{cohort.name}-failed.parquet" in names for cohort in planned.cohorts) else DONE
 
 
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """An output folder held by this driver. scratch: a folder on this machine.  check: raises ValueError if it was lost."""
+
+    scratch: Path
+    check: Callable[[], None]
+
+
 @contextlib.contextmanager
-def locked(folder: Location) -> Iterator[Path]:
-    """Hold `folder` for this driver alone; gives a scratch folder on this machine that is removed at the end.
+def locked(folder: Location) -> Iterator[Held]:
+    """Hold `folder` for this driver alone, with a scratch folder that is removed at the end.
 
     Raises ValueError if the folder cannot be written to, if another driver holds it, or as `_scratch` does.
     """
     with contextlib.ExitStack() as stack:
+        check: Callable[[], None] = lambda: None  # noqa: E731 - a lock of this machine is not lost
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / ".probe"
@@ -93,13 +107,13 @@ def locked(folder: Location) -> Iterator[Path]:
             finally:
                 probe.unlink(missing_ok=True)
             if isinstance(folder, Remote):
-                stack.enter_context(lease.held(folder))
+                check = stack.enter_context(lease.held(folder))
             elif not _held(stack.enter_context((folder / "lock").open("a"))):
                 raise ValueError(f"{folder}: one run at a time writes to an output folder; another one does now")
         except OSError as error:
             rule = "the output folder can be written to and has 1 MB free"
             raise ValueError(f"{folder}: {rule}; got: {error.strerror or error}") from None
-        yield stack.enter_context(_scratch())
+        yield Held(stack.enter_context(_scratch()), check)
 
 
 @contextlib.contextmanager

@@ -38,11 +38,11 @@ class _Place:
 class Work:
     """Hands out segments and takes them back. With rounds or rungs to wait for, the order of what ends makes no difference.
 
-    stopped: called with the number of members that a decision stops, and the rung.
+    check: raises ValueError if the folder is no longer ours.  stopped: called with the number of members that a decision stops, and the rung.
     """
 
-    def __init__(self, study: Study, folder: Location, plan: Plan) -> None:
-        self.study, self.folder, self.plan = study, folder, plan
+    def __init__(self, study: Study, folder: Location, plan: Plan, check: Callable[[], None] = lambda: None) -> None:
+        self.study, self.folder, self.plan, self._check = study, folder, plan, check
         self.stopped: Callable[[int, int], None] = lambda count, rung: None
         self._arms = {arm.name: arm for arm in study.arms}
         self._measured = rungs.Measured(study.goals)
@@ -85,6 +85,7 @@ class Work:
 
     def next(self) -> Segment | None:
         """What to train now; None while that depends on what is being trained, and when all is over."""
+        self._check()
         while True:
             for planned in self._queue:
                 if self._dense.isdisjoint(planned.after):
@@ -106,6 +107,10 @@ class Work:
             return
         before, place = place.rung, self._found(planned, None)
         self._places[cohort] = place
+        refused = rows_path(self.folder, cohort, "stopped-0")
+        if not before and self._limited and refused.exists():
+            self._measured.take(refused)
+            self.stopped(table.length(refused), 0)
         if self._searching:
             for rung in range(before + 1, place.rung + 1):
                 self._measured.take(rows_path(self.folder, cohort, rung))
@@ -115,6 +120,11 @@ class Work:
             self._queue.append(planned)  # its worker stopped before the rung that was asked for
 
     # ---- where cohorts are
+
+    @property
+    def _limited(self) -> bool:
+        """Whether members may be stopped before they train."""
+        return self.study.about.reduction_factor is not None and bool(self.study.goals.constraints)
 
     @property
     def _searching(self) -> bool:
@@ -132,7 +142,8 @@ class Work:
         while rung < self.study.task.rungs and there(rung + 1):
             rung += 1
         if not rung:
-            return _Place(0, planned.size)
+            refused = rows_path(self.folder, planned.name, "stopped-0")
+            return _Place(0, planned.size - (table.length(refused) if self._limited and there("stopped-0") else 0))
         last = rows_path(self.folder, planned.name, rung)
         gone = table.ended(last)
         for before in filter(lambda before: self._decided(planned, before), range(1, rung + 1)):
@@ -163,6 +174,9 @@ class Work:
         self._dense.update(planned.name for planned in dense)
         if self._searching:
             for planned in new:
+                refused = rows_path(self.folder, planned.name, "stopped-0")
+                if self._limited and refused.exists():
+                    self._measured.take(refused)
                 for rung in range(1, self._places[planned.name].rung + 1):
                     self._measured.take(rows_path(self.folder, planned.name, rung))
                     if self._decided(planned, rung):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from prunefront.analysis import table
-from prunefront.trainables import flops, physical
+from prunefront.analysis.goals import Limit
+from prunefront.trainables import flops, memory, physical
 from prunefront.trainables.algorithms import find
+from prunefront.trainables.algorithms.dns import DNS
 from prunefront.trainables.cohort import Cohort, Training, export, keep_only, kept_members, load_network, load_shrunk, rows_path
-from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.contract import Member, State, complete
 from prunefront.trainables.task import Task
 
 TASK = Task(model_options={"widths": [8]}, epochs=2, rungs=3)
@@ -80,6 +83,80 @@ def test_a_diverged_member_leaves_with_a_row_and_the_others_go_on(calm: Path, tm
     assert same["accuracy_test_x"].equals(same["accuracy_test_y"])
     with pytest.raises(ValueError, match="no kept network"):
         load_network(tmp_path, gone["member"])
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_cohort_that_does_not_fit_is_split_and_its_rows_are_the_same(
+    calm: Path, tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+):
+    """A device that runs out of memory when more than so many members train; rounding differs where one is left alone."""
+    whole, sizes = DNS.advance, list[int]()
+
+    def advance(self: DNS, task: Task, state: State) -> State:
+        sizes.append(state.size)
+        if state.size > most:
+            whole(self, task, state)  # what was handed in may be consumed
+            raise torch.OutOfMemoryError
+        return whole(self, task, state)
+
+    monkeypatch.setattr(DNS, "advance", advance)
+    train(tmp_path, rungs=2)
+    training = Training(tmp_path, "study", TASK, COHORT, True)
+    assert [state.size for state in training.states] == ([1] * 4 if most == 1 else [2, 2])
+    while not training.finished:
+        training.advance()
+    assert sizes[0] == 4
+    assert not list((tmp_path / "state").iterdir())
+    assert kept_members(tmp_path) == kept_members(calm)
+    found, expected = rows(tmp_path), rows(calm)
+    if most == 1:
+        assert found["loss_train"].to_numpy() == pytest.approx(expected["loss_train"].to_numpy(), rel=1e-3)
+    else:
+        assert found.equals(expected)
+
+
+def test_a_device_on_which_not_one_member_fits_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def advance(self: DNS, task: Task, state: State) -> State:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(DNS, "advance", advance)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        train(tmp_path)
+
+
+def test_a_cohort_is_split_by_the_memory_of_the_device_that_it_lands_on(
+    calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 4000)
+    cohort = dataclasses.replace(COHORT, bytes=500)  # 4000 bytes, half of them for cohorts, two workers: room for 2
+    training = Training(tmp_path, "study", TASK, cohort, True, workers=2)
+    assert [state.size for state in training.states] == [2, 2]
+    while not training.finished:
+        training.advance()
+    assert rows(tmp_path).equals(rows(calm))
+
+
+def test_who_is_known_to_break_a_limit_is_stopped_before_training(tmp_path: Path):
+    chance = find("chance")
+    hp = [complete(chance.space, {"sparsity": s}) for s in (0.5, 0.9)]
+    cohort = Cohort("00000-test", "chance", "chance", tuple(Member(each, seed) for each in hp for seed in (0, 1)))
+    limits = [Limit.parse("flops_masked <= 500")]
+    for _ in range(2):  # and again, when the cohort is opened again
+        training = Training(tmp_path, "study", TASK, cohort, False, limits=limits)
+        assert [state.size for state in training.states] == [2]
+    while not training.finished:
+        training.advance()
+    found = rows(tmp_path)
+    gone = found[found["status"] == "stopped"]
+    assert gone["hp"].unique().tolist() == ['{"sparsity":0.5}'] or gone["hp"].nunique() == 1
+    assert (gone["flops_masked"] > 500).all()
+    assert gone["reason"].str.contains("breaks flops_masked <= 500").all()
+    assert len(gone) == 2
+    last = table.last(found[found["status"] != "stopped"])
+    assert (last["status"] == "done").all()
+    assert (last["flops_masked"] <= 500).all()
+    dns = Training(tmp_path / "dns", "study", TASK, COHORT, False, limits=limits)
+    assert dns.states[0].size == 4, "its masks change while it trains"
 
 
 def test_only_chosen_networks_are_kept(tmp_path: Path):

@@ -264,3 +264,22 @@ def test_only_the_last_measurement_sees_test_data():
     state = train(dense, TASK, several(dense))
     assert "accuracy_test" not in measure(TASK, dense, state, last=False)[0]
     assert "accuracy_test" in measure(TASK, dense, state, last=True)[0]
+
+
+FIXED = [(n, hp) for n, hp in variants() if known()[n].fixed(complete(known()[n].space, hp))]
+
+
+@pytest.mark.parametrize(("name", "hp"), FIXED, ids=str)
+def test_what_is_called_fixed_is_kept_from_the_start_to_the_end(name: str, hp: dict[str, object]):
+    algorithm = known()[name]
+    (task,) = taken(algorithm, TASK)
+    members = [Member(complete(algorithm.space, {**member.hp, **hp}), member.seed) for member in several(algorithm)]
+    before = algorithm.networks(task, algorithm.start(task, members))
+    after = algorithm.networks(task, train(algorithm, task, members))
+    for key, kept in before.kept.items():
+        assert torch.equal(kept[before.of], after.kept[key][after.of])
+
+
+def test_some_algorithms_are_fixed_and_some_are_not():
+    assert {"chance", "magnitude", "weedout"} <= {name for name, _ in FIXED}
+    assert not {"dns", "group_lasso", "complexity_aware", "cronos_am"} & {name for name, _ in FIXED}

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import torch
 from safetensors import safe_open
@@ -23,11 +24,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..analysis import table
+from ..analysis.goals import Limit
 from ..analysis.storage import Location, atomic, each, local, read_range
 from . import physical, tracing
 from .algorithms import find
 from .contract import Algorithm, Domain, Member, State, canonical, leaves
-from .measure import measure
+from .measure import compression, measure
 from .memory import fitting
 from .physical import Parent
 from .task import Task, identity
@@ -68,10 +70,20 @@ class Training:
     """A cohort in training, writing into the output folder of a study. Opened again, it carries on from its last rung.
 
     folder: the study's output folder.  keep: whether to write the networks at the end.  workers: how many cohorts share the
-    device. A cohort that does not fit it is split: its parts take turns.  finished: no member is left to train.
+    device. A cohort that does not fit it is split: its parts take turns.  limits: members whose counts are known to break one
+    are stopped before they train.  finished: no member is left to train.
     """
 
-    def __init__(self, folder: Location, study: str, task: Task, cohort: Cohort, keep: bool, workers: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Location,
+        study: str,
+        task: Task,
+        cohort: Cohort,
+        keep: bool,
+        workers: int = 1,
+        limits: Sequence[Limit] = (),
+    ) -> None:
         self.folder, self.study, self.task, self.cohort, self.keep = folder, study, task, cohort, keep
         self.algorithm: Algorithm = find(cohort.algorithm)
         self.parent = self.algorithm.parent(task, cohort.members[0].hp)
@@ -81,6 +93,8 @@ class Training:
         if self.rung and not self._rows_path(self.rung).exists():
             self._settle()
         else:
+            if not self.rung and limits and self.algorithm.fixed(cohort.members[0].hp):
+                self._refuse(limits)
             self._leave()
 
     @property
@@ -152,6 +166,31 @@ class Training:
         self._leave()
         return True
 
+    def _refuse(self, limits: Sequence[Limit]) -> None:
+        """Last rows, at rung 0, of the members that break a limit: what is kept of them is fixed, and so are its counts.
+
+        A configuration's seeds share its fate, by their mean.
+        """
+        path = rows_path(self.folder, self.cohort.name, "stopped-0")
+        if path.exists():
+            return
+        rows: list[dict[str, Any]] = []
+        for state in self.states:
+            networks = self.algorithm.networks(self.parent, state)
+            found = compression(self.parent.structure, self.parent.counts, networks.kept)
+            columns = {name: column.cpu()[networks.of.cpu()].tolist() for name, column in found.items()}
+            dense = {"flops_dense": self.task.counts.flops, "params_dense": self.task.counts.params}
+            for k, slot in enumerate(state.members["slot"].tolist()):
+                row = labels(self.study, self.task, self.cohort, self.algorithm, slot, self.ids[slot])
+                rows.append(row | dense | {name: column[k] for name, column in columns.items()} | {"rung": 0})
+        known = pd.DataFrame(rows)
+        for limit in (limit for limit in limits if limit.measure in known):
+            broken = pd.Series(limit.violation(known)).groupby(known["hp"]).transform("mean") > 0
+            for row in (row for row, out in zip(rows, broken, strict=True) if out):
+                row |= {"status": "stopped", "reason": f"rung 0: breaks {limit}, and what it keeps is fixed"}
+        stopped = [row for row in rows if "status" in row]
+        table.write(path, stopped, hp_types(self.algorithm.space), footer(self.task))
+
     def _settle(self) -> None:
         """Measure the States, write their rows if they are missing, and let members go that have ended."""
         rung = self.rung
@@ -181,7 +220,7 @@ class Training:
 
     def _ended(self, rung: int) -> set[str]:
         paths = [self._rows_path(rung), rows_path(self.folder, self.cohort.name, f"stopped-{rung}")]
-        return set[str]().union(*(table.ended(path) for path in paths if rung and path.exists()))
+        return set[str]().union(*(table.ended(path) for path in paths if path.exists()))
 
     def _rows(self, state: State, last: bool) -> list[dict[str, Any]]:
         rows = measure(self.parent, self.algorithm, state, last, self.task.counts)

@@ -179,6 +179,10 @@ class Algorithm(abc.ABC):
         """Whether a member with `hp` is there to be compared with, rather than proposed."""
         return self.control
 
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        """Whether what a member with the static values of `hp` keeps never changes: its FLOPs are known before it trains."""
+        return False
+
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """The task with the network that members with the static values of `hp` start from: another width of it, say.
 

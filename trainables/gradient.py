@@ -120,6 +120,10 @@ class GradientPruner(Algorithm):
         """The pruner's own figures, name -> ()."""
         return {}
 
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        own = type(self)
+        return own.after_step is GradientPruner.after_step and own.due is GradientPruner.due
+
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """The model at another `width`."""
         if hp["width"] == 1:

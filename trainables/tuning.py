@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from ..analysis.goals import Limit
 from ..analysis.storage import locate, read_range
 from . import data as datasets
 from .algorithms import find
@@ -27,8 +28,8 @@ class CohortTrainable(tune.Trainable):
 
     config: `folder`, the study's output folder; `line`, the file of its plan, and the bytes of it from where and how many,
     that hold the cohort; `upto`, the rung; `threads`; `workers`, how many cohorts share the device (0: as many as this
-    machine's CPUs are enough for); `limit`, the most seconds from rung to rung, or None. Beside it, by `tune.with_parameters`,
-    what all cohorts share: `study`, its name; `task`; `keep`; `data`, the data set packed, or None.
+    machine's CPUs are enough for); `limit`, the most seconds from rung to rung, or None; `limits`, which members may not
+    break. Beside it, by `tune.with_parameters`, what cohorts share: `study`, its name; `task`; `keep`; `data`, packed, or None.
     A retried trial carries on from the saved States.
     """
 
@@ -45,7 +46,8 @@ class CohortTrainable(tune.Trainable):
         self._training: Training | None = None
         if self._cohort.algorithm:
             workers = config["workers"] or max(1, (os.cpu_count() or 1) // int(config["threads"]))
-            self._training = Training(folder, study, self._task, self._cohort, keep, workers)
+            limits = [Limit.parse(limit) for limit in config["limits"]]
+            self._training = Training(folder, study, self._task, self._cohort, keep, workers, limits)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become the actor of another cohort."""

@@ -40,6 +40,9 @@ class Magnitude(GradientPruner):
         if least > kept:
             raise ValueError(f"`floor` keeps {least} of {sum(sizes)} at least, `sparsity` {float(sparsity):g} keeps {kept}")
 
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        return hp["schedule"] == "one-shot"
+
     def init(self, params: Params, ctx: Context) -> Pruning:
         gradual = ctx.hp["schedule"] == "gradual"
         return {"mask": _mask(params, ctx, torch.zeros_like(ctx.hp["sparsity"]) if gradual else ctx.hp["sparsity"])}

@@ -84,6 +84,9 @@ class Weedout(Algorithm):
     def is_control(self, hp: Mapping[str, Value]) -> bool:
         return hp["candidates"] == 1 or hp["pick"] == "worst"
 
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        return True
+
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         return _TRAINING.parent(task, hp)
 
