@@ -269,6 +269,14 @@ def remove_tree(folder: Location) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def sweep(folder: Location) -> None:
+    """Remove the temporary files that processes which were killed in the middle of writing left in `folder` and its folders."""
+    if isinstance(folder, Path):
+        for path in (path for pattern in (".*", "*/.*") for path in folder.glob(pattern)):
+            if re.search(r"[.-][0-9a-f]{32}$", path.name):
+                path.unlink(missing_ok=True)
+
+
 def each(function: Callable[[Location], T], paths: Sequence[Location]) -> list[T]:
     """`function` of each of `paths`, in their order; of remote ones several at a time."""
     if not any(isinstance(path, Remote) for path in paths):

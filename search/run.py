@@ -19,7 +19,7 @@ from typing import IO
 from rich.console import Console
 
 from ..analysis import front, table
-from ..analysis.storage import Location, Remote, remove_tree
+from ..analysis.storage import Location, Remote, remove_tree, sweep
 from ..trainables.cohort import Cohort, keep_only
 from ..trainables.data import pack
 from . import DONE, FAILED, INTERRUPTED, LONGEST_TEMPORARY, lease, plan
@@ -74,6 +74,7 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
                 say(f"interrupted with {work.left} members to go; rows are kept in {folder}: the same command goes on")
                 return INTERRUPTED
         remove_tree(folder / "state")
+        sweep(folder)
         if study.about.keep == "front":
             chosen = front.members_on_front(table.last(table.current(folder, table.read(folder))))
             if lost := keep_only(folder, chosen):

@@ -1,0 +1,195 @@
+"""Faults, a short form of benchmarks/faults.py: members that hang or eat memory, two drivers, and kills in mid-write.
+
+Members that raise, workers and drivers that die once are in test_run.py.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from faults import Place, Record, hurt, rows, start, wrong
+from prunefront.analysis import table
+from prunefront.analysis.storage import atomic, sweep
+from prunefront.trainables.cohort import kept_members
+
+STUDY = """
+[study]
+name = "search"
+seeds = [0, 1]
+max_cohort = 4
+batch = 4
+reduction_factor = 2.0
+
+[task]
+widths = [4]
+epochs = 6
+rungs = 3
+
+[[arm]]
+algorithm = "dense"
+
+[[arm]]
+algorithm = "chance"
+sampler = "tpe"
+members = 12
+space.sparsity = {low = 0.1, high = 0.9}
+
+[[arm]]
+algorithm = "magnitude"
+sampler = "random"
+members = 8
+space.sparsity = {low = 0.1, high = 0.9}
+"""
+
+PLUGIN = '''
+"""Members that do not behave, as long as the file that FAULT names is there."""
+
+import os, resource, time
+
+import torch
+from prunefront.trainables.algorithms.dense import Dense
+
+
+class Hanging(Dense):
+    source = "a test"
+
+    def advance(self, task, state):
+        if os.path.exists(os.environ["FAULT"]):
+            time.sleep(600)
+        return super().advance(task, state)
+
+
+class Greedy(Dense):
+    """Ends at a limit of its own, half a gigabyte above what it has."""
+
+    source = "a test"
+
+    def advance(self, task, state):
+        if os.path.exists(os.environ["FAULT"]):
+            before = resource.getrlimit(resource.RLIMIT_AS)
+            with open("/proc/self/statm") as file:
+                has = int(file.read().split()[0]) * resource.getpagesize()
+            try:
+                resource.setrlimit(resource.RLIMIT_AS, (has + (1 << 29), before[1]))
+                eaten = [torch.zeros(1 << 28) for _ in range(8)]
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, before)
+            raise AssertionError(f"ate {len(eaten)} GB")
+        return super().advance(task, state)
+'''
+
+BAD = """
+[study]
+name = "bad"
+seeds = [0, 1]
+keep = "none"
+limit = 5
+
+[task]
+widths = [4]
+epochs = 6
+rungs = 2
+
+[[arm]]
+algorithm = "bad_members.Hanging"
+
+[[arm]]
+algorithm = "bad_members.Greedy"
+
+[[arm]]
+algorithm = "dense"
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "search.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def second(study: Path) -> tuple[int, str, float]:
+    """Exit code and words of a driver in the folder `calm`, where another one is at work and ends well; seconds of that."""
+    folder, begun = study.parent / "calm", time.monotonic()
+    first = start(study, folder)
+    while not (folder / "plan" / "study.json").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    late = start(study, folder)
+    refused, _ = late.communicate()
+    said, _ = first.communicate()
+    assert first.returncode == 0, said
+    return late.returncode, refused, time.monotonic() - begun
+
+
+def test_of_two_drivers_on_one_folder_the_second_is_refused_and_the_first_unharmed(
+    study: Path, second: tuple[int, str, float]
+) -> None:
+    code, said, _ = second
+    folder = study.parent / "calm"
+    assert code == 2
+    assert said == f"prunefront: {folder}: one run at a time writes to an output folder; another one does now\n"
+    calm = rows(folder)
+    assert set(table.last(calm)["status"]) == {"done", "stopped"}
+    assert not wrong(folder, calm, kept_members(folder))
+
+
+def test_kills_of_workers_in_mid_write_and_in_the_middle_of_decisions_change_nothing(
+    study: Path, second: tuple[int, str, float]
+) -> None:
+    place, record, calm = Place(study.parent), Record(4), study.parent / "calm"
+    cards = ["twice", "worker", "write", "worker"]  # from the end on
+    folder = study.parent / "hurt"
+    hurt(study, place, folder, cards, second[2], random.Random(0), record)
+    assert not record.wrong
+    assert record.done["worker"]
+    assert not wrong(folder, rows(calm), kept_members(calm))
+
+
+def test_members_that_hang_or_eat_memory_become_rows_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "bad_members.py").write_text(PLUGIN)
+    path, fault = tmp_path / "bad.toml", tmp_path / "fault"
+    path.write_text(BAD)
+    fault.touch()
+
+    def ends(frame: pd.DataFrame) -> set[tuple[str, ...]]:
+        return set(table.last(frame)[["arm", "status", "reason"]].itertuples(index=False, name=None))
+
+    def run() -> int:
+        driver = start(path, tmp_path / "out", cwd=tmp_path, env={**os.environ, "FAULT": str(fault)})
+        said, _ = driver.communicate()
+        assert "Traceback" not in said, said
+        return driver.returncode
+
+    assert run() == 1
+    first = rows(tmp_path / "out")
+    assert ends(first) == {
+        ("bad_members.Hanging", "failed", "took more than the 5 s that `limit` allows from rung to rung"),
+        ("bad_members.Greedy", "failed", "?"),
+        ("dense", "done", ""),
+    }
+    fault.unlink()
+    assert run() == 0
+    again = rows(tmp_path / "out")
+    assert {status for _, status, _ in ends(again)} == {"done"}
+    dense = [frame[frame["arm"] == "dense"].reset_index(drop=True)[first.columns] for frame in (first, again)]
+    assert dense[0].equals(dense[1])
+
+
+def test_what_a_kill_left_in_mid_write_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    stay = [tmp_path / "rows" / name for name in ("a-1.parquet", ".hidden", ".a.parquet.0123")]
+    for path in stay:
+        path.touch()
+    with atomic(tmp_path / "rows" / "b.parquet") as temporary:
+        temporary.touch()
+    temporary.touch()
+    sweep(tmp_path)
+    assert sorted((tmp_path / "rows").iterdir()) == sorted([*stay, tmp_path / "rows" / "b.parquet"])
