@@ -7,16 +7,19 @@ token of the cluster, and a cluster that asks for none is refused.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the hand-out knows how many there may be
 }
 for _name, _value in _SETTINGS.items():  # read when Ray is imported, and handed on to its workers
     os.environ.setdefault(_name, _value)
@@ -36,7 +40,6 @@ for _name, _value in _SETTINGS.items():  # read when Ray is imported, and handed
 import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import tune  # noqa: E402
-from ray.exceptions import AuthenticationError, RayError  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
@@ -54,21 +57,37 @@ STORE = 100 << 20
 """Bytes of the object store of a Ray of our own, beside the data set."""
 PATIENCE = 20.0
 """Seconds after which a cluster that does not answer is given up."""
+TOKEN = "InvalidAuthToken"
+"""What Ray says to a client whose token is wrong or missing."""
+RECOUNT = 5.0
+"""Seconds after which the nodes of a cluster are counted again."""
 
 
 def workers(study: Study, joined: bool) -> int:
     """How many cohorts of `study` train at a time on this machine, or on the cluster. Raises ValueError if not one does."""
-    where = "the cluster" if joined else "this machine"
-    have = ray.cluster_resources() if joined else {}
-    cpus = int(have.get("CPU", 0)) if joined else len(os.sched_getaffinity(0))
-    gpus = have.get("GPU", 0.0) if joined else torch.cuda.device_count()
-    slots, each = cpus // study.about.cpus, gpus_each(study)
+    nodes = _nodes() if joined else [(len(os.sched_getaffinity(0)), float(torch.cuda.device_count()))]
+    slots = _slots(study, nodes)
     if not slots:
-        raise ValueError(f"[study]: `cpus` is at most the {cpus} of {where}; got {study.about.cpus}")
-    if each:
-        slots = min(slots, int(gpus / each))
-        if not slots:
-            raise ValueError(f"[study]: `gpus` is at most the {gpus:g} of {where}; got {each:g}")
+        where, cpus = "a node of the cluster" if joined else "this machine", max([cpus for cpus, _ in nodes], default=0)
+        if cpus < study.about.cpus:
+            raise ValueError(f"[study]: `cpus` is at most the {cpus} of {where}; got {study.about.cpus}")
+        gpus = max(gpus for cpus, gpus in nodes if cpus >= study.about.cpus)
+        raise ValueError(f"[study]: `gpus` is at most the {gpus:g} of {where}; got {gpus_each(study):g}")
+    return slots
+
+
+def _nodes() -> list[tuple[int, float]]:
+    """CPUs and GPUs of each node of the cluster that is there now."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(has.get("CPU", 0)), has.get("GPU", 0.0)) for has in alive]
+
+
+def _slots(study: Study, nodes: Sequence[tuple[int, float]]) -> int:
+    """How many cohorts fit on nodes with so many (CPUs, GPUs). None is on two nodes, and no share of a GPU on two GPUs."""
+    each, slots = gpus_each(study), 0
+    for cpus, gpus in nodes:
+        fit = cpus // study.about.cpus
+        slots += min(fit, int(gpus) * int(1 / each) if each <= 1 else int(gpus // each)) if each else fit
     return slots
 
 
@@ -79,8 +98,9 @@ def gpus_each(study: Study) -> float:
     return float(study.about.gpus)
 
 
-def train(study: Study, work: Work, slots: int, scratch: Path, packed: Packed | None, progress: Progress) -> None:
-    """Train what `work` hands out, on the Ray that runs. An interrupt ends it early, without an error.
+def train(study: Study, work: Work, scratch: Path, packed: Packed | None, progress: Progress) -> None:
+    """Train what `work` hands out, on the Ray that runs and the nodes that it has at the time. An interrupt ends it early,
+    without an error.
 
     packed: the data set for workers, put once into the object store.
     """
@@ -94,11 +114,11 @@ def train(study: Study, work: Work, slots: int, scratch: Path, packed: Packed | 
         "limit": study.about.limit,
         "limits": [str(limit) for limit in study.goals.constraints] if study.about.reduction_factor is not None else [],
     }
-    hands = _HandOut(work, config, progress)
+    hands = _HandOut(work, config, progress, lambda: _slots(study, _nodes()))
     trainable = tune.with_resources(tune.with_parameters(CohortTrainable, **shared), {"cpu": study.about.cpus, "gpu": gpus})
     tune.Tuner(
         trainable,
-        tune_config=tune.TuneConfig(search_alg=hands, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True),
+        tune_config=tune.TuneConfig(search_alg=hands, num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             name="cohorts",
             storage_path=str(scratch / "tune"),
@@ -115,12 +135,14 @@ def train(study: Study, work: Work, slots: int, scratch: Path, packed: Packed | 
 class _HandOut(Searcher):
     """Gives each trial the next segment of a cohort, and tells `Work` how it ended.
 
+    count: of cohorts that train at a time; asked again while the study goes on, as nodes come and go.
     broken: what went wrong in the driver itself, in writing rows or in proposing; nothing more is handed out then.
     """
 
-    def __init__(self, work: Work, config: dict[str, Any], progress: Progress) -> None:
+    def __init__(self, work: Work, config: dict[str, Any], progress: Progress, count: Callable[[], int]) -> None:
         super().__init__()
-        self.work, self.config, self.progress = work, config, progress
+        self.work, self.config, self.progress, self.count = work, config, progress, count
+        self.slots, self.counted = count(), time.monotonic()
         self.broken: Exception | None = None
         self.going: dict[str, Planned] = {}  # trial -> cohort
 
@@ -131,7 +153,12 @@ class _HandOut(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         segment = None
         with self.guarded():
-            segment = self.work.next() if self.broken is None else None
+            if time.monotonic() - self.counted > RECOUNT:
+                self.slots, self.counted = self.count(), time.monotonic()
+            if self.broken is None:
+                if len(self.going) >= self.slots:
+                    return None
+                segment = self.work.next()
         if segment is None:
             return Searcher.FINISHED if self.broken is not None or self.work.over else None
         self.going[trial_id] = segment.cohort
@@ -221,40 +248,54 @@ def local_ray(scratch: Path, cpus: int, room: int = 0) -> Iterator[None]:
 @contextlib.contextmanager
 def joined_ray(address: str, insecure: bool) -> Iterator[None]:
     """The cluster at `address`. Raises ValueError if none answers there, if it does not take the token, or if it is open."""
-    if not insecure and is_open(address):
+    stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    asking = [stranger | {"RAY_AUTH_MODE": "disabled"}, dict(os.environ)]
+    if address != "auto" and not _listens(address):
+        answers = ["nothing listens there"] * 2
+    else:
+        with ThreadPoolExecutor() as pool:
+            answers = list(pool.map(functools.partial(_answer, address), asking))
+    open_, refused = not answers[0], answers[1]
+    if open_ and not insecure:
         rule = "a cluster lets in only who has its token, since it runs whatever a client sends"
         cure = "start it with RAY_AUTH_MODE=token (docs/cluster.md), or say --insecure where nobody else can reach it"
         raise ValueError(f"--address {address}: {rule}; this one lets anybody in; {cure}")
+    if TOKEN in refused:
+        refused = "it lets in only who has its token, and --insecure sends none" if insecure else "it does not take our token"
+    if refused:
+        token = "its token is in ~/.ray/auth_token or where RAY_AUTH_TOKEN_PATH says"
+        rule = f"is HOST:PORT of the head of a Ray cluster, or auto; {token}"
+        raise ValueError(f"--address {rule}; got {address}: {refused}")
     handed = {name: os.environ[name] for name in _SETTINGS if name.startswith("MALLOC")}
-    try:
-        connection = _connected(address=address, runtime_env={"env_vars": handed})
-        connection.__enter__()
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        refused = "Unauthenticated" in str(error) or isinstance(error, AuthenticationError)
-        got = "it does not take our token" if refused else "none answers"
-        rule = "is HOST:PORT of the head of a Ray cluster, or auto, and its token is in RAY_AUTH_TOKEN, or ~/.ray/auth_token"
-        raise ValueError(f"--address {rule}; got {address}: {got}") from None
-    try:
+    with _connected(address=address, runtime_env={"env_vars": handed}):
         yield
-    finally:
-        connection.__exit__(None, None, None)
 
 
-def is_open(address: str) -> bool:
-    """Whether the cluster at `address` answers a client that has no token."""
-    hidden = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"RAY_AUTH_MODE": "disabled"}
+def _listens(address: str) -> bool:
+    """Whether something listens at HOST:PORT: a client of Ray would wait for it for very long."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _answer(address: str, environment: Mapping[str, str]) -> str:
+    """Why the cluster at `address` does not let in a client with this environment; empty if it does."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
     command += [] if address == "auto" else ["--address", address]
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        asked = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE, check=False)
-        return asked.returncode == 0
-    return False
+    try:
+        asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no Ray answers there within {PATIENCE:g} s"
+    return _reason(asked.stderr) if asked.returncode else ""
 
 
 def shared(folder: Location) -> None:
     """Raise ValueError if a node of the cluster does not see what is written to `folder`."""
-    probe = folder / f".probe-{uuid.uuid4().hex}"
+    seen = folder.absolute() if isinstance(folder, Path) else folder  # workers have another current directory
+    probe = seen / f".probe-{uuid.uuid4().hex}"
     probe.write_bytes(b"here")
     try:
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]

@@ -38,10 +38,11 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
     def say(sentence: str) -> None:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
+    if insecure and address is None:
+        raise ValueError("--insecure: goes with --address; a Ray of our own is never open")
     with at(study.path):
         plan.check(study)
-    if insecure:
-        os.environ["RAY_AUTH_MODE"] = "disabled"  # read when Ray is imported
+    os.environ["RAY_AUTH_MODE"] = "disabled" if insecure else "token"  # read when Ray is imported
     from . import cluster  # Ray takes two seconds to import, and bad input should not wait for it
 
     with contextlib.ExitStack() as stack:
@@ -66,7 +67,7 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
                     room = sum(x.nbytes for part in ("inputs", "labels") for x in packed[part].values()) if packed else 0
                     stack.enter_context(cluster.local_ray(held.scratch, slots * study.about.cpus, room))
                 try:
-                    cluster.train(study, work, slots, held.scratch, packed, progress)
+                    cluster.train(study, work, held.scratch, packed, progress)
                 except OSError as error:
                     say(f"{folder}: {error.strerror or error}; rows are kept: the same command goes on")
                     return INTERRUPTED
