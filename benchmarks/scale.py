@@ -95,12 +95,11 @@ def report(folder: Path) -> dict[str, float]:
 
 def plain(folder: Path, size: int) -> dict[str, float]:
     """The same members as trials of plain Tune: actors reused, no file loggers, as the driver sets them."""
-    from prunefront.search import cluster  # which sets Ray up
-
-    import torch
-    from ray import tune
-
     import problems
+    from prunefront.search import cluster  # which sets Ray up, and comes before it
+
+    import torch  # isort: skip
+    from ray import tune  # isort: skip
 
     class Trial(tune.Trainable):
         def setup(self, config: dict[str, float]) -> None:
