@@ -176,9 +176,7 @@ def told(lines: pd.DataFrame, members: int) -> None:
         by_seed = group.pivot(index="seed", columns="batch", values="share")
         if len(by_seed.columns) == len(BATCHES):
             lost = paired(by_seed[min(BATCHES)] - by_seed[max(BATCHES)])
-            print(
-                f"{problem:7s} {sampler:7s} {100 * lost.mean:+5.1f} ({100 * lost.low:+.1f} to {100 * lost.high:+.1f}), n = {lost.n}"
-            )
+            print(f"{problem:7s} {sampler:7s} {percent(lost.mean, lost.low, lost.high)}, n = {lost.n}")
 
 
 def percent(mean: float, low: float, high: float) -> str:
