@@ -213,7 +213,7 @@ def _line(point: Mapping[str, Any]) -> dict[str, str]:
         "compression": _number(point["compression"], ".3g") + "x",
         "speed-up ideal": _number(point["speedup_masked"], ".3g") + "x",
         "any hardware": _number(point["speedup_shrunk"], ".3g") + "x",
-        "train FLOPs (search)": _large(point["train_flops"]) + _share(point["search_flops"] / point["train_flops"]),
+        "train FLOPs (search)": _large(point["train_flops"]) + _share(point["search_flops"] / max(point["train_flops"], 1)),
         "seconds": _large(point["seconds"]),
     }
 

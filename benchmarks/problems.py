@@ -94,6 +94,12 @@ class ZDT1(Problem):
         return np.stack([f, 1 - np.sqrt(f)], 1)
 
 
+class Pair(ZDT1):
+    """ZDT1 of two variables: members whose plan and rows are as short as those of ordinary studies."""
+
+    space = _space(2)
+
+
 class ZDT2(Problem):
     """A concave front: f2 = 1 - f1^2."""
 

@@ -64,6 +64,7 @@ class Plan:
         self._generations = self._count = 0
         self._known: set[int] = set()
         self._dense: dict[int, str] = {}
+        self._bytes: dict[object, int] = {}
         self._exhausted: set[str] = set()
         self._todo: list[tuple[Arm, Sequence[Mapping[str, Value]]]] = []
 
@@ -215,7 +216,10 @@ class Plan:
             return most, 0
         share = max(share, LEAST * unit)  # what must stay together may be many members, and few networks
         try:
-            each = member_bytes(task, arm.algorithm, first)
+            kind = arm.algorithm_name, code_path(arm.algorithm.space, first.hp)
+            if kind not in self._bytes:  # it takes a few steps of training, and rounds may be many
+                self._bytes[kind] = member_bytes(task, arm.algorithm, first)
+            each = self._bytes[kind]
             return min(share, fitting(each, task.torch_device, self.workers)), each
         except Exception:  # an algorithm that fails here fails in its worker too, where it becomes rows
             return share, 0

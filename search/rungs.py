@@ -25,6 +25,7 @@ class Measured:
     def __init__(self, goals: Goals) -> None:
         self.goals = goals
         self._frames: dict[str, pd.DataFrame] = {}
+        self._rows: pd.DataFrame | None = None
 
     def take(self, path: Location) -> None:
         """Read a file of rows, if it was not read before."""
@@ -36,13 +37,16 @@ class Measured:
                 if name not in frame:
                     frame[name] = np.nan
             self._frames[path.name] = frame
+            self._rows = None
 
     def rows(self) -> pd.DataFrame:
         """One row for each member and rung; a last row stands for the one that it was made from."""
         if not self._frames:
             return pd.DataFrame(columns=[*KEYS, *self.goals.columns])
-        frame = pd.concat([self._frames[name] for name in sorted(self._frames)], ignore_index=True)
-        return table.settled(frame)
+        if self._rows is None:  # arms ask one after the other
+            frame = pd.concat([self._frames[name] for name in sorted(self._frames)], ignore_index=True)
+            self._rows = table.settled(frame)
+        return self._rows
 
 
 def told(

@@ -54,7 +54,7 @@ class Cohort:
 
     def to_json(self) -> str:
         """One line from which `from_json` makes the same cohort."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps({**vars(self), "members": [vars(member) for member in self.members]})
 
     @staticmethod
     def from_json(line: str) -> Cohort:
