@@ -199,7 +199,10 @@ def _sentence(error: Exception) -> str:
 
 @contextlib.contextmanager
 def atomic(path: Location) -> Iterator[Path]:
-    """A temporary path on this machine that becomes `path` when the block ends well, and vanishes when it does not."""
+    """A temporary path on this machine that becomes `path` when the block ends well, and vanishes when it does not.
+
+    An OSError names `path`.
+    """
     if isinstance(path, Remote):
         with _temporary(path) as temporary:
             yield temporary
@@ -215,6 +218,8 @@ def atomic(path: Location) -> Iterator[Path]:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+    except OSError as error:  # which file it was is not always said
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

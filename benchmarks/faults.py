@@ -52,8 +52,10 @@ FAULTS = 3
 """Faults of one run at most: a cohort whose worker dies more often than that may count as failed."""
 OUTAGE = (0.5, 12.0)
 """Seconds for which storage fails. A cohort is tried again for about as long."""
-PATIENCE = 120.0
-"""Seconds in which a driver ends after a fault, and its processes after it."""
+PATIENCE = 180.0
+"""Seconds in which the processes of a driver that was killed vanish: some try for a minute to reach the others."""
+LONGEST = 900.0
+"""Seconds after which a driver hangs."""
 SERVER = """
 import sys
 from moto.server import ThreadedMotoServer
@@ -194,6 +196,7 @@ class Place:
                         kill(victims)
                         time.sleep(0.2)
                         return f"{part}: {'torn' if (folder / part / name).exists() else 'just written'}"
+            time.sleep(0.0005)
         return ""
 
     def interrupt(self, driver: subprocess.Popen[str], folder: Location, chance: random.Random) -> str:
@@ -388,10 +391,10 @@ def hurt(
             record.fault(kind, since, files, what)
         cards += reversed(dealt)  # the driver ended before them
         try:
-            said, _ = driver.communicate(timeout=PATIENCE + seconds)
+            said, _ = driver.communicate(timeout=LONGEST)
         except subprocess.TimeoutExpired:
             kill([*processes(driver.pid)])
-            record.wrong.append(f"{folder}: a driver went on for {time.monotonic() - begun:.0f} s after its last fault")
+            record.wrong.append(f"{folder}: a driver hangs: it went on for {time.monotonic() - begun:.0f} s")
             return spent
         spent += time.monotonic() - begun
         if driver.returncode == 0:
@@ -411,6 +414,37 @@ def vanished(sessions: list[int]) -> list[str]:
     return [*left.values()]
 
 
+class Calm:
+    """What a study leaves that nothing has hurt."""
+
+    def __init__(self, folder: Location) -> None:
+        self.rows, self.kept = rows(folder), kept_members(folder)
+
+
+def series(study: Path, place: Place, cards: list[str], calm: Calm | None, chance: random.Random, record: Record) -> Calm:
+    """A calm run in `place`, then hurt ones until no card is left. calm: of another place; each must be equal to it."""
+    label = type(place).__name__.lower()
+    folder, overheads = place.folder(f"calm-{label}"), list[float]()
+    seconds = hurt(study, place, folder, [], 0, chance, record)
+    calm = calm or Calm(folder)
+    why = wrong(folder, calm.rows, calm.kept)
+    record.wrong += [f"{folder}: {why}"] if why else []
+    members = calm.rows["member"].nunique()
+    print(f"{label}: calm run {seconds:.1f} s, {members} members, {len(calm.rows)} rows", flush=True)
+    while cards:
+        folder = place.folder(f"{label}-{len(overheads)}")
+        overheads.append(hurt(study, place, folder, cards, seconds, chance, record) / seconds)
+        why = wrong(folder, calm.rows, calm.kept)
+        record.wrong += [f"{folder}: {why}"] if why else []
+        print(f"  {folder.name}: {overheads[-1]:.2f} of the calm run's time; {why or 'the same, bit for bit'}", flush=True)
+        if not why:
+            remove_tree(folder)
+    if overheads:
+        low, middle, high = min(overheads), statistics.median(overheads), max(overheads)
+        print(f"{label}: {middle:.2f} of the calm run's wall time, the median ({low:.2f} to {high:.2f})", flush=True)
+    return calm
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, nargs="?", default=Path("studies/faults.toml"))
@@ -418,40 +452,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default=",".join(WEIGHTS))
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     kinds, chance, record = given.kinds.split(","), random.Random(given.seed), Record(given.faults)
     drawn = chance.choices(kinds, [WEIGHTS[kind] for kind in kinds], k=given.faults)
-    scratch = Path(tempfile.mkdtemp(prefix="prunefront-faults-"))
-    calm, kept, number = pd.DataFrame(), set[str](), 0
-    for type_ in (Place, Disk, Store, Cluster):
-        cards = [kind for kind in drawn if PLACES.get(kind, Place) is type_]
-        if not cards and type_ is not Place:
-            continue
-        place, overheads = type_(scratch), list[float]()
-        try:
-            folder = place.folder(f"calm-{type_.__name__}")
-            seconds = hurt(given.study, place, folder, [], 600, chance, record)
-            if calm.empty:
-                calm, kept = rows(folder), kept_members(folder)
-            members = calm["member"].nunique()
-            print(f"{type_.__name__}: calm run {seconds:.1f} s, {members} members, {len(calm)} rows", flush=True)
-            while cards:
-                number += 1
-                folder = place.folder(f"hurt-{number}")
-                overheads.append(hurt(given.study, place, folder, cards, seconds, chance, record) / seconds)
-                why = wrong(folder, calm, kept)
-                record.wrong += [f"{folder}: {why}"] if why else []
-                print(f"  {folder}: {overheads[-1]:.2f} of the calm run's time; {why or 'the same, bit for bit'}", flush=True)
-                if not why:
-                    remove_tree(folder)
-        finally:
-            place.close()
-        if overheads:
-            low, middle, high = min(overheads), statistics.median(overheads), max(overheads)
-            print(
-                f"{type_.__name__}: wall time {middle:.2f} of the calm run's in the middle ({low:.2f} to {high:.2f})",
-                flush=True,
-            )
-    record.wrong += [f"lives on: {called}" for called in vanished(record.sessions)]
+    scratch, calm = Path(tempfile.mkdtemp(prefix="prunefront-faults-")), None
+    try:
+        for type_ in (Place, Disk, Store, Cluster):
+            cards = [kind for kind in drawn if PLACES.get(kind, Place) is type_]
+            if cards or type_ is Place:
+                with contextlib.closing(type_(scratch)) as place:
+                    calm = series(given.study, place, cards, calm, chance, record)
+        record.wrong += [f"lives on: {called}" for called in vanished(record.sessions)]
+    finally:
+        kill([number for session in record.sessions for number in processes(session)])
     for kind in kinds:
         print(f"{kind}: {record.done[kind]} faults, {record.late[kind]} of them after the first row")
     done, late = record.done.total(), record.late.total()

@@ -7,6 +7,7 @@ token of the cluster, and a cluster that asks for none is refused.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -42,6 +43,7 @@ import torch  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
+from safetensors import SafetensorError  # noqa: E402
 
 from ..analysis.storage import Location  # noqa: E402
 from ..trainables.data import Packed  # noqa: E402
@@ -213,7 +215,11 @@ class _Report(tune.Callback):
         self.hands.progress.note(f"cohort {name}: {why}; carried on from its last rung")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        name, why = self.hands.going[trial.trial_id].name, self._late(trial) or _reason(trial.get_error())
+        error = trial.get_error()
+        if (refused := _refused(error, self.hands.config["folder"])) is not None:
+            self.hands.broken = self.hands.broken or refused
+            return
+        name, why = self.hands.going[trial.trial_id].name, self._late(trial) or _reason(error)
         self.hands.ended(trial.trial_id, why)
         self.hands.progress.note(f"cohort {name}: failed for good; `status` and `reason` of its rows say why")
 
@@ -327,6 +333,14 @@ def _connected(**options: Any) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def _refused(error: object, folder: str) -> OSError | None:
+    """What the output folder answered, if a worker failed for that: the members are not to blame, and would be judged by it."""
+    cause = getattr(error, "cause", error)
+    if isinstance(cause, SafetensorError):
+        return OSError(errno.EIO, str(cause), folder)
+    return cause if isinstance(cause, OSError) and str(cause.filename).startswith(folder) else None
 
 
 def _reason(error: object) -> str:
