@@ -124,7 +124,7 @@ def test_a_study_has_the_same_table_on_two_nodes(pair: Cluster, study: Path, alo
     pd.testing.assert_frame_equal(rows(study.parent / "pair"), rows(alone), check_exact=True)
 
 
-def test_a_node_may_come_late_and_be_killed(pair: Cluster, study: Path, alone: Path) -> None:
+def test_a_node_may_come_late_and_be_killed(study: Path, alone: Path) -> None:
     with nodes.head() as (scratch, address, environment):
         for mark in study.parent.glob("node-*"):
             mark.unlink()
