@@ -16,7 +16,6 @@ import pytest
 
 import nodes
 from faults import rows
-from prunefront.analysis import table
 
 STUDY = """
 [study]
@@ -38,7 +37,7 @@ space.lr = [0.01, 0.02, 0.05, 0.1]
 algorithm = "dns"
 """
 
-# A user's own algorithm beside the study, which says on which nodes it ran, and takes its time where it is told to.
+# A user's own algorithm beside the study, which says on which nodes it ran, and waits while it is told to.
 WHERE = """
 import os, pathlib, time
 
@@ -53,8 +52,8 @@ class Where(GradientPruner):
         here = pathlib.Path(__file__).parent
         if ray.is_initialized():
             (here / f"node-{ray.get_runtime_context().get_node_id()}").touch()
-        if (here / "slow").exists():
-            time.sleep(1)
+        while (here / "hold").exists():
+            time.sleep(0.05)
         return super().advance(task, state)
 """
 
@@ -128,21 +127,20 @@ def test_a_node_may_come_late_and_be_killed(study: Path, alone: Path) -> None:
     with nodes.head() as (scratch, address, environment):
         for mark in study.parent.glob("node-*"):
             mark.unlink()
-        (study.parent / "slow").touch()
-        folder = study.parent / "late"
+        (study.parent / "hold").touch()
         driver = start(study, "late", environment, "--address", address)
-        while not table.files(folder):
+        while not list(study.parent.glob("node-*")) and driver.poll() is None:
             time.sleep(0.05)
         with nodes.node(scratch, address, environment) as second:
             while len(list(study.parent.glob("node-*"))) < 2 and driver.poll() is None:
                 time.sleep(0.05)
             second.kill()
-        (study.parent / "slow").unlink()
+        (study.parent / "hold").unlink()
         said, _ = driver.communicate()
     assert driver.returncode == 0, said
     assert len(list(study.parent.glob("node-*"))) == 2, "who came late trained too"
     assert "carried on from its last rung" in said
-    pd.testing.assert_frame_equal(rows(folder), rows(alone), check_exact=True)
+    pd.testing.assert_frame_equal(rows(study.parent / "late"), rows(alone), check_exact=True)
 
 
 def test_a_client_without_the_token_is_refused(small_ray: Path) -> None:
