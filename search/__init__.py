@@ -8,3 +8,18 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _SOCKET = f"/prunefront-xxxxxxxx/ray/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
 LONGEST_TEMPORARY = 107 - len(_SOCKET)
 """Bytes that the path of the temporary folder may have: below it Ray binds sockets, whose paths have at most 107."""
+
+SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": "2000000000",  # workers keep freed stacks for the next step
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the hand-out knows how many there may be
+}
+"""Ray's, which it reads when it is imported and hands on to its workers: set here, since a user's own module may import it."""
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)

@@ -34,6 +34,7 @@ def run(
     insecure: Annotated[bool, typer.Option("--insecure", help="Join a cluster that lets in anybody.")] = False,
 ) -> None:
     """Do a study, or what is left of it, and report on it."""
+    os.environ["RAY_AUTH_MODE"] = "disabled" if insecure else "token"  # before a user's own module imports Ray
     from . import latency as latencies
     from . import study as studies
     from .run import run as drive

@@ -24,34 +24,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-_SETTINGS = {
-    "MALLOC_MMAP_THRESHOLD_": "2000000000",  # workers keep freed stacks for the next step
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the hand-out knows how many there may be
-}
-for _name, _value in _SETTINGS.items():  # read when Ray is imported, and handed on to its workers
-    os.environ.setdefault(_name, _value)
+import ray
+import torch
+from ray import tune
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from safetensors import SafetensorError
 
-import ray  # noqa: E402
-import torch  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
-from safetensors import SafetensorError  # noqa: E402
-
-from ..analysis.storage import Location  # noqa: E402
-from ..trainables.data import Packed  # noqa: E402
-from ..trainables.tuning import CohortTrainable  # noqa: E402
-from .plan import Planned  # noqa: E402
-from .progress import Progress  # noqa: E402
-from .study import Study  # noqa: E402
-from .work import Work  # noqa: E402
+from ..analysis.storage import Location
+from ..trainables.data import Packed
+from ..trainables.tuning import CohortTrainable
+from . import SETTINGS
+from .plan import Planned
+from .progress import Progress
+from .study import Study
+from .work import Work
 
 RETRIES = 3
 """How often a cohort whose worker died is carried on from its last rung before its members count as failed."""
@@ -261,18 +248,20 @@ def joined_ray(address: str, insecure: bool) -> Iterator[None]:
     else:
         with ThreadPoolExecutor() as pool:
             answers = list(pool.map(functools.partial(_answer, address), asking))
-    open_, refused = not answers[0], answers[1]
-    if open_ and not insecure:
+    anybody, refused = answers
+    if not anybody and not insecure:
         rule = "a cluster lets in only who has its token, since it runs whatever a client sends"
         cure = "start it with RAY_AUTH_MODE=token (docs/cluster.md), or say --insecure where nobody else can reach it"
         raise ValueError(f"--address {address}: {rule}; this one lets anybody in; {cure}")
-    if TOKEN in refused:
+    if TOKEN not in anybody and not insecure:
+        refused = anybody  # it may be open, or no Ray
+    elif TOKEN in refused:
         refused = "it lets in only who has its token, and --insecure sends none" if insecure else "it does not take our token"
     if refused:
         token = "its token is in ~/.ray/auth_token or where RAY_AUTH_TOKEN_PATH says"
         rule = f"is HOST:PORT of the head of a Ray cluster, or auto; {token}"
         raise ValueError(f"--address {rule}; got {address}: {refused}")
-    handed = {name: os.environ[name] for name in _SETTINGS if name.startswith("MALLOC")}
+    handed = {name: os.environ[name] for name in SETTINGS if name.startswith("MALLOC")}
     with _connected(address=address, runtime_env={"env_vars": handed}):
         yield
 

@@ -31,7 +31,8 @@ from .work import Work, write_ends
 def run(study: Study, folder: Location, console: Console, address: str | None = None, insecure: bool = False) -> int:
     """Do what is left of `study` in `folder`; returns an exit code.
 
-    address: of a Ray cluster to join; without it one is started on this machine.  insecure: join it though it is open.
+    address: of a Ray cluster to join; without it one is started on this machine.  insecure: join it though it is open;
+    RAY_AUTH_MODE is `disabled` then, since before Ray was imported.
     Raises ValueError with one sentence, before anything is trained, if the study cannot run there.
     """
 
@@ -42,7 +43,6 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
         raise ValueError("--insecure: goes with --address; a Ray of our own is never open")
     with at(study.path):
         plan.check(study)
-    os.environ["RAY_AUTH_MODE"] = "disabled" if insecure else "token"  # read when Ray is imported
     from . import cluster  # Ray takes two seconds to import, and bad input should not wait for it
 
     with contextlib.ExitStack() as stack:
