@@ -1,4 +1,4 @@
-"""Samplers: hypervolume against members, on problems with a known front and on the digits study, through `prunefront run`.
+"""Samplers: hypervolume against members, on problems with a known front and on the digits study, through the driver.
 
 Each problem is a study whose arms are samplers with several `sampler_seed`s, run with rounds of 16 and of 1. Prints the share
 of the true front's hypervolume (digits: of the front of all arms) with 95 % t intervals over the seeds, and what rounds of 16
@@ -50,6 +50,15 @@ batch = {batch}
 {task}
 rungs = 1
 """
+DRIVER = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from prunefront.search.run import run
+from prunefront.search.study import read
+sys.exit(run(read(Path(sys.argv[1])), Path(sys.argv[2]), Console()))
+"""
+"""As `prunefront run` does it but for the report, which takes longer than a problem of thousands of members."""
 ARM = """
 [[arm]]
 name = "{sampler} {seed}"
@@ -99,7 +108,7 @@ def driven(study: Path) -> Path:
     """The output folder of a study, run, or carried on."""
     here, folder = Path(__file__).resolve().parent, study.with_suffix("")
     path = os.pathsep.join(filter(None, [str(here), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", "from prunefront.search.cli import main; main()", "run", str(study), "--out", str(folder)]
+    command = [sys.executable, "-c", DRIVER, str(study), str(folder)]
     with study.with_suffix(".log").open("w") as log:
         subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log, check=True)
     return folder

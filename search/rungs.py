@@ -58,15 +58,16 @@ def told(
     much of the budget was left when the configuration was stopped.
     """
     mine = measured[(measured["arm"] == arm.name) & (measured["status"] != table.RUNNING)]
-    seeds = measured["seed"].nunique()
+    wanted, seeds, reached = measured["seed"].nunique(), mine["seed"].to_numpy(), mine["rung"].to_numpy()
+    values, violations, unfit = goals.values(mine), goals.violations(mine), mine["status"].isin(UNFIT).to_numpy()
     found: dict[str, tuple[tuple[float, ...] | None, tuple[float, ...]]] = {}
-    for hp, rows in mine.groupby("hp"):
-        if rows["seed"].nunique() < seeds:
+    for hp, places in mine.groupby("hp").indices.items():  # arrays: frames of a few rows each take milliseconds, for every arm
+        if len(set(seeds[places].tolist())) < wanted:
             continue
-        values = goals.values(rows).mean(axis=0)
-        violations = [*goals.violations(rows).mean(axis=0).tolist(), float(1 - rows["rung"].mean() / rungs)]
-        well = np.isfinite(values).all() and np.isfinite(violations).all() and not rows["status"].isin(UNFIT).any()
-        found[str(hp)] = (tuple(values.tolist()) if well else None, tuple(violations))
+        mean = values[places].mean(axis=0)
+        broken = [*violations[places].mean(axis=0).tolist(), float(1 - reached[places].mean() / rungs)]
+        well = np.isfinite(mean).all() and np.isfinite(broken).all() and not unfit[places].any()
+        found[str(hp)] = (tuple(mean.tolist()) if well else None, tuple(broken))
     return found
 
 
