@@ -6,6 +6,7 @@ token of the cluster, and a cluster that asks for none is refused.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import functools
@@ -41,7 +42,7 @@ from .study import Study
 from .work import Work
 
 RETRIES = 3
-"""How often a cohort whose worker died is carried on from its last rung before its members count as failed."""
+"""How often a cohort whose worker died is carried on from the same rung before its members count as failed."""
 STORE = 100 << 20
 """Bytes of the object store of a Ray of our own, beside the data set."""
 PATIENCE = 20.0
@@ -112,7 +113,6 @@ def train(study: Study, work: Work, scratch: Path, packed: Packed | None, progre
             name="cohorts",
             storage_path=str(scratch / "tune"),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             callbacks=[_Report(hands)],
         ),
@@ -164,6 +164,12 @@ class _HandOut(Searcher):
             with self.guarded():
                 self.work.ended(planned.name, error)
 
+    def again(self, trial_id: str) -> None:
+        """A trial was lost, and its cohort is the next to be handed out."""
+        planned = self.going.pop(trial_id, None)
+        if planned is not None:
+            self.work.again(planned.name)
+
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
         """Keep what goes wrong for the end: an error inside a Searcher would leave trials behind."""
@@ -184,6 +190,7 @@ class _Report(tune.Callback):
 
     def __init__(self, hands: _HandOut) -> None:
         self.hands, self.heard = hands, dict[str, float]()
+        self.tries = collections.Counter[str]()  # of each cohort, from the rung where it is
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing of a display goes into Tune's snapshots."""
@@ -194,21 +201,24 @@ class _Report(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         self.heard[trial.trial_id] = time.monotonic()
+        planned = self.hands.going[trial.trial_id]
+        self.tries[planned.name] = 0
         with self.hands.guarded():
-            self.hands.progress.reached(self.hands.going[trial.trial_id], result["rung"])
-
-    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        name, why = self.hands.going[trial.trial_id].name, self._late(trial) or "lost to an error or a dead worker"
-        self.hands.progress.note(f"cohort {name}: {why}; carried on from its last rung")
+            self.hands.progress.reached(planned, result["rung"])
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        error = trial.get_error()
-        if (refused := _refused(error, self.hands.config["folder"])) is not None:
+        """Try again, which Tune itself does not where a node dies under a trial that has not begun; at last give up."""
+        error, name = trial.get_error(), self.hands.going[trial.trial_id].name
+        self.tries[name] += 1
+        if self.tries[name] <= RETRIES:
+            self.hands.again(trial.trial_id)
+            why = self._late(trial) or "lost to an error or a dead worker"
+            self.hands.progress.note(f"cohort {name}: {why}; carried on from its last rung")
+        elif (refused := _refused(error, self.hands.config["folder"])) is not None:
             self.hands.broken = self.hands.broken or refused
-            return
-        name, why = self.hands.going[trial.trial_id].name, self._late(trial) or _reason(error)
-        self.hands.ended(trial.trial_id, why)
-        self.hands.progress.note(f"cohort {name}: failed for good; `status` and `reason` of its rows say why")
+        else:
+            self.hands.ended(trial.trial_id, self._late(trial) or _reason(error))
+            self.hands.progress.note(f"cohort {name}: failed for good; `status` and `reason` of its rows say why")
 
     def _late(self, trial: Any) -> str:
         limit = self.hands.config["limit"]
@@ -334,5 +344,5 @@ def _refused(error: object, folder: str) -> OSError | None:
 
 def _reason(error: object) -> str:
     """The last line of an error that came back from a worker: its type and message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error or "its worker died").splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__

@@ -81,8 +81,12 @@ class Work:
         """Whether there is something to train."""
         segment = self.next()
         if segment is not None:
-            self._queue.insert(0, self._running.pop(segment.cohort.name))
+            self.again(segment.cohort.name)
         return segment is not None
+
+    def again(self, cohort: str) -> None:
+        """A segment that was handed out was not trained: it is the next one."""
+        self._queue.insert(0, self._running.pop(cohort))
 
     def next(self) -> Segment | None:
         """What to train now; None while that depends on what is being trained, and when all is over."""
