@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--members", type=int, default=48)
     given = parser.parse_args()
-    pairs: list[tuple[str, int]] = [(name, batch) for name in given.problems for batch in BATCHES]
+    pairs: list[tuple[str, int]] = [(problem, batch) for problem in given.problems for batch in BATCHES]
     studies = [written(given.out, problem, batch, given.members, given.seeds) for problem, batch in pairs]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         folders = dict(zip(pairs, pool.map(driven, studies), strict=True))

@@ -210,7 +210,7 @@ class Plan:
         return Cohort(name, arm, algorithm, members, tuple(sorted(after)), version, each)
 
     def _size(self, arm: Arm, first: Member, unit: int, share: int) -> tuple[int, int]:
-        """Members in a cohort at most, and the bytes of each: what the study says, or what keeps workers busy and fits."""
+        """Most members in a cohort, and the bytes of each: what the study says, or what keeps workers busy and fits memory."""
         most, task = self.study.about.max_cohort, self.study.task
         if most != "auto":
             return most, 0
