@@ -48,7 +48,7 @@ def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") 
     drawn = points[points["cost"] > 0]
     if drawn.empty:
         raise ValueError(f"{study}: no point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
-    base = alt.Chart(alt.Data(values=json.loads(drawn.to_json(orient="records"))))
+    base = alt.Chart(alt.NamedData("points"))  # altair would copy and check the points in each layer
     low, ticks, scale = _accuracy_axis(drawn)
     x = alt.X("cost:Q", scale=alt.Scale(type="log", nice=False, padding=24), axis=alt.Axis(format="~s", tickCount=6))
     x = x.title(["FLOPs (2 per multiply-accumulate, one example, forward)", COSTS[cost]])
@@ -69,7 +69,8 @@ def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") 
     )
     layers = [*_notes(drawn, low), *lines, bars, marks]
     title = _title(points, study, cost)
-    return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
+    picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
+    return {**picture, "datasets": {"points": json.loads(drawn.to_json(orient="records"))}}
 
 
 def search(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:

@@ -7,10 +7,12 @@ was planned before stays as it was. Members are made when a line is written and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -218,10 +220,11 @@ class Plan:
         try:
             kind = arm.algorithm_name, code_path(arm.algorithm.space, first.hp)
             if kind not in self._bytes:  # it takes a few steps of training, and rounds may be many
-                self._bytes[kind] = member_bytes(task, arm.algorithm, first)
+                with _within(self.study.about.limit):
+                    self._bytes[kind] = member_bytes(task, arm.algorithm, first)
             each = self._bytes[kind]
             return min(share, fitting(each, task.torch_device, self.workers)), each
-        except Exception:  # an algorithm that fails here fails in its worker too, where it becomes rows
+        except Exception:  # an algorithm that fails or hangs here does in its worker too, where it becomes rows
             return share, 0
 
 
@@ -256,6 +259,22 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         if key != "model_options" and was.get(key) != is_.get(key):
             rule = "was begun with another task, and its rows would not compare"
             raise ValueError(f"{rule}: `{key}` was {was.get(key)!r}; got {is_.get(key)!r}; give it another --out")
+
+
+@contextlib.contextmanager
+def _within(seconds: float | None) -> Iterator[None]:
+    """Raise TimeoutError where the block takes longer; None: it may take for ever."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _known(arm: Arm) -> Sequence[Mapping[str, Value]]:

@@ -14,6 +14,7 @@ import torch
 
 from faults import rows, start
 from prunefront.analysis import table
+from prunefront.analysis.storage import locate
 from prunefront.trainables.algorithms import known
 from prunefront.trainables.cohort import load_network
 from prunefront.trainables.task import Task
@@ -255,3 +256,17 @@ def test_a_users_own_algorithm_and_model_bad_runs_and_the_death_of_a_worker(plug
     halved = calm[(calm["arm"] == "halving") & (calm["status"] == "done")]
     assert len(halved) == 6
     assert (halved["sparsity"] - (1 - (1 - halved["hp_share"]) ** 3)).abs().max() < 0.02
+
+
+def test_a_study_is_done_in_an_object_store_as_it_is_here(calm: Path, study: Path, store: str):
+    folder = locate(f"{store}/runs/tiny")
+    driver = start(study, folder)
+    said, _ = driver.communicate()
+    assert driver.returncode == 0, said
+    pd.testing.assert_frame_equal(rows(folder), rows(calm), check_exact=True)
+    assert (folder / "report" / "front.png").exists()
+    assert not (folder / "state").exists()
+    assert not (folder / "lock").exists()
+    member = table.last(table.read(folder))["member"].iloc[0]
+    here, there = (load_network(place, member).state_dict() for place in (calm, folder))
+    assert all(torch.equal(here[name], there[name]) for name in here)
