@@ -176,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="members, by the driver")
     parser.add_argument("--plain", type=int, nargs="*", default=[1_000, 10_000], help="members, by plain Tune")
+    parser.add_argument("--reports", type=int, nargs="*", default=[1_000], help="sizes of which a report is written too")
     parser.add_argument("--part", choices=["plan", "run", "report", "plain"], help="only this, of --folder; prints JSON")
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
@@ -192,7 +193,8 @@ def main() -> None:
             line(size, "plan", apart("plan", folder, size), f"; plan/ {size_of(folder / 'planned' / 'plan'):.1f} MB")
             line(size, "run", apart("run", folder, size), f"; rows/ {size_of(folder / 'run' / 'rows'):.1f} MB")
             line(size, "again", apart("run", folder, size))
-            line(size, "report", apart("report", folder, size))
+            if size in given.reports:
+                line(size, "report", apart("report", folder, size))
         finally:
             shutil.rmtree(folder)
     for size in given.plain:
