@@ -92,11 +92,12 @@ def settings(problem: str) -> Mapping[str, str]:
     }
 
 
-def written(folder: Path, problem: str, batch: int, members: int, seeds: int) -> Path:
+def written(folder: Path, problem: str, batch: int, members: int, seeds: int, samplers: Sequence[str]) -> Path:
     """The study file of a problem. Samplers that learn nothing have no rounds, and are in the one with the largest alone."""
     about = settings(problem)
     text = STUDY.format(problem=problem, batch=batch, **about)
-    for sampler, seed in itertools.product(LEARNING + (BLIND if batch == max(BATCHES) else ()), range(seeds)):
+    names = [name for name in samplers if name in LEARNING or batch == max(BATCHES)]
+    for sampler, seed in itertools.product(names, range(seeds)):
         text += ARM.format(sampler=sampler, seed=seed, members=members, **about) + about["space"]
     path = folder / f"{problem}-{batch}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,9 +223,10 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=["ZDT1", "ZDT2", "ZDT3", "DTLZ2", "digits"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--members", type=int, default=48)
+    parser.add_argument("--samplers", nargs="+", default=[*BLIND, *LEARNING])
     given = parser.parse_args()
     pairs: list[tuple[str, int]] = [(problem, batch) for problem in given.problems for batch in BATCHES]
-    studies = [written(given.out, problem, batch, given.members, given.seeds) for problem, batch in pairs]
+    studies = [written(given.out, problem, batch, given.members, given.seeds, given.samplers) for problem, batch in pairs]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         folders = dict(zip(pairs, pool.map(driven, studies), strict=True))
     lines = pd.concat([shares(name, {batch: folders[name, batch] for batch in BATCHES}) for name in given.problems])

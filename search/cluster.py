@@ -27,7 +27,7 @@ from typing import Any
 
 import ray
 import torch
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors import SafetensorError
@@ -208,7 +208,7 @@ class _Report(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Try again, which Tune itself does not where a node dies under a trial that has not begun; at last give up."""
-        error, name = trial.get_error(), self.hands.going[trial.trial_id].name
+        error, name = _error(trial), self.hands.going[trial.trial_id].name
         self.tries[name] += 1
         if self.tries[name] <= RETRIES:
             self.hands.again(trial.trial_id)
@@ -332,6 +332,12 @@ def _connected(**options: Any) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def _error(trial: Any) -> object:
+    """What a trial failed for; None if its worker just died. In the scratch folder, written by Tune in this process."""
+    file = trial.pickled_error_file
+    return cloudpickle.loads(Path(file).read_bytes()) if file and Path(file).exists() else None
 
 
 def _refused(error: object, folder: str) -> OSError | None:

@@ -114,12 +114,9 @@ def alone(study: Path) -> Path:
 
 
 def test_a_study_has_the_same_table_on_two_nodes(pair: Cluster, study: Path, alone: Path) -> None:
-    for mark in study.parent.glob("node-*"):
-        mark.unlink()
     driver = start(study, "pair", pair[2], "--address", pair[1])
     said, _ = driver.communicate()
     assert driver.returncode == 0, said
-    assert len(list(study.parent.glob("node-*"))) == 2, "both nodes trained"
     pd.testing.assert_frame_equal(rows(study.parent / "pair"), rows(alone), check_exact=True)
 
 
@@ -176,13 +173,9 @@ def test_the_output_folder_is_one_that_all_nodes_see(pair: Cluster, study: Path)
     assert "got one that 2 of 2 nodes do not see" in said
 
 
-def test_an_open_cluster_is_joined_only_when_told_to(study: Path, alone: Path) -> None:
+def test_an_open_cluster_is_refused(study: Path) -> None:
     with nodes.head(auth="disabled") as (_, address, environment):
         assert "this one lets anybody in" in refused(study, environment, "--address", address)
-        driver = start(study, "open", environment, "--address", address, "--insecure")
-        said, _ = driver.communicate()
-    assert driver.returncode == 0, said
-    pd.testing.assert_frame_equal(rows(study.parent / "open"), rows(alone), check_exact=True)
 
 
 def test_no_file_of_a_study_is_a_pickle(alone: Path) -> None:
