@@ -68,12 +68,13 @@ class Plan:
         self._dense: dict[int, str] = {}
         self._bytes: dict[object, int] = {}
         self._exhausted: set[str] = set()
+        self._first = {arm.name: _beforehand(arm) for arm in self.arms}
         self._todo: list[tuple[Arm, Sequence[Mapping[str, Value]]]] = []
 
     @property
     def total(self) -> int:
         """Members that the study will have, if no space is exhausted."""
-        sizes = (arm.members or 0 if arm.name in self.rounds else len(proposals(arm)) for arm in self.arms)
+        sizes = (arm.members or 0 if arm.name in self.rounds else len(self._first[arm.name]) for arm in self.arms)
         return sum(sizes) * len(self.study.about.seeds)
 
     def open(self) -> None:
@@ -85,7 +86,7 @@ class Plan:
             files = sorted(place.glob("cohorts-*.jsonl"), key=lambda path: path.name)
             for path in files:
                 self._read_rounds(path)
-            self._todo = [(arm, [hp for _, hp in self.rounds.get(arm.name, [])] or _known(arm)) for arm in self.arms]
+            self._todo = [(arm, [hp for _, hp in self.rounds.get(arm.name, [])] or self._first[arm.name]) for arm in self.arms]
             wanted = self._wanted() if files else set[int]()
             dense, removed = list[Planned](), dict[str, list[str]]()
             for path in files:
@@ -277,7 +278,7 @@ def _within(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _known(arm: Arm) -> Sequence[Mapping[str, Value]]:
+def _beforehand(arm: Arm) -> Sequence[Mapping[str, Value]]:
     """The configurations that an arm has before anything is measured."""
     return [] if arm.sampler in MODELLED else proposals(arm)
 

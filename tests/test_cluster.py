@@ -173,9 +173,13 @@ def test_the_output_folder_is_one_that_all_nodes_see(pair: Cluster, study: Path)
     assert "got one that 2 of 2 nodes do not see" in said
 
 
-def test_an_open_cluster_is_refused(study: Path) -> None:
+def test_an_open_cluster_is_joined_only_when_told_to(study: Path, alone: Path) -> None:
     with nodes.head(auth="disabled") as (_, address, environment):
         assert "this one lets anybody in" in refused(study, environment, "--address", address)
+        driver = start(study, "open", environment, "--address", address, "--insecure")
+        said, _ = driver.communicate()
+    assert driver.returncode == 0, said
+    pd.testing.assert_frame_equal(rows(study.parent / "open"), rows(alone), check_exact=True)
 
 
 def test_no_file_of_a_study_is_a_pickle(alone: Path) -> None:
