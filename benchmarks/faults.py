@@ -46,7 +46,7 @@ from prunefront.analysis import table
 from prunefront.analysis.storage import Location, locate, remove_tree
 from prunefront.trainables.cohort import kept_members
 
-RUNS = 4
+RUNS = 12
 """Runs of a folder that are hurt before it is left in peace."""
 FAULTS = 3
 """Faults of one run at most: a cohort whose worker dies more often than that may count as failed."""
