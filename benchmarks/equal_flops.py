@@ -21,8 +21,8 @@ import pandas as pd
 from prunefront.analysis import compare, table
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.scratch import found
-from prunefront.trainables.cohort import load_masks
 from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.kept import load_masks
 from prunefront.trainables.measure import measure
 from prunefront.trainables.task import Task
 
@@ -41,7 +41,8 @@ def scratch(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of members that train the structures of `rows` from initial weights, one for each."""
     about = json.loads((folder / "plan" / "study.json").read_text())
     task, algorithm = Task(**about["task"]), find("scratch")
-    structures = [found(task.structure, load_masks(folder, member)) for member in rows["member"]]
+    masks = load_masks(folder, rows["member"].tolist())
+    structures = [found(task.structure, masks[member]) for member in rows["member"]]
     pairs = zip(structures, rows["seed"].tolist(), strict=True)
     members = [Member(complete(algorithm.space, {"units": list(units)}), seed) for units, seed in pairs]
     state = algorithm.start(task, members)

@@ -44,7 +44,7 @@ import pandas as pd
 
 from prunefront.analysis import table
 from prunefront.analysis.storage import Location, locate, remove_tree
-from prunefront.trainables.cohort import kept_members
+from prunefront.trainables.kept import kept_members
 
 RUNS = 12
 """Runs of a folder that are hurt before it is left in peace."""

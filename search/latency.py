@@ -14,7 +14,7 @@ from ..analysis import latency, table
 from ..analysis.storage import Location
 from ..trainables import flops
 from ..trainables import latency as timing
-from ..trainables.cohort import kept_members, load_shrunk
+from ..trainables.kept import kept_members, load_shrunk
 from .run import locked
 from .study import Study
 

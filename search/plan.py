@@ -52,8 +52,8 @@ class Planned:
 class Plan:
     """The cohorts of a study in its output folder. `open` reads them; `grow` adds what is new, and the next round of proposals.
 
-    cohorts: those that the study as it is now needs, in order.  rounds: arm -> the configurations proposed so far by a sampler
-    that learns from results, each with the number of its generation.
+    cohorts: those that the study as it is now needs, in order.  rounds: arm -> the configurations that measurements have led to
+    so far, by a sampler that learns from results or as controls, each with the number of its generation.
     """
 
     def __init__(self, study: Study, folder: Location, workers: int) -> None:
@@ -61,20 +61,20 @@ class Plan:
         self.arms = [arm for arm in study.arms if arm.algorithm.skip(study.task) is None]
         self.cohorts: list[Planned] = []
         self.rounds: dict[str, list[tuple[int, dict[str, Value]]]] = {
-            arm.name: [] for arm in self.arms if arm.sampler in MODELLED
+            arm.name: [] for arm in self.arms if arm.sampler in MODELLED or arm.follows
         }
         self._generations = self._count = 0
         self._known: set[int] = set()
         self._dense: dict[int, str] = {}
         self._bytes: dict[object, int] = {}
-        self._exhausted: set[str] = set()
+        self._exhausted = {arm.name for arm in self.arms if arm.follows}
         self._first = {arm.name: _beforehand(arm) for arm in self.arms}
         self._todo: list[tuple[Arm, Sequence[Mapping[str, Value]]]] = []
 
     @property
     def total(self) -> int:
-        """Members that the study will have, if no space is exhausted."""
-        sizes = (arm.members or 0 if arm.name in self.rounds else len(self._first[arm.name]) for arm in self.arms)
+        """Members that the study will have, as far as is known, if no space is exhausted."""
+        sizes = (arm.members or len(self.rounds.get(arm.name, self._first[arm.name])) for arm in self.arms)
         return sum(sizes) * len(self.study.about.seeds)
 
     def open(self) -> None:
@@ -106,6 +106,7 @@ class Plan:
                         removed.setdefault(cohort.arm, []).extend(ids)
                     if len(gone) < len(here):
                         self.cohorts.append(planned)
+        self._todo = [(arm, found) for arm, found in self._todo if not arm.follows]
         self._generations = len(files)
         needed = {name for planned in self.cohorts for name in planned.after}
         self.cohorts = sorted([*self.cohorts, *(d for d in dense if d.name in needed)], key=lambda planned: planned.name)
@@ -126,7 +127,20 @@ class Plan:
                 self._todo.append((arm, found))
                 if len(found) < count or count <= 0:
                     self._exhausted.add(arm.name)
-        cohorts, new, name = self._cohorts(), list[Planned](), f"cohorts-{number:03d}.jsonl"
+        return self._written()
+
+    def follow(self, wanted: Mapping[str, Sequence[Mapping[str, Value]]]) -> list[Planned]:
+        """Plan the controls of what other arms found, as far as they are not planned yet. wanted: arm -> configurations."""
+        for arm in (arm for arm in self.arms if arm.follows):
+            known = {canonical(arm.algorithm.space, hp) for _, hp in self.rounds[arm.name]}
+            new = [dict(hp) for hp in wanted.get(arm.name, []) if canonical(arm.algorithm.space, hp) not in known]
+            self.rounds[arm.name] += [(self._generations, hp) for hp in new]
+            self._todo.append((arm, [hp for _, hp in self.rounds[arm.name]]))
+        return self._written()
+
+    def _written(self) -> list[Planned]:
+        """The cohorts of what is to be planned, as a new generation of the plan; none if there is nothing."""
+        cohorts, new, name = self._cohorts(), list[Planned](), f"cohorts-{self._generations:03d}.jsonl"
         first = next(cohorts, None)
         self._todo = []
         if first is None:
@@ -154,7 +168,7 @@ class Plan:
         }
 
     def _read_rounds(self, path: Location) -> None:
-        """Take the configurations from a file of cohorts that a learning sampler proposed, in the order of proposals."""
+        """Take the configurations from a file of cohorts that were not known before, in the order of proposals."""
         number = int(path.name.removesuffix(".jsonl").rpartition("-")[2])
         for arm in (arm for arm in self.arms if arm.name in self.rounds):
             seen = {canonical(arm.algorithm.space, hp) for _, hp in self.rounds[arm.name]}
@@ -233,7 +247,7 @@ def check(study: Study) -> None:
     """Raise ValueError with one sentence if data, model, budget and hyper-parameters do not fit together."""
     with at("[task]"):
         study.task.check()
-    for arm in study.arms:
+    for arm in (arm for arm in study.arms if not arm.follows):
         if arm.algorithm.skip(study.task) is None:
             with at(f'arm "{arm.name}"'):
                 parents: dict[object, Task] = {}
@@ -280,7 +294,7 @@ def _within(seconds: float | None) -> Iterator[None]:
 
 def _beforehand(arm: Arm) -> Sequence[Mapping[str, Value]]:
     """The configurations that an arm has before anything is measured."""
-    return [] if arm.sampler in MODELLED else proposals(arm)
+    return [] if arm.sampler in MODELLED or arm.follows else proposals(arm)
 
 
 def read_cohort(folder: Location, planned: Planned) -> Cohort:
@@ -291,7 +305,7 @@ def read_cohort(folder: Location, planned: Planned) -> Cohort:
 
 def members(arm: Arm, seeds: Sequence[int]) -> list[Member]:
     """All members of an arm, every configuration with every seed; of an arm that learns from results its defaults."""
-    plain = dataclasses.replace(arm, sampler="grid", space={}) if arm.sampler in MODELLED else arm
+    plain = dataclasses.replace(arm, sampler="grid", space={}) if arm.sampler in MODELLED or arm.follows else arm
     return [Member(hp, seed) for hp in proposals(plain) for seed in seeds]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,10 +23,10 @@ EVERY = 10.0
 class Progress:
     """Counts what is done from the rows that were written. Used as a context: the display ends with it.
 
-    total: members of the study; done: those that had a last row before.
+    total: members of the study as far as they are known now; done: those that had a last row before.
     """
 
-    def __init__(self, folder: Location, total: int, done: int, rungs: int, console: Console) -> None:
+    def __init__(self, folder: Location, total: Callable[[], int], done: int, rungs: int, console: Console) -> None:
         self.folder, self.rungs, self.console = folder, rungs, console
         self.total, self.before, self.done = total, done, done
         self.stopped, self.spared = 0, 0.0  # members, and their share of the rungs that need no training
@@ -76,8 +77,8 @@ class Progress:
 
     def _line(self) -> str:
         seconds = time.monotonic() - self.begun
-        work, all_work = sum(self.work.values()), self.total - self.before - self.spared
-        parts = [f"{self.done}/{self.total} members" + (f" ({self.stopped} stopped at a rung)" if self.stopped else "")]
+        work, all_work = sum(self.work.values()), self.total() - self.before - self.spared
+        parts = [f"{self.done}/{self.total()} members" + (f" ({self.stopped} stopped at a rung)" if self.stopped else "")]
         if all_work / 20 <= work < all_work:  # before that it would be a guess
             parts.append(f"{60 * work / seconds:.0f} members/min, {_clock(seconds * (all_work - work) / work)} left")
         if len(self.points):

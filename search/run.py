@@ -20,8 +20,9 @@ from rich.console import Console
 
 from ..analysis import front, table
 from ..analysis.storage import Location, Remote, remove_tree, sweep
-from ..trainables.cohort import Cohort, keep_only
+from ..trainables.cohort import Cohort
 from ..trainables.data import pack
+from ..trainables.kept import keep_only
 from . import DONE, FAILED, INTERRUPTED, LONGEST_TEMPORARY, lease, plan
 from .progress import Progress
 from .study import Study, at
@@ -60,7 +61,7 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
         _skip(study, folder)
         work = Work(study, folder, planned, held.check)
         if work.anything():
-            with Progress(folder, planned.total, work.members - work.left, study.task.rungs, console) as progress:
+            with Progress(folder, lambda: planned.total, work.members - work.left, study.task.rungs, console) as progress:
                 work.stopped = progress.left
                 packed = pack(study.task.data)
                 if address is None:
@@ -76,12 +77,13 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
                 return INTERRUPTED
         remove_tree(folder / "state")
         sweep(folder)
-        if study.about.keep == "front":
+        names = {path.name for path in table.files(folder)}
+        failed = any(f"{cohort.name}-failed.parquet" in names for cohort in planned.cohorts)
+        if study.about.keep == "front" and not (failed and study.about.controls == "standard"):  # controls are tried again
             chosen = front.members_on_front(table.last(table.current(folder, table.read(folder))))
             if lost := keep_only(folder, chosen):
                 say(f"{lost} networks now on the front were dropped when the study was smaller")
-        names = {path.name for path in table.files(folder)}
-        return FAILED if any(f"{cohort.name}-failed.parquet" in names for cohort in planned.cohorts) else DONE
+        return FAILED if failed else DONE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,6 +76,7 @@ class About(_Table):
     floor: Annotated[int, pydantic.Field(ge=0)] = _is(
         "how many configurations go on in each decade of the first measure to minimize: a whole number from 0", default=1
     )
+    controls: Literal["none", "standard"] = _is("none or standard: whether the study is given controls", default="none")
     limit: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = _is(
         "the most seconds that a cohort may take from rung to rung: a number above 0", default=None
     )
@@ -121,7 +122,8 @@ class Arm:
     """One algorithm with its search space.
 
     space: hyper-parameter -> values to try, or the span to propose from.  when: of those that are searched only where others
-    have certain values, hyper-parameter -> other -> these values; each after those that it depends on.
+    have certain values, hyper-parameter -> other -> these values; each after those that it depends on.  follows: the arm whose
+    settings it checks (`controls.py`), if it does; its configurations are known when those are measured.
     """
 
     name: str
@@ -132,6 +134,7 @@ class Arm:
     space: Mapping[str, tuple[Value, ...] | Span]
     sampler_seed: int = 0
     when: Mapping[str, Mapping[str, tuple[Value, ...]]] = dataclasses.field(default_factory=dict)
+    follows: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +174,22 @@ def read(path: Path, settings: Sequence[str] = ()) -> Study:
             task = _task(file.task)
         with at("[study]"):
             goals = Goals.parse(file.study.maximize, file.study.minimize, file.study.constraints)
-        return Study(file.study, task, _arms(file.arm), path, goals)
+        arms = _arms(file.arm)
+        if file.study.controls == "standard":
+            with at("[study]"):
+                arms = _controlled(file.study, task, arms)
+        return Study(file.study, task, arms, path, goals)
+
+
+def _controlled(about: About, task: Task, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+    from .controls import added
+
+    if about.keep == "none":
+        raise ValueError('`controls` "standard" needs the networks that it checks: `keep` is front or all; got none')
+    if about.reduction_factor is not None:
+        rule = '`controls` "standard" gives every member the whole budget, and so goes without `reduction_factor`'
+        raise ValueError(f"{rule}; got {about.reduction_factor:g}")
+    return added(arms, task)
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..trainables.cohort import Cohort, footer, hp_types, labels, rows_path
 from ..trainables.contract import Value, canonical
 from ..trainables.gradient import dense_ready
 from ..trainables.task import Task, identity
-from . import rungs
+from . import controls, rungs
 from .plan import Plan, Planned, read_cohort
 from .study import Arm, Study
 
@@ -201,7 +201,10 @@ class Work:
             return False
         if self.study.about.reduction_factor is not None and self._decide():
             return True
-        if new := self.plan.grow(self._propose):
+        new = self.plan.grow(self._propose)
+        if not new and not self._running and self.study.about.controls == "standard":
+            new = self.plan.follow(controls.wanted(self.study, self.folder))
+        if new:
             self._enter(new)
             return True
         self._complete = not self._running

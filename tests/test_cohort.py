@@ -13,8 +13,9 @@ from prunefront.analysis.goals import Limit
 from prunefront.trainables import flops, memory, physical
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.dns import DNS
-from prunefront.trainables.cohort import Cohort, Training, export, keep_only, kept_members, load_network, load_shrunk, rows_path
+from prunefront.trainables.cohort import Cohort, Training, rows_path
 from prunefront.trainables.contract import Member, State, complete
+from prunefront.trainables.kept import export, keep_only, kept_members, load_network, load_shrunk
 from prunefront.trainables.task import Task
 
 TASK = Task(model_options={"widths": [8]}, epochs=2, rungs=3)

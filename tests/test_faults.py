@@ -15,7 +15,7 @@ import pytest
 from faults import Place, Record, hurt, rows, start, wrong
 from prunefront.analysis import table
 from prunefront.analysis.storage import atomic, sweep
-from prunefront.trainables.cohort import kept_members
+from prunefront.trainables.kept import kept_members
 
 STUDY = """
 [study]

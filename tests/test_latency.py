@@ -21,7 +21,8 @@ from prunefront.search import BAD_INPUT, DONE, INTERRUPTED, cli, plan
 from prunefront.search import latency as measuring
 from prunefront.search import study as studies
 from prunefront.trainables import latency as timing
-from prunefront.trainables.cohort import Training, keep_only
+from prunefront.trainables.cohort import Training
+from prunefront.trainables.kept import keep_only
 
 STUDY = """
 [study]

@@ -16,7 +16,7 @@ from faults import rows, start
 from prunefront.analysis import table
 from prunefront.analysis.storage import locate
 from prunefront.trainables.algorithms import known
-from prunefront.trainables.cohort import load_network
+from prunefront.trainables.kept import load_network
 from prunefront.trainables.task import Task
 
 TASK = """

@@ -22,9 +22,10 @@ from prunefront.analysis.storage import Location, Remote, atomic, each, local, l
 from prunefront.search import lease
 from prunefront.search.lease import held
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.cohort import Cohort, Training, export, keep_only, kept_members, load_network
+from prunefront.trainables.cohort import Cohort, Training
 from prunefront.trainables.contract import Member, State, complete
 from prunefront.trainables.gradient import dense_networks, dense_ready
+from prunefront.trainables.kept import export, keep_only, kept_members, load_network
 from prunefront.trainables.physical import load
 from prunefront.trainables.task import Task
 

@@ -19,19 +19,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from ..analysis import table
 from ..analysis.goals import Limit
-from ..analysis.storage import Location, atomic, each, local, read_range
-from . import physical, tracing
+from ..analysis.storage import Location, atomic
 from .algorithms import find
 from .contract import Algorithm, Domain, Member, State, canonical, leaves
 from .measure import compression, measure
 from .memory import fitting
-from .physical import Parent
 from .task import Task, identity
 
 
@@ -251,102 +247,6 @@ class Training:
             save_file(stacks, temporary, metadata={"about": json.dumps(about)})
 
 
-def load_network(folder: Location, member: str) -> nn.Module:
-    """The kept network of `member` in a study's output folder, removed parameters zero, in evaluation mode.
-
-    Raises ValueError if the study did not keep it.
-    """
-    return _load(folder, member)[0]
-
-
-def load_masks(folder: Location, member: str) -> dict[str, torch.Tensor]:
-    """What is kept of that network: removable parameter -> bool of its shape, block -> () bool.
-
-    Raises ValueError if the study did not keep it.
-    """
-    return _load(folder, member)[1]
-
-
-def load_shrunk(folder: Location, member: str) -> nn.Module:
-    """The same network, physically smaller: without the units and blocks that cannot influence its output.
-
-    Raises ValueError if the study did not keep it.
-    """
-    return _shrink(*_load(folder, member))
-
-
-def export(folder: Location, member: str, path: Location) -> None:
-    """Write what `load_shrunk` gives to one safetensors file, which `physical.load` reads.
-
-    Raises ValueError if the study did not keep it.
-    """
-    module, kept, parent = _load(folder, member)
-    physical.save(path, _shrink(module, kept, parent), parent)
-
-
-def kept_members(folder: Location) -> set[str]:
-    """The members whose networks a study's output folder holds."""
-    return {member for _, about in _networks(folder) for member in about["members"]}
-
-
-def _networks(folder: Location) -> list[tuple[Location, dict[str, Any]]]:
-    """The files of kept networks and what each says of itself; only their headers are read."""
-    paths = sorted((folder / "networks").glob("*.safetensors"), key=str)
-    return list(zip(paths, each(_about, paths), strict=True))
-
-
-def _about(path: Location) -> dict[str, Any]:
-    """What a file of networks says of itself in its header: JSON, after its length in 8 bytes."""
-    header = read_range(path, 8, int.from_bytes(read_range(path, 0, 8), "little"))
-    return json.loads(json.loads(header)["__metadata__"]["about"])
-
-
-def _shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
-    return physical.shrunk(module, tracing.find(module, parent.input_shape), kept, parent.input_shape)
-
-
-def _load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
-    """The kept network of a member in evaluation mode, what is kept of it by name, and what it was made from."""
-    for path, about in _networks(folder):
-        if member not in about["members"]:
-            continue
-        place = about["of"][about["members"].index(member)]
-        parent = Parent(about["model"], tuple(about["input_shape"]), about["classes"], about["dtype"], about["options"])
-        with local(path) as here, safe_open(here, framework="pt") as file:
-            tensors = {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 - not a mapping
-        module = parent.build()
-        own, kept = {**dict(module.named_parameters()), **dict(module.named_buffers())}, {}
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                kind, _, inner = name.partition("/")
-                if kind == "kept":
-                    kept[inner] = tensor
-                else:
-                    own[inner].copy_(tensor)
-        return module.eval(), kept, parent
-    raise ValueError(f"{folder}: no kept network of member {member}; `keep` says which are kept when a study ends")
-
-
-def keep_only(folder: Location, members: set[str]) -> int:
-    """Drop every kept network whose member is not in `members`; returns how many of `members` have none."""
-    found: set[str] = set()
-    for path, about in _networks(folder):
-        stay = [(member, place) for member, place in zip(about["members"], about["of"], strict=True) if member in members]
-        found |= members.intersection(about["members"])
-        if len(stay) == len(about["members"]):
-            continue
-        if not stay:
-            path.unlink()
-            continue
-        index = sorted({place for _, place in stay})
-        with local(path) as here, safe_open(here, framework="pt") as file:
-            tensors = {name: file.get_tensor(name)[index].contiguous() for name in file.keys()}  # noqa: SIM118
-        with atomic(path) as temporary:
-            about |= {"members": [member for member, _ in stay], "of": [index.index(place) for _, place in stay]}
-            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
-    return len(members - found)
-
-
 def rows_path(folder: Location, cohort: str, rung: int | str) -> Location:
     """Where the rows of a cohort at a rung are."""
     return folder / "rows" / f"{cohort}-{rung}.parquet"
@@ -372,7 +272,7 @@ def labels(study: str, task: Task, cohort: Cohort, algorithm: Algorithm, slot: i
 
 def hp_types(space: Mapping[str, Domain]) -> dict[str, pa.DataType]:
     """The column types of hyper-parameters; lists are in the JSON column `hp` only."""
-    kinds = {"real": pa.float64(), "whole": pa.int64(), "choice": pa.string()}
+    kinds = {"real": pa.float64(), "whole": pa.int64(), "choice": pa.string(), "text": pa.string()}
     return {name: kinds[domain.kind] for name, domain in space.items() if domain.kind in kinds}
 
 

@@ -30,12 +30,13 @@ class Domain:
     """The values that one hyper-parameter may take.
 
     kind: `real` and `whole` are numbers in [low, high] (`open_high`: [low, high)); `choice` is one of `choices`; `reals` is a
-    list of numbers in the range, one for each removable layer.  default: None means "as the algorithm says in `about`".
-    log: proposals are spread evenly over the logarithm.  static: members of one cohort share the value, since it changes shapes
-    or code paths.  tunable: the value may be changed in the middle of a run (by population based training, say).
+    list of numbers in the range, one for each removable layer; `text` is any text.  default: None means "as the
+    algorithm says in `about`".  log: proposals are spread evenly over the logarithm.  static: members of one cohort share the
+    value, since it changes shapes or code paths.  tunable: the value may be changed in the middle of a run (by population based
+    training, say).
     """
 
-    kind: Literal["real", "whole", "choice", "reals"]
+    kind: Literal["real", "whole", "choice", "reals", "text"]
     default: Value
     about: str
     low: float = -math.inf
@@ -57,6 +58,10 @@ class Domain:
             if value in self.choices:
                 return str(value)
             raise ValueError(f"is {self.about}: one of {', '.join(self.choices)}; got {value!r}")
+        if self.kind == "text":
+            if isinstance(value, str) and value:
+                return value
+            raise ValueError(f"is {self.about}: text; got {value!r}")
         if self.kind == "reals":
             if isinstance(value, list | tuple) and value and all(self._holds(v) for v in value):
                 return tuple(float(v) for v in value)

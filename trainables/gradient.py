@@ -412,6 +412,6 @@ def _columns(task: Task, algorithm: Algorithm, members: Sequence[Member]) -> dic
     columns: dict[str, list[Any]] = {}
     for name, domain in algorithm.space.items():
         values = [getattr(task, name, None) if member.hp[name] is None else member.hp[name] for member in members]
-        if not domain.static and values[0] is not None:
+        if not domain.static and domain.kind != "text" and values[0] is not None:
             columns[name] = values
     return columns

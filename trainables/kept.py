@@ -1,0 +1,129 @@
+"""Kept networks: what a study's output folder holds of its members beside their rows, and how they are loaded again.
+
+`networks/` holds one safetensors file for each cohort, or part of one: stacked networks, and in the header which members they
+are of and what builds them. Nothing here trains.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..analysis.storage import Location, atomic, each, local, read_range
+from . import physical, tracing
+from .physical import Parent
+
+_NOT_KEPT = "no kept network of member {}; `keep` says which are kept when a study ends"
+
+
+def load_network(folder: Location, member: str) -> nn.Module:
+    """The kept network of `member` in a study's output folder, removed parameters zero, in evaluation mode.
+
+    Raises ValueError if the study did not keep it.
+    """
+    return _load(folder, member)[0]
+
+
+def load_masks(folder: Location, members: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
+    """What is kept of those networks: member -> removable parameter -> bool of its shape, block -> () bool.
+
+    Raises ValueError if the study did not keep one of them.
+    """
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    wanted = set(members)
+    for path, about in _networks(folder) if wanted else ():
+        places = {member: place for member, place in zip(about["members"], about["of"], strict=True) if member in wanted}
+        if places:
+            with local(path) as here, safe_open(here, framework="pt") as file:
+                names = {name: name.removeprefix("kept/") for name in file.keys() if name.startswith("kept/")}  # noqa: SIM118
+                stacks = {short: file.get_tensor(name) for name, short in names.items()}
+            found |= {member: {name: stack[place] for name, stack in stacks.items()} for member, place in places.items()}
+    if lacking := wanted - found.keys():
+        raise ValueError(f"{folder}: {_NOT_KEPT.format(min(lacking))}")
+    return found
+
+
+def load_shrunk(folder: Location, member: str) -> nn.Module:
+    """The same network, physically smaller: without the units and blocks that cannot influence its output.
+
+    Raises ValueError if the study did not keep it.
+    """
+    return _shrink(*_load(folder, member))
+
+
+def export(folder: Location, member: str, path: Location) -> None:
+    """Write what `load_shrunk` gives to one safetensors file, which `physical.load` reads.
+
+    Raises ValueError if the study did not keep it.
+    """
+    module, kept, parent = _load(folder, member)
+    physical.save(path, _shrink(module, kept, parent), parent)
+
+
+def kept_members(folder: Location) -> set[str]:
+    """The members whose networks a study's output folder holds."""
+    return {member for _, about in _networks(folder) for member in about["members"]}
+
+
+def _networks(folder: Location) -> list[tuple[Location, dict[str, Any]]]:
+    """The files of kept networks and what each says of itself; only their headers are read."""
+    paths = sorted((folder / "networks").glob("*.safetensors"), key=str)
+    return list(zip(paths, each(_about, paths), strict=True))
+
+
+def _about(path: Location) -> dict[str, Any]:
+    """What a file of networks says of itself in its header: JSON, after its length in 8 bytes."""
+    header = read_range(path, 8, int.from_bytes(read_range(path, 0, 8), "little"))
+    return json.loads(json.loads(header)["__metadata__"]["about"])
+
+
+def _shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
+    return physical.shrunk(module, tracing.find(module, parent.input_shape), kept, parent.input_shape)
+
+
+def _load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
+    """The kept network of a member in evaluation mode, what is kept of it by name, and what it was made from."""
+    for path, about in _networks(folder):
+        if member not in about["members"]:
+            continue
+        place = about["of"][about["members"].index(member)]
+        parent = Parent(about["model"], tuple(about["input_shape"]), about["classes"], about["dtype"], about["options"])
+        with local(path) as here, safe_open(here, framework="pt") as file:
+            tensors = {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 - not a mapping
+        module = parent.build()
+        own, kept = {**dict(module.named_parameters()), **dict(module.named_buffers())}, {}
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                kind, _, inner = name.partition("/")
+                if kind == "kept":
+                    kept[inner] = tensor
+                else:
+                    own[inner].copy_(tensor)
+        return module.eval(), kept, parent
+    raise ValueError(f"{folder}: {_NOT_KEPT.format(member)}")
+
+
+def keep_only(folder: Location, members: set[str]) -> int:
+    """Drop every kept network whose member is not in `members`; returns how many of `members` have none."""
+    found: set[str] = set()
+    for path, about in _networks(folder):
+        stay = [(member, place) for member, place in zip(about["members"], about["of"], strict=True) if member in members]
+        found |= members.intersection(about["members"])
+        if len(stay) == len(about["members"]):
+            continue
+        if not stay:
+            path.unlink()
+            continue
+        index = sorted({place for _, place in stay})
+        with local(path) as here, safe_open(here, framework="pt") as file:
+            tensors = {name: file.get_tensor(name)[index].contiguous() for name in file.keys()}  # noqa: SIM118
+        with atomic(path) as temporary:
+            about |= {"members": [member for member, _ in stay], "of": [index.index(place) for _, place in stay]}
+            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+    return len(members - found)
