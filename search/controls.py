@@ -58,11 +58,10 @@ def _same(one: Arm, other: Arm) -> bool:
     """Whether two arms are of one algorithm and search the same hyper-parameters, with the same value where it is one."""
 
     def told(arm: Arm) -> dict[str, object]:
-        return {
-            name: "several" if not isinstance(values, tuple) or len(values) > 1 else values[0]
-            for name, values in arm.space.items()
-            if values != (arm.algorithm.space[name].default,)
-        }
+        """Hyper-parameters that are not left at their defaults; those that have several values without them."""
+        single = {name: values for name, values in arm.space.items() if isinstance(values, tuple) and len(values) == 1}
+        varied: dict[str, object] = dict.fromkeys(arm.space.keys() - single.keys())
+        return varied | {name: values for name, values in single.items() if values != (arm.algorithm.space[name].default,)}
 
     return one.algorithm_name == other.algorithm_name and told(one) == told(other)
 

@@ -69,9 +69,6 @@ class Sanity(GradientPruner):
     def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return pruning["mask"]
 
-    def lasting(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return pruning["mask"]
-
 
 def setting(algorithm: str, hp: str) -> str:
     """`of` for the rows of an algorithm with these hyper-parameters, as rows have them: canonical JSON."""
