@@ -27,7 +27,7 @@ WORST = {**dict(zip(OBJECTIVES, front.REFERENCE, strict=True)), "latency": 1.0}
 PERCENT = (25, 50, 75)
 FEWEST = 2
 """Seeds that an attainment surface needs."""
-BATCH = 1 << 20
+BATCH = 1 << 17
 """Rows that are grouped at a time."""
 CHARGES = ("train_flops", "seconds")
 
@@ -52,20 +52,22 @@ def read(folder: Location, cost: front.Cost = "flops_masked") -> pd.DataFrame:
     front of all is the front of fronts: memory does not grow with the rows. What is computed from `points` comes out the same
     from this, but for numbers of points. Raises ValueError as `table.read` does.
     """
-    names, kept = [*LABEL, "seed", "accuracy_valid", cost, "flops_dense"], pd.DataFrame()
-    for rows in table.scan(folder, names, "done", BATCH):
+    names, kept = [*LABEL, "seed"], dict[tuple[object, ...], NDArray[np.float64]]()
+    for rows in table.scan(folder, [*names, "accuracy_valid", cost, "flops_dense"], "done", BATCH):
         frame = rows.to_pandas(categories=["arm"])
-        frame["relative"] = frame.pop(cost) / frame.pop("flops_dense")
-        kept = _fronts(pd.concat([kept, _fronts(frame).astype({"arm": object})]))
-    return kept.reset_index(drop=True) if len(kept) else pd.DataFrame(columns=[*LABEL, "seed", *OBJECTIVES])
+        values = np.column_stack([frame["accuracy_valid"], frame[cost] / frame["flops_dense"]])
+        for key, group in frame.groupby(names, observed=True).indices.items():
+            kept[key] = _joined(kept.get(key, np.empty((0, 2))), values[group])
+    lines = [[*key, *point] for key in sorted(kept) for point in kept[key]]
+    return pd.DataFrame(lines, columns=[*names, *OBJECTIVES])
 
 
-def _fronts(frame: pd.DataFrame) -> pd.DataFrame:
-    """The lines that none of their label and seed dominates."""
-    values = frame[list(OBJECTIVES)].to_numpy()
-    groups = frame.groupby([*LABEL, "seed"], observed=True).indices.values()
-    kept = [group[front.front(values[group], front.DIRECTIONS)] for group in groups]
-    return frame.iloc[np.sort(np.concatenate(kept))] if kept else frame
+def _joined(known: NDArray[np.float64], more: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The front of a front, from the cheapest, and more points; what the front already holds is looked up, not sorted."""
+    best = np.concatenate([[-np.inf], known[:, 0]])[np.searchsorted(known[:, 1], more[:, 1], side="right")]
+    both = np.concatenate([known, more[more[:, 0] > best]])
+    both = both[front.front(both, front.DIRECTIONS)]
+    return both[np.argsort(both[:, 1], kind="stable")]
 
 
 def timed(found: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
