@@ -96,8 +96,10 @@ def attained(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_maske
     axis = alt.Axis(format="~%", values=ticks, labelOverlap="greedy")
     y = alt.Y("accuracy:Q", scale=scale, axis=axis, title="accuracy, validation data")
     looks = _looks(drawn)
-    colour = alt.Fill("label:N", scale=alt.Scale(**looks["stroke"].to_dict()["scale"]), legend=None)
-    band = base.mark_area(interpolate="step-after", opacity=0.18).encode(x, alt.Y("low:Q", scale=scale), alt.Y2("high:Q"), colour)
+    colour = alt.Color("label:N", scale=alt.Scale(**looks["stroke"].to_dict()["scale"]), legend=None)
+    band = base.mark_area(interpolate="step-after", opacity=0.18).encode(
+        x, alt.Y("low:Q", scale=scale), alt.Y2("high:Q"), colour
+    )
     medians = base.transform_filter("isValid(datum.accuracy)")
     lines = [
         medians.transform_filter(f"{which}datum.control")
@@ -107,7 +109,12 @@ def attained(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_maske
     ]
     tips = _tips(drawn[["label", "seeds", "relative", "accuracy", "low", "high"]])
     marks = medians.transform_filter("datum.corner").mark_point(size=60, strokeWidth=2, opacity=1)
-    layers = [band, *lines, marks.encode(x, y, looks["stroke"], looks["fill"], looks["shape"], tooltip=tips), *_squeezed(broken)]
+    layers = [
+        band,
+        *lines,
+        marks.encode(x, y, looks["stroke"], looks["fill"], looks["shape"], tooltip=tips),
+        *_squeezed(broken),
+    ]
     said = [
         f"Over {_seeds(drawn['seeds'])}, validation data. Line: what {middle} % of the seeds attain; "
         f"band: between what {low} % and {high} % do.",
@@ -136,8 +143,13 @@ def _band(group: pd.DataFrame, low: int, middle: int, high: int) -> pd.DataFrame
 def compute(means: pd.DataFrame, study: str, charge: Literal["train_flops", "seconds"] = "train_flops") -> Picture:
     """Hypervolume reached against what the networks were charged in all, a line for each label with its 95 % t interval.
 
-    means: as from `attainment.spent`.
+    means: as from `attainment.spent`.  Labels without any hypervolume, as the dense parent, are left out with a note.
     """
+    some = means.groupby(["arm", "control"])["hypervolume"].transform("max") > 0
+    nothing = _labels(means[~some]).unique()
+    if not some.any():
+        raise ValueError(f"{study}: no network is cheaper than the parent, so no hypervolume can be drawn")
+    means = means[some]
     drawn = means.assign(label=_labels(means)).sort_values(["control", "arm", "networks"])
     drawn = drawn.rename(columns={"hypervolume_low": "low", "hypervolume_high": "high"})
     base = alt.Chart(alt.NamedData("spent"))
@@ -147,7 +159,7 @@ def compute(means: pd.DataFrame, study: str, charge: Literal["train_flops", "sec
     scale = alt.Scale(zero=False, nice=False, padding=10)
     y = alt.Y("hypervolume:Q", scale=scale, axis=alt.Axis(format="~g", tickCount=6), title="hypervolume, validation data")
     looks = _looks(drawn)
-    colour = alt.Fill("label:N", scale=alt.Scale(**looks["stroke"].to_dict()["scale"]), legend=None)
+    colour = alt.Color("label:N", scale=alt.Scale(**looks["stroke"].to_dict()["scale"]), legend=None)
     band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15)
     tips = _tips(drawn[["label", "seeds", "networks", *CHARGES, "hypervolume", "low", "high"]])
     marks = base.mark_point(size=50, strokeWidth=2, opacity=1)
@@ -166,6 +178,8 @@ def compute(means: pd.DataFrame, study: str, charge: Literal["train_flops", "sec
         f"Mean over {_seeds(drawn['seeds'])} with its 95 % t interval; networks in random order, the mean over all orders.",
         "Hollow, dashed: control. What networks share is charged to each of them.",
     ]
+    if len(nothing):
+        said.append(f"Not drawn: {', '.join(nothing)}, without a network that is cheaper than the parent.")
     title = alt.TitleParams(f"{study}: hypervolume against compute", subtitle=said)
     picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
     ends = drawn.groupby("label")["networks"].transform("max") == drawn["networks"]
