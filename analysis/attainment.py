@@ -100,7 +100,7 @@ def _volume(found: pd.DataFrame, objectives: Sequence[str]) -> float:
 
 
 def averaged(lines: pd.DataFrame, by: list[str], name: str) -> pd.DataFrame:
-    """For each `by` the mean of a column over its lines, one for each seed: `seeds`, `name`, and with `_std`, `_low`, `_high`."""
+    """For each `by` the mean of a column over its lines, one a seed: `seeds`, `name`, and with `_std`, `_low`, `_high`."""
     means = []
     for key, group in lines.groupby(by):
         mean = compare.paired(group[name])
@@ -121,7 +121,7 @@ def surfaces(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> tup
     """
     parts, refused = [], {}
     for label, group in found.groupby(LABEL):
-        group = group.dropna(subset=list(objectives))
+        group = group.dropna(subset=list(objectives)).sort_values("seed")  # moocore 0.3.2 mixes sets that are not contiguous
         seeds = group["seed"].nunique()
         if seeds < FEWEST:
             refused[label] = f"bands say how seeds differ, and need at least {FEWEST} of them; got {seeds}"
@@ -150,7 +150,9 @@ def differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     for side in (one, other):
         side = side[side["seed"].isin(seeds)]
         sides.append(np.column_stack([_losses(side, OBJECTIVES), side["seed"].rank(method="dense")]))
-    found = moocore.eafdiff(*sides, rectangles=True)
+    alike = [moocore.eaf(side[np.argsort(side[:, 2]), :2], np.sort(side[:, 2])) for side in sides]
+    # moocore 0.3.2 fails where there is no rectangle
+    found = np.empty((0, 5)) if np.array_equal(*alike) else moocore.eafdiff(*sides, rectangles=True)
     names = ["accuracy_high", "relative_low", "accuracy_low", "relative_high", "difference"]
     lines = pd.DataFrame(found * [-1, 1, -1, 1, 1 / len(seeds)], columns=names)
     return lines[lines["difference"] != 0].reset_index(drop=True)
@@ -186,7 +188,7 @@ def contributions(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -
     Seeds of which a label has no point do not count for it.
     """
     lines = []
-    for _, group in found.groupby("seed"):
+    for _, group in found.reset_index(drop=True).groupby("seed"):
         whole = _volume(group, objectives)
         belongs = pd.Series(front.front(group[list(objectives)], _maximize(objectives)), index=group.index)
         for (arm, control), part in group.groupby(LABEL):

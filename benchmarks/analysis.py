@@ -156,13 +156,13 @@ TOOLS: dict[str, Callable[[Path], float]] = {
 
 
 def measured(tool: str, folder: Path) -> dict[str, float]:
-    """Seconds, peak MiB, MiB above what the imports take, and the answer of a tool, in this process."""
+    """Seconds, those of processors, peak MiB, MiB above what the imports take, and the answer of a tool, in this process."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun = time.perf_counter()
+    begun, started = time.perf_counter(), time.process_time()
     answer = TOOLS[tool](folder)
-    seconds = time.perf_counter() - begun
+    seconds, processor = time.perf_counter() - begun, time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "peak": peak / 1024, "above": (peak - before) / 1024, "answer": answer}
+    return {"seconds": seconds, "processor": processor, "peak": peak / 1024, "above": (peak - before) / 1024, "answer": answer}
 
 
 def main() -> int:
@@ -184,7 +184,7 @@ def main() -> int:
         folder = given.out / f"{rows}_{given.rows_a_file}_{given.rungs}"
         if not folder.exists():
             write(folder, rows, given.rows_a_file, given.rungs)
-        size = sum(file.stat().st_size for file in table.files(folder)) / 2**20
+        size = sum(file.stat().st_size for file in (folder / "rows").iterdir()) / 2**20
         print(f"{rows:,} rows, {given.rows_a_file:,} a file, one in {given.rungs} done: {size:,.0f} MiB of Parquet", flush=True)
         answers = []
         for tool in given.tools:
@@ -193,8 +193,9 @@ def main() -> int:
             command = [sys.executable, __file__, "--out", str(folder), "--one", tool]
             runs = [json.loads(subprocess.check_output(command)) for _ in range(given.repeats)]
             took = sorted(run["seconds"] for run in runs)
+            cpu = sorted(run["processor"] for run in runs)[len(runs) // 2]
             median = took[len(took) // 2]
-            told = f"{median:8.2f} s ({took[0]:.2f} to {took[-1]:.2f}), peak {runs[0]['peak']:6,.0f} MiB"
+            told = f"{median:8.2f} s ({took[0]:.2f} to {took[-1]:.2f}), {cpu:.2f} s of processors, peak {runs[0]['peak']:6,.0f} MiB"
             print(f"  {tool:16} {told}, {runs[0]['above']:6,.0f} above imports; {runs[0]['answer']:.9f}", flush=True)
             answers += [run["answer"] for run in runs if tool != "optuna study"]
         agree &= bool(np.allclose(answers, answers[0], rtol=1e-9))
