@@ -223,7 +223,7 @@ def replayed(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.
 
 
 def volumes(rows: pd.DataFrame, goals: Goals) -> pd.Series[float]:
-    """Hypervolume, by seed, of the done members' networks, of all arms together: axes and reference of `front.hypervolumes`.
+    """Hypervolume, by seed, of the done members' networks, of all arms together: axes and reference of `attainment.volumes`.
 
     Its cost is the first measure to minimize, if that is a count of FLOPs, else masked FLOPs.
     """

@@ -31,6 +31,9 @@ DIRECTIONS = (True, False)
 REFERENCE = (0.0, 1.0)
 """Reference point of the hypervolume: accuracy 0, cost 1.0 times the parent's FLOPs."""
 
+ROUNDING = 1e-9
+"""Distances from the line of a knee that are no larger say nothing."""
+
 
 def front(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.bool_]:
     """Which points no other point dominates; equal points on the front all belong to it.
@@ -235,6 +238,27 @@ def fronts(summary: pd.DataFrame, cost: Cost = "flops_masked", within: str | Non
     return belongs
 
 
+def knees(summary: pd.DataFrame, cost: Cost = "flops_masked", within: str | None = None) -> pd.Series[bool]:
+    """The knee of each of `fronts`: of its points the one farthest from the line that joins its two ends (Das 1999).
+
+    Distances are in (mean validation accuracy, logarithm of mean cost), each from 0 to 1 between the ends: a factor counts the
+    same wherever it is, as in the chart; with linear cost the few dearest networks would set the scale. No point of a front is
+    a knee if none lies on the better side of the line. Points of no cost are left out; the cheapest wins ties.
+    """
+    seen = selectable(summary)
+    found = pd.Series(False, index=seen.index, dtype=bool)
+    there = seen[fronts(summary, cost, within) & (seen[cost] > 0)].sort_values(cost, kind="stable")
+    for _, group in there.groupby(np.zeros(len(there)) if within is None else within):
+        ends = pd.DataFrame({"accuracy": group["accuracy_valid"], "cost": np.log(group[cost])})
+        spans = ends.iloc[-1] - ends.iloc[0]
+        if (spans > 0).all():
+            beyond = (ends - ends.iloc[0]) / spans
+            distance = beyond["accuracy"] - beyond["cost"]  # times a half's root
+            if distance.max() > ROUNDING:
+                found |= found.index == distance.idxmax()
+    return found
+
+
 def members_on_front(last_rows: pd.DataFrame) -> set[str]:
     """The done members of the operating points on the front of all arms, by masked or by shrunk FLOPs."""
     summary = summarise(last_rows)
@@ -249,25 +273,3 @@ def ordered(summary: pd.DataFrame, cost: Cost = "flops_masked") -> pd.DataFrame:
     seen = selectable(summary).assign(other=~fronts(summary, cost), natural=natural)
     ascending = [True, False, True, True, True]
     return summary.loc[seen.sort_values(["other", cost, "arm", "control", "natural"], ascending=ascending).index]
-
-
-def hypervolumes(last_rows: pd.DataFrame, cost: Cost = "flops_masked") -> pd.DataFrame:
-    """Hypervolume of each arm, one front per seed: (accuracy_valid up, cost / flops_dense down), both linear.
-
-    Columns: arm, control, seeds, points_least and points_most (distinct networks of a seed), hypervolume (mean over
-    seeds, in [0, 1]) and hypervolume_std.  The reference point is `REFERENCE`.
-    """
-    seen = selectable(last_rows)
-    seen = seen[seen["status"] == "done"].assign(relative=lambda rows: rows[cost] / rows["flops_dense"])
-    seen["network"] = networks(seen)
-    lines: list[dict[str, Any]] = []
-    for (arm, control), group in seen.groupby(["arm", "control"]):
-        group = group.drop_duplicates(["seed", "network"])
-        seeds = [part[["accuracy_valid", "relative"]].to_numpy() for _, part in group.groupby("seed")]
-        volumes = np.array([hypervolume(points, REFERENCE, DIRECTIONS) for points in seeds])
-        sizes = [len(points) for points in seeds]
-        spread = volumes.std(ddof=1) if len(volumes) > 1 else float("nan")
-        key = {"arm": arm, "control": control, "seeds": len(seeds)}
-        points = {"points_least": min(sizes), "points_most": max(sizes)}
-        lines.append({**key, **points, "hypervolume": volumes.mean(), "hypervolume_std": spread})
-    return pd.DataFrame(lines)

@@ -8,10 +8,12 @@ import math
 from typing import Any, Literal
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import vl_convert
 
 from . import front
+from .attainment import CHARGES
 from .certificates import ROUNDING
 
 # Okabe & Ito's colours, safe for the colour-blind; grey stands for black and ochre for yellow, which vanish on a
@@ -71,6 +73,121 @@ def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") 
     title = _title(points, study, cost)
     picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
     return {**picture, "datasets": {"points": json.loads(drawn.to_json(orient="records"))}}
+
+
+def attained(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") -> Picture:
+    """Attainment surfaces over seeds: for each label the median as stairs, and a band between the outer percentages.
+
+    surfaces: as from `attainment.surfaces`.  At each cost, the band's upper edge is the accuracy that the least percentage of
+    the seeds attains, the lower that of the largest; where the largest attains nothing yet, it goes to the foot of the axis.
+    Corners of no FLOPs, which a logarithmic axis cannot hold, are left out with a note.
+    """
+    corners = surfaces.assign(label=_labels(surfaces))
+    there = corners[corners["relative"] > 0]
+    if there.empty:
+        raise ValueError(f"{study}: no attained point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
+    low, middle, high = sorted(there["percent"].unique())[:: max(there["percent"].nunique() // 2, 1)]
+    drawn = pd.concat([_band(group, low, middle, high) for _, group in there.groupby(["control", "arm"])])
+    broken, ticks, scale = _accuracy_axis(drawn.assign(front=True))
+    drawn["low"] = drawn["low"].fillna(scale.to_dict()["domain"][0])
+    base = alt.Chart(alt.NamedData("bands"))
+    x = alt.X("relative:Q", scale=alt.Scale(type="log", nice=False, padding=16), axis=alt.Axis(format="~%", tickCount=6))
+    x = x.title(["share of the parent's FLOPs", COSTS[cost]])
+    axis = alt.Axis(format="~%", values=ticks, labelOverlap="greedy")
+    y = alt.Y("accuracy:Q", scale=scale, axis=axis, title="accuracy, validation data")
+    looks = _looks(drawn)
+    colour = alt.Color("label:N", scale=alt.Scale(**looks["stroke"].to_dict()["scale"]), legend=None)
+    band = base.mark_area(interpolate="step-after", opacity=0.18).encode(
+        x, alt.Y("low:Q", scale=scale), alt.Y2("high:Q"), colour
+    )
+    medians = base.transform_filter("isValid(datum.accuracy)")
+    lines = [
+        medians.transform_filter(f"{which}datum.control")
+        .mark_line(strokeWidth=2, strokeDash=dash, interpolate="step-after")
+        .encode(x, y, looks["stroke"])
+        for which, dash in (("!", [1, 0]), ("", [6, 4]))
+    ]
+    tips = _tips(drawn[["label", "seeds", "relative", "accuracy", "low", "high"]])
+    marks = medians.transform_filter("datum.corner").mark_point(size=60, strokeWidth=2, opacity=1)
+    layers = [
+        band,
+        *lines,
+        marks.encode(x, y, looks["stroke"], looks["fill"], looks["shape"], tooltip=tips),
+        *_squeezed(broken),
+    ]
+    said = [
+        f"Over {_seeds(drawn['seeds'])}, validation data. Line: what {middle} % of the seeds attain; "
+        f"band: between what {low} % and {high} % do.",
+        "Hollow, dashed: control. Stairs, not slopes: between two networks there is none.",
+    ]
+    if nothing := len(corners) - len(there):
+        said.append(f"Not drawn: {nothing} of {len(corners)} corners have no FLOPs left.")
+    title = alt.TitleParams(f"{study}: what seeds attain", subtitle=said)
+    picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
+    return {**picture, "datasets": {"bands": json.loads(drawn.to_json(orient="records"))}}
+
+
+def _band(group: pd.DataFrame, low: int, middle: int, high: int) -> pd.DataFrame:
+    """At each cost at which a surface of a label has a corner: the accuracies attained by then; NaN where there is none."""
+    costs = np.unique(group["relative"])
+    stairs = {}
+    for name, percent in (("high", low), ("accuracy", middle), ("low", high)):
+        part = group[group["percent"] == percent].sort_values("relative")
+        best = np.concatenate([[np.nan], part["accuracy_valid"]])
+        stairs[name] = best[np.searchsorted(part["relative"], costs, side="right")]
+    first = group[["label", "control", "seeds"]].iloc[0].to_dict()
+    corner = np.isin(costs, group.loc[group["percent"] == middle, "relative"])
+    return pd.DataFrame({**first, "relative": costs, **stairs, "corner": corner})
+
+
+def compute(means: pd.DataFrame, study: str, charge: Literal["train_flops", "seconds"] = "train_flops") -> Picture:
+    """Hypervolume reached against what the networks were charged in all, a line for each label with its 95 % t interval.
+
+    means: as from `attainment.spent`.  Labels without any hypervolume, as the dense parent, are left out with a note.
+    """
+    some = means.groupby(["arm", "control"])["hypervolume"].transform("max") > 0
+    nothing = _labels(means[~some]).unique()
+    if not some.any():
+        raise ValueError(f"{study}: no network is cheaper than the parent, so no hypervolume can be drawn")
+    means = means[some]
+    drawn = means.assign(label=_labels(means)).sort_values(["control", "arm", "networks"])
+    drawn = drawn.rename(columns={"hypervolume_low": "low", "hypervolume_high": "high"})
+    base = alt.Chart(alt.NamedData("spent"))
+    named = {"train_flops": "training FLOPs charged, search included", "seconds": "seconds charged, search included"}[charge]
+    axis = alt.Axis(format="~s", values=_round(drawn[charge]) if _kind(drawn[charge]) == "log" else alt.Undefined)
+    x = alt.X(f"{charge}:Q", scale=alt.Scale(type=_kind(drawn[charge]), nice=False, padding=16), axis=axis, title=named)
+    scale = alt.Scale(zero=False, nice=False, padding=10)
+    y = alt.Y("hypervolume:Q", scale=scale, axis=alt.Axis(format="~g", tickCount=6), title="hypervolume, validation data")
+    looks = _looks(drawn)
+    colour = alt.Color("label:N", scale=alt.Scale(**looks["stroke"].to_dict()["scale"]), legend=None)
+    band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15)
+    tips = _tips(drawn[["label", "seeds", "networks", *CHARGES, "hypervolume", "low", "high"]])
+    marks = base.mark_point(size=50, strokeWidth=2, opacity=1)
+    if drawn.groupby("label").size().max() > FEW:
+        marks = marks.transform_filter("datum.end")
+    lines = [
+        base.transform_filter(f"{which}datum.control").mark_line(strokeWidth=2, strokeDash=dash).encode(x, y, looks["stroke"])
+        for which, dash in (("!", [1, 0]), ("", [6, 4]))
+    ]
+    layers = [
+        band.encode(x, alt.Y("low:Q", scale=scale, title="hypervolume, validation data"), alt.Y2("high:Q"), colour),
+        *lines,
+        marks.encode(x, y, looks["stroke"], looks["fill"], looks["shape"], tooltip=tips),
+    ]
+    said = [
+        f"Mean over {_seeds(drawn['seeds'])} with its 95 % t interval; networks in random order, the mean over all orders.",
+        "Hollow, dashed: control. What networks share is charged to each of them.",
+    ]
+    if len(nothing):
+        said.append(f"Not drawn: {', '.join(nothing)}, without a network that is cheaper than the parent.")
+    title = alt.TitleParams(f"{study}: hypervolume against compute", subtitle=said)
+    picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
+    ends = drawn.groupby("label")["networks"].transform("max") == drawn["networks"]
+    return {**picture, "datasets": {"spent": json.loads(drawn.assign(end=ends).to_json(orient="records"))}}
+
+
+def _labels(frame: pd.DataFrame) -> pd.Series:
+    return frame["arm"] + frame["control"].map({True: " (control)", False: ""})
 
 
 def search(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:
@@ -313,7 +430,7 @@ def _version() -> str:
 def _points(summary: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
     """The points with a mean, as the chart names them; colours and shapes go by the order of the labels."""
     done = summary[summary["done"] > 0]
-    label = done["arm"] + done["control"].map({True: " (control)", False: ""})
+    label = _labels(done)
     mean, std = done["accuracy_valid"], done["accuracy_valid_std"]
     drawn = done.assign(label=label, cost=done[cost], accuracy=mean, std=std, low=mean - std, high=mean + std)
     drawn = drawn.assign(best=front.fronts(drawn, cost), front=front.fronts(drawn, cost, within="label"))
@@ -379,14 +496,21 @@ def _notes(drawn: pd.DataFrame, low: float | None) -> list[alt.Chart]:
     ]
     if low is not None:
         below = int((drawn["accuracy"] < low).sum())
-        note = f"axis squeezed below {100 * low:.4g}%; {below} of {len(drawn)} points are there"
-        layers += [
-            one.mark_rule(strokeDash=[6, 3], **ink).encode(alt.Y(datum=low)),
-            one.mark_text(align="right", dx=-5, dy=5, baseline="top", fontSize=12, **ink).encode(
-                parent, alt.Y(datum=low), alt.TextValue(note)
-            ),
-        ]
+        layers += _squeezed(low, f"; {below} of {len(drawn)} points are there")
     return layers
+
+
+def _squeezed(low: float | None, more: str = "") -> list[alt.Chart]:
+    """The line and the note where the axis breaks."""
+    if low is None:
+        return []
+    one, ink = alt.Chart(alt.Data(values=[{}])), {"color": "currentColor", "opacity": 0.6}
+    return [
+        one.mark_rule(strokeDash=[6, 3], **ink).encode(alt.Y(datum=low)),
+        one.mark_text(align="right", dx=-5, dy=5, baseline="top", fontSize=12, **ink).encode(
+            alt.X(value=WIDTH), alt.Y(datum=low), alt.TextValue(f"axis squeezed below {100 * low:.4g}%{more}")
+        ),
+    ]
 
 
 def _tooltips(summary: pd.DataFrame) -> list[alt.Tooltip]:

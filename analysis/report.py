@@ -9,11 +9,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
-from . import budget, certificates, compare, dominance, front, goals, latency, plot, table
+from . import attainment, budget, certificates, compare, dominance, front, goals, latency, plot, table
 from .storage import Location, atomic
 
 Pictures = dict[str, plot.Picture]
@@ -563,7 +563,8 @@ def _volumes(rows: pd.DataFrame) -> Iterator[str]:
         "then mean ± standard deviation over seeds; 1 is the most. Networks that cost more than the parent count for nothing. "
         "An arm with more distinct networks has had more tries."
     )
-    masked, shrunk = (_records(front.hypervolumes(table.last(rows), cost)) for cost in ("flops_masked", "flops_shrunk"))
+    last = table.last(rows)
+    masked, shrunk = (_records(attainment.hypervolumes(attainment.points(last, cost))) for cost in get_args(front.Cost))
     lines = [
         [
             f"{one['arm']} (control)" if one["control"] else one["arm"],

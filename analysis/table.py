@@ -7,12 +7,15 @@ absent (`storage.atomic`). Files that are torn or foreign are named and set asid
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from .storage import Location, atomic, each, source
 
@@ -79,6 +82,9 @@ NAMES = tuple(name for name, _, _ in COLUMNS)
 CLOCK = ("seconds",)
 """The columns that a clock wrote: all others are the same, bit for bit, when a study is run again."""
 
+NO_ROWS = "no rows; a study's output folder has them in rows/*.parquet"
+ASIDE = "`prunefront run` sets such files aside"
+
 
 def schema(rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType]) -> pa.Schema:
     """The schema of a file of `rows`: the fixed columns, one `hp_<name>` for each of `hp_types`, and the rows' `m_<name>`."""
@@ -119,7 +125,16 @@ def _content(path: Location, columns: Sequence[str] | None) -> pa.Table | str:
             found = file.schema_arrow
             rows = file.read(None if columns is None else list(columns))
     except (pa.ArrowException, OSError, KeyError) as error:
-        return f"unreadable ({str(error).splitlines()[0][:120]})"
+        return _unreadable(error)
+    return _foreign(found) or rows
+
+
+def _unreadable(error: Exception) -> str:
+    return f"unreadable ({str(error).splitlines()[0][:120]})"
+
+
+def _foreign(found: pa.Schema) -> str | None:
+    """Why a file of this schema is no row file of ours; None if it is."""
     stamp = (found.metadata or {}).get(FOOTER)
     if stamp is None:
         return "not written by prunefront"
@@ -127,7 +142,7 @@ def _content(path: Location, columns: Sequence[str] | None) -> pa.Table | str:
     if version != SCHEMA_VERSION:
         return f"of schema version {version}, where {SCHEMA_VERSION} is read"
     missing = [name for name, kind, _ in COLUMNS if name not in found.names or found.field(name).type != kind]
-    return f"without the column {missing[0]}" if missing else rows
+    return f"without the column {missing[0]}" if missing else None
 
 
 def _sound(folder: Location, columns: Sequence[str] | None) -> tuple[list[pa.Table], dict[Location, str]]:
@@ -156,13 +171,48 @@ def read(folder: Location, columns: Sequence[str] | None = None) -> pd.DataFrame
     wanted = None if columns is None else list(dict.fromkeys([*columns, *key, "status"]))
     good, bad = _sound(folder, wanted)
     for path, why in bad.items():
-        raise ValueError(f"{path}: {why}; `prunefront run` sets such files aside")
+        raise ValueError(f"{path}: {why}; {ASIDE}")
     if not good:
-        raise ValueError(f"{folder}: no rows; a study's output folder has them in rows/*.parquet")
+        raise ValueError(f"{folder}: {NO_ROWS}")
     table = pa.concat_tables(good, promote_options="permissive")
     frame = table.to_pandas().sort_values(key, ignore_index=True)
     frame = settled(frame)
     return frame if columns is None else frame[list(columns)]
+
+
+def scan(folder: Location, columns: Sequence[str], status: str, most: int) -> Iterator[pa.Table]:
+    """The rows with a `status`, in parts of about `most` rows, never all at once; in the order of the files.
+
+    columns: all that is read of them, fixed ones.  Of files whose statistics show no such row the footer alone is read.
+    Raises ValueError if there are no files, or naming one that cannot be trusted.
+    """
+    paths, parts, size = files(folder), list[pa.Table](), 0
+    if not paths:
+        raise ValueError(f"{folder}: {NO_ROWS}")
+    for path in paths:
+        rows = _filtered(path, columns, status)
+        if isinstance(rows, str):
+            raise ValueError(f"{path}: {rows}; {ASIDE}")
+        parts.append(rows)
+        size += rows.num_rows
+        if size >= most:
+            yield pa.concat_tables(parts)
+            parts, size = [], 0
+    if size:
+        yield pa.concat_tables(parts)
+
+
+def _filtered(path: Location, columns: Sequence[str], status: str) -> pa.Table | str:
+    """The rows of a file that have a `status`, or why it is no row file of ours. Raises OSError as `_content` does."""
+    if path.suffix != ".parquet":
+        return "not a Parquet file"
+    origin = source(path)
+    system = fs.LocalFileSystem() if isinstance(origin, Path) else None
+    try:
+        file = ds.ParquetFileFormat().make_fragment(str(origin) if system else origin, system)
+        return _foreign(file.physical_schema) or file.to_table(columns=list(columns), filter=ds.field("status") == status)
+    except (pa.ArrowException, OSError) as error:
+        return _unreadable(error)
 
 
 def current(folder: Location, frame: pd.DataFrame) -> pd.DataFrame:

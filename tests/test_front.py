@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefront.analysis import front
+from prunefront.analysis import attainment, front
 
 
 @st.composite
@@ -96,6 +96,10 @@ def last_rows() -> pd.DataFrame:
     )
 
 
+def hypervolumes(rows: pd.DataFrame) -> pd.DataFrame:
+    return attainment.hypervolumes(attainment.points(rows))
+
+
 def lines(frame: pd.DataFrame, *key: str) -> dict[str, dict[str, Any]]:
     return {"".join(line[name] for name in key): line for line in frame.to_dict("records")}  # pyright: ignore
 
@@ -148,7 +152,7 @@ def test_nothing_done_gives_points_without_measures(last_rows: pd.DataFrame) -> 
     assert summary["failed"].sum() == len(last_rows)
     assert summary["accuracy_valid"].isna().all()
     assert not front.fronts(summary).any()
-    assert front.hypervolumes(last_rows.assign(status="failed")).empty
+    assert hypervolumes(last_rows.assign(status="failed")).empty
 
 
 def test_rows_without_a_point_are_refused(last_rows: pd.DataFrame) -> None:
@@ -168,7 +172,7 @@ def test_fronts_of_the_study_and_of_each_arm(last_rows: pd.DataFrame) -> None:
 
 
 def test_hypervolume_of_an_arm_is_the_mean_over_its_seeds(last_rows: pd.DataFrame) -> None:
-    volumes = lines(front.hypervolumes(last_rows), "arm")
+    volumes = lines(hypervolumes(last_rows), "arm")
     seeds = [0.88 * 0.9 + 0.30 * 0.05, 0.90 * 0.8]
     assert volumes["dns"]["hypervolume"] == pytest.approx(np.mean(seeds))
     assert volumes["dns"]["hypervolume_std"] == pytest.approx(np.std(seeds, ddof=1))
@@ -201,7 +205,7 @@ def test_rows_that_took_the_same_candidate_are_of_one_network(last_rows: pd.Data
     assert front.networks(both).nunique() == len(last_rows) + 6
     elsewhere = search_rows.assign(arm="other", hp=search_rows["hp"].str.replace("0.5", "0.6"))
     assert front.networks(pd.concat([search_rows, elsewhere], ignore_index=True)).nunique() == 12
-    (found, lone) = front.hypervolumes(search_rows).to_dict("records")
+    (found, lone) = hypervolumes(search_rows).to_dict("records")
     assert (found["points_least"], found["points_most"], lone["points_most"]) == (2, 3, 1)
 
 
@@ -269,6 +273,20 @@ def test_points_are_ordered_by_the_number_of_candidates(search_rows: pd.DataFram
     assert counts == [2, 3, 4, 5, 6, 7, 8, 9, 10, 1]  # controls after the others
 
 
+def test_the_knee_is_the_point_farthest_from_the_line_between_the_ends() -> None:
+    accuracy, cost = [0.0, 0.7, 0.9, 1.0, 0.5], [1.0, 10.0, 100.0, 1000.0, 500.0]
+    points = pd.DataFrame({"arm": "a", "accuracy_valid": accuracy, "flops_masked": cost})
+    x, y = np.log10(cost) / 3, np.array(accuracy)  # the line between the ends is y = x
+    distances = [abs(b - a) / math.sqrt(2) for a, b in zip(x[:4], y[:4], strict=True)]
+    assert front.knees(points).tolist() == [i == int(np.argmax(distances)) for i in range(5)] == [False, True] + 3 * [False]
+    assert not front.knees(points.assign(accuracy_valid=[0.0, 0.1, 0.2, 1.0, 0.1])).any(), "none on the better side"
+    assert not front.knees(points[:2]).any(), "two points are both ends"
+    assert not front.knees(points[:0]).any()
+    free = pd.DataFrame({"arm": "b", "accuracy_valid": [0.0, 0.9], "flops_masked": [0.0, 5.0]})
+    both = pd.concat([points, free], ignore_index=True)
+    assert front.knees(both, within="arm").tolist() == [False, True] + 5 * [False], "no cost has no logarithm"
+
+
 class Guarded(pd.DataFrame):
     """A frame in which reading a test column by name is an error."""
 
@@ -293,12 +311,12 @@ def test_nothing_that_selects_or_orders_reads_test_data(last_rows: pd.DataFrame)
         assert front.fronts(seen).tolist() == front.fronts(summary).tolist()
         assert front.fronts(seen, within="arm").tolist() == front.fronts(summary, within="arm").tolist()
         assert front.ordered(seen).index.equals(order)
-    pd.testing.assert_frame_equal(front.hypervolumes(poisoned_rows), front.hypervolumes(last_rows))
+    pd.testing.assert_frame_equal(hypervolumes(poisoned_rows), hypervolumes(last_rows))
     searched_rows = pd.DataFrame([searched(count, 0, count, 0.9 - count / 100) for count in range(1, 30)])
     points = front.summarise(searched_rows)
     spoilt = points.assign(accuracy_test=-points["accuracy_valid"])
     assert front.listed(Guarded(points), searched_rows).index.equals(front.listed(spoilt, searched_rows).index)
-    pd.testing.assert_frame_equal(front.hypervolumes(Guarded(last_rows)), front.hypervolumes(last_rows))
+    pd.testing.assert_frame_equal(hypervolumes(Guarded(last_rows)), hypervolumes(last_rows))
     assert front.parents(poisoned_rows) == front.parents(last_rows)
 
 
