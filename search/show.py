@@ -89,7 +89,7 @@ def layers(module: nn.Module, kept: Mapping[str, Tensor], parent: Parent) -> tup
 
 
 def _layers(lines: list[dict[str, Any]], whole: dict[str, int]) -> Table:
-    grid = _grid("layer by layer", ["layer", "weight", "kept", "units", "removed", *(f"FLOPs {kind}" for kind in COUNTS)])
+    grid = _grid("layer by layer, FLOPs", ["layer", "weight", "kept", "units", "removed", *COUNTS])
     for line in lines:
         about = ["", "", "", ""]
         if "shape" in line:
@@ -104,7 +104,7 @@ def _layers(lines: list[dict[str, Any]], whole: dict[str, int]) -> Table:
 def _rungs(steps: pd.DataFrame, ended: bool) -> Table:
     """A line for each rung; test data at the last row only."""
     names = {"train %": "accuracy_train", "valid %": front.SCORES[0], "test %": front.SCORES[1]}
-    grid = _grid("rung by rung", ["rung", "epochs", "loss valid", *names, "sparsity", "FLOPs masked", "FLOPs shrunk"])
+    grid = _grid("rung by rung, FLOPs", ["rung", "epochs", "loss", *names, "sparsity", *COUNTS[1:]])
     for number, row in enumerate(steps.to_dict("records"), 1):
         scores = [f"{100 * row[name]:.2f}" if not pd.isna(row[name]) else "" for name in names.values()]
         counts = [_count(row[f"flops_{kind}"]) for kind in COUNTS[1:]]
@@ -117,7 +117,7 @@ def _rungs(steps: pd.DataFrame, ended: bool) -> Table:
 def _grid(title: str, names: list[str]) -> Table:
     grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in names:
-        grid.add_column(name, justify="left" if name == "layer" else "right", overflow="fold")
+        grid.add_column(name, justify="left" if name == "layer" else "right", overflow="fold", no_wrap=name != "layer")
     return grid
 
 
