@@ -81,8 +81,10 @@ def _figures(line: dict[str, Any], n: int | None = None) -> str:
     for score in front.SCORES:
         spread = "" if n is None else f" ± {100 * line[f'{score}_std']:.2f}" if n > 1 else " ± -"
         told.append(f"{score.removeprefix('accuracy_')} accuracy {100 * line[score]:.2f}{spread} %")
-    flops = ", ".join(f"{line[f'flops_{kind}']:,.0f} {kind}" for kind in ("masked", "shrunk", "dense"))
-    sizes = ", ".join(f"{line[f'params_{kind}']:,.0f} {kind}" for kind in ("kept", "shrunk", "dense"))
+    flops, sizes = (
+        ", ".join(f"{line[name]:,.0f} {name.removeprefix(kind)}" for name in front.COUNTS if name.startswith(kind))
+        for kind in ("flops_", "params_")
+    )
     return f"{', '.join(told)}{'' if n is None else f' (n = {n})'}; FLOPs {flops}; parameters {sizes}"
 
 

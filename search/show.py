@@ -21,7 +21,8 @@ from ..trainables.measure import by_layer, compression
 from ..trainables.physical import Parent
 from ..trainables.structure import alive
 
-COUNTS = ("dense", "masked", "shrunk")
+COUNTS = tuple(name.removeprefix("flops_") for name in front.COUNTS if name.startswith("flops_"))
+"""Dense, masked and shrunk, as the rows count FLOPs."""
 
 
 def show(folder: Location, member: str, console: Console) -> None:
@@ -76,16 +77,15 @@ def layers(module: nn.Module, kept: Mapping[str, Tensor], parent: Parent) -> tup
             "kept": int(left[layer.name]["kept"]),
             "units": int(left[layer.name]["units"]),
             "removed": layer.units - int(left[layer.name]["units"]),
-            "dense": counts.layers.get(layer.name, 0),
-            "masked": int(left[layer.name]["flops_masked"]),
-            "shrunk": int(left[layer.name]["flops_shrunk"]),
+            COUNTS[0]: counts.layers.get(layer.name, 0),
+            **{kind: int(left[layer.name][f"flops_{kind}"]) for kind in COUNTS[1:]},
         }
         for layer in found.layers
     ]
-    if elsewhere := counts.flops - sum(line["dense"] for line in lines):
+    if elsewhere := counts.flops - sum(line[COUNTS[0]] for line in lines):
         lines.append({"layer": "elsewhere", **dict.fromkeys(COUNTS, elsewhere)})
     whole = compression(found, counts, stack)
-    return lines, {"dense": counts.flops, "masked": int(whole["flops_masked"]), "shrunk": int(whole["flops_shrunk"])}
+    return lines, {COUNTS[0]: counts.flops, **{kind: int(whole[f"flops_{kind}"]) for kind in COUNTS[1:]}}
 
 
 def _layers(lines: list[dict[str, Any]], whole: dict[str, int]) -> Table:
