@@ -1,4 +1,4 @@
-"""The command line: prunefront run | report | export | algorithms | doctor."""
+"""The command line: prunefront run | report | pick | show | export | algorithms | doctor."""
 
 from __future__ import annotations
 
@@ -62,6 +62,43 @@ def run(
 def report(folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")]) -> None:
     """Write the report of what has been measured so far, and print the front."""
     _report(locate(folder), Console())
+
+
+@app.command()
+def pick(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")],
+    max_flops: Annotated[float | None, typer.Option(help="The most accurate one of at most so many FLOPs.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="The cheapest one of at least this validation accuracy.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The one at the knee of the front.")] = False,
+    cost: Annotated[str, typer.Option(help="The FLOPs meant: masked or shrunk.")] = "masked",
+    out: Annotated[
+        str | None, typer.Option(help="The folder or URI to export to; default DIR/picked/<member>.", metavar="FOLDER")
+    ] = None,
+) -> None:
+    """Choose one network of the front on validation data, and export it: safetensors, JSON, ONNX."""
+    from ..analysis import pick as picking
+    from ..analysis import table
+    from .pick import pick as take
+    from .study import at
+
+    if cost not in picking.COSTS:
+        raise ValueError(f"--cost: is {' or '.join(picking.COSTS)}; got {cost}")
+    place, target = locate(folder), None if out is None else locate(out)
+    last = table.last(table.current(place, table.read(place)))
+    with at(place):
+        chosen = picking.pick(last, picking.COSTS[cost], max_flops, min_accuracy, knee)
+    raise typer.Exit(take(place, chosen, target, Console()))
+
+
+@app.command()
+def show(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")],
+    member: Annotated[str, typer.Argument(metavar="MEMBER", help="A member's name, or how it begins.")],
+) -> None:
+    """Tell the story of one network: hyper-parameters, rungs, cost, and what is left of each layer."""
+    from .show import show as tell
+
+    tell(locate(folder), member, Console())
 
 
 @app.command()

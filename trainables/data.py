@@ -150,13 +150,18 @@ def read(source: Source, rows: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set: split name -> inputs (n, *shape), standardised, on the device or streaming to it; labels (n,) int64 there."""
+    """A data set: split name -> inputs (n, *shape), standardised, on the device or streaming to it; labels (n,) int64 there.
+
+    mean, scale: (1, ...), broadcastable to inputs, on the CPU: what was subtracted from them, and then divided by.
+    """
 
     inputs: Mapping[str, Tensor | Stream]
     labels: Mapping[str, Tensor]
     shape: tuple[int, ...]  # of one input
     classes: int
     digest: str
+    mean: Tensor
+    scale: Tensor
 
     def examples(self, split: str, rows: Tensor) -> Tensor:
         """Inputs at rows (int64 of any shape): (*rows.shape, *shape)."""
@@ -219,7 +224,8 @@ def pack(found: Data) -> Packed | None:
     if any(isinstance(x, Stream) for x in found.inputs.values()):
         return None
     arrays = {part: {split: x.numpy(force=True) for split, x in getattr(found, part).items()} for part in ("inputs", "labels")}
-    return {**arrays, "shape": found.shape, "classes": found.classes, "digest": found.digest}
+    standard = {"mean": found.mean.numpy(), "scale": found.scale.numpy()}
+    return {**arrays, **standard, "shape": found.shape, "classes": found.classes, "digest": found.digest}
 
 
 def give(name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dtype, packed: Packed) -> None:
@@ -238,7 +244,8 @@ def _given(name: str, options: str, split_seed: int, dtype: torch.dtype, device:
         tensors = {
             part: {split: torch.from_numpy(x).to(device) for split, x in packed[part].items()} for part in ("inputs", "labels")
         }
-    return Data(tensors["inputs"], tensors["labels"], packed["shape"], packed["classes"], packed["digest"])
+        standard = torch.from_numpy(packed["mean"]), torch.from_numpy(packed["scale"])
+    return Data(tensors["inputs"], tensors["labels"], packed["shape"], packed["classes"], packed["digest"], *standard)
 
 
 @functools.lru_cache(maxsize=2)
@@ -270,7 +277,7 @@ def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: 
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return Data(inputs, labels, shape, 1 + max(int(y.max()) for _, y in splits.values()), digest)
+    return Data(inputs, labels, shape, 1 + max(int(y.max()) for _, y in splits.values()), digest, mean, scale)
 
 
 def _whole(stream: Stream, rows: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -27,7 +27,7 @@ def load_network(folder: Location, member: str) -> nn.Module:
 
     Raises ValueError if the study did not keep it.
     """
-    return _load(folder, member)[0]
+    return load(folder, member)[0]
 
 
 def load_masks(folder: Location, members: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
@@ -54,7 +54,7 @@ def load_shrunk(folder: Location, member: str) -> nn.Module:
 
     Raises ValueError if the study did not keep it.
     """
-    return _shrink(*_load(folder, member))
+    return shrink(*load(folder, member))
 
 
 def export(folder: Location, member: str, path: Location) -> None:
@@ -62,8 +62,8 @@ def export(folder: Location, member: str, path: Location) -> None:
 
     Raises ValueError if the study did not keep it.
     """
-    module, kept, parent = _load(folder, member)
-    physical.save(path, _shrink(module, kept, parent), parent)
+    module, kept, parent = load(folder, member)
+    physical.save(path, shrink(module, kept, parent), parent)
 
 
 def kept_members(folder: Location) -> set[str]:
@@ -83,12 +83,16 @@ def _about(path: Location) -> dict[str, Any]:
     return json.loads(json.loads(header)["__metadata__"]["about"])
 
 
-def _shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
+def shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
+    """The network that `load` gives, physically smaller."""
     return physical.shrunk(module, tracing.find(module, parent.input_shape), kept, parent.input_shape)
 
 
-def _load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
-    """The kept network of a member in evaluation mode, what is kept of it by name, and what it was made from."""
+def load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
+    """The kept network of a member as `load_network` gives it, what is kept of it, and what it was made from.
+
+    Raises ValueError if the study did not keep it.
+    """
     for path, about in _networks(folder):
         if member not in about["members"]:
             continue

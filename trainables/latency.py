@@ -56,13 +56,17 @@ def measure(network: nn.Module, input_shape: tuple[int, ...]) -> Iterator[dict[s
             x = torch.zeros(batch, *input_shape, device=parameter.device, dtype=parameter.dtype).uniform_(-1, 1)
             row: dict[str, Any] = {"mode": mode, "batch": batch, "reason": "", "rounds": ROUNDS}
             try:
-                rounds = _rounds(_compiled(network) if mode == "compiled" else network, x)
+                yield row | timed(_compiled(network) if mode == "compiled" else network, x)
             except Exception as error:  # a compiler may fail in any way
                 yield row | {"rounds": 0, "reason": models.raised(error)}
-                continue
-            median = statistics.median(rounds)
-            figures = {"milliseconds": median, "milliseconds_min": min(rounds), "milliseconds_max": max(rounds)}
-            yield row | figures | {"examples_per_second": 1e3 * batch / median}
+
+
+def timed(call: Callable[..., Any], x: torch.Tensor) -> dict[str, float]:
+    """The time that `call` takes for a batch `x`, by column: median and range of the rounds, examples a second."""
+    rounds = _rounds(call, x)
+    median = statistics.median(rounds)
+    figures = {"milliseconds": median, "milliseconds_min": min(rounds), "milliseconds_max": max(rounds)}
+    return figures | {"examples_per_second": 1e3 * len(x) / median}
 
 
 def _compiled(network: nn.Module) -> Callable[..., Any]:

@@ -88,19 +88,13 @@ def compression(found: structure.Structure, counts: Counts, kept: Mapping[str, T
     counts: of the parent.  kept: removable parameter -> (M, ...) bool, block -> (M,) bool.
     """
     units, columns = structure.alive(found, kept)
-    entries = torch.stack([torch.cat([kept[p].flatten(1) for p in layer.parameters], 1).sum(1) for layer in found.layers])
+    layers = by_layer(found, counts, kept, units, columns)
+    entries = torch.stack([layer["kept"] for layer in layers.values()])
     removable, left = sum(kept[name][0].numel() for name in found.parameters), entries.sum(0)
-    flops_masked = torch.full_like(left, counts.flops)
-    flops_shrunk, params_shrunk = flops_masked.clone(), torch.full_like(left, counts.params)
+    elsewhere = counts.flops - sum(counts.layers.get(layer.name, 0) for layer in found.layers)
+    params_shrunk = torch.full_like(left, counts.params)
     for layer in found.layers:
-        weight, spent = kept[layer.weight], counts.layers.get(layer.name, 0)
-        weights, each = weight[0].numel(), weight[0][0, 0].numel()
-        whole = units[layer.name].sum(1) * columns[layer.name].sum(1) * each
-        flops_masked -= spent - spent * weight.flatten(1).sum(1) // weights
-        flops_shrunk -= spent - spent * whole // weights
-        params_shrunk -= weights - whole
-        if layer.bias is not None:
-            params_shrunk -= layer.units - units[layer.name].sum(1)
+        params_shrunk -= sum(kept[name][0].numel() for name in layer.parameters) - layers[layer.name]["params_shrunk"]
     inner = {norm: link.producer for link in found.links for norm in link.norms}
     for norm, producer in inner.items():
         params_shrunk -= len(norm.parameters) * (~units[producer]).sum(1)
@@ -109,9 +103,35 @@ def compression(found: structure.Structure, counts: Counts, kept: Mapping[str, T
         params_shrunk -= outer * ~kept[block.name]
     return {
         "sparsity": 1 - left.double() / removable,
-        "flops_masked": flops_masked,
-        "flops_shrunk": flops_shrunk,
+        "flops_masked": elsewhere + torch.stack([layer["flops_masked"] for layer in layers.values()]).sum(0),
+        "flops_shrunk": elsewhere + torch.stack([layer["flops_shrunk"] for layer in layers.values()]).sum(0),
         "params_kept": counts.params - (removable - left),
         "params_shrunk": params_shrunk,
         "layers_dead": (entries == 0).sum(0),
     }
+
+
+def by_layer(
+    found: structure.Structure,
+    counts: Counts,
+    kept: Mapping[str, Tensor],
+    units: Mapping[str, Tensor],
+    columns: Mapping[str, Tensor],
+) -> dict[str, dict[str, Tensor]]:
+    """What is left of each removable layer of M networks: layer -> `kept` parameters, live `units`, counts, (M,) int64 each.
+
+    counts: of the parent.  units, columns: as from `structure.alive` of `kept`.
+    """
+    lines: dict[str, dict[str, Tensor]] = {}
+    for layer in found.layers:
+        weight, spent, live = kept[layer.weight], counts.layers.get(layer.name, 0), units[layer.name].sum(1)
+        weights, each = weight[0].numel(), weight[0][0, 0].numel()
+        whole = live * columns[layer.name].sum(1) * each
+        lines[layer.name] = {
+            "kept": torch.cat([kept[name].flatten(1) for name in layer.parameters], 1).sum(1),
+            "units": live,
+            "flops_masked": spent * weight.flatten(1).sum(1) // weights,
+            "flops_shrunk": spent * whole // weights,
+            "params_shrunk": whole if layer.bias is None else whole + live,
+        }
+    return lines

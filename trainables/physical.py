@@ -53,6 +53,10 @@ class Constant(nn.Module):
         super().__init__()
         self.shape, self.bias = shape, bias
 
+    def extra_repr(self) -> str:
+        """What it says of itself between its brackets."""
+        return f"shape={self.shape}, bias={self.bias is not None}"
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, ...), of which only the size of the batch is read."""
         zeros = x.new_zeros(x.shape[0], *self.shape)

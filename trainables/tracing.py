@@ -144,6 +144,19 @@ def before(module: nn.Module, layer: str) -> nn.Module:
     return graph
 
 
+def code(module: nn.Module) -> tuple[str, dict[str, str]]:
+    """The forward pass of a model as Python code, and what each part that it calls says of itself, by name.
+
+    Raises ValueError if it cannot be traced.
+    """
+    try:
+        graph = _traced(module)
+    except Exception as error:  # anybody's code
+        raise ValueError(f"a model that is written down can be traced by torch.fx; it raised {raised(error)}") from error
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
+    return graph.code.strip(), {name: repr(module.get_submodule(name)) for name in dict.fromkeys(called)}
+
+
 def divisible(module: nn.Module) -> fx.Graph:
     """The graph of a model that `halves` can cut.
 
