@@ -12,8 +12,9 @@ from rich.console import Console
 from ..analysis import front, table
 from ..analysis import pick as picking
 from ..analysis.storage import Location
-from ..trainables import cohort, deploy
+from ..trainables import deploy
 from ..trainables import latency as timing
+from ..trainables.kept import load, shrink
 from ..trainables.task import Task
 from . import DONE, FAILED
 from .study import at
@@ -34,10 +35,10 @@ def pick(folder: Location, chosen: picking.Pick, out: Location | None, console: 
     say(f"         {_figures(point, point['done'])}")
     say(f"member   {member}, seed {row['seed']} ({chosen.why[1]})")
     say(f"         {_figures(row)}")
-    module, kept, parent = cohort.load(folder, member)
+    module, kept, parent = load(folder, member)
     with at(folder):
         task = _task(folder)
-    small, target = cohort.shrink(module, kept, parent), out or folder / "picked" / member
+    small, target = shrink(module, kept, parent), out or folder / "picked" / member
     columns = ["study", "arm", "algorithm", "dataset", "seed", "member", "hp", *front.SCORES, *front.COUNTS]
     about = {name: value.item() if hasattr(value, "item") else value for name, value in row.items() if name in columns}
     try:

@@ -64,7 +64,7 @@ def layers(module: nn.Module, kept: Mapping[str, Tensor], parent: Parent) -> tup
 
     Names of a line: `layer`, `shape` (of its weight), `parameters` and `kept` of them, `units` and `removed` of them, `dense`,
     `masked` and `shrunk` FLOPs. The last line is what is computed elsewhere, if that has FLOPs.  module, kept, parent: as from
-    `cohort.load`.
+    `kept.load`.
     """
     found, counts = tracing.find(module, parent.input_shape), flops.count(module, parent.input_shape)
     stack = {name: mask[None] for name, mask in kept.items()}
