@@ -120,7 +120,8 @@ def surfaces(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> tup
     every objective (Grunert da Fonseca, Fonseca & Hall 2001). objectives: two or three, any columns.
     """
     parts, refused = [], {}
-    for label, group in found.groupby(LABEL):
+    for (arm, control), group in found.groupby(LABEL):  # type: ignore[misc]
+        label = str(arm), bool(control)
         group = group.dropna(subset=list(objectives)).sort_values("seed")  # moocore 0.3.2 mixes sets that are not contiguous
         seeds = group["seed"].nunique()
         if seeds < FEWEST:
