@@ -107,7 +107,7 @@ def attained(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_maske
     tips = _tips(drawn[["label", "seeds", "relative", "accuracy", "low", "high"]])
     marks = medians.transform_filter("datum.corner").mark_point(size=60, strokeWidth=2, opacity=1)
     layers = [
-        band,
+        *bands,
         *lines,
         marks.encode(x, y, looks["stroke"], looks["fill"], looks["shape"], tooltip=tips),
         *_squeezed(broken),
