@@ -120,7 +120,8 @@ def surfaces(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> tup
     every objective (Grunert da Fonseca, Fonseca & Hall 2001). objectives: two or three, any columns.
     """
     parts, refused = [], {}
-    for label, group in found.groupby(LABEL):
+    for (arm, control), group in found.groupby(LABEL):  # type: ignore[misc]
+        label = str(arm), bool(control)
         group = group.dropna(subset=list(objectives)).sort_values("seed")  # moocore 0.3.2 mixes sets that are not contiguous
         seeds = group["seed"].nunique()
         if seeds < FEWEST:
@@ -152,7 +153,7 @@ def differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
         sides.append(np.column_stack([_losses(side, OBJECTIVES), side["seed"].rank(method="dense")]))
     alike = [moocore.eaf(side[np.argsort(side[:, 2]), :2], np.sort(side[:, 2])) for side in sides]
     # moocore 0.3.2 fails where there is no rectangle
-    found = np.empty((0, 5)) if np.array_equal(*alike) else moocore.eafdiff(*sides, rectangles=True)
+    found = np.empty((0, 5)) if np.array_equal(alike[0], alike[1]) else moocore.eafdiff(*sides, rectangles=True)
     names = ["accuracy_high", "relative_low", "accuracy_low", "relative_high", "difference"]
     lines = pd.DataFrame(found * [-1, 1, -1, 1, 1 / len(seeds)], columns=names)
     return lines[lines["difference"] != 0].reset_index(drop=True)

@@ -255,7 +255,7 @@ def knees(summary: pd.DataFrame, cost: Cost = "flops_masked", within: str | None
             beyond = (ends - ends.iloc[0]) / spans
             distance = beyond["accuracy"] - beyond["cost"]  # times a half's root
             if distance.max() > ROUNDING:
-                found |= found.index == distance.idxmax()
+                found[found.index.isin([distance.idxmax()])] = True
     return found
 
 

@@ -96,10 +96,7 @@ def attained(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_maske
     axis = alt.Axis(format="~%", values=ticks, labelOverlap="greedy")
     y = alt.Y("accuracy:Q", scale=scale, axis=axis, title="accuracy, validation data")
     looks = _looks(drawn)
-    colour = alt.Color("label:N", scale=alt.Scale(**looks["stroke"].to_dict()["scale"]), legend=None)
-    band = base.mark_area(interpolate="step-after", opacity=0.18).encode(
-        x, alt.Y("low:Q", scale=scale), alt.Y2("high:Q"), colour
-    )
+    bands = _bands(base, drawn, x, alt.Y("low:Q", scale=scale), interpolate="step-after")
     medians = base.transform_filter("isValid(datum.accuracy)")
     lines = [
         medians.transform_filter(f"{which}datum.control")
@@ -110,7 +107,7 @@ def attained(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_maske
     tips = _tips(drawn[["label", "seeds", "relative", "accuracy", "low", "high"]])
     marks = medians.transform_filter("datum.corner").mark_point(size=60, strokeWidth=2, opacity=1)
     layers = [
-        band,
+        *bands,
         *lines,
         marks.encode(x, y, looks["stroke"], looks["fill"], looks["shape"], tooltip=tips),
         *_squeezed(broken),
@@ -159,8 +156,7 @@ def compute(means: pd.DataFrame, study: str, charge: Literal["train_flops", "sec
     scale = alt.Scale(zero=False, nice=False, padding=10)
     y = alt.Y("hypervolume:Q", scale=scale, axis=alt.Axis(format="~g", tickCount=6), title="hypervolume, validation data")
     looks = _looks(drawn)
-    colour = alt.Color("label:N", scale=alt.Scale(**looks["stroke"].to_dict()["scale"]), legend=None)
-    band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15)
+    low = alt.Y("low:Q", scale=scale, title="hypervolume, validation data")
     tips = _tips(drawn[["label", "seeds", "networks", *CHARGES, "hypervolume", "low", "high"]])
     marks = base.mark_point(size=50, strokeWidth=2, opacity=1)
     if drawn.groupby("label").size().max() > FEW:
@@ -170,7 +166,7 @@ def compute(means: pd.DataFrame, study: str, charge: Literal["train_flops", "sec
         for which, dash in (("!", [1, 0]), ("", [6, 4]))
     ]
     layers = [
-        band.encode(x, alt.Y("low:Q", scale=scale, title="hypervolume, validation data"), alt.Y2("high:Q"), colour),
+        *_bands(base.transform_filter("isValid(datum.low)"), drawn, x, low),
         *lines,
         marks.encode(x, y, looks["stroke"], looks["fill"], looks["shape"], tooltip=tips),
     ]
@@ -184,6 +180,18 @@ def compute(means: pd.DataFrame, study: str, charge: Literal["train_flops", "sec
     picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
     ends = drawn.groupby("label")["networks"].transform("max") == drawn["networks"]
     return {**picture, "datasets": {"spent": json.loads(drawn.assign(end=ends).to_json(orient="records"))}}
+
+
+def _bands(base: alt.Chart, drawn: pd.DataFrame, x: alt.X, low: alt.Y, **how: Any) -> list[alt.Chart]:
+    """An area for each label; by no scale of colours, whose legend would displace that of the lines."""
+    labels = drawn["label"].unique()
+    areas = [
+        base.transform_filter(alt.FieldEqualPredicate(field="label", equal=label)).mark_area(
+            opacity=0.18, color=COLOURS[i % len(COLOURS)], **how
+        )
+        for i, label in enumerate(labels)
+    ]
+    return [area.encode(x, low, alt.Y2("high:Q")) for area in areas]
 
 
 def _labels(frame: pd.DataFrame) -> pd.Series:

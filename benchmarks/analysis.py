@@ -195,7 +195,7 @@ def main() -> int:
             took = sorted(run["seconds"] for run in runs)
             cpu = sorted(run["processor"] for run in runs)[len(runs) // 2]
             median = took[len(took) // 2]
-            told = f"{median:8.2f} s ({took[0]:.2f} to {took[-1]:.2f}), {cpu:.2f} s of processors, peak {runs[0]['peak']:6,.0f} MiB"
+            told = f"{median:8.2f} s ({took[0]:.2f} to {took[-1]:.2f}), {cpu:.2f} s of CPU, peak {runs[0]['peak']:6,.0f} MiB"
             print(f"  {tool:16} {told}, {runs[0]['above']:6,.0f} above imports; {runs[0]['answer']:.9f}", flush=True)
             answers += [run["answer"] for run in runs if tool != "optuna study"]
         agree &= bool(np.allclose(answers, answers[0], rtol=1e-9))

@@ -23,6 +23,8 @@ from ..trainables.structure import alive
 
 COUNTS = tuple(name.removeprefix("flops_") for name in front.COUNTS if name.startswith("flops_"))
 """Dense, masked and shrunk, as the rows count FLOPs."""
+WIDTH = 160
+"""Columns that a table may take, whatever the terminal has."""
 
 
 def show(folder: Location, member: str, console: Console) -> None:
@@ -49,6 +51,7 @@ def show(folder: Location, member: str, console: Console) -> None:
     say(f"{ended} at rung {last['rung']}{f': {reason}' if (reason := last['reason']) else ''}")
     spent = f"{last['train_flops']:,.0f} training FLOPs ({last['search_flops']:,.0f} of them for a search)"
     say(f"cost: {last['seconds']:.3g} s, {spent}, {last['steps']:,.0f} steps, {last['examples']:,.0f} examples")
+    console.width = max(console.width, WIDTH)  # or digits would be cut off
     console.print(_rungs(steps, last["status"] != table.RUNNING))
     if member not in kept_members(folder):
         say("layers are not shown: the study kept no network of it (`keep` says which are kept when it ends)")
@@ -117,7 +120,7 @@ def _rungs(steps: pd.DataFrame, ended: bool) -> Table:
 def _grid(title: str, names: list[str]) -> Table:
     grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in names:
-        grid.add_column(name, justify="left" if name == "layer" else "right", overflow="fold", no_wrap=name != "layer")
+        grid.add_column(name, justify="left" if name == "layer" else "right")
     return grid
 
 

@@ -86,7 +86,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """Runs a command line, timing next to nothing; returns its exit code and what it said on both streams."""
     monkeypatch.setattr(timing, "SECONDS", 1e-5)
     monkeypatch.setattr(timing, "ROUNDS", 1)
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "40")
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["prunefront", *map(str, words)])
