@@ -76,7 +76,7 @@ def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") 
 def search(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:
     """Mean validation accuracy against the number of candidates, a panel for each setting of a search.
 
-    curves: as from `compare.curves`.  random: the lines of `compare.found` whose network is `random`; its mean is a line,
+    curves: as from `searches.curves`.  random: the lines of `searches.found` whose network is `random`; its mean is a line,
     its interval a band.
     """
     settings = curves[["algorithm", "setting"]].drop_duplicates()

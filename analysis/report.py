@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import budget, certificates, compare, dominance, front, goals, latency, plot, table
+from . import budget, certificates, compare, dominance, front, goals, latency, plot, searches, table
 from .storage import Location, atomic
 
 Pictures = dict[str, plot.Picture]
@@ -66,10 +66,10 @@ def build(folder: Location) -> Location:
     last, study = table.last(rows), str(rows["study"].iloc[0])
     marked = summary.assign(front_masked=front.fronts(summary), front_shrunk=front.fronts(summary, "flops_shrunk"))
     points = front.listed(summary, last)
-    found, correlations = compare.found(last), compare.correlations(last)
+    found, correlations = searches.found(last), searches.correlations(last)
     pictures = _pictures(points, study)
     if len(found):
-        pictures["search"] = plot.search(compare.curves(last), found[found["network"] == "random"], study)
+        pictures["search"] = plot.search(searches.curves(last), found[found["network"] == "random"], study)
     spent, lacking = budget.measured(rows, points)
     over = budget.curves(spent)
     if len(over):
