@@ -15,6 +15,11 @@ import pandas as pd
 
 from . import budget, certificates, compare, dominance, front, goals, latency, plot, searches, table
 from .storage import Location, atomic
+from .wording import interval as _interval
+from .wording import large as _large
+from .wording import number as _number
+from .wording import p as _p
+from .wording import spread as _spread
 
 Pictures = dict[str, plot.Picture]
 TOLERANCE = 0.005
@@ -167,36 +172,9 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in line.items()} for line in frame.to_dict("records")]
 
 
-# ---- text of numbers
-
-
-def _number(value: float, form: str) -> str:
-    return "∞" if math.isinf(value) else "-" if math.isnan(value) else format(value, form)
-
-
-def _spread(mean: float, std: float, form: str = ".2f", times: float = 100.0) -> str:
-    """Mean ± standard deviation, in percent or percentage points unless `times` says otherwise."""
-    return "-" if math.isnan(mean) else f"{_number(times * mean, form)} ± {_number(times * std, form.lstrip('+'))}"
-
-
-def _large(value: float) -> str:
-    """A count in three digits: 51200 is 51.2 k."""
-    sizes = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
-    size, letter = next((pair for pair in sizes if value >= 0.9995 * pair[0]), (1.0, ""))
-    return f"{value / size:{'.3g' if value < 999.5 * size else '.0f'}}{letter}"
-
-
 def _share(share: float) -> str:
     """What a search took of the training FLOPs; nothing if there was none."""
     return f" ({_number(100 * share, '.2g')}%)" if share > 0 else ""
-
-
-def _interval(low: float, high: float, form: str = ".2f", times: float = 100.0) -> str:
-    return "-" if math.isnan(low) else f"{times * low:{form}} to {times * high:{form}}"
-
-
-def _p(value: float) -> str:
-    return "-" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
 def _line(point: Mapping[str, Any]) -> dict[str, str]:
