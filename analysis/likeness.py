@@ -16,6 +16,8 @@ from .storage import Location
 
 SPENT = ("epochs", "steps", "examples", "search_flops")
 """What of a member's budget is compared."""
+RECIPE = ("lr", "weight_decay")
+"""What an arm may override in the task."""
 ABOUT = ("commit", "device", "versions")
 """What of a footer is named where it differs: results may depend on it, but nothing says that they do."""
 MEASURES = ("accuracy_valid", "flops_masked", "flops_shrunk", *(score for score in front.SCORES if score != "accuracy_valid"))
@@ -25,7 +27,7 @@ def load(folders: Sequence[Location], anyway: bool = False) -> tuple[pd.DataFram
     """The done rows of the studies in `folders`, with `label`, and sentences about what is unlike in them.
 
     label: as from `compare.labels`; of several studies "study: arm", by the folders if they have the same names.
-    task_<name>: of what an arm may override in the task, the arm's value, or else the task's.
+    task_<name>, for `RECIPE`: the arm's value, or else the task's, if any arm has one.
     Raises ValueError if a folder has no rows or none that are done, a file cannot be trusted, a measure is missing, or tasks
     differ and `anyway` is false.
     """
@@ -57,9 +59,8 @@ def unlike(rows: pd.DataFrame, other: pd.DataFrame) -> str:
 
     rows, other: their done rows, as from `load`; the figures of `rows` come first.
     """
-    recipe = sorted({str(name) for name in (*rows, *other) if str(name).startswith("task_")})
     found = []
-    for name in (*SPENT, *recipe):
+    for name in (*SPENT, *(f"task_{name}" for name in RECIPE)):
         one, two = (sorted(each[name].dropna().unique()) if name in each else [] for each in (rows, other))
         if one != two:
             found.append(f"{name.removeprefix('task_')} {_range(one)} against {_range(two)}")
@@ -67,9 +68,7 @@ def unlike(rows: pd.DataFrame, other: pd.DataFrame) -> str:
 
 
 def _range(values: Sequence[Any]) -> str:
-    if any(isinstance(value, str) for value in values):
-        return " and ".join(map(str, values))
-    return " to ".join(dict.fromkeys(f"{value:,.6g}" for value in (*values[:1], *values[-1:]))) or "none"
+    return " to ".join(dict.fromkeys(f"{value:,.10g}" for value in (*values[:1], *values[-1:]))) or "none"
 
 
 def _done(folder: Location) -> pd.DataFrame:
@@ -96,7 +95,7 @@ def _tasks(footers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _recipe(rows: pd.DataFrame, task: Mapping[str, Any]) -> pd.DataFrame:
-    names = [name for name in task if f"hp_{name}" in rows]
+    names = [name for name in RECIPE if f"hp_{name}" in rows and name in task]
     return rows.assign(**{f"task_{name}": rows[f"hp_{name}"].fillna(task[name]) for name in names})
 
 

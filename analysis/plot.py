@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import math
+import textwrap
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -13,6 +15,7 @@ import vl_convert
 
 from . import front
 from .certificates import ROUNDING
+from .compare import MARGIN
 
 # Okabe & Ito's colours, safe for the colour-blind; grey stands for black and ochre for yellow, which vanish on a
 # dark and on a light page. Seven colours and eight shapes share no divisor: 56 arms before a pair comes again.
@@ -261,6 +264,57 @@ def _spent(curves: pd.DataFrame, arm: str) -> alt.LayerChart:
         told = str(curves["setting"].iloc[0])
     title = alt.TitleParams(arm, subtitle=told, fontSize=13, subtitleFontSize=11, offset=6, limit=240)
     return alt.LayerChart(layer=[lines, rings], width=210, height=160, title=title)
+
+
+def differences(lines: pd.DataFrame, study: str, baseline: str, notes: Sequence[str]) -> Picture:
+    """Differences of accuracy to a baseline at equal FLOPs, with their intervals, a panel for each arm, a colour for each cost.
+
+    lines: arm, cost, flops, n, difference, low, high, verdict and unlike; those without FLOPs are left out with a note.
+    notes: sentences about what is unlike.
+    """
+    drawn = lines[lines["flops"].notna() & (lines["n"] > 0)]
+    shown = drawn["arm"].unique().tolist()[:PANELS]
+    drawn = drawn.assign(sure=drawn["verdict"].str.startswith(("better", "worse")))
+    panels = [_differing(drawn[drawn["arm"] == arm], arm) for arm in shown]
+    margin = f"{100 * MARGIN:g}"
+    said = [
+        f"Test accuracy minus that of {baseline}, same seed and FLOPs: mean over {_seeds(drawn['n'])}, 95 % t interval.",
+        f"Filled: better or worse after Holm's correction. Dotted: ± {margin} points. Blue: masked FLOPs, orange: shrunk.",
+    ]
+    left = [arm for arm in lines["arm"].unique() if arm not in shown]
+    said += [f"Not drawn (see the table): {'; '.join(left)}."] if left else []
+    said += textwrap.wrap(" ".join(notes), 130)
+    title = alt.TitleParams(f"{study}: differences at equal FLOPs", subtitle=said)
+    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict()
+
+
+def _differing(lines: pd.DataFrame, arm: str) -> alt.LayerChart:
+    names = ["cost", "flops", "n", "difference", "low", "high", "verdict", "unlike"]
+    base = alt.Chart(alt.Data(values=_exact(lines[[*names, "sure"]])))
+    one = alt.Chart(alt.Data(values=[{}]))
+    x = alt.X(
+        "flops:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=alt.Axis(format="~s", tickCount=4), title="FLOPs"
+    )
+    y, low = (alt.Y(f"{name}:Q", axis=alt.Axis(format="+~%", tickCount=5), title=None) for name in ("difference", "low"))
+    scale = alt.Scale(domain=list(COSTS), range=list(COLOURS[:2]))
+    stroke = alt.Stroke("cost:N", scale=scale, legend=None)
+    filling = alt.condition("datum.sure", alt.Fill("cost:N", scale=scale, legend=None), alt.value("transparent"))
+    shape = alt.Shape("cost:N", scale=alt.Scale(domain=list(COSTS), range=list(SHAPES[:2])), legend=None)
+    layers = [one.mark_rule(color="currentColor", opacity=0.6).encode(alt.Y(datum=0))]
+    layers += [
+        one.mark_rule(color="currentColor", opacity=0.6, strokeDash=[2, 3]).encode(alt.Y(datum=end))
+        for end in (-MARGIN, MARGIN)
+    ]
+    layers += [
+        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x, low, alt.Y2("high:Q"), stroke),
+        base.mark_point(size=60, strokeWidth=2, opacity=1).encode(
+            x, y, stroke, shape, fill=filling, tooltip=_tips(lines[names])
+        ),
+    ]
+    unlike = lines["unlike"].iloc[0]
+    told = textwrap.wrap(f"trained unlike: {unlike}", 40)[:3] if unlike else []
+    title = alt.TitleParams(arm, subtitle=told, fontSize=13, subtitleFontSize=11, offset=6, limit=240)
+    return alt.LayerChart(layer=layers, width=210, height=170, title=title)
 
 
 def _exact(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from . import budget, certificates, compare, dominance, front, goals, latency, plot, searches, table
-from .storage import Location, atomic
+from .storage import Location
+from .storage import save as _save
 from .wording import interval as _interval
 from .wording import large as _large
 from .wording import number as _number
@@ -146,11 +147,6 @@ def _load(folder: Location) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _csv(frame: pd.DataFrame) -> bytes:
     return frame.to_csv(index=False, lineterminator="\n").encode()
-
-
-def _save(path: Location, content: bytes) -> None:
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def _unfinished(rows: pd.DataFrame) -> pd.DataFrame:
