@@ -6,6 +6,8 @@ What was learnt on other data or by another task is refused, or named wherever i
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +29,7 @@ def load(folders: Sequence[Location], anyway: bool = False) -> tuple[pd.DataFram
     """The done rows of the studies in `folders`, with `label`, and sentences about what is unlike in them.
 
     label: as from `compare.labels`; of several studies "study: arm", by the folders if they have the same names.
-    task_<name>, for `RECIPE`: the arm's value, or else the task's, if any arm has one.
+    task_<name>, for `RECIPE`: the arm's value, or else the task's.
     Raises ValueError if a folder has no rows or none that are done, a file cannot be trusted, a measure is missing, or tasks
     differ and `anyway` is false.
     """
@@ -63,12 +65,13 @@ def unlike(rows: pd.DataFrame, other: pd.DataFrame) -> str:
     for name in (*SPENT, *(f"task_{name}" for name in RECIPE)):
         one, two = (sorted(each[name].dropna().unique()) if name in each else [] for each in (rows, other))
         if one != two:
-            found.append(f"{name.removeprefix('task_')} {_range(one)} against {_range(two)}")
+            found.append(f"{name.removeprefix('task_').replace('_', ' ')} {_range(one)} against {_range(two)}")
     return ", ".join(found)
 
 
 def _range(values: Sequence[Any]) -> str:
-    return " to ".join(dict.fromkeys(f"{value:,.10g}" for value in (*values[:1], *values[-1:]))) or "none"
+    ends = [f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" for value in (*values[:1], *values[-1:])]
+    return " to ".join(dict.fromkeys(ends)) or "none"
 
 
 def _done(folder: Location) -> pd.DataFrame:
@@ -95,8 +98,8 @@ def _tasks(footers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _recipe(rows: pd.DataFrame, task: Mapping[str, Any]) -> pd.DataFrame:
-    names = [name for name in RECIPE if f"hp_{name}" in rows and name in task]
-    return rows.assign(**{f"task_{name}": rows[f"hp_{name}"].fillna(task[name]) for name in names})
+    own = {name: rows.get(f"hp_{name}", pd.Series(math.nan, rows.index)) for name in RECIPE if name in task}
+    return rows.assign(**{f"task_{name}": values.fillna(task[name]) for name, values in own.items()})
 
 
 def _differ(facts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -111,7 +114,9 @@ def _differ(facts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    if isinstance(value, str):
+        return value[:16] if re.fullmatch("[0-9a-f]{20,}", value) else value
+    return json.dumps(value, sort_keys=True)
 
 
 def _parents(studies: Mapping[str, pd.DataFrame]) -> list[str]:

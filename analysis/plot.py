@@ -16,6 +16,7 @@ import vl_convert
 from . import front
 from .certificates import ROUNDING
 from .compare import MARGIN
+from .published import CAVEAT
 
 # Okabe & Ito's colours, safe for the colour-blind; grey stands for black and ochre for yellow, which vanish on a
 # dark and on a light page. Seven colours and eight shapes share no divisor: 56 arms before a pair comes again.
@@ -40,19 +41,24 @@ GRADED = ("#0072B2", "#CC79A7", "#E69F00")
 """A scale from few to much, visible on a dark and on a light page."""
 
 
-def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") -> Picture:
+def chart(
+    summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked", published: pd.DataFrame | None = None
+) -> Picture:
     """Mean validation accuracy against mean FLOPs, one colour and shape for each label, its front joined by a line.
 
     A label is an arm, or those of its points that are controls.
     summary: as from `front.summarise`.  Points without a done member are left out, as are, with a note, points of no
     FLOPs, which a logarithmic axis cannot hold.  Text and axes have the colour of the surrounding text, black alone.
+    published: points as from `published.read`, faint crosses with names; those counted as masked only beside masked FLOPs.
     """
     points = _points(summary, cost)
     drawn = points[points["cost"] > 0]
     if drawn.empty:
         raise ValueError(f"{study}: no point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
     base = alt.Chart(alt.NamedData("points"))  # altair would copy and check the points in each layer
-    low, ticks, scale = _accuracy_axis(drawn)
+    others = _published(published, cost)
+    every = pd.concat([drawn, others.assign(low=others["accuracy"], high=others["accuracy"])]) if len(others) else drawn
+    low, ticks, scale = _accuracy_axis(every)
     x = alt.X("cost:Q", scale=alt.Scale(type="log", nice=False, padding=24), axis=alt.Axis(format="~s", tickCount=6))
     x = x.title(["FLOPs (2 per multiply-accumulate, one example, forward)", COSTS[cost]])
     axis = alt.Axis(format="~%", values=ticks, labelOverlap="greedy")  # the default would drop every other label
@@ -70,8 +76,8 @@ def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") 
     marks = base.mark_point(size=90, strokeWidth=2, opacity=1).encode(
         x, y, looks["stroke"], looks["fill"], looks["shape"], opacity=faint, tooltip=_tooltips(summary)
     )
-    layers = [*_notes(drawn, low), *lines, bars, marks]
-    title = _title(points, study, cost)
+    layers = [*_notes(drawn, low), *_crosses(others, x, y), *lines, bars, marks]
+    title = _title(points, study, cost, len(others))
     picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
     return {**picture, "datasets": {"points": json.loads(drawn.to_json(orient="records"))}}
 
@@ -443,6 +449,27 @@ def _notes(drawn: pd.DataFrame, low: float | None) -> list[alt.Chart]:
     return layers
 
 
+def _published(points: pd.DataFrame | None, cost: front.Cost) -> pd.DataFrame:
+    """Published points as the chart names them: what is shrunk costs the same where removed weights cost nothing."""
+    if points is None:
+        return pd.DataFrame()
+    known = points if cost == "flops_masked" else points[points["counted"] == "shrunk"]
+    return known.rename(columns={"flops": "cost"}).assign(front=False)
+
+
+def _crosses(others: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    if others.empty:
+        return []
+    names = ["name", "source", "model", "protocol", "counted", "accuracy", "cost", "params"]
+    base = alt.Chart(alt.Data(values=_exact(others[names]))).encode(x, y)
+    ink = {"color": "currentColor", "opacity": 0.45}
+    marks = base.mark_point(shape="M-1,-1L1,1M-1,1L1,-1", size=60, strokeWidth=1.5, **ink)
+    return [
+        marks.encode(tooltip=_tips(others[names])),
+        base.mark_text(align="left", dx=8, fontSize=11, **ink).encode(alt.Text("name:N")),
+    ]
+
+
 def _tooltips(summary: pd.DataFrame) -> list[alt.Tooltip]:
     """Everything that the summary says of a point."""
     skipped = {"algorithm", "control", "arm"}
@@ -461,7 +488,7 @@ def _tips(frame: pd.DataFrame) -> list[alt.Tooltip]:
     ]
 
 
-def _title(points: pd.DataFrame, study: str, cost: front.Cost) -> alt.TitleParams:
+def _title(points: pd.DataFrame, study: str, cost: front.Cost, others: int) -> alt.TitleParams:
     """Study, split, seeds, and how to read the marks; and how many points the logarithmic axis cannot hold."""
     spread = ", bars one standard deviation" if points["done"].max() > 1 else ""
     lines = [
@@ -470,6 +497,8 @@ def _title(points: pd.DataFrame, study: str, cost: front.Cost) -> alt.TitleParam
     ]
     if nothing := int((points["cost"] <= 0).sum()):
         lines.append(f"Not drawn: {nothing} of {len(points)} points have no FLOPs left (they are in the table).")
+    if others:
+        lines.append(CAVEAT)
     counted = {"flops_masked": "FLOPs", "flops_shrunk": "FLOPs after dead units are cut out"}[cost]
     return alt.TitleParams(f"{study}: accuracy against {counted}", subtitle=lines)
 

@@ -9,11 +9,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from . import budget, certificates, compare, dominance, front, goals, latency, plot, searches, table
+from . import published as literature
 from .storage import Location
 from .storage import save as _save
 from .wording import interval as _interval
@@ -61,11 +63,12 @@ dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere;
 """
 
 
-def build(folder: Location) -> Location:
+def build(folder: Location, published: Path | None = None) -> Location:
     """Write `report/report.html`, `front.svg`, `front.png` and `front.csv` into a study's output folder.
 
     Beside them `search.csv`, if there was a search over candidates; `budget.csv`, if members were measured at two rungs or
     more; `certificates.csv`, if rows hold certificates; `stopping.csv`, if losers left, or could have.
+    published: a file of published points (`published.read`), drawn in the fronts and listed.
     Returns the page's path. Raises ValueError if there are no rows, a file cannot be trusted, or no member is done.
     """
     rows, summary = _load(folder)
@@ -73,7 +76,10 @@ def build(folder: Location) -> Location:
     marked = summary.assign(front_masked=front.fronts(summary), front_shrunk=front.fronts(summary, "flops_shrunk"))
     points = front.listed(summary, last)
     found, correlations = searches.found(last), searches.correlations(last)
-    pictures = _pictures(points, study)
+    others = (
+        None if published is None else literature.beside(literature.read(published), str(rows["dataset"].iloc[0]), published)
+    )
+    pictures = _pictures(points, study, others)
     if len(found):
         pictures["search"] = plot.search(searches.curves(last), found[found["network"] == "random"], study)
     spent, lacking = budget.measured(rows, points)
@@ -107,6 +113,7 @@ def build(folder: Location) -> Location:
     parts = [
         *_headline(rows),
         *_figures(pictures),
+        *_published(others),
         *_points(summary, points),
         *_search(found, correlations, pictures),
         *_budget(over, budget.early(spent, over), lacking, pictures),
@@ -155,12 +162,12 @@ def _unfinished(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[~ended].drop_duplicates(["arm", "member"], keep="last")
 
 
-def _pictures(summary: pd.DataFrame, study: str) -> Pictures:
+def _pictures(summary: pd.DataFrame, study: str, others: pd.DataFrame | None) -> Pictures:
     """The figure, and a second one where counts after shrinking differ from the parent's."""
-    pictures: Pictures = {"flops_masked": plot.chart(summary, study)}
+    pictures: Pictures = {"flops_masked": plot.chart(summary, study, published=others)}
     done = summary[summary["done"] > 0]
     if (done["flops_shrunk"] != done["flops_dense"]).any():
-        pictures["flops_shrunk"] = plot.chart(summary, study, "flops_shrunk")
+        pictures["flops_shrunk"] = plot.chart(summary, study, "flops_shrunk", others)
     return pictures
 
 
@@ -245,6 +252,21 @@ def _headline(rows: pd.DataFrame) -> Iterator[str]:
     )
     if waiting := len(_unfinished(rows)):
         yield _say(f"The study is not finished: {waiting} members have rows but no last row, and are not in the figures.")
+
+
+def _published(others: pd.DataFrame | None) -> Iterator[str]:
+    """The published points that the fronts show."""
+    if others is None:
+        return
+    yield "<h2>Published points</h2>\n"
+    yield _say(f"{literature.CAVEAT} They are as a file given with --published states them, on the same data set.")
+    head = ["name", "source", "model", "protocol", "counted", "test accuracy %", "FLOPs", "parameters"]
+    lines = [
+        [*(str(line[name]) for name in head[:5]), _number(100 * line["accuracy"], ".2f"), _large(line["flops"]),
+         "-" if math.isnan(line["params"]) else _large(line["params"])]
+        for line in _records(others)
+    ]  # fmt: skip
+    yield _grid(head, lines)
 
 
 def _points(summary: pd.DataFrame, listed: pd.DataFrame) -> Iterator[str]:

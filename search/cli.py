@@ -59,9 +59,12 @@ def run(
 
 
 @app.command()
-def report(folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")]) -> None:
+def report(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")],
+    published: Annotated[Path | None, typer.Option(help="A CSV file of published points, drawn faintly beside.")] = None,
+) -> None:
     """Write the report of what has been measured so far, and print the front."""
-    _report(locate(folder), Console())
+    _report(locate(folder), Console(), published)
 
 
 @app.command()
@@ -156,11 +159,11 @@ _COMPARED = ("arm", "FLOPs", "n", "test %", "difference", "95 % interval", "p (H
 """What a terminal has room for of a comparison's columns."""
 
 
-def _report(folder: Location, console: Console) -> None:
+def _report(folder: Location, console: Console, published: Path | None = None) -> None:
     from ..analysis import report
 
     try:
-        page = report.build(folder)
+        page = report.build(folder, published)
         head, *lines = report.front_table(folder)
     except OSError as error:
         raise ValueError(f"{folder}: rows can be read and the report written there; got: {error.strerror}") from error
