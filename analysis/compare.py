@@ -180,44 +180,45 @@ def labels(rows: pd.DataFrame) -> pd.Series[str]:
     return rows["arm"].where(~(mixed & control), rows["arm"] + " (control)")
 
 
-def lines(rows: pd.DataFrame, cost: front.Cost) -> dict[int, pd.DataFrame]:
+def lines(rows: pd.DataFrame, cost: front.Cost) -> dict[int, NDArray[np.float64]]:
     """The front of each seed as a line over FLOPs, chosen by validation accuracy, with test accuracy beside it.
 
-    rows: done rows of one arm.  A line: `front.SCORES`, by the logarithm of FLOPs, ascending; means of networks alike in FLOPs.
-    From the best network on it is level, as more FLOPs buy nothing better there, up to the costliest that was measured.
-    Networks of no FLOPs, which have no logarithm, are left out.
+    rows: done rows of one arm.  A line: (points, 3), the logarithm of FLOPs, ascending, and `front.SCORES`; means of networks
+    alike in FLOPs.  From the best network on it is level, as more FLOPs buy nothing better there, up to the costliest that was
+    measured.  Networks of no FLOPs, which have no logarithm, are left out.
     """
-    found: dict[int, pd.DataFrame] = {}
+    found: dict[int, NDArray[np.float64]] = {}
     for seed, part in rows[rows[cost] > 0].groupby("seed"):
-        chosen = part[front.front(part[["accuracy_valid", cost]].to_numpy(), front.DIRECTIONS)]
-        line = chosen.groupby(cost)[front.SCORES].mean()
-        line.loc[part[cost].max()] = line.iloc[-1]
-        found[int(seed)] = line.set_axis(np.log(line.index.to_numpy(dtype=float)))  # type: ignore[arg-type]
+        points = part[["accuracy_valid", cost, *front.SCORES]].to_numpy(dtype=float)
+        chosen = points[front.front(points[:, :2], front.DIRECTIONS)]
+        flops, place = np.unique(chosen[:, 1], return_inverse=True)
+        line = np.array([[math.log(x), *chosen[place == i, 2:].mean(axis=0)] for i, x in enumerate(flops)])
+        if (most := points[:, 1].max()) > flops[-1]:
+            line = np.vstack([line, [math.log(most), *line[-1, 1:]]])
+        found[int(seed)] = line  # type: ignore[arg-type]
     return found
 
 
-def at(lines: dict[int, pd.DataFrame], flops: float) -> pd.DataFrame:
+def at(lines: dict[int, NDArray[np.float64]], flops: float) -> pd.DataFrame:
     """`front.SCORES` by seed at these FLOPs, linear in their logarithm between points; NaN where a line does not reach them."""
     x = math.log(flops)
     found = {
-        seed: [float(np.interp(x, line.index, line[score])) for score in front.SCORES]
-        if line.index[0] - ALIKE <= x <= line.index[-1] + ALIKE
+        seed: [float(np.interp(x, line[:, 0], heights)) for heights in line[:, 1:].T]
+        if line[0, 0] - ALIKE <= x <= line[-1, 0] + ALIKE
         else [math.nan] * len(front.SCORES)
         for seed, line in lines.items()
     }
     return pd.DataFrame.from_dict(found, orient="index", columns=front.SCORES, dtype=float)
 
 
-def levels(one: dict[int, pd.DataFrame], other: dict[int, pd.DataFrame]) -> list[float]:
+def levels(one: dict[int, NDArray[np.float64]], other: dict[int, NDArray[np.float64]]) -> list[float]:
     """FLOPs that all lines of both reach, from the most to the fewest: `LEVELS` of them, the middle of a `NARROW` range.
 
     Raises ValueError, saying why, if there are none.
     """
     if not one or not other:
         raise ValueError("no network of it is done and has FLOPs left")
-    ends = [
-        (max(line.index[0] for line in each.values()), min(line.index[-1] for line in each.values())) for each in (one, other)
-    ]
+    ends = [(max(line[0, 0] for line in each.values()), min(line[-1, 0] for line in each.values())) for each in (one, other)]
     low, high = max(start for start, _ in ends), min(end for _, end in ends)
     if high < low - ALIKE:
         own, others = (f"{math.exp(start):,.0f} to {math.exp(end):,.0f}" if start <= end else "none" for start, end in ends)

@@ -23,7 +23,7 @@ COLUMNS = {
 }
 """Name and meaning of every column."""
 WORDS = ("name", "source", "dataset", "model", "protocol", "counted")
-CAVEAT = "Crosses: published test accuracies; protocols differ from this study's and from each other."
+CAVEAT = "Crosses: published test accuracies, not validation; protocols differ from this study's and from each other."
 
 
 def read(path: Path) -> pd.DataFrame:
