@@ -88,7 +88,7 @@ def test_rank_correlation_agrees_with_scipy(pairs: list[tuple[int, int]]) -> Non
 
 def test_effect_is_unbiased() -> None:
     assert compare.effect(Paired(5, 2.0, 1.0, 0.0, 0.0, 0.5)) == pytest.approx(2 * 0.797885, abs=1e-5)  # Hedges' J(4)
-    noise = np.random.default_rng(0).normal(0.5, 1.0, (4000, 4))
+    noise = np.random.default_rng(0).normal(0.5, 1.0, (2000, 4))
     found = [compare.effect(compare.paired(each)) for each in noise]
     assert np.mean(found) == pytest.approx(0.5, abs=3 * np.std(found) / math.sqrt(len(found)))
     assert math.isnan(compare.effect(compare.paired([0.1, 0.2])))
@@ -177,7 +177,7 @@ def test_an_arm_with_controls_is_two_and_one_of_controls_is_itself() -> None:
 
 
 def test_arms_are_compared_as_a_hand_would_and_scipy_agrees() -> None:
-    gains = {0: 0.01, 1: 0.02, 2: 0.04, 3: 0.01}
+    gains = {0: 0.01, 1: 0.02, 2: 0.04, 3: 0.02}
     rows = [row("base", seed, flops, 0.8 + seed / 100) for seed in gains for flops in (100, 1000)]
     rows += [row("a", seed, flops, 0.8 + seed / 100 + gain) for seed, gain in gains.items() for flops in (100, 1000)]
     rows += [row("a", 9, 100, 0.1), row("far", 0, 5000, 0.9), row("far", 1, 5000, 0.9), row("once", 3, 100, 0.9)]
@@ -186,11 +186,11 @@ def test_arms_are_compared_as_a_hand_would_and_scipy_agrees() -> None:
     assert a["flops"].tolist() == pytest.approx([1000, 1000 / 10**0.25, 1000 / 10**0.5, 1000 / 10**0.75, 100])
     oracle = stats.ttest_rel([0.79 + s / 100 + g for s, g in gains.items()], [0.79 + s / 100 for s in gains])
     first = a.iloc[0]
-    assert (first["difference_test_n"], first["difference_test"]) == (4, pytest.approx(0.02))
+    assert (first["difference_test_n"], first["difference_test"]) == (4, pytest.approx(0.0225))
     assert first["difference_test_p"] == pytest.approx(oracle.pvalue)
     assert first["difference_test_high"] == pytest.approx(oracle.confidence_interval(0.95).high)
     assert first["difference_test_holm"] == pytest.approx(5 * oracle.pvalue)  # five levels, the others cannot be compared
-    assert first["accuracy_test"] - first["baseline_test"] == pytest.approx(0.02)
+    assert first["accuracy_test"] - first["baseline_test"] == pytest.approx(0.0225)
     assert first["difference_test_detectable"] == pytest.approx(compare.detectable(compare.paired([*gains.values()]), 5))
     assert first["difference_test_verdict"] == "no difference shown: not after Holm's correction"
     others = table[table["arm"] != "a"].set_index("arm")["difference_test_verdict"]
@@ -198,7 +198,7 @@ def test_arms_are_compared_as_a_hand_would_and_scipy_agrees() -> None:
     assert others["once"] == "not compared: a comparison needs two seeds that both have; got 1"
     (given,) = compare.against(pd.DataFrame(rows), "base", "flops_masked", [500.0]).query("arm == 'a'").to_dict("records")
     assert given["difference_test_holm"] == pytest.approx(oracle.pvalue)
-    assert given["difference_test_verdict"] == "no difference shown" or given["difference_test_p"] < 0.05
+    assert given["difference_test_verdict"] == "better"
 
 
 def test_a_tie_is_called_a_tie_and_a_gap_that_can_be_shown_is_found() -> None:
