@@ -28,6 +28,7 @@ LEVELS = 5
 """FLOPs at which two arms are compared, evenly spaced in the logarithm."""
 NARROW = 1.1
 """Two arms whose common range of FLOPs is narrower than this factor are compared in its middle alone."""
+UNREACHED = "not compared: no seed in which both reach these FLOPs"
 FEWEST = 3
 """Distinct networks that a rank correlation needs."""
 ALIKE = 1e-12
@@ -272,7 +273,7 @@ def against(done: pd.DataFrame, baseline: str, cost: front.Cost, flops: Sequence
         table[f"{name}_effect"] = [effect(test) for test in tests]
         table[f"{name}_permutation"] = [permutation(each) for each in values]
         table[f"{name}_detectable"] = [detectable(test, count) for test in tests]
-        said = [_said(*each) for each in zip(tests, adjusted, same, strict=True)]
+        said = [_said(*each) if each[0].n else UNREACHED for each in zip(tests, adjusted, same, strict=True)]
         table[f"{name}_verdict"] = [reasons.get(place, verdict) for place, verdict in enumerate(said)]
     return table
 

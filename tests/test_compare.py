@@ -98,7 +98,8 @@ def test_effect_is_unbiased() -> None:
 def test_what_can_be_shown_is_shown_in_eight_of_ten(n: int, comparisons: int) -> None:
     gap = compare.detectable(Paired(n, 0.0, 1.0, 0.0, 0.0, 0.5), comparisons)
     values = np.random.default_rng(n).normal(gap, 1.0, (20_000, n))
-    shown = stats.ttest_1samp(values, 0, axis=1)[1] < 0.05 / comparisons
+    p: Any = stats.ttest_1samp(values, 0, axis=1)[1]
+    shown = p < 0.05 / comparisons
     assert shown.mean() == pytest.approx(0.8, abs=3 * math.sqrt(0.16 / len(values)))
     assert math.isnan(compare.detectable(compare.paired([0.1, 0.1]), comparisons))
     assert compare.detectable(Paired(2, 0.0, 0.01, 0.0, 0.0, 0.5), 1000) > 10  # finite, and more than any accuracy
