@@ -1,4 +1,4 @@
-"""Comparisons that are paired by seed: differences with intervals, equivalence, and what a search over candidates found.
+"""Comparisons that are paired by seed: differences with intervals, equivalence, power, and arms at equal FLOPs.
 
 A difference of arms in one seed shares data order and initial weights, so the pairs are compared, not the means. All
 intervals and p values are Student's t, two-sided 95 % unless said otherwise; n is the number of seeds.
@@ -13,13 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import optimize, special, stats
 
 from . import front
 
 LEVEL = 0.05
 MARGIN = 0.005
 """Differences of accuracy within it, either way, count as equivalent: half a percentage point."""
+POWER = 0.8
+"""The chance with which a difference is shown that a comparison is said to be able to show."""
+PERMUTED = 6
+"""Seeds that a permutation test needs: of five pairs the smallest p value is 2 / 2^5, above .05."""
+LEVELS = 5
+"""FLOPs at which two arms are compared, evenly spaced in the logarithm."""
+NARROW = 1.1
+"""Two arms whose common range of FLOPs is narrower than this factor are compared in its middle alone."""
+UNREACHED = "not compared: no seed in which both reach these FLOPs"
 FEWEST = 3
 """Distinct networks that a rank correlation needs."""
 ALIKE = 1e-12
@@ -69,6 +78,43 @@ def equivalence(difference: ArrayLike, margin: float = MARGIN) -> float:
     return float(stats.t.sf(distance / error, len(values) - 1))
 
 
+def effect(found: Paired) -> float:
+    """Hedges' g of paired differences: mean over sample deviation, times the factor that removes its bias (Hedges 1981).
+
+    NaN where `paired` has no interval, and for n = 2, where the factor is 0.
+    """
+    if math.isnan(found.p) or found.n < 3:
+        return math.nan
+    half = (found.n - 1) / 2
+    return found.mean / found.std * math.exp(special.gammaln(half) - special.gammaln(half - 0.5)) / math.sqrt(half)
+
+
+def detectable(found: Paired, comparisons: int = 1) -> float:
+    """The true difference that a t test of this n and deviation shows with probability `POWER`; NaN without an interval.
+
+    The d at which T^2, noncentral F with 1 and n - 1 degrees of freedom and noncentrality n d^2 / std^2 (T itself is noncentral
+    t; Cohen 1988, chapter 2), exceeds the squared two-sided quantile at `LEVEL / comparisons`: with several comparisons, the
+    strictest step of Holm's correction.
+    """
+    if math.isnan(found.p):
+        return math.nan
+    bound = float(stats.t.isf(LEVEL / comparisons / 2, found.n - 1))
+    ends = (0, 2 * bound + 10)
+    shift = optimize.root_scalar(lambda x: stats.ncf.sf(bound**2, 1, found.n - 1, x * x) - POWER, bracket=ends).root
+    return shift * found.std / math.sqrt(found.n)
+
+
+def permutation(difference: ArrayLike) -> float:
+    """p value of the permutation test that flips signs of the differences; exact up to n = 13, else of 9999 draws.
+
+    difference: (n,), NaN left out.  NaN where `paired` has no interval and for fewer than `PERMUTED`.
+    """
+    values = _known(difference)
+    if len(values) < PERMUTED or np.ptp(values) <= ALIKE:
+        return math.nan
+    return float(stats.permutation_test((values,), np.mean, permutation_type="samples", rng=0).pvalue)
+
+
 def holm(p: ArrayLike) -> NDArray[np.float64]:
     """p values adjusted for their number (Holm 1979).  p: (n,); NaN stays, and does not count."""
     values = np.asarray(p, dtype=float)
@@ -79,13 +125,19 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
+def columns(found: Sequence[Paired], name: str) -> pd.DataFrame:
+    """The fields of each, a line: `name` is the mean, the others follow as `name_n` and so on."""
+    fields = {"n": "_n", "mean": "", "std": "_std", "low": "_low", "high": "_high", "p": "_p"}
+    return pd.DataFrame({f"{name}{end}": [getattr(one, field) for one in found] for field, end in fields.items()})
+
+
 def verdict(found: Paired, adjusted: float, equivalent: float, margin: float = MARGIN) -> str:
     """better | worse | equivalent | inconclusive, with the reason or restriction behind it.
 
     adjusted: the p value of `found`, adjusted for the number of comparisons.  equivalent: from `equivalence`.
     """
     if math.isnan(found.p):
-        return _undefined(found)
+        return undefined(found)
     if adjusted < LEVEL:
         inside = -margin < found.low and found.high < margin
         return ("better" if found.mean > 0 else "worse") + (", but by less than the margin" if inside else "")
@@ -94,7 +146,7 @@ def verdict(found: Paired, adjusted: float, equivalent: float, margin: float = M
     return "inconclusive" + (": not after Holm's correction" if found.p < LEVEL else "")
 
 
-def _undefined(found: Paired) -> str:
+def undefined(found: Paired) -> str:
     """Why there is no interval."""
     if found.n < 2:
         return f"inconclusive: n = {found.n}"
@@ -119,130 +171,114 @@ def _known(values: ArrayLike) -> NDArray[np.float64]:
     return known[~np.isnan(known)]
 
 
-# ---- what a search over candidates found
+# ---- arms at equal FLOPs
 
 
-def searches(last_rows: pd.DataFrame) -> pd.DataFrame:
-    """The done rows of searches over candidates, from the most to the fewest FLOPs; known by the column `hp_candidates`.
+def labels(rows: pd.DataFrame) -> pd.Series[str]:
+    """What is compared, for each row: its arm; of an arm with controls and others in it, the controls apart."""
+    control = rows["control"].astype(bool)
+    mixed = control.groupby(rows["arm"]).transform("nunique") > 1
+    return rows["arm"].where(~(mixed & control), rows["arm"] + " (control)")
 
-    `rest`: the hyper-parameters but the search's, and `setting`: those in words; arms do not matter, so what one arm has found
-    is compared with the first or worst candidate of another.  `pick`: best where `hp_pick` does not say otherwise.
-    Rows with the same (algorithm, rest, seed, m_winner) are of the same network, and so never independent.
+
+def lines(rows: pd.DataFrame, cost: front.Cost) -> dict[int, NDArray[np.float64]]:
+    """The front of each seed as a line over FLOPs, chosen by validation accuracy, with test accuracy beside it.
+
+    rows: done rows of one arm.  A line: (points, 3), the logarithm of FLOPs, ascending, and `front.SCORES`; means of networks
+    alike in FLOPs.  From the best network on it is level, as more FLOPs buy nothing better there, up to the costliest that was
+    measured.  Networks of no FLOPs, which have no logarithm, are left out.
     """
-    done = last_rows[last_rows["status"] == "done"]
-    if "hp_candidates" not in done:
-        return done[:0]
-    rows = done[done["hp_candidates"].notna()]
-    rows = rows.assign(rest=front.unsearched(rows), pick=rows["hp_pick"].fillna("best") if "hp_pick" in rows else "best")
-    smaller = -rows.groupby(["algorithm", "rest"])["flops_masked"].transform("mean")
-    rows = rows.assign(setting=front.settings(rows.assign(arm=rows["algorithm"], hp=rows["rest"])), smaller=smaller)
-    return rows.sort_values(["algorithm", "smaller", "setting", "pick", "hp_candidates", "seed"], ignore_index=True)
+    found: dict[int, NDArray[np.float64]] = {}
+    for seed, part in rows[rows[cost] > 0].groupby("seed"):
+        points = part[["accuracy_valid", cost, *front.SCORES]].to_numpy(dtype=float)
+        chosen = points[front.front(points[:, :2], front.DIRECTIONS)]
+        flops, place = np.unique(chosen[:, 1], return_inverse=True)
+        line = np.array([[math.log(x), *chosen[place == i, 2:].mean(axis=0)] for i, x in enumerate(flops)])
+        if (most := points[:, 1].max()) > flops[-1]:
+            line = np.vstack([line, [math.log(most), *line[-1, 1:]]])
+        found[int(seed)] = line  # type: ignore[arg-type]
+    return found
 
 
-def found(last_rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of what searches found beside the parent, the first candidate (`random`) and the worst of the most.
+def at(lines: dict[int, NDArray[np.float64]], flops: float) -> pd.DataFrame:
+    """`front.SCORES` by seed at these FLOPs, linear in their logarithm between points; NaN where a line does not reach them."""
+    x = math.log(flops)
+    found = {
+        seed: [float(np.interp(x, line[:, 0], heights)) for heights in line[:, 1:].T]
+        if line[0, 0] - ALIKE <= x <= line[-1, 0] + ALIKE
+        else [math.nan] * len(front.SCORES)
+        for seed, line in lines.items()
+    }
+    return pd.DataFrame.from_dict(found, orient="index", columns=front.SCORES, dtype=float)
 
-    One line per (algorithm, setting, network, candidates), `candidates` those of `front.marks`: mean `train_flops`; for valid
-    and test data n, mean, sample deviation and interval of `accuracy_*`, and of `difference_*` to random in the same seed,
-    its p value, that after Holm's correction over all lines, the larger p value of the equivalence tests, the verdict.
+
+def levels(one: dict[int, NDArray[np.float64]], other: dict[int, NDArray[np.float64]]) -> list[float]:
+    """FLOPs that all lines of both reach, from the most to the fewest: `LEVELS` of them, the middle of a `NARROW` range.
+
+    Raises ValueError, saying why, if there are none.
     """
-    done, rows = last_rows[last_rows["status"] == "done"], searches(last_rows)
-    if rows.empty:
-        return pd.DataFrame()
-    parent = front.parent_scores(done)
-    keys, scores, pairs = [], [], []
-    for (algorithm, _), group in rows.groupby(["algorithm", "rest"], sort=False):
-        random = _by_seed(group, 1)
-        networks = [("parent", None, parent), ("random", 1, random)]
-        for network, pick in (("found", "best"), ("worst", "worst")):
-            counts = [n for n in front.marks(group.loc[group["pick"] == pick, "hp_candidates"]) if n > 1]
-            shown = counts if pick == "best" else counts[-1:]
-            networks += [(network, n, _by_seed(group, n, pick)) for n in shown]
-        seeds = sorted(group["seed"].unique())
-        for network, n, each in networks:
-            each = each.reindex(seeds)
-            if each.notna().to_numpy().any():
-                key = {"algorithm": algorithm, "setting": group["setting"].iloc[0], "network": network, "candidates": n}
-                keys.append({**key, "train_flops": each["train_flops"].mean()})
-                scores.append(each)
-                pairs.append(each - random.reindex(seeds) if network in ("found", "worst") else each * math.nan)
-    lines = pd.DataFrame(keys).astype({"candidates": "Int64"})
+    if not one or not other:
+        raise ValueError("no network of it is done and has FLOPs left")
+    ends = [(max(line[0, 0] for line in each.values()), min(line[-1, 0] for line in each.values())) for each in (one, other)]
+    low, high = max(start for start, _ in ends), min(end for _, end in ends)
+    if high < low - ALIKE:
+        own, others = (f"{math.exp(start):,.0f} to {math.exp(end):,.0f}" if start <= end else "none" for start, end in ends)
+        raise ValueError(f"no FLOPs that both reach in every seed; it reaches {own}, the baseline {others}")
+    if high - low < math.log(NARROW):
+        return [math.exp((low + high) / 2)]
+    return np.exp(np.linspace(high, low, LEVELS)).tolist()
+
+
+def against(done: pd.DataFrame, baseline: str, cost: front.Cost, flops: Sequence[float] = ()) -> pd.DataFrame:
+    """Every other label against `baseline` at equal FLOPs, paired by seed: one line for each label and level.
+
+    done: done rows with `label`.  flops: the levels; none: those of `levels`.  Columns: arm, baseline, flops; for each of
+    `front.SCORES`, say of test data: `accuracy_test` and `baseline_test`, means over the pairs; the fields of `Paired` as
+    `difference_test*`, of accuracy minus baseline's; and `difference_test_*`: `holm` (p, corrected for all lines), `effect`,
+    `equivalence` (the larger p of its tests), `permutation` (p), `detectable` (in a table of so many lines), `verdict`.
+    A label that cannot be compared has one line without numbers, whose verdicts say why.
+    """
+    known = {str(label): lines(rows, cost) for label, rows in done.groupby("label", sort=True)}
+    keys: list[dict[str, object]] = []
+    pairs: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    reasons: dict[int, str] = {}
+    nothing = pd.DataFrame(columns=front.SCORES, dtype=float)
+    for label in known:
+        if label == baseline:
+            continue
+        seeds = sorted(known[label].keys() & known[baseline].keys())
+        one, other = ({seed: known[name][seed] for seed in seeds} for name in (label, baseline))
+        try:
+            if len(seeds) < 2:
+                raise ValueError(f"a comparison needs two seeds that both have; got {len(seeds)}")
+            here = list(flops) or levels(one, other)
+        except ValueError as error:
+            reasons[len(keys)] = f"not compared: {error}"
+            here = [math.nan]
+        for level in here:
+            pairs.append((nothing, nothing) if math.isnan(level) else (at(one, level), at(other, level)))
+            keys.append({"arm": label, "baseline": baseline, "flops": level})
+    table = pd.DataFrame(keys, columns=["arm", "baseline", "flops"])
     for score in front.SCORES:
-        difference = score.replace("accuracy", "difference")
-        tests = [paired(pair[score]) for pair in pairs]
-        same = [equivalence(pair[score]) for pair in pairs]
-        adjusted = holm([test.p for test in tests])
-        compared = lines["network"].isin(["found", "worst"])
-        lines = lines.join(_columns([paired(each[score]) for each in scores], score).drop(columns=f"{score}_p"))
-        lines = lines.join(_columns(tests, difference).where(compared))
-        lines[f"{difference}_holm"], lines[f"{difference}_equivalence"] = adjusted, same
-        said = [verdict(*each) for each in zip(tests, adjusted, same, strict=True)]
-        lines[f"{difference}_verdict"] = pd.Series(said, dtype=object).where(compared)
-    return lines
+        name = score.replace("accuracy", "difference")
+        values = [(one[score] - other[score]).to_numpy() for one, other in pairs]
+        tests = [paired(each) for each in values]
+        adjusted, same = holm([test.p for test in tests]), [equivalence(each) for each in values]
+        count = int((~np.isnan(adjusted)).sum())
+        for place, head in enumerate((score, score.replace("accuracy", "baseline"))):
+            both = [pair[place][score][(pair[0][score] + pair[1][score]).notna()] for pair in pairs]
+            table[head] = [each.mean() for each in both]
+        table = table.join(columns(tests, name))
+        table[f"{name}_holm"], table[f"{name}_equivalence"] = adjusted, same
+        table[f"{name}_effect"] = [effect(test) for test in tests]
+        table[f"{name}_permutation"] = [permutation(each) for each in values]
+        table[f"{name}_detectable"] = [detectable(test, count) for test in tests]
+        said = [_said(*each) if each[0].n else UNREACHED for each in zip(tests, adjusted, same, strict=True)]
+        table[f"{name}_verdict"] = [reasons.get(place, verdict) for place, verdict in enumerate(said)]
+    return table
 
 
-def _by_seed(group: pd.DataFrame, candidates: int, pick: str | None = None) -> pd.DataFrame:
-    """Accuracies and charges, by seed, of one setting's rows of a count."""
-    rows = group[(group["hp_candidates"] == candidates) & (True if pick is None else group["pick"] == pick)]
-    return rows.drop_duplicates("seed").set_index("seed")[[*front.SCORES, *front.CHARGES]]
-
-
-def _columns(found: Sequence[Paired], name: str) -> pd.DataFrame:
-    fields = {"n": "_n", "mean": "", "std": "_std", "low": "_low", "high": "_high", "p": "_p"}
-    return pd.DataFrame({f"{name}{end}": [getattr(one, field) for one in found] for field, end in fields.items()})
-
-
-def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlation of initial score (`m_score`, a loss) and final accuracy over the distinct networks of a seed.
-
-    One line per (algorithm, setting): `networks_least` and `networks_most` of a seed; for valid and test data
-    `correlation_*`: n (seeds in which it is defined), mean over them, sample deviation, interval (within -1 and 1), p value
-    that it is 0, that p value after Holm's correction over all lines, and the verdict: negative (a lower loss goes with
-    higher accuracy), positive, inconclusive or undefined.
-    The networks are the successive best of a search, its worst, its first candidate: no sample of all candidates.
-    """
-    rows = searches(last_rows)
-    if rows.empty or not {"m_score", "m_winner"} <= set(rows):
-        return pd.DataFrame()
-    rows = rows[rows["m_winner"].notna()].drop_duplicates(["algorithm", "rest", "seed", "m_winner"])
-    keys, values = [], []
-    for (algorithm, _), group in rows.groupby(["algorithm", "rest"], sort=False):
-        seeds = [part for _, part in group.groupby("seed")]
-        sizes = [len(part) for part in seeds]
-        key = {
-            "algorithm": algorithm,
-            "setting": group["setting"].iloc[0],
-            "networks_least": min(sizes),
-            "networks_most": max(sizes),
-        }
-        keys.append(key)
-        values.append({score: [rank_correlation(part["m_score"], part[score]) for part in seeds] for score in front.SCORES})
-    lines = pd.DataFrame(keys)
-    for score in front.SCORES:
-        name = score.replace("accuracy", "correlation")
-        tests = [paired(value[score]) for value in values]
-        lines = lines.join(_columns(tests, name))
-        ends = [f"{name}_low", f"{name}_high"]
-        lines[ends] = lines[ends].clip(-1, 1)
-        lines[f"{name}_holm"] = adjusted = holm([test.p for test in tests])
-        sizes = lines["networks_most"]
-        lines[f"{name}_verdict"] = [_related(*each) for each in zip(tests, adjusted, sizes, strict=True)]
-    return lines
-
-
-def _related(found: Paired, adjusted: float, networks: int) -> str:
-    """The verdict on a rank correlation, of at most `networks` networks of a seed."""
-    if networks < FEWEST:
-        return "inconclusive: too few distinct networks"
-    if found.n == 0:
-        return "undefined: score or accuracy does not vary"
-    if math.isnan(found.p):
-        return _undefined(found)
-    return "inconclusive" if adjusted >= LEVEL else "negative" if found.mean < 0 else "positive"
-
-
-def curves(last_rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean validation accuracy by (algorithm, setting, pick, candidates), and how many seeds are behind it."""
-    rows = front.selectable(searches(last_rows))
-    grouped = rows.groupby(["algorithm", "setting", "pick", "hp_candidates"], sort=False)["accuracy_valid"]
-    return grouped.agg(accuracy="mean", seeds="count").reset_index().rename(columns={"hp_candidates": "candidates"})
+def _said(found: Paired, adjusted: float, equivalent: float) -> str:
+    """The verdict, where an interval was no reason to decide: no difference shown."""
+    said = verdict(found, adjusted, equivalent)
+    return said if math.isnan(found.p) else said.replace("inconclusive", "no difference shown", 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import math
+import textwrap
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -15,6 +17,8 @@ import vl_convert
 from . import front
 from .attainment import CHARGES
 from .certificates import ROUNDING
+from .compare import MARGIN
+from .published import CAVEAT
 
 # Okabe & Ito's colours, safe for the colour-blind; grey stands for black and ochre for yellow, which vanish on a
 # dark and on a light page. Seven colours and eight shapes share no divisor: 56 arms before a pair comes again.
@@ -39,19 +43,24 @@ GRADED = ("#0072B2", "#CC79A7", "#E69F00")
 """A scale from few to much, visible on a dark and on a light page."""
 
 
-def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") -> Picture:
+def chart(
+    summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked", published: pd.DataFrame | None = None
+) -> Picture:
     """Mean validation accuracy against mean FLOPs, one colour and shape for each label, its front joined by a line.
 
     A label is an arm, or those of its points that are controls.
     summary: as from `front.summarise`.  Points without a done member are left out, as are, with a note, points of no
     FLOPs, which a logarithmic axis cannot hold.  Text and axes have the colour of the surrounding text, black alone.
+    published: points as from `published.read`, faint crosses with names; those counted as masked only beside masked FLOPs.
     """
     points = _points(summary, cost)
     drawn = points[points["cost"] > 0]
     if drawn.empty:
         raise ValueError(f"{study}: no point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
     base = alt.Chart(alt.NamedData("points"))  # altair would copy and check the points in each layer
-    low, ticks, scale = _accuracy_axis(drawn)
+    others = _published(published, cost)
+    every = pd.concat([drawn, others.assign(low=others["accuracy"], high=others["accuracy"])]) if len(others) else drawn
+    low, ticks, scale = _accuracy_axis(every)
     x = alt.X("cost:Q", scale=alt.Scale(type="log", nice=False, padding=24), axis=alt.Axis(format="~s", tickCount=6))
     x = x.title(["FLOPs (2 per multiply-accumulate, one example, forward)", COSTS[cost]])
     axis = alt.Axis(format="~%", values=ticks, labelOverlap="greedy")  # the default would drop every other label
@@ -69,8 +78,8 @@ def chart(summary: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") 
     marks = base.mark_point(size=90, strokeWidth=2, opacity=1).encode(
         x, y, looks["stroke"], looks["fill"], looks["shape"], opacity=faint, tooltip=_tooltips(summary)
     )
-    layers = [*_notes(drawn, low), *lines, bars, marks]
-    title = _title(points, study, cost)
+    layers = [*_notes(drawn, low), *_crosses(others, x, y), *lines, bars, marks]
+    title = _title(points, study, cost, len(others))
     picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
     return {**picture, "datasets": {"points": json.loads(drawn.to_json(orient="records"))}}
 
@@ -201,7 +210,7 @@ def _labels(frame: pd.DataFrame) -> pd.Series:
 def search(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:
     """Mean validation accuracy against the number of candidates, a panel for each setting of a search.
 
-    curves: as from `compare.curves`.  random: the lines of `compare.found` whose network is `random`; its mean is a line,
+    curves: as from `searches.curves`.  random: the lines of `searches.found` whose network is `random`; its mean is a line,
     its interval a band.
     """
     settings = curves[["algorithm", "setting"]].drop_duplicates()
@@ -388,6 +397,57 @@ def _spent(curves: pd.DataFrame, arm: str) -> alt.LayerChart:
     return alt.LayerChart(layer=[lines, rings], width=210, height=160, title=title)
 
 
+def differences(lines: pd.DataFrame, study: str, baseline: str, notes: Sequence[str]) -> Picture:
+    """Differences of accuracy to a baseline at equal FLOPs, with their intervals, a panel for each arm, a colour for each cost.
+
+    lines: arm, cost, flops, n, difference, low, high, verdict and unlike; those without FLOPs are left out with a note.
+    notes: sentences about what is unlike.
+    """
+    drawn = lines[lines["flops"].notna() & (lines["n"] > 0)]
+    shown = drawn["arm"].unique().tolist()[:PANELS]
+    drawn = drawn.assign(sure=drawn["verdict"].str.startswith(("better", "worse")))
+    panels = [_differing(drawn[drawn["arm"] == arm], arm) for arm in shown]
+    margin = f"{100 * MARGIN:g}"
+    said = [
+        f"Test accuracy minus that of {baseline}, same seed and FLOPs: mean over {_seeds(drawn['n'])}, 95 % t interval.",
+        f"Filled: better or worse after Holm's correction. Dotted: ± {margin} points. Blue: masked FLOPs, orange: shrunk.",
+    ]
+    left = [arm for arm in lines["arm"].unique() if arm not in shown]
+    said += [f"Not drawn (see the table): {'; '.join(left)}."] if left else []
+    said += textwrap.wrap(" ".join(notes), 130)
+    title = alt.TitleParams(f"{study}: differences at equal FLOPs", subtitle=said)
+    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict()
+
+
+def _differing(lines: pd.DataFrame, arm: str) -> alt.LayerChart:
+    names = ["cost", "flops", "n", "difference", "low", "high", "verdict", "unlike"]
+    base = alt.Chart(alt.Data(values=_exact(lines[[*names, "sure"]])))
+    one = alt.Chart(alt.Data(values=[{}]))
+    x = alt.X(
+        "flops:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=alt.Axis(format="~s", tickCount=4), title="FLOPs"
+    )
+    y, low = (alt.Y(f"{name}:Q", axis=alt.Axis(format="+~%", tickCount=5), title=None) for name in ("difference", "low"))
+    scale = alt.Scale(domain=list(COSTS), range=list(COLOURS[:2]))
+    stroke = alt.Stroke("cost:N", scale=scale, legend=None)
+    filling = alt.condition("datum.sure", alt.Fill("cost:N", scale=scale, legend=None), alt.value("transparent"))
+    shape = alt.Shape("cost:N", scale=alt.Scale(domain=list(COSTS), range=list(SHAPES[:2])), legend=None)
+    layers = [one.mark_rule(color="currentColor", opacity=0.6).encode(alt.Y(datum=0))]
+    layers += [
+        one.mark_rule(color="currentColor", opacity=0.6, strokeDash=[2, 3]).encode(alt.Y(datum=end))
+        for end in (-MARGIN, MARGIN)
+    ]
+    layers += [
+        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x, low, alt.Y2("high:Q"), stroke),
+        base.mark_point(size=60, strokeWidth=2, opacity=1).encode(
+            x, y, stroke, shape, fill=filling, tooltip=_tips(lines[names])
+        ),
+    ]
+    unlike = lines["unlike"].iloc[0]
+    told = textwrap.wrap(f"trained unlike: {unlike}", 40)[:3] if unlike else []
+    title = alt.TitleParams(arm, subtitle=told, fontSize=13, subtitleFontSize=11, offset=6, limit=240)
+    return alt.LayerChart(layer=layers, width=210, height=170, title=title)
+
+
 def _exact(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The lines of a frame, None for what is not finite; `to_json` would round a gap of 1e-16 to nothing."""
     lines = frame.to_dict("records")
@@ -521,6 +581,27 @@ def _squeezed(low: float | None, more: str = "") -> list[alt.Chart]:
     ]
 
 
+def _published(points: pd.DataFrame | None, cost: front.Cost) -> pd.DataFrame:
+    """Published points as the chart names them: what is shrunk costs the same where removed weights cost nothing."""
+    if points is None:
+        return pd.DataFrame()
+    known = points if cost == "flops_masked" else points[points["counted"] == "shrunk"]
+    return known.rename(columns={"flops": "cost"}).assign(front=False)
+
+
+def _crosses(others: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    if others.empty:
+        return []
+    names = ["name", "source", "model", "protocol", "counted", "accuracy", "cost", "params"]
+    base = alt.Chart(alt.Data(values=_exact(others[names]))).encode(x, y)
+    ink = {"color": "currentColor", "opacity": 0.45}
+    marks = base.mark_point(shape="M-1,-1L1,1M-1,1L1,-1", size=60, strokeWidth=1.5, **ink)
+    return [
+        marks.encode(tooltip=_tips(others[names])),
+        base.mark_text(align="left", dx=8, fontSize=11, **ink).encode(alt.Text("name:N")),
+    ]
+
+
 def _tooltips(summary: pd.DataFrame) -> list[alt.Tooltip]:
     """Everything that the summary says of a point."""
     skipped = {"algorithm", "control", "arm"}
@@ -539,7 +620,7 @@ def _tips(frame: pd.DataFrame) -> list[alt.Tooltip]:
     ]
 
 
-def _title(points: pd.DataFrame, study: str, cost: front.Cost) -> alt.TitleParams:
+def _title(points: pd.DataFrame, study: str, cost: front.Cost, others: int) -> alt.TitleParams:
     """Study, split, seeds, and how to read the marks; and how many points the logarithmic axis cannot hold."""
     spread = ", bars one standard deviation" if points["done"].max() > 1 else ""
     lines = [
@@ -548,6 +629,8 @@ def _title(points: pd.DataFrame, study: str, cost: front.Cost) -> alt.TitleParam
     ]
     if nothing := int((points["cost"] <= 0).sum()):
         lines.append(f"Not drawn: {nothing} of {len(points)} points have no FLOPs left (they are in the table).")
+    if others:
+        lines.append(CAVEAT)
     counted = {"flops_masked": "FLOPs", "flops_shrunk": "FLOPs after dead units are cut out"}[cost]
     return alt.TitleParams(f"{study}: accuracy against {counted}", subtitle=lines)
 

@@ -9,12 +9,20 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
 
-from . import attainment, budget, certificates, compare, dominance, front, goals, latency, plot, table
-from .storage import Location, atomic
+from . import attainment, budget, certificates, compare, dominance, front, goals, latency, plot, searches, table
+from . import published as literature
+from .storage import Location
+from .storage import save as _save
+from .wording import interval as _interval
+from .wording import large as _large
+from .wording import number as _number
+from .wording import p as _p
+from .wording import spread as _spread
 
 Pictures = dict[str, plot.Picture]
 TOLERANCE = 0.005
@@ -55,21 +63,25 @@ dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere;
 """
 
 
-def build(folder: Location) -> Location:
+def build(folder: Location, published: Path | None = None) -> Location:
     """Write `report/report.html`, `front.svg`, `front.png` and `front.csv` into a study's output folder.
 
     Beside them `search.csv`, if there was a search over candidates; `budget.csv`, if members were measured at two rungs or
     more; `certificates.csv`, if rows hold certificates; `stopping.csv`, if losers left, or could have.
+    published: a file of published points (`published.read`), drawn in the fronts and listed.
     Returns the page's path. Raises ValueError if there are no rows, a file cannot be trusted, or no member is done.
     """
     rows, summary = _load(folder)
     last, study = table.last(rows), str(rows["study"].iloc[0])
     marked = summary.assign(front_masked=front.fronts(summary), front_shrunk=front.fronts(summary, "flops_shrunk"))
     points = front.listed(summary, last)
-    found, correlations = compare.found(last), compare.correlations(last)
-    pictures = _pictures(points, study)
+    found, correlations = searches.found(last), searches.correlations(last)
+    others = (
+        None if published is None else literature.beside(literature.read(published), str(rows["dataset"].iloc[0]), published)
+    )
+    pictures = _pictures(points, study, others)
     if len(found):
-        pictures["search"] = plot.search(compare.curves(last), found[found["network"] == "random"], study)
+        pictures["search"] = plot.search(searches.curves(last), found[found["network"] == "random"], study)
     spent, lacking = budget.measured(rows, points)
     over = budget.curves(spent)
     if len(over):
@@ -101,6 +113,7 @@ def build(folder: Location) -> Location:
     parts = [
         *_headline(rows),
         *_figures(pictures),
+        *_published(others),
         *_points(summary, points),
         *_search(found, correlations, pictures),
         *_budget(over, budget.early(spent, over), lacking, pictures),
@@ -143,23 +156,18 @@ def _csv(frame: pd.DataFrame) -> bytes:
     return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
-def _save(path: Location, content: bytes) -> None:
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)
-
-
 def _unfinished(rows: pd.DataFrame) -> pd.DataFrame:
     """The latest row of each member that has no last row."""
     ended = rows["status"].ne(table.RUNNING).groupby([rows["arm"], rows["member"]]).transform("any")
     return rows[~ended].drop_duplicates(["arm", "member"], keep="last")
 
 
-def _pictures(summary: pd.DataFrame, study: str) -> Pictures:
+def _pictures(summary: pd.DataFrame, study: str, others: pd.DataFrame | None) -> Pictures:
     """The figure, and a second one where counts after shrinking differ from the parent's."""
-    pictures: Pictures = {"flops_masked": plot.chart(summary, study)}
+    pictures: Pictures = {"flops_masked": plot.chart(summary, study, published=others)}
     done = summary[summary["done"] > 0]
     if (done["flops_shrunk"] != done["flops_dense"]).any():
-        pictures["flops_shrunk"] = plot.chart(summary, study, "flops_shrunk")
+        pictures["flops_shrunk"] = plot.chart(summary, study, "flops_shrunk", others)
     return pictures
 
 
@@ -167,36 +175,9 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in line.items()} for line in frame.to_dict("records")]
 
 
-# ---- text of numbers
-
-
-def _number(value: float, form: str) -> str:
-    return "∞" if math.isinf(value) else "-" if math.isnan(value) else format(value, form)
-
-
-def _spread(mean: float, std: float, form: str = ".2f", times: float = 100.0) -> str:
-    """Mean ± standard deviation, in percent or percentage points unless `times` says otherwise."""
-    return "-" if math.isnan(mean) else f"{_number(times * mean, form)} ± {_number(times * std, form.lstrip('+'))}"
-
-
-def _large(value: float) -> str:
-    """A count in three digits: 51200 is 51.2 k."""
-    sizes = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
-    size, letter = next((pair for pair in sizes if value >= 0.9995 * pair[0]), (1.0, ""))
-    return f"{value / size:{'.3g' if value < 999.5 * size else '.0f'}}{letter}"
-
-
 def _share(share: float) -> str:
     """What a search took of the training FLOPs; nothing if there was none."""
     return f" ({_number(100 * share, '.2g')}%)" if share > 0 else ""
-
-
-def _interval(low: float, high: float, form: str = ".2f", times: float = 100.0) -> str:
-    return "-" if math.isnan(low) else f"{times * low:{form}} to {times * high:{form}}"
-
-
-def _p(value: float) -> str:
-    return "-" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
 def _line(point: Mapping[str, Any]) -> dict[str, str]:
@@ -271,6 +252,21 @@ def _headline(rows: pd.DataFrame) -> Iterator[str]:
     )
     if waiting := len(_unfinished(rows)):
         yield _say(f"The study is not finished: {waiting} members have rows but no last row, and are not in the figures.")
+
+
+def _published(others: pd.DataFrame | None) -> Iterator[str]:
+    """The published points that the fronts show."""
+    if others is None:
+        return
+    yield "<h2>Published points</h2>\n"
+    yield _say(f"{literature.CAVEAT} They are as a file given with --published states them, on the same data set.")
+    head = ["name", "source", "model", "protocol", "counted", "test accuracy %", "FLOPs", "parameters"]
+    lines = [
+        [*(str(line[name]) for name in head[:5]), _number(100 * line["accuracy"], ".2f"), _large(line["flops"]),
+         "-" if math.isnan(line["params"]) else _large(line["params"])]
+        for line in _records(others)
+    ]  # fmt: skip
+    yield _grid(head, lines)
 
 
 def _points(summary: pd.DataFrame, listed: pd.DataFrame) -> Iterator[str]:

@@ -224,6 +224,12 @@ def atomic(path: Location) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def save(path: Location, content: bytes) -> None:
+    """Make `path` a file with this content, complete or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
 @contextlib.contextmanager
 def local(path: Location) -> Iterator[Path]:
     """A path on this machine with the content of the file `path`: itself, or a copy that is removed afterwards."""

@@ -1,9 +1,8 @@
 """Arms of a finished study at equal FLOPs, against one of them, paired by seed; and scratch training of what it found.
 
-Each arm's accuracy on test data is read off its own line of (FLOPs left, accuracy) for each seed, linear in the logarithm of
-FLOPs and never beyond the line's ends; all settings of an arm are on its line. With --scratch the structures that the arm of
---of found nearest to the share are trained from initial weights, each with its own seed, in one cohort: this needs the study's
-networks (`study.keep = "all"`).
+Each arm's accuracy on test data is read off its own front for each seed (`compare.lines`), chosen by validation accuracy.
+With --scratch the structures that the arm of --of found nearest to the share are trained from initial weights, each with its
+own seed, in one cohort: this needs the study's networks (`study.keep = "all"`).
 
     python benchmarks/equal_flops.py runs/complexity_digits [--of complexity_aware] [--share .25] [--scratch]
 """
@@ -29,12 +28,7 @@ from prunefront.trainables.task import Task
 
 def at_share(rows: pd.DataFrame, share: float) -> pd.Series:
     """Test accuracy by seed, at a share of the dense FLOPs; a seed whose line does not reach it is NaN."""
-    values: dict[int, float] = {}
-    for seed, line in rows.assign(x=np.log(rows["flops_shrunk"] / rows["flops_dense"])).sort_values("x").groupby("seed"):
-        line = line.groupby("x", as_index=False)["accuracy_test"].mean()
-        inside = line["x"].iloc[0] <= math.log(share) <= line["x"].iloc[-1]
-        values[int(seed)] = float(np.interp(math.log(share), line["x"], line["accuracy_test"])) if inside else math.nan  # type: ignore[arg-type]
-    return pd.Series(values, dtype=float)
+    return compare.at(compare.lines(rows, "flops_shrunk"), share * rows["flops_dense"].max())["accuracy_test"]
 
 
 def scratch(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The command line: prunefront run | report | pick | show | export | algorithms | doctor."""
+"""The command line: prunefront run | report | compare | pick | show | export | algorithms | doctor."""
 
 from __future__ import annotations
 
@@ -59,9 +59,46 @@ def run(
 
 
 @app.command()
-def report(folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")]) -> None:
+def report(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")],
+    published: Annotated[Path | None, typer.Option(help="A CSV file of published points, drawn faintly beside.")] = None,
+) -> None:
     """Write the report of what has been measured so far, and print the front."""
-    _report(locate(folder), Console())
+    _report(locate(folder), Console(), published)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Output folders of studies, or their URIs.")],
+    baseline: Annotated[
+        str | None, typer.Option(help='The arm to compare with ("study: arm" of several studies); default a control.')
+    ] = None,
+    at: Annotated[
+        list[float] | None, typer.Option(help="FLOPs to compare at; default five levels in the common range.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="The folder for compare.csv, .md, .svg and .png; default DIR/report.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Compare studies of other data, split, model or task too.")] = False,
+) -> None:
+    """Compare arms at equal FLOPs, paired by seed, with intervals and tests."""
+    from ..analysis import verdicts
+
+    places, console = list(map(locate, folders)), Console()
+    target = locate(out) if out is not None else places[0] / "report"
+    try:
+        found = verdicts.build(places, baseline, at or (), anyway)
+        verdicts.write(found, target)
+    except OSError as error:
+        raise ValueError(f"{error.filename or target}: can be read, or written to; got: {error.strerror}") from error
+    for cost, lines in found.lines.groupby("cost", sort=False):
+        table = Table(title=f"against {found.baseline}. {verdicts.title(str(cost))}", title_justify="left", box=box.SIMPLE_HEAD)
+        for name in _COMPARED:
+            table.add_column(name, justify="left" if name in ("arm", "verdict") else "right")
+        for line in map(verdicts.texts, lines.to_dict("records")):
+            table.add_row(*(line[name] for name in _COMPARED))
+        console.print(table)
+    for caution in found.cautions:
+        console.print(caution, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"comparison: {target / 'compare.md'}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -155,11 +192,15 @@ _COLUMNS = {
 """What a terminal has room for beside arm and setting, of the report's columns."""
 
 
-def _report(folder: Location, console: Console) -> None:
+_COMPARED = ("arm", "FLOPs", "n", "test %", "difference", "95 % interval", "p (Holm)", "could show", "verdict")
+"""What a terminal has room for of a comparison's columns."""
+
+
+def _report(folder: Location, console: Console, published: Path | None = None) -> None:
     from ..analysis import report
 
     try:
-        page = report.build(folder)
+        page = report.build(folder, published)
         head, *lines = report.front_table(folder)
     except OSError as error:
         raise ValueError(f"{folder}: rows can be read and the report written there; got: {error.strerror}") from error

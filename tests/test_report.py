@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunefront.analysis import compare, front, plot, report, table
+from prunefront.analysis import front, plot, report, searches, table
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 FLOPS, PARAMS = 2 * 50890, 50890
@@ -376,7 +376,7 @@ def test_rows_of_a_search_without_its_scores(tmp_path: Path) -> None:
 
 def test_many_settings_of_a_search_are_drawn_in_part() -> None:
     rows = pd.DataFrame([row for i in range(15) for row in searched(0.5 + i / 100, 0, range(1, 4))])
-    found, curves = compare.found(rows), compare.curves(rows)
+    found, curves = searches.found(rows), searches.curves(rows)
     drawing = plot.svg(plot.search(curves, found[found["network"] == "random"], "x"))
     assert "Drawn: the first 12 of 15 settings." in drawing
 
