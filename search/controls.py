@@ -1,7 +1,7 @@
 """Standard controls: baselines that a study is given, and sanity checks of what its own arms found.
 
 The baselines are ordinary arms. The checks are planned when all else is done: each is about one setting of an arm, trained with
-the same seeds, data and budget (`trainables/algorithms/sanity.py`).
+the same seeds, data and budget (`contract.Check`).
 """
 
 from __future__ import annotations
@@ -11,18 +11,11 @@ from collections.abc import Mapping, Sequence
 
 from ..analysis import front, table
 from ..analysis.storage import Location
-from ..trainables.algorithms import find, sanity
-from ..trainables.contract import Value, complete
+from ..trainables.algorithms import find, known
+from ..trainables.contract import Value, complete, hyperparameters, setting
 from ..trainables.kept import kept_members
 from ..trainables.task import Task
 from .study import Arm, Study
-
-SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
-"""Of the baselines that remove weights."""
-WIDTHS = (0.7, 0.5, 0.35, 0.25, 0.18, 0.125)
-"""Of narrower dense networks."""
-CHECKS = {"random": "random masks", "shuffled": "shuffled masks", "reinitialised": "re-initialised", "scratch": "from scratch"}
-"""Each check, and what its arm is called behind the name of the arm that it is about."""
 
 
 def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
@@ -31,26 +24,31 @@ def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
     Raises ValueError if one of its own has the name of one of these.
     """
     arms = [*own, *(arm for arm in _baselines(task) if not any(_same(arm, other) for other in own))]
+    checker = _checker()
     for arm in (arm for arm in own if not arm.algorithm.control):
-        for check, called in CHECKS.items():
-            if check != "shuffled" or (arm.algorithm.from_dense and task.dense_steps):
-                name, space = f"{arm.name}, {called}", {"check": (check,)}
-                arms.append(Arm(name, "sanity", find("sanity"), "follows", None, space, follows=arm.name))
+        for check, about in find(checker).checks.items():
+            if not about.from_dense or (arm.algorithm.from_dense and task.dense_steps):
+                name, space = f"{arm.name}, {about.called}", {"check": (check,)}
+                arms.append(Arm(name, checker, find(checker), "follows", None, space, follows=arm.name))
     names = {arm.name for arm in own}
     if clash := [arm.name for arm in arms[len(own) :] if arm.name in names]:
         raise ValueError(f'arms have distinct names, and "{clash[0]}" is that of a standard control')
     return tuple(arms)
 
 
+def _checker() -> str:
+    """The algorithm that makes sanity checks."""
+    return next(name for name, algorithm in known().items() if algorithm.checks)
+
+
 def _baselines(task: Task) -> list[Arm]:
-    dense, magnitude = find("dense"), find("magnitude")
-    arms = [Arm("dense", "dense", dense, "grid", None, {})]
-    with contextlib.suppress(ValueError):  # a model without a width
-        dense.parent(task, complete(dense.space, {"width": WIDTHS[0]}))
-        arms.append(Arm("dense, narrower", "dense", dense, "grid", None, {"width": WIDTHS}))
-    for scope in ("layerwise", "global"):
-        space: dict[str, tuple[Value, ...]] = {"sparsity": SPARSITIES, "scope": (scope,)}
-        arms.append(Arm(f"magnitude, {scope}", "magnitude", magnitude, "grid", None, space))
+    """The standard arms that can start from the task's model."""
+    arms: list[Arm] = []
+    for name, algorithm in known().items():
+        for arm, space in algorithm.standard.items():
+            with contextlib.suppress(ValueError):  # a model without a width
+                algorithm.parent(task, complete(algorithm.space, {key: values[0] for key, values in space.items()}))
+                arms.append(Arm(arm, name, algorithm, "grid", None, space))
     return arms
 
 
@@ -60,7 +58,7 @@ def _same(one: Arm, other: Arm) -> bool:
     def told(arm: Arm) -> dict[str, object]:
         """Hyper-parameters that are not left at their defaults; those that have several values without them."""
         single = {name: values for name, values in arm.space.items() if isinstance(values, tuple) and len(values) == 1}
-        varied: dict[str, object] = dict.fromkeys(arm.space.keys() - single.keys())
+        varied = dict.fromkeys(arm.space.keys() - single.keys())
         return varied | {name: values for name, values in single.items() if values != (arm.algorithm.space[name].default,)}
 
     return one.algorithm_name == other.algorithm_name and told(one) == told(other)
@@ -87,19 +85,20 @@ def wanted(study: Study, folder: Location) -> dict[str, list[Mapping[str, Value]
     points["first"] = counted.groupby([points["arm"], counted]).cumcount() == 0
     cut = rows["flops_shrunk"] < rows["flops_dense"]
     points = points.join(cut.groupby([rows["arm"], rows["hp"]]).all().rename("smaller"), on=["arm", "hp"])
+    checks = find(_checker()).checks
     arms = {(arm.follows, _check(arm)): arm for arm in study.arms if arm.follows}
     for point in points.to_dict("records"):
         algorithm = find(point["algorithm"])
-        hp = complete(algorithm.space, sanity.hyperparameters(point["hp"]))
+        hp = complete(algorithm.space, hyperparameters(point["hp"]))
         parent = algorithm.parent(study.task, hp)
         if (parent.model, parent.model_options) != (study.task.model, study.task.model_options):
             continue
         like: dict[str, Value] = {name: hp[name] for name in ("lr", "weight_decay") if hp.get(name) is not None}
-        like["of"] = sanity.setting(point["algorithm"], point["hp"])
-        due = {"random": "first", "shuffled": "best", "reinitialised": "best", "scratch": "smaller"}
-        for check, column in due.items():
+        like["of"] = setting(point["algorithm"], point["hp"])
+        for check, about in checks.items():
             arm = arms.get((point["arm"], check))
-            if arm is not None and point[column] and (check == "random" or point["best"]):
+            due = point["best"] if about.front else point["first"]
+            if arm is not None and due and (point["smaller"] or not about.smaller):
                 found.setdefault(arm.name, []).append(complete(arm.algorithm.space, {**like, "check": check}))
     return found
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from prunefront.analysis import table
-from prunefront.search import controls, study
+from prunefront.search import study
 from prunefront.search.plan import Plan, read_cohort
 from prunefront.search.work import Work
 from prunefront.trainables import masks
 from prunefront.trainables.algorithms import find, sanity
 from prunefront.trainables.cohort import Cohort, Training
-from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.contract import Member, complete, setting
 from prunefront.trainables.kept import load_masks
 from prunefront.trainables.structure import node_masks
 from prunefront.trainables.task import Task
@@ -85,7 +85,7 @@ def trained(folder: Path, task: Task, algorithm: str, hp: dict[str, object], see
 def test_a_check_trains_with_what_the_member_of_the_same_seed_kept(tmp_path: Path, check: str):
     task = dataclasses.replace(TASK, starts=str(tmp_path / "starts"))
     own = trained(tmp_path, task, "magnitude", {"sparsity": 0.8})
-    of = sanity.setting("magnitude", own[0]["hp"])
+    of = setting("magnitude", own[0]["hp"])
     rows = trained(tmp_path, task, "sanity", {"of": of, "check": check})
     assert [row["control"] for row in rows] == [True, True]
     assert [row["hp_of"] for row in rows] == [of, of]
@@ -215,4 +215,4 @@ def test_an_arm_may_not_have_the_name_of_a_standard_control(tmp_path: Path):
     path.write_text(STUDY.format(more="").replace('name = "chance"\n', 'name = "magnitude, random masks"\n'))
     with pytest.raises(ValueError, match='"magnitude, random masks" is that of a standard control'):
         study.read(path)
-    assert controls.CHECKS.keys() == set(CHECKS)
+    assert find("sanity").checks.keys() == set(CHECKS)

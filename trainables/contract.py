@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import json
 import math
@@ -94,6 +95,20 @@ class Member:
     seed: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A sanity check of the settings that other arms found.
+
+    called: what its arm is called behind the name of the arm it is about.  front: of settings on the front alone, not of all.
+    smaller: of networks that have fewer units than the parent.  from_dense: of algorithms that start from dense networks.
+    """
+
+    called: str
+    front: bool = True
+    smaller: bool = False
+    from_dense: bool = False
+
+
 @dataclasses.dataclass
 class State:
     """All that changes while a cohort trains.
@@ -167,6 +182,8 @@ class Algorithm(abc.ABC):
     source: paper and equation numbers, or "derivation" where it is ours.  version: raised when results change, since it is part
     of a member's identity.  control: there to be compared with.  space: the hyper-parameters.  together: names of those whose
     values must share a cohort.  from_dense: members start from trained dense networks, one for each seed.
+    standard: the arms of it that standard controls give a study, by name, each a space.  checks: the sanity checks that it can
+    make of a setting, by the value of its hyper-parameter `check`; `of` is the `setting`.
     """
 
     source: ClassVar[str]
@@ -175,6 +192,8 @@ class Algorithm(abc.ABC):
     space: ClassVar[Mapping[str, Domain]]
     together: ClassVar[tuple[str, ...]] = ()
     from_dense: ClassVar[bool] = False
+    standard: ClassVar[Mapping[str, Mapping[str, tuple[Value, ...]]]] = {}
+    checks: ClassVar[Mapping[str, Check]] = {}
 
     def skip(self, task: Task) -> str | None:
         """Why the algorithm cannot run on `task`, or None if it can."""
@@ -228,6 +247,19 @@ def complete(space: Mapping[str, Domain], hp: Mapping[str, object]) -> dict[str,
 def canonical(space: Mapping[str, Domain], hp: Mapping[str, Value]) -> str:
     """The hyper-parameters that differ from their defaults, as JSON with sorted names."""
     return json.dumps({n: v for n, v in sorted(hp.items()) if v != space[n].default}, separators=(",", ":"))
+
+
+def setting(algorithm: str, hp: str) -> str:
+    """The setting of an algorithm with hyper-parameters as rows have them, canonical JSON: its name, a space, and these."""
+    return f"{algorithm} {hp}"
+
+
+def hyperparameters(hp: str) -> dict[str, Value]:
+    """Those in `hp` of a row. Raises ValueError if it is no JSON object."""
+    with contextlib.suppress(json.JSONDecodeError):
+        if isinstance(given := json.loads(hp), dict):
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    raise ValueError(f'hyper-parameters are a JSON object, as in dns {{"sparsity": 0.9}}; got {hp!r}')
 
 
 def code_path(space: Mapping[str, Domain], hp: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:

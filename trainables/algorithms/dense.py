@@ -8,3 +8,4 @@ class Dense(GradientPruner):
 
     source = "baseline: ordinary training"
     control = True
+    standard = {"dense": {}, "dense, narrower": {"width": (0.7, 0.5, 0.35, 0.25, 0.18, 0.125)}}

@@ -31,6 +31,11 @@ class Magnitude(GradientPruner):
         every=Domain("whole", 20, "the number of steps between masks of a gradual schedule", low=1, static=True),
     )
 
+    standard = {
+        f"magnitude, {scope}": {"sparsity": (0.5, 0.7, 0.8, 0.9, 0.95, 0.98), "scope": (scope,)}
+        for scope in ("layerwise", "global")
+    }
+
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if hp["scope"] != "global":
             return

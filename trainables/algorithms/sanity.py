@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from ...analysis.storage import locate
 from .. import draws, masks
-from ..contract import Domain, Member, State, Value, complete
+from ..contract import Check, Domain, Member, State, Value, complete, hyperparameters
 from ..gradient import Context, GradientPruner, Params, Pruning, space
 from ..kept import load_masks
 from ..structure import Structure, alive, node_masks
@@ -37,6 +35,12 @@ class Sanity(GradientPruner):
             "choice", "random", "what is made of it", choices=("random", "shuffled", "reinitialised", "scratch"), static=True
         ),
     )
+    checks = {
+        "random": Check("random masks", front=False),
+        "shuffled": Check("shuffled masks", from_dense=True),
+        "reinitialised": Check("re-initialised"),
+        "scratch": Check("from scratch", smaller=True),
+    }
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if hp["of"] is not None:
@@ -70,11 +74,6 @@ class Sanity(GradientPruner):
         return pruning["mask"]
 
 
-def setting(algorithm: str, hp: str) -> str:
-    """`of` for the rows of an algorithm with these hyper-parameters, as rows have them: canonical JSON."""
-    return f"{algorithm} {hp}"
-
-
 def member_of(task: Task, of: str, seed: int) -> str:
     """The member of a setting that has the seed. Raises ValueError if there is no such algorithm or setting."""
     from . import find
@@ -82,14 +81,6 @@ def member_of(task: Task, of: str, seed: int) -> str:
     name, _, hp = of.partition(" ")
     algorithm = find(name)
     return identity(task, name, algorithm, Member(complete(algorithm.space, hyperparameters(hp)), seed))
-
-
-def hyperparameters(hp: str) -> dict[str, Value]:
-    """Those in `hp` of a row. Raises ValueError if it is no JSON object."""
-    with contextlib.suppress(json.JSONDecodeError):
-        if isinstance(given := json.loads(hp), dict):
-            return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    raise ValueError(f'hyper-parameters are a JSON object, as in dns {{"sparsity": 0.9}}; got {hp!r}')
 
 
 def checked(structure: Structure, kept: Mapping[str, Tensor], check: str, seed: int) -> dict[str, Tensor]:
