@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from .storage import Location, atomic, each, source
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FOOTER = b"prunefront"
 RUNNING = "running"
 FINAL = ("done", "stopped", "diverged", "failed", "skipped")
@@ -74,6 +74,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("params_kept", _count, "parameters that are not removed"),
     ("params_shrunk", _count, "parameters after units that cannot influence the output are removed"),
     ("layers_dead", _count, "removable layers in which nothing is kept"),
+    ("layers", _text, "parameters kept in each removable layer and how many it has, JSON: name -> [kept, all], in their order"),
     ("unknown_ops", _text, "operations without a FLOPs formula, comma-separated; empty: everything was counted"),
 )
 """Name, type and meaning (with unit) of every fixed column; `hp_<name>` and `m_<name>` come beside them."""

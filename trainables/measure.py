@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,8 @@ def measure(task: Task, algorithm: Algorithm, state: State, last: bool, dense: C
         "search_flops": flops.tolist(),
     }
     values |= {name: column.tolist() for name, column in networks.progress.items()}
+    lines = layers(task.structure, networks.kept)
+    values["layers"] = [lines[m] for m in networks.of.tolist()]
     return [{**progress, **{name: column[k] for name, column in values.items()}} for k in range(len(networks.of))]
 
 
@@ -109,6 +112,15 @@ def compression(found: structure.Structure, counts: Counts, kept: Mapping[str, T
         "params_shrunk": params_shrunk,
         "layers_dead": (entries == 0).sum(0),
     }
+
+
+def layers(found: structure.Structure, kept: Mapping[str, Tensor]) -> list[str]:
+    """The column `layers` of M networks.  kept: removable parameter -> (M, ...) bool."""
+    each = {layer.name: torch.cat([kept[name].flatten(1) for name in layer.parameters], 1) for layer in found.layers}
+    counts = torch.stack([mask.sum(1) for mask in each.values()], 1).tolist()
+    sizes = {name: mask.shape[1] for name, mask in each.items()}
+    pairs = [dict(zip(sizes, zip(line, sizes.values(), strict=True), strict=True)) for line in counts]
+    return [json.dumps(pair, separators=(",", ":")) for pair in pairs]
 
 
 def by_layer(
