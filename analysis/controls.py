@@ -61,3 +61,11 @@ def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
         lines[f"{name}_holm"], lines[f"{name}_equivalence"] = adjusted, same
         lines[f"{name}_verdict"] = [compare.verdict(*each) for each in zip(tests, adjusted, same, strict=True)]
     return lines
+
+
+def gathered(points: pd.DataFrame) -> pd.DataFrame:
+    """Operating points with those of sanity checks under the name of the check, one for all arms.
+
+    Arms of checks are called after the arm that they are about, a comma, and what the check does.
+    """
+    return points.assign(arm=points["arm"].where(~is_check(points), points["arm"].str.rpartition(", ")[2]))

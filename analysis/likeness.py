@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import compare, front, table
+from . import compare, controls, front, table
 from .storage import Location
 
 SPENT = ("epochs", "steps", "examples", "search_flops")
@@ -26,7 +26,7 @@ MEASURES = ("accuracy_valid", "flops_masked", "flops_shrunk", *(score for score 
 
 
 def load(folders: Sequence[Location], anyway: bool = False) -> tuple[pd.DataFrame, list[str]]:
-    """The done rows of the studies in `folders`, with `label`, and sentences about what is unlike in them.
+    """The done rows of the studies in `folders` but for sanity checks, with `label`; and sentences about what is unlike.
 
     label: as from `compare.labels`; of several studies "study: arm", by the folders if they have the same names.
     task_<name>, for `RECIPE`: the arm's value, or else the task's.
@@ -78,7 +78,7 @@ def _done(folder: Location) -> pd.DataFrame:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; studies are compared by their output folders")
     last = table.last(table.current(folder, table.read(folder)))
-    done = last[last["status"] == "done"]
+    done = last[(last["status"] == "done") & ~controls.is_check(last)]
     if done.empty:
         raise ValueError(f"{folder}: no member is done yet; a comparison needs those of two seeds at least")
     for name in MEASURES:

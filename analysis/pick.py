@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
 
 from . import front
 
@@ -40,7 +37,8 @@ def pick(
     """One member on the front of all arms, in (mean validation accuracy up, mean `cost` down).
 
     last_rows: as from `table.last`.  Exactly one of the others says which setting: max_flops, the most accurate one of a mean
-    cost of at most so many; min_accuracy, the cheapest one of at least that mean validation accuracy; at_knee, that of `knee`.
+    cost of at most so many; min_accuracy, the cheapest one of at least that mean validation accuracy; at_knee, that of
+    `front.knees`, the most accurate one if there is none.
     Of its seeds, the member is the one of the median validation accuracy (the lower one of two): the best one is the luckiest.
     With `max_flops`, members that cost more themselves are left out.
     Raises ValueError with the nearest setting if none is within the bound.
@@ -70,8 +68,10 @@ def pick(
         _some(within, rule, seen.iloc[0], cost)
         chosen, why = within.index[0], f"the point of the fewest FLOPs ({kind}) on the front with {rule}"
     else:
-        chosen = seen.index[knee(seen[["accuracy_valid", cost]])]
-        why = f"the knee of the front, {len(seen)} points in validation accuracy and the logarithm of FLOPs ({kind})"
+        knee = front.knees(points, cost)
+        chosen = knee.idxmax() if knee.any() else seen.index[0]
+        about = f"the front, {len(seen)} points in validation accuracy and the logarithm of FLOPs ({kind})"
+        why = f"the knee of {about}" if knee.any() else f"the most accurate point of {about}, which has no knee"
     point = points.loc[chosen]
     own = last_rows["arm"].eq(point["arm"]) & last_rows["hp"].eq(point["hp"]) & last_rows["status"].eq("done")
     members = front.selectable(last_rows[own])
@@ -81,18 +81,6 @@ def pick(
     among = f"the {len(able)} of {len(members)} seeds within the bound" if len(able) < len(members) else f"{len(members)} seeds"
     reasons = f"{why}; means over seeds", f"of the median validation accuracy of {among}"
     return Pick(_record(point), _record(last_rows.loc[middle]), reasons)
-
-
-def knee(points: ArrayLike) -> int:
-    """Which point of a front is farthest above the line between its ends, accuracy and log10 of FLOPs each over [0, 1].
-
-    points: (n, 2), accuracy and FLOPs, none dominated.  The most accurate one if none is above the line; less than one
-    FLOP counts as one.
-    """
-    values = np.asarray(points, dtype=float)
-    accuracy, cost = _unit(values[:, 0]), _unit(np.log10(np.maximum(values[:, 1], 1)))
-    above = np.round(accuracy - cost, 12)  # sqrt(2) times the distance; 0 at both ends
-    return int(np.lexsort((-values[:, 0], -above))[0])
 
 
 def find(rows: pd.DataFrame, member: str) -> str:
@@ -116,12 +104,6 @@ def _some(within: pd.DataFrame, rule: str, nearest: pd.Series[Any], cost: front.
     if within.empty:
         has = f"validation accuracy {nearest['accuracy_valid']:.4f}, {nearest[cost]:,.0f} FLOPs"
         raise ValueError(f"no point of the front has {rule}; the nearest is {nearest['arm']}: {nearest['setting']} ({has})")
-
-
-def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values brought to [0, 1]; zeros if they are all the same."""
-    low, high = float(values.min()), float(values.max())
-    return (values - low) / (high - low) if math.isfinite(high - low) and high > low else np.zeros_like(values)
 
 
 def _record(line: pd.Series[Any]) -> dict[str, Any]:

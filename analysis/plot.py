@@ -80,7 +80,7 @@ def chart(
     )
     layers = [*_notes(drawn, low), *_crosses(others, x, y), *lines, bars, marks]
     title = _title(points, study, cost, len(others))
-    picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
+    picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict(validate=False)
     return {**picture, "datasets": {"points": json.loads(drawn.to_json(orient="records"))}}
 
 
@@ -129,7 +129,7 @@ def attained(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_maske
     if nothing := len(corners) - len(there):
         said.append(f"Not drawn: {nothing} of {len(corners)} corners have no FLOPs left.")
     title = alt.TitleParams(f"{study}: what seeds attain", subtitle=said)
-    picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
+    picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict(validate=False)
     return {**picture, "datasets": {"bands": json.loads(drawn.to_json(orient="records"))}}
 
 
@@ -186,7 +186,7 @@ def compute(means: pd.DataFrame, study: str, charge: Literal["train_flops", "sec
     if len(nothing):
         said.append(f"Not drawn: {', '.join(nothing)}, without a network that is cheaper than the parent.")
     title = alt.TitleParams(f"{study}: hypervolume against compute", subtitle=said)
-    picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
+    picture = alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict(validate=False)
     ends = drawn.groupby("label")["networks"].transform("max") == drawn["networks"]
     return {**picture, "datasets": {"spent": json.loads(drawn.assign(end=ends).to_json(orient="records"))}}
 
@@ -228,7 +228,7 @@ def search(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:
     if len(shown) < len(settings):
         lines.append(f"Drawn: the first {len(shown)} of {len(settings)} settings.")
     title = alt.TitleParams(f"{study}: accuracy against candidates scored", subtitle=lines)
-    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict()
+    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict(validate=False)
 
 
 def _panel(algorithm: str, setting: str, curves: pd.DataFrame, random: pd.DataFrame) -> alt.LayerChart:
@@ -267,7 +267,7 @@ def latency(frame: pd.DataFrame, study: str) -> Picture:
     if nothing := measured["member"].nunique() - drawn["member"].nunique():
         lines.append(f"Not drawn: {nothing} networks have no FLOPs left (they are in the table).")
     title = alt.TitleParams(f"{study}: latency against FLOPs", subtitle=lines)
-    return alt.ConcatChart(concat=panels, columns=2, title=title, config=_config()).to_dict()
+    return alt.ConcatChart(concat=panels, columns=2, title=title, config=_config()).to_dict(validate=False)
 
 
 def _timed(group: pd.DataFrame, title: str) -> alt.LayerChart:
@@ -334,7 +334,7 @@ def certificates(curves: pd.DataFrame, study: str) -> Picture:
             f"({ROUNDING:.1e}); their height says nothing."
         )
     title = alt.TitleParams(f"{study}: proven gap against seconds", subtitle=said)
-    return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict()
+    return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title, config=_config()).to_dict(validate=False)
 
 
 def stopping(lines: pd.DataFrame, study: str) -> Picture:
@@ -356,7 +356,9 @@ def stopping(lines: pd.DataFrame, study: str) -> Picture:
     names = base.mark_text(align="right", dx=-7, dy=-9, fontSize=13, color="currentColor").encode(x, y, alt.Text("factor:N"))
     said = [f"Mean over {_seeds(lines['n'])}, bars one standard deviation. Beside each point: one in so many goes on."]
     title = alt.TitleParams(f"{study}: stopping by dominance", subtitle=said)
-    return alt.LayerChart(layer=[bars, marks, names], width=WIDTH, height=300, title=title, config=_config()).to_dict()
+    return alt.LayerChart(layer=[bars, marks, names], width=WIDTH, height=300, title=title, config=_config()).to_dict(
+        validate=False
+    )
 
 
 def budget(curves: pd.DataFrame, study: str) -> Picture:
@@ -370,7 +372,7 @@ def budget(curves: pd.DataFrame, study: str) -> Picture:
         "Colours go by the order of the number above each panel.",
     ]
     title = alt.TitleParams(f"{study}: accuracy over the budget", subtitle=said)
-    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict()
+    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict(validate=False)
 
 
 def _spent(curves: pd.DataFrame, arm: str) -> alt.LayerChart:
@@ -416,13 +418,96 @@ def differences(lines: pd.DataFrame, study: str, baseline: str, notes: Sequence[
     said += [f"Not drawn (see the table): {'; '.join(left)}."] if left else []
     said += textwrap.wrap(" ".join(notes), 130)
     title = alt.TitleParams(f"{study}: differences at equal FLOPs", subtitle=said)
-    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict()
+    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict(validate=False)
+
+
+def checks(lines: pd.DataFrame, study: str) -> Picture:
+    """Settings minus the sanity checks of them, with intervals, a panel for each arm, a colour and a shape for each check.
+
+    lines: as from `controls.checked`.
+    """
+    drawn = lines.assign(sure=lines["difference_test_verdict"].str.startswith(("better", "worse")))
+    names = {"difference_test": "difference", "difference_test_low": "low", "difference_test_high": "high"}
+    drawn = drawn.rename(columns={**names, "difference_test_n": "n", "difference_test_verdict": "verdict"})
+    shown = drawn["arm"].unique().tolist()[:PANELS]
+    panels = [_checked(drawn[drawn["arm"] == arm], arm, lines["check"].unique().tolist()) for arm in shown]
+    said = [
+        f"Test accuracy of a setting minus its check's, same seed: mean over {_seeds(drawn['n'])}, 95 % t interval.",
+        f"Filled: better or worse after Holm's correction. Dotted: ± {100 * MARGIN:g} points.",
+    ]
+    if left := drawn["arm"].nunique() - len(shown):
+        said.append(f"Drawn: the first {len(shown)} of {len(shown) + left} arms.")
+    title = alt.TitleParams(f"{study}: are the weights and the mask needed?", subtitle=said)
+    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict(validate=False)
+
+
+def _checked(lines: pd.DataFrame, arm: str, every: list[str]) -> alt.LayerChart:
+    names = ["setting", "check", "flops_masked", "n", "difference", "low", "high", "verdict"]
+    base = alt.Chart(alt.Data(values=_exact(lines[[*names, "sure"]])))
+    x = alt.X(
+        "flops_masked:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=alt.Axis(format="~s", tickCount=4)
+    ).title("masked FLOPs of the setting")
+    y, low = (alt.Y(f"{name}:Q", axis=alt.Axis(format="+~%", tickCount=5), title=None) for name in ("difference", "low"))
+    scale = alt.Scale(domain=every, range=list(COLOURS[: len(every)]))
+    legend = alt.Legend(title=None, orient="bottom")
+    stroke = alt.Stroke("check:N", scale=scale, legend=legend)
+    shape = alt.Shape("check:N", scale=alt.Scale(domain=every, range=list(SHAPES[: len(every)])), legend=legend)
+    filling = alt.condition("datum.sure", alt.Fill("check:N", scale=scale, legend=None), alt.value("transparent"))
+    layers = [
+        *_margins(),
+        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x, low, alt.Y2("high:Q"), stroke),
+        base.mark_point(size=60, strokeWidth=2, opacity=1).encode(
+            x, y, stroke, shape, fill=filling, tooltip=_tips(lines[names])
+        ),
+    ]
+    title = alt.TitleParams(arm, fontSize=13, offset=6, limit=240)
+    return alt.LayerChart(layer=layers, width=210, height=170, title=title)
+
+
+def _margins() -> list[alt.Chart]:
+    """Zero, and the differences that count as none."""
+    one, ink = alt.Chart(alt.Data(values=[{}])), {"color": "currentColor", "opacity": 0.6}
+    ends = [one.mark_rule(strokeDash=[2, 3], **ink).encode(alt.Y(datum=end)) for end in (-MARGIN, MARGIN)]
+    return [one.mark_rule(**ink).encode(alt.Y(datum=0)), *ends]
+
+
+def layers(shares: pd.DataFrame, study: str) -> Picture:
+    """The share that each layer keeps, a panel for each arm, a line for each setting, its colour by FLOPs.
+
+    shares: as from `layers.shares`.
+    """
+    arms = shares["arm"].unique().tolist()
+    panels = [_layered(shares[shares["arm"] == arm], arm) for arm in arms[:PANELS]]
+    said = [
+        f"Mean over {_seeds(shares['n'])}; settings on the front of their arm, layers in the order of the network.",
+        "Blue: the most FLOPs (masked) of the panel, ochre: the fewest.",
+    ]
+    if len(arms) > PANELS:
+        said.append(f"Drawn: the first {PANELS} of {len(arms)} arms.")
+    title = alt.TitleParams(f"{study}: parameters kept, layer by layer", subtitle=said)
+    return alt.ConcatChart(concat=panels, columns=3, title=title, config=_config()).to_dict(validate=False)
+
+
+def _layered(shares: pd.DataFrame, arm: str) -> alt.LayerChart:
+    order = shares["flops_masked"].rank(method="dense", ascending=False)
+    drawn = shares.assign(level=(order - 1) / max(order.max() - 1, 1))
+    base = alt.Chart(alt.Data(values=_exact(drawn)))
+    names = drawn.drop_duplicates("place").sort_values("place")["layer"].tolist()
+    few = len(names) <= FEW
+    axis = alt.Axis(labelAngle=-45 if few else 0, labels=few, ticks=few, labelLimit=80)
+    x = alt.X("layer:N", sort=names, axis=axis, title=None if few else f"{len(names)} layers")
+    y = alt.Y("kept:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="~%", tickCount=5), title=None)
+    colour = alt.Color("level:Q", scale=alt.Scale(domain=[0, 0.5, 1], range=list(GRADED)), legend=None)
+    marks = base.mark_point(size=40, filled=True, opacity=1)
+    tips = _tips(shares[["setting", "layer", "kept", "flops_masked", "n"]])
+    lines = base.mark_line(strokeWidth=1.5).encode(x, y, colour, detail="hp:N")
+    title = alt.TitleParams(arm, fontSize=13, offset=6, limit=240)
+    return alt.LayerChart(layer=[lines, marks.encode(x, y, colour, tooltip=tips)], width=210, height=150, title=title)
 
 
 def _differing(lines: pd.DataFrame, arm: str) -> alt.LayerChart:
     names = ["cost", "flops", "n", "difference", "low", "high", "verdict", "unlike"]
     base = alt.Chart(alt.Data(values=_exact(lines[[*names, "sure"]])))
-    one = alt.Chart(alt.Data(values=[{}]))
     x = alt.X(
         "flops:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=alt.Axis(format="~s", tickCount=4), title="FLOPs"
     )
@@ -431,12 +516,8 @@ def _differing(lines: pd.DataFrame, arm: str) -> alt.LayerChart:
     stroke = alt.Stroke("cost:N", scale=scale, legend=None)
     filling = alt.condition("datum.sure", alt.Fill("cost:N", scale=scale, legend=None), alt.value("transparent"))
     shape = alt.Shape("cost:N", scale=alt.Scale(domain=list(COSTS), range=list(SHAPES[:2])), legend=None)
-    layers = [one.mark_rule(color="currentColor", opacity=0.6).encode(alt.Y(datum=0))]
-    layers += [
-        one.mark_rule(color="currentColor", opacity=0.6, strokeDash=[2, 3]).encode(alt.Y(datum=end))
-        for end in (-MARGIN, MARGIN)
-    ]
-    layers += [
+    layers = [
+        *_margins(),
         base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x, low, alt.Y2("high:Q"), stroke),
         base.mark_point(size=60, strokeWidth=2, opacity=1).encode(
             x, y, stroke, shape, fill=filling, tooltip=_tips(lines[names])
@@ -475,14 +556,24 @@ def _seeds(counts: pd.Series) -> str:
     return f"{least} seed{'' if most == 1 else 's'}" if least == most else f"{least} to {most} seeds"
 
 
-def svg(picture: Picture, background: str = "white") -> str:
-    """The chart as SVG text."""
-    return vl_convert.vegalite_to_svg({**picture, "background": background}, vl_version=_version())
+def svg(picture: Picture) -> str:
+    """The chart as SVG text, without a background."""
+    return vl_convert.vegalite_to_svg({**picture, "background": "transparent"}, vl_version=_version())
 
 
-def png(picture: Picture) -> bytes:
-    """The chart as PNG, on white, at twice the size of the SVG."""
-    return vl_convert.vegalite_to_png({**picture, "background": "white"}, vl_version=_version(), scale=2)
+def paper(drawing: str) -> str:
+    """A drawing as from `svg`, on white."""
+    return drawing.replace(">", '><rect width="100%" height="100%" fill="white"/>', 1)
+
+
+def pdf(drawing: str) -> bytes:
+    """A drawing as from `svg` as PDF, on white."""
+    return vl_convert.svg_to_pdf(paper(drawing))
+
+
+def png(drawing: str) -> bytes:
+    """A drawing as from `svg` as PNG, on white, at twice its size."""
+    return vl_convert.svg_to_png(paper(drawing), scale=2)
 
 
 @functools.cache

@@ -266,6 +266,12 @@ def last(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["status"] != RUNNING].drop_duplicates(["arm", "member"], ignore_index=True)
 
 
+def unfinished(frame: pd.DataFrame) -> pd.DataFrame:
+    """The latest row of each member that has no last row."""
+    ended = frame["status"].ne(RUNNING).groupby([frame["arm"], frame["member"]]).transform("any")
+    return frame[~ended].drop_duplicates(["arm", "member"], keep="last")
+
+
 def done(frame: pd.DataFrame) -> pd.DataFrame:
     """Every row, one for each rung, of the members that are done, in the frame's order."""
     ended = frame["status"].eq("done").groupby([frame["arm"], frame["member"]]).transform("any")

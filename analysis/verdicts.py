@@ -82,14 +82,19 @@ def build(
 
 def write(found: Verdicts, target: Location) -> None:
     """Write `compare.csv`, `compare.md`, `compare.svg` and `compare.png` into a folder."""
+    drawing = plot.svg(picture(found))
+    save(target / "compare.csv", found.lines.to_csv(index=False, lineterminator="\n").encode())
+    save(target / "compare.md", markdown(found).encode())
+    save(target / "compare.svg", plot.paper(drawing).encode())
+    save(target / "compare.png", plot.png(drawing))
+
+
+def picture(found: Verdicts) -> plot.Picture:
+    """The comparisons drawn."""
     numbers = {"difference_test": "difference", "difference_test_low": "low", "difference_test_high": "high"}
     names = {**numbers, "difference_test_n": "n", "difference_test_verdict": "verdict"}
     drawn = found.lines[["arm", "cost", "flops", "unlike", *names]].rename(columns=names)
-    picture = plot.differences(drawn, found.name, found.baseline, found.notes)
-    save(target / "compare.csv", found.lines.to_csv(index=False, lineterminator="\n").encode())
-    save(target / "compare.md", markdown(found).encode())
-    save(target / "compare.svg", plot.svg(picture).encode())
-    save(target / "compare.png", plot.png(picture))
+    return plot.differences(drawn, found.name, found.baseline, found.notes)
 
 
 def markdown(found: Verdicts) -> str:
@@ -97,9 +102,7 @@ def markdown(found: Verdicts) -> str:
     parts = [f"# {found.name}: against {found.baseline}, at equal FLOPs", *found.cautions]
     for cost, lines in found.lines.groupby("cost", sort=False):
         rows = [texts(line) for line in lines.to_dict("records")]
-        cells = [list(rows[0]), ["---", *["---:"] * (len(rows[0]) - 2), "---"], *[list(row.values()) for row in rows]]
-        grid = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
-        parts += [f"## {title(str(cost))}", grid]
+        parts += [f"## {title(str(cost))}", wording.grid(list(rows[0]), [list(row.values()) for row in rows])]
     return "\n\n".join([*parts, *ABOUT]) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def number(value: float, form: str) -> str:
@@ -30,3 +31,9 @@ def interval(low: float, high: float, form: str = ".2f", times: float = 100.0) -
 def p(value: float) -> str:
     """A p value in three digits."""
     return "-" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+
+
+def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; its first and its last column are text, the others numbers."""
+    cells = [head, ["---", *["---:"] * (len(head) - 2), "---"], *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)

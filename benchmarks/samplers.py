@@ -231,7 +231,7 @@ def main() -> None:
         folders = dict(zip(pairs, pool.map(driven, studies), strict=True))
     lines = pd.concat([shares(name, {batch: folders[name, batch] for batch in BATCHES}) for name in given.problems])
     told(lines, given.members)
-    (given.out / "samplers.png").write_bytes(plot.png(picture(lines)))
+    (given.out / "samplers.png").write_bytes(plot.png(plot.svg(picture(lines))))
 
 
 if __name__ == "__main__":

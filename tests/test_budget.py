@@ -139,7 +139,7 @@ def test_the_page_names_early_stopping_and_its_selection(tmp_path: Path) -> None
     assert 'id="budget"' in text
     for told in ("Over the budget", "Early stopping", "In 1 of 2 settings", "flattered by selection", "slowsparsity 0.5312"):
         assert told in seen
-    assert seen.index("Operating points") < seen.index("Over the budget") < seen.index("Hypervolume")
+    assert seen.index("Operating points") < seen.index("Over the budget") < seen.index("Checks")
     assert "nan" not in seen.lower().replace("provenance", "")
     written = pd.read_csv(tmp_path / "report" / "budget.csv")
     mean = sum(row["accuracy_valid"] for row in found if row["rung"] == 1 and row["hp_sparsity"] == 0.5) / 3

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_front import Guarded
 from test_report import FOOTER, Visible, measured, rows, save
 
-from prunefront.analysis import certificates, front, plot, report, table
+from prunefront.analysis import certificates, front, plot, report, sections, table
 
 NAN = math.nan
 HP_TYPES = {"sparsity": pa.float64(), "beta": pa.float64(), "rho": pa.float64()}
@@ -160,7 +160,7 @@ def test_whatever_the_numbers_are_the_section_is_drawn(sample: list[tuple[float,
     proven = certificates.measured(frame, front.summarise(table.last(frame)))
     shown = certificates.shown(certificates.curves(proven))
     drawn = shown[certificates.drawable(shown)]
-    pictures = {"certificates": plot.certificates(drawn, "x")} if len(drawn) else {}
-    text = "".join(report._certificates(frame, proven, shown, pictures))
-    assert ("<svg" in text) == bool(pictures)
+    drawings = {"certificates": plot.svg(plot.certificates(drawn, "x"))} if len(drawn) else {}
+    text = "".join(sections.proofs(frame, proven, shown, drawings))
+    assert ("<svg" in text) == bool(drawings)
     assert "nan" not in Visible.of(text).lower()

@@ -101,27 +101,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 # ---- which one
 
 
-def test_the_knee_is_farthest_above_the_line_between_the_ends():
-    random = np.random.default_rng(0)
-    for _ in range(200):
-        count = int(random.integers(3, 12))
-        points = np.stack([np.sort(random.random(count)), 10 ** np.sort(random.uniform(2, 9, count))], 1)
-        unit = np.stack([points[:, 0], np.log10(points[:, 1])], 1)
-        unit = (unit - unit[0]) / (unit[-1] - unit[0])
-        (ay, ax), (by, bx) = unit[0], unit[-1]
-        above = ((bx - ax) * (unit[:, 0] - ay) - (by - ay) * (unit[:, 1] - ax)) / np.hypot(bx - ax, by - ay)
-        best = int(np.argmax(above)) if above.max() > 1e-9 else count - 1
-        assert pick.knee(points) == best
-        assert pick.knee(points[::-1]) == count - 1 - best
-
-
-def test_the_knee_of_little():
-    assert pick.knee([[0.9, 100]]) == 0
-    assert pick.knee([[0.8, 10], [0.9, 100]]) == 1, "the more accurate one, with no point above the line"
-    assert pick.knee([[0.1, 0], [0.9, 10], [1.0, 1000]]) == 1
-    assert pick.knee([[0.9, 100], [0.9, 100]]) == 0
-
-
 def last() -> pd.DataFrame:
     return pd.DataFrame(rows())
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunefront.analysis import front, plot, report, searches, table
+from prunefront.analysis import front, plot, report, searches, table, wording
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 FLOPS, PARAMS = 2 * 50890, 50890
@@ -156,7 +156,16 @@ def test_page_needs_nothing_from_outside(study: Path) -> None:
     assert "prefers-color-scheme: dark" in text
     assert "window.vegaEmbed=" in text.replace(" ", "")
     assert "nan" not in Visible.of(text).lower().replace("provenance", "")
-    assert {path.name for path in page.parent.iterdir()} == {"report.html", "front.svg", "front.png", "front.csv"}
+    drawn = {
+        f"{name}.{kind}" for name in ("front", "flops_shrunk", "attained", "differences", "compute") for kind in ("svg", "pdf")
+    }
+    assert {path.name for path in page.parent.iterdir()} == drawn | {
+        "report.html",
+        "front.png",
+        "front.csv",
+        "arms.csv",
+        "arms.md",
+    }
 
 
 def test_pictures_are_drawn(study: Path) -> None:
@@ -293,7 +302,7 @@ def test_points_without_flops_are_counted_where_they_cannot_be_drawn() -> None:
     ],
 )
 def test_counts_are_written_in_three_digits(count: float, text: str) -> None:
-    assert report._large(count) == text
+    assert wording.large(count) == text
 
 
 def test_what_the_study_no_longer_holds_is_left_out_and_said_so(tmp_path: Path) -> None:

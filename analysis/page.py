@@ -1,0 +1,69 @@
+"""What the report's page is made of: the page itself, offline, light and dark, and its tables, terms and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from . import plot
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --page: #ffffff; --line: #d4d9df; --soft: #f3f5f7; --faint: #5c6670; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e3e7eb; --page: #14171a; --line: #363c43; --soft: #1e2328; --faint: #9aa4ae; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 82rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } p, li { max-width: 52rem; }
+figure { margin: 1.5rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .84rem; }
+th, td { padding: .2rem .4rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { background: var(--soft); white-space: normal; vertical-align: bottom; }
+th:nth-child(-n+2), td:nth-child(-n+2), .search :is(th, td):is(:nth-child(3), :last-child) { text-align: left; }
+.search td:last-child { white-space: normal; min-width: 8rem; } .search tr.first td { border-top: 2px solid var(--faint); }
+td:nth-child(-n+2) { white-space: normal; max-width: 22rem; } td:nth-child(2) { min-width: 8rem; }
+tr.other { color: var(--faint); } tr.front td:first-child { font-weight: 600; }
+dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere; }
+@media print { body { margin: 0; max-width: none; font-size: 10px; } h2, figure { break-inside: avoid; } }
+"""
+
+
+def page(study: str, body: str, pictures: Mapping[str, plot.Picture]) -> str:
+    """The page, with everything it needs inside; the policy in its head forbids fetching anything."""
+    study = escape(study)
+    specs = json.dumps(pictures).replace("<", "\\u003c")
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:;
+script-src 'unsafe-inline' 'unsafe-eval'">
+<title>{study}: accuracy against FLOPs</title><style>{STYLE}</style></head>
+<body><h1>{study}: accuracy against FLOPs</h1>
+{body}
+<script>{plot.script()}</script>
+<script>{{
+const actions = {{export: true, source: false, compiled: false, editor: false}};
+for (const [name, spec] of Object.entries({specs})) vegaEmbed("#" + name, spec, {{renderer: "svg", actions}});
+}}</script></body></html>
+"""
+
+
+def grid(head: Sequence[str], lines: Sequence[Sequence[str]], kinds: Sequence[str] = (), kind: str = "") -> str:
+    """A table of text; `kinds` is the CSS class of each line, `kind` that of the table."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    classes = kinds or [""] * len(lines)
+    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines]
+    filled = "".join(f'<tr class="{each}">{line}</tr>\n' for each, line in zip(classes, cells, strict=True))
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>\n{filled}</tbody></table></div>\n'
+
+
+def terms(pairs: Mapping[str, str]) -> str:
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs.items()) + "</dl>\n"
+
+
+def say(sentence: str) -> str:
+    return f"<p>{escape(sentence)}</p>\n"
+
+
+def figure(name: str, drawings: Mapping[str, str]) -> str:
+    """A chart as from `plot.svg`, for paper and readers without scripts; the script puts one with tooltips in its place."""
+    return f'<figure id="{name}">{drawings[name]}</figure>\n'
