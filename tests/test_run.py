@@ -183,9 +183,9 @@ def test_what_is_done_is_not_done_again(calm: Path, study: Path):
     assert {path: path.stat().st_mtime_ns for path in (calm / "rows").iterdir()} == before
 
 
-def test_a_driver_that_is_interrupted_and_then_killed_loses_nothing(calm: Path, study: Path):
+def test_a_driver_that_is_interrupted_and_killed_again_and_again_loses_nothing(calm: Path, study: Path):
     folder = study.parent / "killed"
-    for files, sent in ((1, signal.SIGINT), (4, signal.SIGKILL)):  # as soon as so many files are there
+    for files, sent in ((1, signal.SIGINT), (2, signal.SIGKILL), (5, signal.SIGKILL)):  # as soon as so many files are there
         driver = start(study, folder)
         while driver.poll() is None and len(table.files(folder)) < files:
             time.sleep(0.02)
