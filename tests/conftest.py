@@ -10,11 +10,30 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 torch.set_num_threads(1)
+
+RAY = ("test_cluster.py", "test_faults.py", "test_run.py", "test_tuning.py")
+"""Files whose tests start Ray: one process runs them all, so that two never share the cores, and begins early."""
+
+
+class _Files(LoadFileScheduling):
+    """A process runs a file at a time, and one of them those of `RAY`; in the order of their names."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "ray" if file.endswith(RAY) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Of the tests in several processes."""
+    return _Files(config, log)
 
 
 @pytest.fixture(scope="session")

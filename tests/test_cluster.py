@@ -114,9 +114,16 @@ def alone(study: Path) -> Path:
 
 
 def test_a_study_has_the_same_table_on_two_nodes(pair: Cluster, study: Path, alone: Path) -> None:
+    for mark in study.parent.glob("node-*"):
+        mark.unlink()
+    (study.parent / "hold").touch()  # or the node that starts first may do it all
     driver = start(study, "pair", pair[2], "--address", pair[1])
+    while len(list(study.parent.glob("node-*"))) < 2 and driver.poll() is None:
+        time.sleep(0.05)
+    (study.parent / "hold").unlink()
     said, _ = driver.communicate()
     assert driver.returncode == 0, said
+    assert len(list(study.parent.glob("node-*"))) == 2, "both nodes trained"
     pd.testing.assert_frame_equal(rows(study.parent / "pair"), rows(alone), check_exact=True)
 
 

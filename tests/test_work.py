@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from prunefront.analysis import table
 from prunefront.search import plan, rungs
@@ -100,14 +101,15 @@ def test_without_rungs_to_wait_for_a_cohort_trains_to_the_end_in_one_segment(tmp
     assert not opened(found, tmp_path / "run").anything()
 
 
-def test_kills_workers_and_the_order_of_ends_change_no_decision(tmp_path: Path) -> None:
-    found = study(tmp_path, RANDOM, TPE, reduction_factor=2.0)
+@pytest.mark.parametrize("arms", [(RANDOM,), (TPE,), (RANDOM, TPE)])
+def test_kills_workers_and_the_order_of_ends_change_no_decision(tmp_path: Path, arms: tuple[str, ...]) -> None:
+    found = study(tmp_path, *arms, reduction_factor=2.0)
     finish(found, tmp_path / "calm")
     calm, chance = rows(tmp_path / "calm"), random.Random(1)
     assert set(table.last(calm)["status"]) == {"done", "stopped"}
     for workers, seed in ((1, 1), (3, 2)):
         folder = tmp_path / f"again-{workers}"
-        for _ in range(5):
+        for _ in range(6):
             finish(found, folder, workers, chance.randrange(99), most=chance.randrange(4))
             if victims := [p for p in table.files(folder) if chance.random() < 0.1]:
                 victims[0].unlink()

@@ -151,7 +151,8 @@ class State:
     def load(path: Location, device: torch.device) -> State:
         """Read what `save` wrote, bit for bit."""
         with local(path) as here, safe_open(here, framework="pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # Cloned: in the file tensors lie as the header's length has it, and some kernels round by how memory is aligned.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
             tree = nest(tensors)
             return State(tree["members"], json.loads(file.metadata()["scalars"]), tree.get("shared", {}))
 
