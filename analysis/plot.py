@@ -157,7 +157,8 @@ def compute(means: pd.DataFrame, study: str, charge: Literal["train_flops", "sec
         raise ValueError(f"{study}: no network is cheaper than the parent, so no hypervolume can be drawn")
     means = means[some]
     drawn = means.assign(label=_labels(means)).sort_values(["control", "arm", "networks"])
-    drawn = drawn.rename(columns={"hypervolume_low": "low", "hypervolume_high": "high"})
+    bounds = {"low": drawn["hypervolume_low"].clip(lower=0), "high": drawn["hypervolume_high"].clip(upper=1)}
+    drawn = drawn.assign(**bounds)  # no hypervolume lies beyond, though an interval of few seeds may
     base = alt.Chart(alt.NamedData("spent"))
     named = {"train_flops": "training FLOPs charged, search included", "seconds": "seconds charged, search included"}[charge]
     axis = alt.Axis(format="~s", values=_round(drawn[charge]) if _kind(drawn[charge]) == "log" else alt.Undefined)
@@ -407,7 +408,7 @@ def differences(lines: pd.DataFrame, study: str, baseline: str, notes: Sequence[
     """
     drawn = lines[lines["flops"].notna() & (lines["n"] > 0)]
     shown = drawn["arm"].unique().tolist()[:PANELS]
-    drawn = drawn.assign(sure=drawn["verdict"].str.startswith(("better", "worse")))
+    drawn = _possible(drawn.assign(sure=drawn["verdict"].str.startswith(("better", "worse"))))
     panels = [_differing(drawn[drawn["arm"] == arm], arm) for arm in shown]
     margin = f"{100 * MARGIN:g}"
     said = [
@@ -428,7 +429,7 @@ def checks(lines: pd.DataFrame, study: str) -> Picture:
     """
     drawn = lines.assign(sure=lines["difference_test_verdict"].str.startswith(("better", "worse")))
     names = {"difference_test": "difference", "difference_test_low": "low", "difference_test_high": "high"}
-    drawn = drawn.rename(columns={**names, "difference_test_n": "n", "difference_test_verdict": "verdict"})
+    drawn = _possible(drawn.rename(columns={**names, "difference_test_n": "n", "difference_test_verdict": "verdict"}))
     shown = drawn["arm"].unique().tolist()[:PANELS]
     panels = [_checked(drawn[drawn["arm"] == arm], arm, lines["check"].unique().tolist()) for arm in shown]
     said = [
@@ -462,6 +463,11 @@ def _checked(lines: pd.DataFrame, arm: str, every: list[str]) -> alt.LayerChart:
     ]
     title = alt.TitleParams(arm, fontSize=13, offset=6, limit=240)
     return alt.LayerChart(layer=layers, width=210, height=170, title=title)
+
+
+def _possible(lines: pd.DataFrame) -> pd.DataFrame:
+    """Lines whose intervals are drawn up to the differences of accuracy that there are; of few seeds they are wider."""
+    return lines.assign(low=lines["low"].clip(lower=-1), high=lines["high"].clip(upper=1))
 
 
 def _margins() -> list[alt.Chart]:
@@ -591,7 +597,8 @@ def _points(summary: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
     done = summary[summary["done"] > 0]
     label = _labels(done)
     mean, std = done["accuracy_valid"], done["accuracy_valid_std"]
-    drawn = done.assign(label=label, cost=done[cost], accuracy=mean, std=std, low=mean - std, high=mean + std)
+    ends = {"low": (mean - std).clip(lower=0), "high": (mean + std).clip(upper=1)}
+    drawn = done.assign(label=label, cost=done[cost], accuracy=mean, std=std, **ends)
     drawn = drawn.assign(best=front.fronts(drawn, cost), front=front.fronts(drawn, cost, within="label"))
     return drawn.sort_values(["control", "arm", "cost"])
 

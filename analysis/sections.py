@@ -155,7 +155,9 @@ def _against(arm: str, lines: pd.DataFrame) -> str:
             continue
         ends = dict.fromkeys([f"{means.min():+z.2f}", f"{means.max():+z.2f}"])
         could = 100 * part["difference_test_detectable"].min()
-        more = f"; {could:.2f} could have been shown" if kind == "no difference shown" and could == could else ""
+        more = ""
+        if kind == "no difference shown" and not math.isnan(could):
+            more = f"; {could:.2f} could have been shown" if could < 100 else "; none could have been shown with so few seeds"
         said.append(f"{kind} at {len(part)} of {len(lines)} counts of FLOPs ({' to '.join(ends)} points{more})")
     return f"{arm}: {', '.join(said)}."
 

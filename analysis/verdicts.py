@@ -57,8 +57,9 @@ def build(
 ) -> Verdicts:
     """Compare the arms of the studies in `folders` with `baseline`, by masked and, where they differ, by shrunk FLOPs.
 
-    baseline: an arm; of several studies "study: arm"; None: the control with the most settings that is no parent, or else such
-    an arm.  flops: the levels; none: `compare.levels`.
+    baseline: an arm; of several studies "study: arm"; None: a control that is no parent, of several settings, one that removes
+    nothing (narrower dense networks) first, then by the number of settings; or else such an arm.  flops: the levels; none:
+    `compare.levels`.
     Raises ValueError as `likeness.load` does, and if no pair can be compared.
     """
     if bad := [level for level in flops if not 0 < level < float("inf")]:
@@ -152,6 +153,9 @@ def _known(wanted: str, labels: Sequence[str]) -> str:
 def _default(done: pd.DataFrame) -> str:
     """The baseline if none is named."""
     parents = front.parents(done.assign(arm=done["label"]))
-    arms = done.groupby("label").agg(control=("control", "all"), settings=("hp", "nunique"))
-    keys = [(label in parents, not row["control"], -row["settings"], str(label)) for label, row in arms.iterrows()]
+    arms = done.groupby("label").agg(control=("control", "all"), settings=("hp", "nunique"), removed=("sparsity", "max"))
+    keys = [
+        (label in parents, not row["control"], row["settings"] < 2, row["removed"] > 0, -row["settings"], str(label))
+        for label, row in arms.iterrows()
+    ]
     return min(keys)[-1]
