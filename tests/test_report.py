@@ -10,12 +10,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunefront.analysis import front, plot, report, searches, table, wording
+from prunefront.analysis import front, page, plot, report, searches, table, wording
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 FLOPS, PARAMS = 2 * 50890, 50890
@@ -176,6 +177,17 @@ def test_pictures_are_drawn(study: Path) -> None:
     for text in ("dns", "magnitude", "chance (control)", "dense (control)", "parent", "Mean over 3 seeds"):
         assert text in drawing
     assert "axis squeezed below 80%; 5 of 16 points are there" in drawing
+
+
+def test_every_chart_is_valid_vega_lite(search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, plot.Picture] = {}
+    monkeypatch.setattr(page, "page", lambda study, body, pictures: drawn.update(pictures) or body)
+    report.build(search)
+    assert drawn.keys() == {"flops_masked", "flops_shrunk", "attained", "differences", "compute", "search"}
+    for picture in drawn.values():
+        alt.Chart.from_dict(picture)
+    with pytest.raises(ValueError, match="invalid value"):
+        alt.Chart.from_dict({**drawn["flops_masked"], "width": "wide"})
 
 
 def test_every_figure_of_the_csv_comes_from_the_rows(study: Path) -> None:
