@@ -171,6 +171,12 @@ def volumes(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> pd.D
     return pd.DataFrame(lines, columns=[*LABEL, "seed", "points", "hypervolume"])
 
 
+def together(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> tuple[int, float]:
+    """Of all labels and seeds at once: how many networks none dominates, and their hypervolume up to `WORST`."""
+    belongs = front.front(found[list(objectives)], _maximize(objectives))
+    return int(belongs.sum()), _volume(found, objectives)
+
+
 def hypervolumes(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> pd.DataFrame:
     """Hypervolume of each label, one front per seed: all axes linear, the reference point `WORST`, 1 is the most.
 

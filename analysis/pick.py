@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import front
+from . import controls, front
 
 COSTS: dict[str, front.Cost] = {"masked": "flops_masked", "shrunk": "flops_shrunk"}
 NEAR = 3
@@ -36,7 +36,7 @@ def pick(
 ) -> Pick:
     """One member on the front of all arms, in (mean validation accuracy up, mean `cost` down).
 
-    last_rows: as from `table.last`.  Exactly one of the others says which setting: max_flops, the most accurate one of a mean
+    last_rows: as from `table.last`; sanity checks are never taken.  Exactly one of the others says which setting: max_flops, the most accurate one of a mean
     cost of at most so many; min_accuracy, the cheapest one of at least that mean validation accuracy; at_knee, that of
     `front.knees`, the most accurate one if there is none.
     Of its seeds, the member is the one of the median validation accuracy (the lower one of two): the best one is the luckiest.
@@ -52,6 +52,7 @@ def pick(
         raise ValueError(f"--max-flops: is a number of FLOPs from 0; got {max_flops:g}")
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise ValueError(f"--min-accuracy: is a share, in [0, 1]; got {min_accuracy:g}")
+    last_rows = last_rows[~controls.is_check(last_rows)]
     summary = front.summarise(last_rows)
     points = front.ordered(summary[front.fronts(summary, cost)], cost)  # from the dearest, most accurate to the cheapest
     if points.empty:

@@ -97,7 +97,7 @@ def build(folder: Location, published: Path | None = None) -> Location:
         *sections.hypervolumes(own),
         *sections.compute(drawings),
         *sections.by_layer(drawings),
-        *sections.latencies(timed, drawings),
+        *sections.latencies(timed, last, drawings),
         *sections.search_against_chance(found, correlations, drawings),
         *sections.over_the_budget(over, budget.early(measured, over), lacking, drawings),
         *sections.stopping_by_dominance(rows, tried, wanted, departures, drawings),

@@ -265,6 +265,8 @@ def operating_points(summary: pd.DataFrame, listed: pd.DataFrame) -> Iterator[st
             "same networks in every seed are one point, with the costs of the fewest. Of these stay the counts at 1, 4, 16 "
             "and so on, the largest, and those on their arm's front: of many near-equal counts that is the luckiest."
         )
+    for bend in records(points[front.knees(points)]):
+        yield page.say(f"The knee of the front: {named(bend)}, {bend['setting']} (`prunefront pick --knee` takes it).")
     kinds = ["front" if belongs else "other" for belongs in front.fronts(points)]
     lines = [point(line) for line in records(points)]
     yield page.grid(list(lines[0]), [list(line.values()) for line in lines], kinds)
@@ -490,7 +492,7 @@ def _gaps(rows: pd.DataFrame, proven: pd.DataFrame, shown: pd.DataFrame) -> Iter
     )  # fmt: skip
 
 
-def latencies(timed: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
+def latencies(timed: pd.DataFrame, last: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
     """How long the networks of the front took on a machine, and whether FLOPs told it."""
     if timed.empty:
         return
@@ -503,13 +505,18 @@ def latencies(timed: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
     )
     if "latency" in drawings:
         yield page.figure("latency", drawings)
-    yield page.say("Spearman's rank correlation of FLOPs and milliseconds: 1 if more FLOPs always took longer.")
+    yield page.say(
+        "Spearman's rank correlation of FLOPs and milliseconds: 1 if more FLOPs always took longer. Not dominated: in validation "
+        "accuracy, shrunk FLOPs and milliseconds, with their hypervolume (reference point: accuracy 0, the parent's FLOPs "
+        "and milliseconds); “-” where the parent was not measured."
+    )
     lines = [
         [line["device"], line["mode"], *(str(line[name]) for name in ("batch", "threads", "torch", "networks")),
-         wording.number(line["correlation"], "+z.2f")]
+         wording.number(line["correlation"], "+z.2f"), *_three(timed, line, last)]
         for line in records(latency.correlations(timed))
     ]  # fmt: skip
-    yield page.grid(["device", "mode", "batch", "threads", "torch", "networks", "rank correlation"], lines)
+    head = ["device", "mode", "batch", "threads", "torch", "networks", "rank correlation", "not dominated", "hypervolume"]
+    yield page.grid(head, lines)
     places = timed.groupby(list(latency.PLACE)).ngroups
     names = [*(latency.PLACE if places > 1 else ()), "arm", "setting", "FLOPs", "parameters"]
     kinds = timed[["mode", "batch"]].drop_duplicates().sort_values(["batch", "mode"], ascending=[True, False])
@@ -531,6 +538,17 @@ def latencies(timed: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
     yield page.grid([*names, *(f"{mode}, batch {batch}, ms" for mode, batch in columns)], grid)
 
 
+def _three(timed: pd.DataFrame, place: Mapping[str, Any], last: pd.DataFrame) -> tuple[str, str]:
+    """How many timed networks none dominates in accuracy, FLOPs and latency, and their hypervolume."""
+    here = timed[(timed[latency.GROUP] == [place[name] for name in latency.GROUP]).all(axis=1)]
+    try:
+        found = attainment.timed(attainment.points(last, "flops_shrunk"), here)
+    except ValueError:
+        return "-", "-"
+    count, volume = attainment.together(found, attainment.TIMED)
+    return f"{count} of {len(found)}", f"{volume:.4f}"
+
+
 def _took(line: Mapping[str, Any]) -> str:
     """Milliseconds of a call, or why there are none."""
     if math.isnan(line["milliseconds"]):
@@ -547,11 +565,13 @@ def hypervolumes(last: pd.DataFrame) -> Iterator[str]:
         f"Validation data, reference point: accuracy {accuracy:g}, cost {cost:g} times the parent's FLOPs. One front for each "
         "seed, then the mean over seeds with its 95 % t interval; 1 is the most. Networks that cost more than the parent count "
         "for nothing. An arm with more distinct networks has had more tries. Adds: hypervolume of the joint front of all arms "
-        "that is lost without this one, and in brackets how many of its points are this arm's."
+        "that is lost without this one, and in brackets how many of its points are this arm's. Behind: the largest additive "
+        "epsilon to another arm (Zitzler et al. 2003), what must be added to accuracy and to the share of FLOPs so that one of "
+        "its networks is as good as any of the other's; 0 or less: behind none."
     )
     last = last[~controls.is_check(last)]
     found = {kind: attainment.points(last, kind) for kind in get_args(front.Cost)}
-    key = attainment.LABEL
+    key, gaps = attainment.LABEL, attainment.epsilons(found["flops_masked"])
     whole = attainment.hypervolumes(found["flops_masked"])
     whole = whole.merge(attainment.hypervolumes(found["flops_shrunk"]), on=key, suffixes=("", "_shrunk"))
     lines = [
@@ -561,12 +581,23 @@ def hypervolumes(last: pd.DataFrame) -> Iterator[str]:
             " to ".join(map(str, dict.fromkeys([line["points_least"], line["points_most"]]))),
             *_mean(line, "hypervolume"),
             f"{line['contribution']:.4f} ({line['own']:.1f} of {line['joint']:.1f})",
+            _behind(line, gaps),
             *_mean(line, "hypervolume", "_shrunk"),
         ]
         for line in records(whole.merge(attainment.contributions(found["flops_masked"]).drop(columns="seeds"), on=key))
     ]
-    head = ["arm", "seeds", "networks for each seed", "masked FLOPs", "interval", "adds", "shrunk FLOPs", "interval"]
+    about = ["arm", "seeds", "networks for each seed"]
+    head = [*about, "masked FLOPs", "interval", "adds", "behind", "shrunk FLOPs", "interval"]
     yield page.grid(head, lines)
+
+
+def _behind(line: Mapping[str, Any], gaps: pd.DataFrame) -> str:
+    """The other label that one is farthest behind, and by how much."""
+    own = gaps[(gaps["arm"] == line["arm"]) & (gaps["control"] == line["control"])]
+    if own.empty:
+        return "-"
+    most = own.loc[own["epsilon"].idxmax()]
+    return f"{most['epsilon']:+.4f} ({named({'arm': most['against'], 'control': most['against_control']})})"
 
 
 def _mean(line: Mapping[str, Any], name: str, end: str = "") -> tuple[str, str]:
