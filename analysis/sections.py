@@ -506,9 +506,9 @@ def latencies(timed: pd.DataFrame, last: pd.DataFrame, drawings: Drawings) -> It
     if "latency" in drawings:
         yield page.figure("latency", drawings)
     yield page.say(
-        "Spearman's rank correlation of FLOPs and milliseconds: 1 if more FLOPs always took longer. Not dominated: in validation "
-        "accuracy, shrunk FLOPs and milliseconds, with their hypervolume (reference point: accuracy 0, the parent's FLOPs "
-        "and milliseconds); “-” where the parent was not measured."
+        "Spearman's rank correlation of FLOPs and milliseconds: 1 if more FLOPs always took longer. Not dominated: in "
+        "validation accuracy, shrunk FLOPs and milliseconds, with their hypervolume (reference point: accuracy 0, the parent's "
+        "FLOPs and milliseconds); “-” where the parent was not measured."
     )
     lines = [
         [line["device"], line["mode"], *(str(line[name]) for name in ("batch", "threads", "torch", "networks")),
