@@ -37,8 +37,8 @@ def pick(
     """One member on the front of all arms, in (mean validation accuracy up, mean `cost` down).
 
     last_rows: as from `table.last`; sanity checks are never taken.  Exactly one of the others says which setting: max_flops,
-    the most accurate one of a mean cost of at most so many; min_accuracy, the cheapest one of at least that mean validation accuracy; at_knee, that of
-    `front.knees`, the most accurate one if there is none.
+    the most accurate one of a mean cost of at most so many; min_accuracy, the cheapest one of at least that mean validation
+    accuracy; at_knee, that of `front.knees`, the most accurate one if there is none.
     Of its seeds, the member is the one of the median validation accuracy (the lower one of two): the best one is the luckiest.
     With `max_flops`, members that cost more themselves are left out.
     Raises ValueError with the nearest setting if none is within the bound.
