@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import permutations
+from typing import Any
 
 import moocore
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
@@ -27,6 +29,8 @@ WORST = {**dict(zip(OBJECTIVES, front.REFERENCE, strict=True)), "latency": 1.0}
 PERCENT = (25, 50, 75)
 FEWEST = 2
 """Seeds that an attainment surface needs."""
+BINS = 1024
+"""Bins of costs, below which what cannot be on a front is told without sorting."""
 BATCH = 1 << 17
 """Rows that are grouped at a time."""
 CHARGES = ("train_flops", "seconds")
@@ -52,14 +56,48 @@ def read(folder: Location, cost: front.Cost = "flops_masked") -> pd.DataFrame:
     front of all is the front of fronts: memory does not grow with the rows. What is computed from `points` comes out the same
     from this, but for numbers of points. Raises ValueError as `table.read` does.
     """
-    names, kept = [*LABEL, "seed"], dict[tuple[object, ...], NDArray[np.float64]]()
+    names, kept = [*LABEL, "seed"], dict[tuple[Any, ...], NDArray[np.float64]]()
+    places, bounds = dict[tuple[Any, ...], int](), np.empty((0, BINS))
     for rows in table.scan(folder, [*names, "accuracy_valid", cost, "flops_dense"], "done", BATCH):
-        frame = rows.to_pandas(categories=["arm"])
-        values = np.column_stack([frame["accuracy_valid"], frame[cost] / frame["flops_dense"]])
-        for key, group in frame.groupby(names, observed=True).indices.items():
-            kept[key] = _joined(kept.get(key, np.empty((0, 2))), values[group])
+        accuracy, spent, dense = (rows[name].to_numpy() for name in ("accuracy_valid", cost, "flops_dense"))
+        values = np.column_stack([accuracy, spent / dense])
+        number, keys = _numbered(rows, names)
+        for key in (key for key in keys if key not in places):
+            places[key] = len(places)
+        bounds = np.concatenate([bounds, np.full((len(places) - len(bounds), BINS), -np.inf)])
+        place = np.array([places[key] for key in keys])[number]
+        # Most are no better than a cheaper one that is known, and need not be sorted; NaN is not larger either.
+        left = np.flatnonzero(values[:, 0] > bounds[place, _bin(values[:, 1])])
+        for key in {keys[i] for i in np.unique(number[left])}:
+            own = values[left[place[left] == places[key]]]
+            kept[key] = _joined(kept.get(key, np.empty((0, 2))), own)
+            bounds[places[key]] = _bound(kept[key])
     lines = [[*key, *point] for key in sorted(kept) for point in kept[key]]
     return pd.DataFrame(lines, columns=[*names, *OBJECTIVES])
+
+
+def _numbered(rows: pa.Table, names: list[str]) -> tuple[NDArray[np.int64], list[tuple[Any, ...]]]:
+    """Which of the distinct values of some columns each row has, and these values."""
+    number, keys = np.zeros(rows.num_rows, dtype=np.int64), list[tuple[Any, ...]]([()])
+    for name in names:
+        column = rows[name].dictionary_encode().combine_chunks()
+        values = column.dictionary.to_pylist()
+        number = number * len(values) + column.indices.to_numpy()
+        keys = [(*key, value) for key in keys for value in values]
+    return number, keys
+
+
+def _bin(relative: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The bin of costs: 64 for each factor of 2, the first for all that cost less, the last for all that cost more."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(np.log2(relative) * 64 + BINS - 128, nan=0).clip(0, BINS - 1).astype(np.int64)
+
+
+def _bound(known: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each bin the accuracy of the best of the points whose bin is a cheaper one.  known: a front, from the cheapest."""
+    best = np.full(BINS + 1, -np.inf)
+    np.maximum.at(best, _bin(known[:, 1]) + 1, known[:, 0])
+    return np.maximum.accumulate(best)[:BINS]
 
 
 def _joined(known: NDArray[np.float64], more: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,9 @@ absent (`storage.atomic`). Files that are torn or foreign are named and set asid
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +144,12 @@ def _foreign(found: pa.Schema) -> str | None:
     version = json.loads(stamp).get("schema")
     if version != SCHEMA_VERSION:
         return f"of schema version {version}, where {SCHEMA_VERSION} is read"
-    missing = [name for name, kind, _ in COLUMNS if name not in found.names or found.field(name).type != kind]
+    missing = [name for name, kind, _ in COLUMNS if name not in found.names or _plain(found.field(name).type) != kind]
     return f"without the column {missing[0]}" if missing else None
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _sound(folder: Location, columns: Sequence[str] | None) -> tuple[list[pa.Table], dict[Location, str]]:
@@ -184,21 +190,26 @@ def read(folder: Location, columns: Sequence[str] | None = None) -> pd.DataFrame
 def scan(folder: Location, columns: Sequence[str], status: str, most: int) -> Iterator[pa.Table]:
     """The rows with a `status`, in parts of about `most` rows, never all at once; in the order of the files.
 
-    columns: all that is read of them, fixed ones.  Of files whose statistics show no such row the footer alone is read.
+    columns: all that is read of them, fixed ones; text comes as dictionaries.  Of files whose statistics show no such row the
+    footer alone is read. A file is read while the one before it is in use.
     Raises ValueError if there are no files, or naming one that cannot be trusted.
     """
     paths, parts, size = files(folder), list[pa.Table](), 0
     if not paths:
         raise ValueError(f"{folder}: {NO_ROWS}")
-    for path in paths:
-        rows = _filtered(path, columns, status)
-        if isinstance(rows, str):
-            raise ValueError(f"{path}: {rows}; {ASIDE}")
-        parts.append(rows)
-        size += rows.num_rows
-        if size >= most:
-            yield pa.concat_tables(parts)
-            parts, size = [], 0
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque([pool.submit(_filtered, paths[0], columns, status)])
+        for path, following in zip(paths, [*paths[1:], None], strict=True):
+            rows = coming.popleft().result()
+            if following is not None:
+                coming.append(pool.submit(_filtered, following, columns, status))
+            if isinstance(rows, str):
+                raise ValueError(f"{path}: {rows}; {ASIDE}")
+            parts.append(rows)
+            size += rows.num_rows
+            if size >= most:
+                yield pa.concat_tables(parts)
+                parts, size = [], 0
     if size:
         yield pa.concat_tables(parts)
 
@@ -210,7 +221,9 @@ def _filtered(path: Location, columns: Sequence[str], status: str) -> pa.Table |
     origin = source(path)
     system = fs.LocalFileSystem() if isinstance(origin, Path) else None
     try:
-        file = ds.ParquetFileFormat().make_fragment(str(origin) if system else origin, system)
+        text = [name for name, kind, _ in COLUMNS if kind == _text and name in (*columns, "status")]
+        layout = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=text))
+        file = layout.make_fragment(str(origin) if system else origin, system)
         return _foreign(file.physical_schema) or file.to_table(columns=list(columns), filter=ds.field("status") == status)
     except (pa.ArrowException, OSError) as error:
         return _unreadable(error)
