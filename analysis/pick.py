@@ -70,7 +70,7 @@ def pick(
         chosen, why = within.index[0], f"the point of the fewest FLOPs ({kind}) on the front with {rule}"
     else:
         knee = front.knees(points, cost)
-        chosen = knee.idxmax() if knee.any() else seen.index[0]
+        chosen = (seen.index[knee.to_numpy()] if knee.any() else seen.index)[0]
         about = f"the front, {len(seen)} points in validation accuracy and the logarithm of FLOPs ({kind})"
         why = f"the knee of {about}" if knee.any() else f"the most accurate point of {about}, which has no knee"
     point = points.loc[chosen]

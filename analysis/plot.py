@@ -425,11 +425,9 @@ def differences(lines: pd.DataFrame, study: str, baseline: str, notes: Sequence[
 def checks(lines: pd.DataFrame, study: str) -> Picture:
     """Settings minus the sanity checks of them, with intervals, a panel for each arm, a colour and a shape for each check.
 
-    lines: as from `controls.checked`.
+    lines: as from `controls.checked`, with difference, low, high, n and verdict.
     """
-    drawn = lines.assign(sure=lines["difference_test_verdict"].str.startswith(("better", "worse")))
-    names = {"difference_test": "difference", "difference_test_low": "low", "difference_test_high": "high"}
-    drawn = _possible(drawn.rename(columns={**names, "difference_test_n": "n", "difference_test_verdict": "verdict"}))
+    drawn = _possible(lines.assign(sure=lines["verdict"].str.startswith(("better", "worse"))))
     shown = drawn["arm"].unique().tolist()[:PANELS]
     panels = [_checked(drawn[drawn["arm"] == arm], arm, lines["check"].unique().tolist()) for arm in shown]
     said = [

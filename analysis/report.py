@@ -68,7 +68,7 @@ def build(folder: Location, published: Path | None = None) -> Location:
     if not isinstance(compared, str):
         pictures["differences"] = verdicts.picture(compared)
     if len(checked):
-        pictures["checks"] = plot.checks(checked, study)
+        pictures["checks"] = plot.checks(verdicts.drawn(checked), study)
     if len(kept):
         pictures["layers"] = plot.layers(kept, study)
     if spent["hypervolume"].gt(0).any():

@@ -123,8 +123,9 @@ def question(arms: pd.DataFrame, compared: verdicts.Verdicts | str) -> Iterator[
 
 def arms_table(arms: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The table of `answer.arms` as text: headings, and lines."""
-    shares = [name for name in arms if str(name).startswith("accuracy_at_") and not str(name).endswith("_std")]
-    drops = [name for name in arms if str(name).startswith("flops_within_")]
+    names = [str(name) for name in arms]
+    shares = [name for name in names if name.startswith("accuracy_at_") and not name.endswith("_std")]
+    drops = [name for name in names if name.startswith("flops_within_")]
     head = ["arm", "seeds", "networks", *(f"at {name.removeprefix('accuracy_at_')} %" for name in shares)]
     head += [f"FLOPs within {name.removeprefix('flops_within_')}" for name in drops]
     lines = [

@@ -92,10 +92,13 @@ def write(found: Verdicts, target: Location) -> None:
 
 def picture(found: Verdicts) -> plot.Picture:
     """The comparisons drawn."""
+    return plot.differences(drawn(found.lines), found.name, found.baseline, found.notes)
+
+
+def drawn(lines: pd.DataFrame) -> pd.DataFrame:
+    """Lines with the differences on test data under the names that charts know: difference, low, high, n, verdict."""
     numbers = {"difference_test": "difference", "difference_test_low": "low", "difference_test_high": "high"}
-    names = {**numbers, "difference_test_n": "n", "difference_test_verdict": "verdict"}
-    drawn = found.lines[["arm", "cost", "flops", "unlike", *names]].rename(columns=names)
-    return plot.differences(drawn, found.name, found.baseline, found.notes)
+    return lines.rename(columns={**numbers, "difference_test_n": "n", "difference_test_verdict": "verdict"})
 
 
 def markdown(found: Verdicts) -> str:

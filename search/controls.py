@@ -55,7 +55,7 @@ def _baselines(task: Task) -> list[Arm]:
 def _same(one: Arm, other: Arm) -> bool:
     """Whether two arms are of one algorithm and search the same hyper-parameters, with the same value where it is one."""
 
-    def told(arm: Arm) -> dict[str, object]:
+    def told(arm: Arm) -> Mapping[str, object]:
         """Hyper-parameters that are not left at their defaults; those that have several values without them."""
         single = {name: values for name, values in arm.space.items() if isinstance(values, tuple) and len(values) == 1}
         varied = dict.fromkeys(arm.space.keys() - single.keys())

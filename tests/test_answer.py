@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from test_report import FLOPS, Visible, measured, rows, save
 
-from prunefront.analysis import answer, controls, layers, plot, report, sections
+from prunefront.analysis import answer, controls, layers, plot, report, sections, verdicts
 
 
 def test_every_figure_of_an_arm_is_a_loop_over_its_rows():
     last = pd.DataFrame(rows())
-    found = answer.arms(last, at=[0.1]).set_index("arm")
+    found = answer.arms(last, at=[0.1]).set_index("arm").to_dict("index")
     dense = {row["seed"]: row["accuracy_valid"] for row in rows() if row["arm"] == "dense"}
     for arm in ("dns", "magnitude", "chance"):
         tests, least, volumes, spent = [], [], [], []
@@ -40,15 +40,15 @@ def test_every_figure_of_an_arm_is_a_loop_over_its_rows():
             edges = [cost / FLOPS for cost, _, _ in front] + [1.0]
             volumes.append(sum((edges[i + 1] - edges[i]) * valid for i, (_, valid, _) in enumerate(front)))
             spent.append(sum(r["train_flops"] for r in rows() if r["arm"] == arm and r["seed"] == seed))
-        line = found.loc[arm]
+        line = found[arm]
         assert line["accuracy_at_10"] == pytest.approx(statistics.mean(tests), rel=1e-12)
         assert line["accuracy_at_10_std"] == pytest.approx(statistics.stdev(tests), rel=1e-9)
         assert line["flops_within_2"] == pytest.approx(statistics.mean(least), rel=1e-12, nan_ok=True)
         assert line["hypervolume"] == pytest.approx(statistics.mean(volumes), rel=1e-12)
         assert line["train_flops"] == statistics.mean(spent)
         assert (line["seeds"], line["networks"]) == (3, 5)
-    assert not math.isnan(found.loc["dns", "flops_within_2"])  # type: ignore[arg-type]
-    assert math.isnan(found.loc["dense", "accuracy_at_10"]), "the dense network is not there at a tenth"  # type: ignore[arg-type]
+    assert not math.isnan(found["dns"]["flops_within_2"])
+    assert math.isnan(found["dense"]["accuracy_at_10"]), "the dense network is not there at a tenth"
 
 
 def test_accuracy_is_told_where_two_arms_get_in_every_seed():
@@ -100,7 +100,7 @@ def test_sanity_checks_have_their_own_figure_and_table_and_are_in_no_ranking():
     assert (line["arm"], line["setting"], line["check"]) == ("dns", "sparsity 0.9", "random")
     assert line["difference_test"] == pytest.approx(0.055)
     assert line["difference_test_verdict"] == "better"
-    drawings = {"checks": plot.svg(plot.checks(controls.checked(last), "digits"))}
+    drawings = {"checks": plot.svg(plot.checks(verdicts.drawn(controls.checked(last)), "digits"))}
     text = Visible.of("".join(sections.sanity(controls.checked(last), drawings)))
     assert "+5.50" in text
     assert "random masks" not in set(answer.arms(last)["arm"])

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from prunefront.analysis import table
+from prunefront.analysis import report, table
 from prunefront.search import study
 from prunefront.search.plan import Plan, read_cohort
 from prunefront.search.work import Work
@@ -183,6 +183,9 @@ def test_checks_are_planned_when_all_else_is_done_and_carried_on_after_a_kill(tm
     assert set(checks[checks["arm"] == "magnitude, random masks"]["hp_of"]) == settings
     assert (checks.groupby(["arm", "hp"])["seed"].nunique() == 2).all()
     assert set(checks["arm"]) >= {"magnitude, shuffled masks", "magnitude, re-initialised"}
+    page = Path(str(report.build(tmp_path / "out"))).read_text()
+    assert all(f'<figure id="{name}">' in page for name in ("flops_masked", "attained", "checks", "layers", "compute"))
+    assert "random masks (control)" in page
     calm = tmp_path / "calm"
     calm.mkdir()
     finished(calm)
