@@ -155,10 +155,10 @@ def _against(arm: str, lines: pd.DataFrame) -> str:
             said.append(f"at {len(part)} not compared")
             continue
         ends = dict.fromkeys([f"{means.min():+z.2f}", f"{means.max():+z.2f}"])
-        could = 100 * part["difference_test_detectable"].min()
-        more = ""
-        if kind == "no difference shown" and not math.isnan(could):
-            more = f"; {could:.2f} could have been shown" if could < 100 else "; none could have been shown with so few seeds"
+        could, more = 100 * part["difference_test_detectable"].dropna(), ""
+        if kind == "no difference shown" and len(could):
+            least = dict.fromkeys([f"{could.min():.2f}", f"{could.max():.2f}"])
+            more = f"; could show: {' to '.join(least)}" if could.min() < 100 else "; so few seeds could show none"
         said.append(f"{kind} at {len(part)} of {len(lines)} counts of FLOPs ({' to '.join(ends)} points{more})")
     return f"{arm}: {', '.join(said)}."
 

@@ -1,0 +1,64 @@
+"""The pages of docs/: their files, commands and Python code run as they stand, in one folder, in the order of the pages."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_packaging import ROOT
+
+from prunefront.search import cli
+
+PAGES = ("first-study.md", "table.md", "own.md")
+BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.M | re.S)
+
+
+def test_what_the_pages_show_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for page in PAGES:
+        names: dict[str, object] = {}
+        for language, file, text in BLOCK.findall((ROOT / "docs" / page).read_text()):
+            if file:
+                Path(file).write_text(text)
+                importlib.invalidate_caches()
+            elif language == "python":
+                exec(compile(text, page, "exec"), names)
+            else:
+                for line in text.splitlines():
+                    program, *arguments = shlex.split(line)
+                    assert program == "prunefront"
+                    if arguments[0] == "run":  # a Ray of its own
+                        code = "from prunefront.search.cli import main; main()"
+                        subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=300)
+                        continue
+                    monkeypatch.setattr("sys.argv", [program, *arguments])
+                    with pytest.raises(SystemExit) as ended:
+                        cli.main()
+                    assert not ended.value.code, (line, capsys.readouterr())
+    assert {path.name for path in Path("network").iterdir()} >= {"network.safetensors", "network.json", "network.onnx"}
+    compared = Path("runs/first/report/compare.md").read_text()
+    assert "against magnitude, layerwise" in compared
+    assert re.search(r"^\| dns \| 800 \| 3 \|", compared, re.M)
+
+
+def test_every_figure_is_computed_where_the_page_says():
+    page = (ROOT / "docs" / "figures.md").read_text()
+    named = re.findall(r"`(\w+)\.(\w+)`", page)
+    assert len(named) > 20
+    for module, function in named:
+        home = "trainables" if module == "measure" else "analysis"
+        assert callable(getattr(importlib.import_module(f"prunefront.{home}.{module}"), function)), (module, function)
+
+
+def test_links_of_documents_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)
