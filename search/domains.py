@@ -10,7 +10,6 @@ from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from ..trainables.contract import Value, complete
 from .study import MOST, Arm, Span
@@ -79,6 +78,8 @@ def digest(hp: Mapping[str, Value]) -> bytes:
 
 def _draws(arm: Arm) -> Proposals:
     """`arm.members` distinct configurations, or as many as there are."""
+    from scipy.stats import qmc  # takes a second to import, in every worker too, and few studies need it
+
     assert arm.members is not None, "checked when the study was read"
     wanted = min(arm.members, _most(arm))
     points, seen = [np.empty((0, len(arm.space)))], set[bytes]()

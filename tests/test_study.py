@@ -285,7 +285,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert found.about.model_dump() == {
         "name": "s", "seeds": [0, 1], "keep": "front", "max_cohort": "auto", "cpus": 1, "gpus": "auto",
         "maximize": ["accuracy_valid"], "minimize": ["flops_masked"], "constraints": [], "batch": 16,
-        "rounds": "synchronous", "reduction_factor": None, "floor": 1, "limit": None,
+        "rounds": "synchronous", "reduction_factor": None, "floor": 1, "controls": "none", "limit": None,
     }  # fmt: skip
     assert found.task == Task()
     assert found.path == tmp_path / "study.toml"
