@@ -2,12 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test unit lint clean
 
 demo: .venv/installed
 	$(BIN)/prunefront run studies/digits.toml --out runs/digits
 
-test: .venv/installed lint
+test: .venv/installed
+	$(MAKE) --jobs 2 lint unit
+
+unit: .venv/installed
 	$(BIN)/python -m pytest
 
 lint: .venv/installed
