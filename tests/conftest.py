@@ -18,8 +18,8 @@ from xdist.scheduler import LoadFileScheduling
 
 torch.set_num_threads(1)
 
-RAY = ("test_cluster.py", "test_faults.py", "test_run.py")
-"""Files whose tests mostly wait for Ray: one process runs them all, and early; test_docs and test_tuning start it too."""
+RAY = ("test_cluster.py", "test_docs.py", "test_faults.py", "test_run.py", "test_tuning.py")
+"""Files whose tests start Ray: one process runs them all, so that two never share the cores, and begins early."""
 
 
 class _Files(LoadFileScheduling):
