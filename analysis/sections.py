@@ -52,6 +52,7 @@ FORMULAS = {
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of a frame as mappings, whose keys are text."""
     return [{str(name): value for name, value in line.items()} for line in frame.to_dict("records")]
 
 
@@ -260,7 +261,7 @@ def operating_points(summary: pd.DataFrame, listed: pd.DataFrame) -> Iterator[st
         "each from the most to the fewest FLOPs. Validation data marked and ordered them, test data did not. "
         "Full precision is in front.csv."
     )
-    if (every := int((summary["done"] > 0).sum())) > len(points):
+    if (every := int(((summary["done"] > 0) & ~controls.is_check(summary)).sum())) > len(points):
         yield page.say(
             f"{len(points)} of {every} points are listed and drawn; all are in front.csv. Counts of candidates that chose the "
             "same networks in every seed are one point, with the costs of the fewest. Of these stay the counts at 1, 4, 16 "
@@ -625,13 +626,14 @@ def measurement_checks(folder: Location, rows: pd.DataFrame, summary: pd.DataFra
         lines = [[arm, f"{status}: {reason}", str(n)] for arm, status, reason, n in reasons.to_numpy().tolist()]
         yield page.grid(["arm", "reason", "members"], lines)
     yield "<h3>Measurements</h3>\n<ul>\n"
-    for finding in _findings(folder, last):
+    for finding in _findings(folder, rows):
         yield f"<li>{escape(finding)}</li>\n"
     yield "</ul>\n"
 
 
-def _findings(folder: Location, last: pd.DataFrame) -> Iterator[str]:
+def _findings(folder: Location, rows: pd.DataFrame) -> Iterator[str]:
     """What a reader should know before trusting the numbers, one sentence each."""
+    last = table.last(rows)
     done = last[last["status"] == "done"]
     names = done["arm"] + " (" + front.settings(done) + ")"
     if "hp_sparsity" in done and done["hp_sparsity"].notna().any():
@@ -649,6 +651,12 @@ def _findings(folder: Location, last: pd.DataFrame) -> Iterator[str]:
         yield "No sparsity was requested (no column hp_sparsity), so none can be compared with what was achieved."
     dead = done["layers_dead"] > 0
     yield f"Dead layers (nothing kept): in {dead.sum()} of {len(done)} members{_among(names[dead])}."
+    rungs = rows.sort_values("rung")
+    back = done["member"].isin(rungs.loc[rungs.groupby("member")["params_kept"].diff() > 0, "member"])
+    yield (
+        "Removed parameters that came back (more kept at a rung than at the one before; some algorithms may): in "
+        f"{back.sum()} of {len(done)} members{_among(names[back])}."
+    )
     unknown = sorted({op for ops in done["unknown_ops"].dropna() for op in ops.split(",") if op})
     yield f"Operations without a FLOPs formula: {', '.join(unknown) or 'none'}."
     if not controls.is_check(last).any():

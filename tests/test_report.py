@@ -249,6 +249,15 @@ def test_what_did_not_finish_is_counted_and_named(tmp_path: Path) -> None:
     assert "Trained one after the other rather than together: 4 of 45 members: dense; dns" in text
 
 
+def test_parameters_that_came_back_are_named(tmp_path: Path) -> None:
+    found, lost = rows(), {name: None for name in rows()[0] if name.startswith(("accuracy", "loss"))}
+    before = [{**found[6], **lost, "rung": rung, "status": "running", "params_kept": 5} for rung in (0, 1)]
+    before.append({**found[9], **lost, "rung": 1, "status": "running", "params_kept": PARAMS})
+    assert found[6]["params_kept"] > 5
+    text = Visible.of(report.build(save(tmp_path, [*before, *found])).read_text())
+    assert f"at the one before; some algorithms may): in 1 of {len(found)} members: dns" in text
+
+
 def test_shrunk_counts_like_the_parents_need_no_figure(tmp_path: Path) -> None:
     save(tmp_path, [{**row, "flops_shrunk": row["flops_dense"]} for row in rows()])
     text = report.build(tmp_path).read_text()
