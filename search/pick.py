@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +24,11 @@ from .study import at
 def pick(folder: Location, chosen: picking.Pick, out: Location | None, console: Console) -> int:
     """Say what was chosen, and write it to `out`, by default `folder`/picked/<member>; returns an exit code.
 
-    Raises ValueError if the study did not keep the network, or if the data that it was trained on are not here.
+    Raises ValueError if the study did not keep the network, if the data that it was trained on are not here, or if `out` lies
+    among the study's own files.
     """
+    if out is not None:
+        _apart(folder, out)
 
     def say(sentence: str) -> None:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -74,6 +78,12 @@ def pick(folder: Location, chosen: picking.Pick, out: Location | None, console: 
                 least, most = found["milliseconds_min"], found["milliseconds_max"]
                 say(f"         {name}, batch {batch}: {found['milliseconds']:.3g} ms ({least:.3g} to {most:.3g})")
     return code
+
+
+def _apart(folder: Location, out: Location) -> None:
+    place, own = (f"{str(each.resolve() if isinstance(each, Path) else each).rstrip('/')}/" for each in (out, folder))
+    if place.startswith(own) and not place.startswith(f"{own}picked/"):
+        raise ValueError(f"--out: is a folder outside of the study's, or in its picked/; got {out}")
 
 
 def _figures(line: dict[str, Any], n: int | None = None) -> str:

@@ -426,6 +426,13 @@ def test_show_tells_what_it_can_of_a_network_that_was_not_kept(done: Path, tmp_p
         ),
         (["pick", "run", "--knee", "--cost", "dense"], "--cost: is masked or shrunk; got dense"),
         (["pick", "run", "--knee", "--out", "study.toml"], "study.toml: can be written to; got: "),
+        (
+            ["pick", "run", "--knee", "--out", "run/rows"],
+            "--out: is a folder outside of the study's, or in its picked/; got run/rows",
+        ),
+        (["pick", "run", "--knee", "--out", "run"], "--out: is a folder outside of the study's, or in its picked/; got run"),
+        (["pick", "torn", "--knee"], ".safetensors: kept networks are a safetensors file that names its members; got: "),
+        (["pick", "cut", "--knee"], ".safetensors: kept networks are a safetensors file that names its members; got: "),
         (["pick", "dropped", "--knee"], "dropped: no kept network of member "),
         (["pick", "elsewhere", "--knee"], "elsewhere: dataset digits: is as it was when the study ran, with digest 0; got "),
         (["pick", "unplanned", "--knee"], "unplanned: plan/study.json says on which data a network was trained"),
@@ -444,6 +451,9 @@ def test_bad_input_is_one_sentence(
     (tmp_path / "study.toml").touch()
     if words[1] == "dropped":
         keep_only(folder, set())
+    if words[1] in ("torn", "cut"):  # in the header, and after it
+        for path in (folder / "networks").iterdir():
+            path.write_bytes(path.read_bytes()[: 20 if words[1] == "torn" else -20])
     if words[1] == "elsewhere":
         about = folder / "plan" / "study.json"
         about.write_text(about.read_text().replace(task_of(done).data.digest, "0"))

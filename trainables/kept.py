@@ -6,12 +6,13 @@ are of and what builds them. Nothing here trains.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -40,7 +41,7 @@ def load_masks(folder: Location, members: Sequence[str]) -> dict[str, dict[str, 
     for path, about in _networks(folder) if wanted else ():
         places = {member: place for member, place in zip(about["members"], about["of"], strict=True) if member in wanted}
         if places:
-            with local(path) as here, safe_open(here, framework="pt") as file:
+            with _opened(path) as file:
                 names = {name: name.removeprefix("kept/") for name in file.keys() if name.startswith("kept/")}  # noqa: SIM118
                 stacks = {short: file.get_tensor(name) for name, short in names.items()}
             found |= {member: {name: stack[place] for name, stack in stacks.items()} for member, place in places.items()}
@@ -79,8 +80,25 @@ def _networks(folder: Location) -> list[tuple[Location, dict[str, Any]]]:
 
 def _about(path: Location) -> dict[str, Any]:
     """What a file of networks says of itself in its header: JSON, after its length in 8 bytes."""
-    header = read_range(path, 8, int.from_bytes(read_range(path, 0, 8), "little"))
-    return json.loads(json.loads(header)["__metadata__"]["about"])
+    with _trusted(path):
+        header = read_range(path, 8, int.from_bytes(read_range(path, 0, 8), "little"))
+        return json.loads(json.loads(header)["__metadata__"]["about"])
+
+
+@contextlib.contextmanager
+def _opened(path: Location) -> Iterator[Any]:
+    """The file of networks, open."""
+    with _trusted(path), local(path) as here, safe_open(here, framework="pt") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _trusted(path: Location) -> Iterator[None]:
+    """Raises ValueError with the file's name for one that is torn or foreign."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError, SafetensorError) as error:
+        raise ValueError(f"{path}: kept networks are a safetensors file that names its members; got: {error}") from error
 
 
 def shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
@@ -98,7 +116,7 @@ def load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tens
             continue
         place = about["of"][about["members"].index(member)]
         parent = Parent(about["model"], tuple(about["input_shape"]), about["classes"], about["dtype"], about["options"])
-        with local(path) as here, safe_open(here, framework="pt") as file:
+        with _opened(path) as file:
             tensors = {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 - not a mapping
         module = parent.build()
         own, kept = {**dict(module.named_parameters()), **dict(module.named_buffers())}, {}
@@ -125,7 +143,7 @@ def keep_only(folder: Location, members: set[str]) -> int:
             path.unlink()
             continue
         index = sorted({place for _, place in stay})
-        with local(path) as here, safe_open(here, framework="pt") as file:
+        with _opened(path) as file:
             tensors = {name: file.get_tensor(name)[index].contiguous() for name in file.keys()}  # noqa: SIM118
         with atomic(path) as temporary:
             about |= {"members": [member for member, _ in stay], "of": [index.index(place) for _, place in stay]}
