@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from . import compare, front, latency, table
+from .mistake import Mistake
 from .storage import Location
 
 LABEL = ["arm", "control"]
@@ -54,7 +55,7 @@ def read(folder: Location, cost: front.Cost = "flops_masked") -> pd.DataFrame:
 
     Goes through the files once, reads five columns of the rows that are done, and keeps what nothing dominates, since the
     front of all is the front of fronts: memory does not grow with the rows. What is computed from `points` comes out the same
-    from this, but for numbers of points. Raises ValueError as `table.read` does.
+    from this, but for numbers of points. Raises Mistake as `table.read` does.
     """
     names, kept = [*LABEL, "seed"], dict[tuple[Any, ...], NDArray[np.float64]]()
     places, bounds = dict[tuple[Any, ...], int](), np.empty((0, BINS))
@@ -111,15 +112,15 @@ def _joined(known: NDArray[np.float64], more: NDArray[np.float64]) -> NDArray[np
 def timed(found: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """The points that were timed, with `latency`: milliseconds as a share of the parent's in the same place, mode and batch.
 
-    found: as from `points`.  measured: lines of `latency.read` of one of `latency.GROUP`.  Raises ValueError if they are of
+    found: as from `points`.  measured: lines of `latency.read` of one of `latency.GROUP`.  Raises Mistake if they are of
     several, or if the parent was not timed.
     """
     if len(measured[latency.GROUP].drop_duplicates()) > 1:
-        raise ValueError(f"latencies are compared within one {', '.join(latency.GROUP)}; got several")
+        raise Mistake(f"latencies are compared within one {', '.join(latency.GROUP)}; got several")
     known = measured[measured["milliseconds"].notna()]
     parent = known.loc[known["parent"].astype(bool), "milliseconds"]
     if parent.empty:
-        raise ValueError("latencies are shares of the dense parent's, which was not measured; `prunefront run --latency` does")
+        raise Mistake("latencies are shares of the dense parent's, which was not measured; `prunefront run --latency` does")
     times = known.drop_duplicates("member").set_index("member")["milliseconds"] / parent.iloc[0]
     return found.assign(latency=times.reindex(found["member"]).to_numpy(float)).dropna(subset="latency", ignore_index=True)
 
@@ -180,11 +181,11 @@ def differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     one, other: the points of a label each.  Columns: `accuracy_low`, `accuracy_high`, `relative_low`, `relative_high` (an
     infinity where it has no end), and `difference`, the share of seeds of `one` that attain the inside of the rectangle minus
     that of `other`, in [-1, 1]; differences of 0 are left out.  Only seeds of both count, as the pairs are compared.
-    Raises ValueError for fewer than `FEWEST` of them.
+    Raises Mistake for fewer than `FEWEST` of them.
     """
     seeds = sorted(set(one["seed"]) & set(other["seed"]))
     if len(seeds) < FEWEST:
-        raise ValueError(f"surfaces are compared over at least {FEWEST} seeds that both have; got {len(seeds)}")
+        raise Mistake(f"surfaces are compared over at least {FEWEST} seeds that both have; got {len(seeds)}")
     sides = []
     for side in (one, other):
         side = side[side["seed"].isin(seeds)]

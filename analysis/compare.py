@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
 from . import front
+from .mistake import Mistake
 
 LEVEL = 0.05
 MARGIN = 0.005
@@ -215,15 +216,15 @@ def at(lines: dict[int, NDArray[np.float64]], flops: float) -> pd.DataFrame:
 def levels(one: dict[int, NDArray[np.float64]], other: dict[int, NDArray[np.float64]]) -> list[float]:
     """FLOPs that all lines of both reach, from the most to the fewest: `LEVELS` of them, the middle of a `NARROW` range.
 
-    Raises ValueError, saying why, if there are none.
+    Raises Mistake, saying why, if there are none.
     """
     if not one or not other:
-        raise ValueError("no network of it is done and has FLOPs left")
+        raise Mistake("no network of it is done and has FLOPs left")
     ends = [(max(line[0, 0] for line in each.values()), min(line[-1, 0] for line in each.values())) for each in (one, other)]
     low, high = max(start for start, _ in ends), min(end for _, end in ends)
     if high < low - ALIKE:
         own, others = (f"{math.exp(start):,.0f} to {math.exp(end):,.0f}" if start <= end else "none" for start, end in ends)
-        raise ValueError(f"no FLOPs that both reach in every seed; it reaches {own}, the baseline {others}")
+        raise Mistake(f"no FLOPs that both reach in every seed; it reaches {own}, the baseline {others}")
     if high - low < math.log(NARROW):
         return [math.exp((low + high) / 2)]
     return np.exp(np.linspace(high, low, LEVELS)).tolist()
@@ -250,9 +251,9 @@ def against(done: pd.DataFrame, baseline: str, cost: front.Cost, flops: Sequence
         one, other = ({seed: known[name][seed] for seed in seeds} for name in (label, baseline))
         try:
             if len(seeds) < 2:
-                raise ValueError(f"a comparison needs two seeds that both have; got {len(seeds)}")
+                raise Mistake(f"a comparison needs two seeds that both have; got {len(seeds)}")
             here = list(flops) or levels(one, other)
-        except ValueError as error:
+        except Mistake as error:
             reasons[len(keys)] = f"not compared: {error}"
             here = [math.nan]
         for level in here:

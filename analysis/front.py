@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from . import table
+from .mistake import Mistake
 
 Cost = Literal["flops_masked", "flops_shrunk"]
 POINT = ["arm", "algorithm", "control", "hp", "setting"]
@@ -39,7 +40,7 @@ def front(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.bool_]:
     """Which points no other point dominates; equal points on the front all belong to it.
 
     points: (n, m).  maximize: (m,), True where more is better.  Returns (n,) bool.
-    A point with a NaN neither belongs nor dominates.  Raises ValueError if the lengths disagree.
+    A point with a NaN neither belongs nor dominates.  Raises Mistake if the lengths disagree.
     """
     values = _values(points, maximize)
     whole = np.flatnonzero(~np.isnan(values).any(axis=1))
@@ -57,7 +58,7 @@ def hypervolume(points: ArrayLike, reference: Sequence[float], maximize: Sequenc
     """
     values = _values(points, maximize)
     if len(reference) != len(maximize):
-        raise ValueError(f"`reference` has one number per objective; got {len(reference)}, should be {len(maximize)}")
+        raise Mistake(f"`reference` has one number per objective; got {len(reference)}, should be {len(maximize)}")
     signs = np.where(np.asarray(maximize, dtype=bool), 1.0, -1.0)
     values = values[(signs * values > signs * np.asarray(reference, dtype=float)).all(axis=1)]
     return float(moocore.hypervolume(values, ref=list(reference), maximise=list(maximize))) if len(values) else 0.0
@@ -68,7 +69,7 @@ def _values(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.float64]:
     if values.size == 0:
         return np.empty((0, len(maximize)))
     if values.ndim != 2 or values.shape[1] != len(maximize):
-        raise ValueError(
+        raise Mistake(
             f"`maximize` has one entry per objective; got {len(maximize)} for points of shape {values.shape}, "
             f"which should be (n, {len(maximize)})"
         )
@@ -102,12 +103,12 @@ def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
     of measures over done members and sample standard deviations `*_std` (NaN for one); `difference_valid` and
     `difference_test`, mean over seeds of accuracy minus the parent's of the same seed (NaN without one);
     `compression`, `speedup_masked` and `speedup_shrunk`, quotients of means (infinite where nothing is left).
-    Raises ValueError if a row does not say which point it belongs to, as grouping would drop it in silence.
+    Raises Mistake if a row does not say which point it belongs to, as grouping would drop it in silence.
     """
     last_rows = last_rows.assign(setting=settings(last_rows))
     for name in [*POINT, "seed", "status"]:
         if last_rows[name].isna().any():
-            raise ValueError(f"every row states its `{name}`; {last_rows[name].isna().sum()} rows do not")
+            raise Mistake(f"every row states its `{name}`; {last_rows[name].isna().sum()} rows do not")
     done = last_rows[last_rows["status"] == "done"]
     status = last_rows.groupby([*POINT, "status"]).size().unstack(fill_value=0)
     measured = done.groupby(POINT)

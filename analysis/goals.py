@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from . import table
+from .mistake import Mistake
 from .storage import Location
 
 _LIMIT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
@@ -27,17 +28,17 @@ class Limit:
 
     @staticmethod
     def parse(text: str) -> Limit:
-        """The limit that a text such as `flops_shrunk <= 2e6` states. Raises ValueError if it states none."""
+        """The limit that a text such as `flops_shrunk <= 2e6` states. Raises Mistake if it states none."""
         found = _LIMIT.fullmatch(text)
         try:
             if found is None:
-                raise ValueError
+                raise Mistake
             measure, relation, number = found.groups()
             most = float(number)
             if not np.isfinite(most):
-                raise ValueError
+                raise Mistake
         except ValueError:
-            raise ValueError(f"a constraint is a measure, <= or >=, and a number; got {text!r}") from None
+            raise Mistake(f"a constraint is a measure, <= or >=, and a number; got {text!r}") from None
         return Limit(measurable(measure), 1 if relation == "<=" else -1, most)
 
     def __str__(self) -> str:
@@ -58,10 +59,10 @@ class Goals:
 
     @staticmethod
     def parse(maximize: Sequence[str], minimize: Sequence[str], constraints: Sequence[str]) -> Goals:
-        """Raises ValueError with one sentence for a measure that is none, that is of test data, or that is named twice."""
+        """Raises Mistake with one sentence for a measure that is none, that is of test data, or that is named twice."""
         names = [measurable(name) for name in (*maximize, *minimize)]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"`maximize` and `minimize` name distinct measures, at least one; got {names}")
+            raise Mistake(f"`maximize` and `minimize` name distinct measures, at least one; got {names}")
         return Goals(tuple(maximize), tuple(minimize), tuple(map(Limit.parse, constraints)))
 
     @property
@@ -100,8 +101,8 @@ def measurable(name: str) -> str:
     known = [n for n, kind, _ in table.COLUMNS if not pa.types.is_string(kind) and not pa.types.is_boolean(kind)]
     known = [n for n in known if n not in ("seed", "rung", "seconds")]
     if "_test" in name:
-        raise ValueError(f"test data may not steer a search; got the measure {name!r}; its validation measure may")
+        raise Mistake(f"test data may not steer a search; got the measure {name!r}; its validation measure may")
     if name not in known and not re.fullmatch(r"m_\w+", name):
         own = [n for n in known if "_test" not in n]
-        raise ValueError(f"no measure {name!r}; known: {', '.join(own)}, and an algorithm's own as m_<name>")
+        raise Mistake(f"no measure {name!r}; known: {', '.join(own)}, and an algorithm's own as m_<name>")
     return name

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import compare, front
+from .mistake import Mistake
 from .storage import Location, atomic, each, source
 
 MOST = 12
@@ -55,10 +56,10 @@ def path(folder: Location, member: str, place: Mapping[str, Any]) -> Location:
 
 
 def write(target: Location, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the rows of one network to `target`, complete or not at all. Raises ValueError for a column that is unknown."""
+    """Write the rows of one network to `target`, complete or not at all. Raises Mistake for a column that is unknown."""
     unknown = {name for row in rows for name in row} - {name for name, _, _ in COLUMNS}
     if unknown:
-        raise ValueError(f"latencies have columns that are not known: {', '.join(sorted(unknown))}")
+        raise Mistake(f"latencies have columns that are not known: {', '.join(sorted(unknown))}")
     fields = [pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS]
     layout = pa.schema(fields, metadata={STAMP: str(SCHEMA_VERSION)})
     with atomic(target) as temporary:
@@ -68,7 +69,7 @@ def write(target: Location, rows: Sequence[Mapping[str, Any]]) -> None:
 def read(folder: Location) -> pd.DataFrame:
     """All latencies in a study's output folder, empty without any, sorted by `GROUP` and FLOPs.
 
-    Raises ValueError naming a file that cannot be trusted.
+    Raises Mistake naming a file that cannot be trusted.
     """
     found, files = [], sorted((folder / "latency").glob("[!.]*"), key=str)
     for file, origin in zip(files, each(source, files), strict=True):
@@ -81,7 +82,7 @@ def read(folder: Location) -> pd.DataFrame:
             why = None if ours else "not written by this version of prunefront"
             found.append(one)
         if why:
-            raise ValueError(f"{file}: {why}; without it, `prunefront run --latency` measures again")
+            raise Mistake(f"{file}: {why}; without it, `prunefront run --latency` measures again")
     if not found:
         return pd.DataFrame({name: pd.Series(dtype=object) for name, _, _ in COLUMNS})
     return pa.concat_tables(found).to_pandas().sort_values([*GROUP, "flops_shrunk", "member"], ignore_index=True)

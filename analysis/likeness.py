@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from . import compare, controls, front, table
+from .mistake import Mistake
 from .storage import Location
 
 SPENT = ("epochs", "steps", "examples", "search_flops")
@@ -30,11 +31,11 @@ def load(folders: Sequence[Location], anyway: bool = False) -> tuple[pd.DataFram
 
     label: as from `compare.labels`; of several studies "study: arm", by the folders if they have the same names.
     task_<name>, for `RECIPE`: the arm's value, or else the task's.
-    Raises ValueError if a folder has no rows or none that are done, a file cannot be trusted, a measure is missing, or tasks
+    Raises Mistake if a folder has no rows or none that are done, a file cannot be trusted, a measure is missing, or tasks
     differ and `anyway` is false.
     """
     if len(set(map(str, folders))) < len(folders):
-        raise ValueError(f"a study is compared once; got {', '.join(map(str, folders))}")
+        raise Mistake(f"a study is compared once; got {', '.join(map(str, folders))}")
     studies = [_done(folder) for folder in folders]
     names = [str(rows["study"].iloc[0]) for rows in studies]
     if len(set(names)) < len(names):
@@ -43,7 +44,7 @@ def load(folders: Sequence[Location], anyway: bool = False) -> tuple[pd.DataFram
     tasks = {name: _tasks(found) for name, found in zip(names, footers, strict=True)}
     differ = _differ(tasks)
     if differ and not anyway:
-        raise ValueError(f"studies are compared that share data, split, model and task; got {differ} (--anyway compares them)")
+        raise Mistake(f"studies are compared that share data, split, model and task; got {differ} (--anyway compares them)")
     if len(folders) > 1:
         studies = [rows.assign(label=name + ": " + rows["label"]) for name, rows in zip(names, studies, strict=True)]
     studies = [_recipe(rows, tasks[name][0]) for name, rows in zip(names, studies, strict=True)]
@@ -76,15 +77,15 @@ def _range(values: Sequence[Any]) -> str:
 
 def _done(folder: Location) -> pd.DataFrame:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; studies are compared by their output folders")
+        raise Mistake(f"{folder}: no such folder; studies are compared by their output folders")
     last = table.last(table.current(folder, table.read(folder)))
     done = last[(last["status"] == "done") & ~controls.is_check(last)]
     if done.empty:
-        raise ValueError(f"{folder}: no member is done yet; a comparison needs those of two seeds at least")
+        raise Mistake(f"{folder}: no member is done yet; a comparison needs those of two seeds at least")
     for name in MEASURES:
         if done[name].isna().any():
             first = done[done[name].isna()].iloc[0]
-            raise ValueError(
+            raise Mistake(
                 f"{folder}: every done member has its `{name}`; {done[name].isna().sum()} have none, the first of them "
                 f'of arm "{first["arm"]}", seed {first["seed"]}'
             )

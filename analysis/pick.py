@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from . import controls, front
+from .mistake import Mistake
 
 COSTS: dict[str, front.Cost] = {"masked": "flops_masked", "shrunk": "flops_shrunk"}
 NEAR = 3
@@ -41,22 +42,22 @@ def pick(
     accuracy; at_knee, that of `front.knees`, the most accurate one if there is none.
     Of its seeds, the member is the one of the median validation accuracy (the lower one of two): the best one is the luckiest.
     With `max_flops`, members that cost more themselves are left out.
-    Raises ValueError with the nearest setting if none is within the bound.
+    Raises Mistake with the nearest setting if none is within the bound.
     """
     given = [name for name, value in (("--max-flops", max_flops), ("--min-accuracy", min_accuracy)) if value is not None]
     given += ["--knee"] if at_knee else []
     if len(given) != 1:
         got = ", ".join(given) or "none"
-        raise ValueError(f"exactly one of --max-flops, --min-accuracy, --knee says what to pick; got {got}")
+        raise Mistake(f"exactly one of --max-flops, --min-accuracy, --knee says what to pick; got {got}")
     if max_flops is not None and not max_flops >= 0:
-        raise ValueError(f"--max-flops: is a number of FLOPs from 0; got {max_flops:g}")
+        raise Mistake(f"--max-flops: is a number of FLOPs from 0; got {max_flops:g}")
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
-        raise ValueError(f"--min-accuracy: is a share, in [0, 1]; got {min_accuracy:g}")
+        raise Mistake(f"--min-accuracy: is a share, in [0, 1]; got {min_accuracy:g}")
     last_rows = last_rows[~controls.is_check(last_rows)]
     summary = front.summarise(last_rows)
     points = front.ordered(summary[front.fronts(summary, cost)], cost)  # from the dearest, most accurate to the cheapest
     if points.empty:
-        raise ValueError("no member is done yet, and so none is on the front")
+        raise Mistake("no member is done yet, and so none is on the front")
     seen, kind = front.selectable(points), cost.removeprefix("flops_")
     if max_flops is not None:
         rule = f"at most {max_flops:,.15g} FLOPs ({kind})"
@@ -85,26 +86,26 @@ def pick(
 
 
 def find(rows: pd.DataFrame, member: str) -> str:
-    """The name in full of the one member of `rows` whose name begins with `member`. Raises ValueError if it is not one."""
+    """The name in full of the one member of `rows` whose name begins with `member`. Raises Mistake if it is not one."""
     known = [str(name) for name in rows["member"].unique()]
     found = [name for name in known if name.startswith(member)]
     if member in found or len(found) == 1:
         return member if member in found else found[0]
     if found:
         some = f"{', '.join(sorted(found)[:NEAR])}{', ...' if len(found) > NEAR else ''}"
-        raise ValueError(f"a member is named by a beginning that no other has; {member!r} begins {len(found)}: {some}")
+        raise Mistake(f"a member is named by a beginning that no other has; {member!r} begins {len(found)}: {some}")
 
     def alike(name: str) -> int:
         return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(name, member, strict=False)))
 
     near = sorted(known, key=lambda name: (-alike(name), name))[:NEAR]
-    raise ValueError(f"no member {member!r} among {len(known)}; near: {', '.join(near)}")
+    raise Mistake(f"no member {member!r} among {len(known)}; near: {', '.join(near)}")
 
 
 def _some(within: pd.DataFrame, rule: str, nearest: pd.Series[Any], cost: front.Cost) -> None:
     if within.empty:
         has = f"validation accuracy {nearest['accuracy_valid']:.4f}, {nearest[cost]:,.0f} FLOPs"
-        raise ValueError(f"no point of the front has {rule}; the nearest is {nearest['arm']}: {nearest['setting']} ({has})")
+        raise Mistake(f"no point of the front has {rule}; the nearest is {nearest['arm']}: {nearest['setting']} ({has})")
 
 
 def _record(line: pd.Series[Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from . import front
 from .attainment import CHARGES
 from .certificates import ROUNDING
 from .compare import MARGIN
+from .mistake import Mistake
 from .published import CAVEAT
 
 # Okabe & Ito's colours, safe for the colour-blind; grey stands for black and ochre for yellow, which vanish on a
@@ -56,7 +57,7 @@ def chart(
     points = _points(summary, cost)
     drawn = points[points["cost"] > 0]
     if drawn.empty:
-        raise ValueError(f"{study}: no point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
+        raise Mistake(f"{study}: no point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
     base = alt.Chart(alt.NamedData("points"))  # altair would copy and check the points in each layer
     others = _published(published, cost)
     every = pd.concat([drawn, others.assign(low=others["accuracy"], high=others["accuracy"])]) if len(others) else drawn
@@ -94,7 +95,7 @@ def attained(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_maske
     corners = surfaces.assign(label=_labels(surfaces))
     there = corners[corners["relative"] > 0]
     if there.empty:
-        raise ValueError(f"{study}: no attained point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
+        raise Mistake(f"{study}: no attained point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
     low, middle, high = sorted(there["percent"].unique())[:: max(there["percent"].nunique() // 2, 1)]
     drawn = pd.concat([_band(group, low, middle, high) for _, group in there.groupby(["control", "arm"])])
     broken, ticks, scale = _accuracy_axis(drawn.assign(front=True))
@@ -154,7 +155,7 @@ def compute(means: pd.DataFrame, study: str, charge: Literal["train_flops", "sec
     some = means.groupby(["arm", "control"])["hypervolume"].transform("max") > 0
     nothing = _labels(means[~some]).unique()
     if not some.any():
-        raise ValueError(f"{study}: no network is cheaper than the parent, so no hypervolume can be drawn")
+        raise Mistake(f"{study}: no network is cheaper than the parent, so no hypervolume can be drawn")
     means = means[some]
     drawn = means.assign(label=_labels(means)).sort_values(["control", "arm", "networks"])
     bounds = {"low": drawn["hypervolume_low"].clip(lower=0), "high": drawn["hypervolume_high"].clip(upper=1)}

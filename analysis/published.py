@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from .mistake import Mistake
+
 COLUMNS = {
     "name": "of the method, as it is written beside its mark",
     "source": "where the figures stand: paper, year, table",
@@ -29,21 +31,21 @@ CAVEAT = "Crosses: published test accuracies, not validation; protocols differ f
 def read(path: Path) -> pd.DataFrame:
     """The points of a file, in its order: `COLUMNS`, `params` NaN where it is not given.
 
-    Raises ValueError with one sentence, naming file and line, for what is no such point.
+    Raises Mistake with one sentence, naming file and line, for what is no such point.
     """
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except OSError as error:
-        raise ValueError(f"{path}: published points are read from a CSV file; got: {error.strerror}") from error
+        raise Mistake(f"{path}: published points are read from a CSV file; got: {error.strerror}") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: published points are in a CSV file, UTF-8; got: {str(error).splitlines()[0]}") from error
+        raise Mistake(f"{path}: published points are in a CSV file, UTF-8; got: {str(error).splitlines()[0]}") from error
     known = ", ".join(COLUMNS)
     if missing := [name for name in COLUMNS if name not in frame and name != "params"]:
-        raise ValueError(f"{path}: published points have the columns {known}; `{missing[0]}` is missing")
+        raise Mistake(f"{path}: published points have the columns {known}; `{missing[0]}` is missing")
     if unknown := [str(name) for name in frame if name not in COLUMNS]:
-        raise ValueError(f"{path}: published points have the columns {known}; got `{unknown[0]}`")
+        raise Mistake(f"{path}: published points have the columns {known}; got `{unknown[0]}`")
     if frame.empty:
-        raise ValueError(f"{path}: there is a point at least; got the heading alone")
+        raise Mistake(f"{path}: there is a point at least; got the heading alone")
     frame = frame.reindex(columns=list(COLUMNS), fill_value="").apply(lambda column: column.str.strip())
     for name in WORDS:
         _demand(path, frame, name, frame[name] != "", "is stated")
@@ -57,15 +59,15 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def beside(points: pd.DataFrame, dataset: str, where: Path) -> pd.DataFrame:
-    """The points of this data set. Raises ValueError if there are none; where: the file, to name it."""
+    """The points of this data set. Raises Mistake if there are none; where: the file, to name it."""
     found = points[points["dataset"] == dataset]
     if found.empty:
         others = ", ".join(sorted(points["dataset"].unique()))
-        raise ValueError(f"{where}: points on {dataset}, the study's data set, are drawn; got points on {others}")
+        raise Mistake(f"{where}: points on {dataset}, the study's data set, are drawn; got points on {others}")
     return found
 
 
 def _demand(path: Path, frame: pd.DataFrame, name: str, right: pd.Series[bool], rule: str) -> None:
     if not right.all():
         place = int((~right).to_numpy().argmax())
-        raise ValueError(f"{path}: point {place + 1}: `{name}` {rule}; got {str(frame[name].iloc[place])!r}")
+        raise Mistake(f"{path}: point {place + 1}: `{name}` {rule}; got {str(frame[name].iloc[place])!r}")

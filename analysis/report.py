@@ -29,6 +29,7 @@ from . import (
     wording,
 )
 from . import published as literature
+from .mistake import Mistake
 from .storage import Location, save
 
 TABLES = ("front", "arms", "checks", "layers", "search", "budget", "stopping", "certificates")
@@ -39,7 +40,7 @@ def build(folder: Location, published: Path | None = None) -> Location:
     """Write `report/` of a study's output folder: `report.html`, each chart as SVG and PDF, `front.png`, `arms.md`, `TABLES`.
 
     published: a file of published points (`published.read`), drawn in the fronts and listed.
-    Returns the page's path. Raises ValueError if there are no rows, a file cannot be trusted, or no member is done.
+    Returns the page's path. Raises Mistake if there are no rows, a file cannot be trusted, or no member is done.
     """
     rows, summary = _load(folder)
     last, study = table.last(rows), str(rows["study"].iloc[0])
@@ -126,7 +127,7 @@ def build(folder: Location, published: Path | None = None) -> Location:
 def front_table(folder: Location) -> list[list[str]]:
     """The front of all arms as rows of text, the heading first; points as `front.listed` has them.
 
-    Raises ValueError as `build` does.
+    Raises Mistake as `build` does.
     """
     rows, summary = _load(folder)
     points = front.listed(summary, table.last(rows))
@@ -138,13 +139,13 @@ def front_table(folder: Location) -> list[list[str]]:
 def _load(folder: Location) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All rows, and the summary of the last ones."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; a report is made from a study's output folder")
+        raise Mistake(f"{folder}: no such folder; a report is made from a study's output folder")
     rows = table.current(folder, table.read(folder))
     summary = front.summarise(table.last(rows))
     if not summary["done"].sum():
         counts = [f"{summary[status].sum()} {status}" for status in table.FINAL if summary[status].sum()]
         counts.append(f"{len(table.unfinished(rows))} unfinished")
-        raise ValueError(f"{folder}: no member is done yet ({', '.join(counts)}); a report needs at least one")
+        raise Mistake(f"{folder}: no member is done yet ({', '.join(counts)}); a report needs at least one")
     return rows, summary
 
 
@@ -152,7 +153,7 @@ def _compared(folder: Location) -> verdicts.Verdicts | str:
     """The comparisons of the study's arms, or why there are none."""
     try:
         return verdicts.build([folder])
-    except ValueError as error:
+    except Mistake as error:
         return str(error).removeprefix(f"{folder}: ")
 
 

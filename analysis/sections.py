@@ -27,6 +27,7 @@ from . import (
     wording,
 )
 from . import published as literature
+from .mistake import Mistake
 from .storage import Location
 
 Drawings = Mapping[str, str]
@@ -545,7 +546,7 @@ def _three(timed: pd.DataFrame, place: Mapping[str, Any], last: pd.DataFrame) ->
     here = timed[(timed[latency.GROUP] == [place[name] for name in latency.GROUP]).all(axis=1)]
     try:
         found = attainment.timed(attainment.points(last, "flops_shrunk"), here)
-    except ValueError:
+    except Mistake:
         return "-", "-"
     count, volume = attainment.together(found, attainment.TIMED)
     return f"{count} of {len(found)}", f"{volume:.4f}"

@@ -26,6 +26,8 @@ from typing import TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
+from .mistake import Mistake
+
 AT_ONCE = 16
 """Requests to a remote location that wait for their answers at the same time."""
 PART = 1 << 26
@@ -151,7 +153,7 @@ Location = Path | Remote
 def locate(where: str | os.PathLike[str] | Remote) -> Location:
     """The location that `where` names: a URI (`s3://bucket/runs`; also `gs://`, `abfs://`, `hdfs://`), or a path.
 
-    Nothing is asked of a server yet, but for the region of a bucket where none is set. Raises ValueError if it is no URI that
+    Nothing is asked of a server yet, but for the region of a bucket where none is set. Raises Mistake if it is no URI that
     pyarrow knows.
     """
     if isinstance(where, Remote):
@@ -168,7 +170,7 @@ def _parsed(uri: str) -> Remote:
     parts = urllib.parse.urlsplit(uri)
     if parts.fragment or parts.password or (not parts.netloc and parts.scheme not in ("file", "local")):
         rule = "a location is SCHEME://PLACE/PATH, its credentials in the environment or in the provider's own files"
-        raise ValueError(f"{uri.replace(f':{parts.password}@', ':***@')}: {rule}")
+        raise Mistake(f"{uri.replace(f':{parts.password}@', ':***@')}: {rule}")
     return Remote(f"{parts.scheme}://{parts.netloc}", urllib.parse.unquote(parts.path).strip("/"), parts.query)
 
 
@@ -180,7 +182,7 @@ def _opened(place: Remote) -> tuple[fs.FileSystem, str]:
 
 @functools.cache
 def _system(root: str, options: str) -> tuple[fs.FileSystem, str]:
-    """The file system behind a root, and the path of the root in it. Raises ValueError if pyarrow does not know it."""
+    """The file system behind a root, and the path of the root in it. Raises Mistake if pyarrow does not know it."""
     added = {"s3": ONE_PUT, "gs": PATIENCE, "gcs": PATIENCE}.get(root.partition(":")[0], "")
     options = "&".join(filter(None, [options, added]))
     try:
@@ -188,7 +190,7 @@ def _system(root: str, options: str) -> tuple[fs.FileSystem, str]:
     except (pa.ArrowException, OSError) as error:
         rule = "a location is a path or a URI that pyarrow.fs knows, such as s3://, gs://, abfs:// or hdfs://"
         rule = "a location can be reached from this machine" if isinstance(error, OSError) else rule
-        raise ValueError(f"{root}: {rule}; got: {_sentence(error)}") from None
+        raise Mistake(f"{root}: {rule}; got: {_sentence(error)}") from None
 
 
 def _sentence(error: Exception) -> str:

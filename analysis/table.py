@@ -19,6 +19,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from .mistake import Mistake
 from .storage import Location, atomic, each, source
 
 SCHEMA_VERSION = 3
@@ -104,7 +105,7 @@ def write(
     layout = schema(rows, hp_types)
     unknown = {name for row in rows for name in row} - set(layout.names)
     if unknown:
-        raise ValueError(f"rows have columns that the table does not know: {', '.join(sorted(unknown))}")
+        raise Mistake(f"rows have columns that the table does not know: {', '.join(sorted(unknown))}")
     stamped = layout.with_metadata({FOOTER: json.dumps({"schema": SCHEMA_VERSION, **footer}, sort_keys=True)})
     with atomic(path) as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=stamped), temporary)
@@ -172,15 +173,15 @@ def read(folder: Location, columns: Sequence[str] | None = None) -> pd.DataFrame
     """Every row of a study, sorted by arm, hyper-parameters, seed and rung.
 
     folder: a study's output folder.  columns: read only these of the fixed columns; None reads all, with `hp_` and `m_`.
-    Raises ValueError if there are no rows, or naming a file that cannot be trusted.
+    Raises Mistake if there are no rows, or naming a file that cannot be trusted.
     """
     key = ["arm", "hp", "seed", "member", "rung"]
     wanted = None if columns is None else list(dict.fromkeys([*columns, *key, "status"]))
     good, bad = _sound(folder, wanted)
     for path, why in bad.items():
-        raise ValueError(f"{path}: {why}; {ASIDE}")
+        raise Mistake(f"{path}: {why}; {ASIDE}")
     if not good:
-        raise ValueError(f"{folder}: {NO_ROWS}")
+        raise Mistake(f"{folder}: {NO_ROWS}")
     table = pa.concat_tables(good, promote_options="permissive")
     frame = table.to_pandas().sort_values(key, ignore_index=True)
     frame = settled(frame)
@@ -192,11 +193,11 @@ def scan(folder: Location, columns: Sequence[str], status: str, most: int) -> It
 
     columns: all that is read of them, fixed ones; text comes as dictionaries.  Of files whose statistics show no such row the
     footer alone is read. A file is read while the one before it is in use.
-    Raises ValueError if there are no files, or naming one that cannot be trusted.
+    Raises Mistake if there are no files, or naming one that cannot be trusted.
     """
     paths, parts, size = files(folder), list[pa.Table](), 0
     if not paths:
-        raise ValueError(f"{folder}: {NO_ROWS}")
+        raise Mistake(f"{folder}: {NO_ROWS}")
     with ThreadPoolExecutor(1) as pool:
         coming = deque([pool.submit(_filtered, paths[0], columns, status)])
         for path, following in zip(paths, [*paths[1:], None], strict=True):
@@ -204,7 +205,7 @@ def scan(folder: Location, columns: Sequence[str], status: str, most: int) -> It
             if following is not None:
                 coming.append(pool.submit(_filtered, following, columns, status))
             if isinstance(rows, str):
-                raise ValueError(f"{path}: {rows}; {ASIDE}")
+                raise Mistake(f"{path}: {rows}; {ASIDE}")
             parts.append(rows)
             size += rows.num_rows
             if size >= most:
@@ -247,13 +248,13 @@ def current(folder: Location, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def planned(folder: Location) -> dict[str, Any] | None:
-    """What plan/study.json says of the study in `folder`; None without one. Raises ValueError if it is not ours."""
+    """What plan/study.json says of the study in `folder`; None without one. Raises Mistake if it is not ours."""
     path = folder / "plan" / "study.json"
     if not path.exists():
         return None
     about = json.loads(path.read_text())
     if not isinstance(about, dict) or not {"name", "description", "arms", "removed", "goals"} <= about.keys():
-        raise ValueError(f"{path} says what the folder holds; got one that this version of prunefront did not write")
+        raise Mistake(f"{path} says what the folder holds; got one that this version of prunefront did not write")
     return about
 
 

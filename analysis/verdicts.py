@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from . import compare, front, likeness, plot, wording
+from .mistake import Mistake
 from .storage import Location, save
 
 ABOUT = (
@@ -60,14 +61,14 @@ def build(
     baseline: an arm; of several studies "study: arm"; None: a control that is no parent, of several settings, one that removes
     nothing (narrower dense networks) first, then by the number of settings; or else such an arm.  flops: the levels; none:
     `compare.levels`.
-    Raises ValueError as `likeness.load` does, and if no pair can be compared.
+    Raises Mistake as `likeness.load` does, and if no pair can be compared.
     """
     if bad := [level for level in flops if not 0 < level < float("inf")]:
-        raise ValueError(f"FLOPs at which arms are compared are finite and lie above 0; got {bad[0]:g}")
+        raise Mistake(f"FLOPs at which arms are compared are finite and lie above 0; got {bad[0]:g}")
     done, notes = likeness.load(folders, anyway)
     labels = sorted(done["label"].unique())
     if len(labels) < 2:
-        raise ValueError(f"a comparison needs two arms; got {labels[0]} alone")
+        raise Mistake(f"a comparison needs two arms; got {labels[0]} alone")
     chosen = _default(done) if baseline is None else _known(baseline, labels)
     unlike = {label: likeness.unlike(rows, done[done["label"] == chosen]) for label, rows in done.groupby("label")}
     costs: list[front.Cost] = ["flops_masked"]
@@ -77,7 +78,7 @@ def build(
     lines = pd.concat(tables, ignore_index=True).assign(unlike=lambda each: each["arm"].map(unlike))
     if not lines["difference_test_n"].any():
         why = lines["difference_test_verdict"].iloc[0].removeprefix("not compared: ")
-        raise ValueError(f"nothing can be compared with {chosen}: {lines['arm'].iloc[0]}: {why}")
+        raise Mistake(f"nothing can be compared with {chosen}: {lines['arm'].iloc[0]}: {why}")
     return Verdicts(", ".join(done["study"].unique()), chosen, lines, tuple(notes))
 
 
@@ -149,7 +150,7 @@ def _known(wanted: str, labels: Sequence[str]) -> str:
     if wanted not in labels:
         nearest = difflib.get_close_matches(wanted, labels, n=1)
         hint = f' did you mean "{nearest[0]}"?' if nearest else ""
-        raise ValueError(f'no arm "{wanted}" to compare with;{hint} known: {"; ".join(labels)}')
+        raise Mistake(f'no arm "{wanted}" to compare with;{hint} known: {"; ".join(labels)}')
     return wanted
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, locate
-from . import BAD_INPUT, FAILED, INTERRUPTED
+from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
     "Searches for small, accurate neural networks: a study file goes in, a table of measured networks and fronts of "
@@ -53,7 +55,7 @@ def run(
             latencies.measure(read, folder, console)
         try:
             _report(folder, console)
-        except ValueError as error:  # every member failed or diverged
+        except Mistake as error:  # every member failed or diverged
             console.print(f"no report: {error}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
@@ -88,7 +90,7 @@ def compare(
         found = verdicts.build(places, baseline, at or (), anyway)
         verdicts.write(found, target)
     except OSError as error:
-        raise ValueError(f"{error.filename or target}: can be read, or written to; got: {error.strerror}") from error
+        raise Mistake(f"{error.filename or target}: can be read, or written to; got: {error.strerror}") from error
     for cost, lines in found.lines.groupby("cost", sort=False):
         table = Table(title=f"against {found.baseline}. {verdicts.title(str(cost))}", title_justify="left", box=box.SIMPLE_HEAD)
         for name in _COMPARED:
@@ -119,7 +121,7 @@ def pick(
     from .study import at
 
     if cost not in picking.COSTS:
-        raise ValueError(f"--cost: is {' or '.join(picking.COSTS)}; got {cost}")
+        raise Mistake(f"--cost: is {' or '.join(picking.COSTS)}; got {cost}")
     place, target = locate(folder), None if out is None else locate(out)
     last = table.last(table.current(place, table.read(place)))
     with at(place):
@@ -175,7 +177,7 @@ def doctor(
     from .doctor import examine
 
     if data is not None and not data.is_dir():
-        raise ValueError(f"--data: is a folder; got {data}")
+        raise Mistake(f"--data: is a folder; got {data}")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     raise typer.Exit(examine(Console(), data))
@@ -203,7 +205,7 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
         page = report.build(folder, published)
         head, *lines = report.front_table(folder)
     except OSError as error:
-        raise ValueError(f"{folder}: rows can be read and the report written there; got: {error.strerror}") from error
+        raise Mistake(f"{folder}: rows can be read and the report written there; got: {error.strerror}") from error
     table = Table(title="the front: mean validation accuracy against FLOPs", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("arm: setting")
     for short in _COLUMNS.values():
@@ -215,11 +217,11 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
 
 
 def main() -> None:
-    """The console script. Bad input ends with one sentence and exit code 2."""
+    """The console script. A user's mistake ends with one sentence and exit 2, a fault of ours with a traceback and 70."""
     sys.path.insert(0, os.getcwd())  # a user's own model, data set or algorithm, as `python -m` would find it
     try:
         app()
-    except ValueError as error:
+    except Mistake as error:
         print(f"prunefront: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except OSError as error:  # a disk that is full, a store that does not answer
@@ -228,3 +230,13 @@ def main() -> None:
     except KeyboardInterrupt:
         print("prunefront: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception:
+        traceback.print_exc()
+        print(f"prunefront: {_OURS}", file=sys.stderr)
+        sys.exit(INTERNAL)
+
+
+_OURS = (
+    "this is a fault of prunefront, not of your input; what was measured is kept, and the same command goes on; "
+    "please report the lines above"
+)

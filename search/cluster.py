@@ -32,6 +32,7 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors import SafetensorError
 
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location
 from ..trainables.data import Packed
 from ..trainables.tuning import CohortTrainable
@@ -54,15 +55,15 @@ RECOUNT = 5.0
 
 
 def workers(study: Study, joined: bool) -> int:
-    """How many cohorts of `study` train at a time on this machine, or on the cluster. Raises ValueError if not one does."""
+    """How many cohorts of `study` train at a time on this machine, or on the cluster. Raises Mistake if not one does."""
     nodes = _nodes() if joined else [(len(os.sched_getaffinity(0)), float(torch.cuda.device_count()))]
     slots = _slots(study, nodes)
     if not slots:
         where, cpus = "a node of the cluster" if joined else "this machine", max([cpus for cpus, _ in nodes], default=0)
         if cpus < study.about.cpus:
-            raise ValueError(f"[study]: `cpus` is at most the {cpus} of {where}; got {study.about.cpus}")
+            raise Mistake(f"[study]: `cpus` is at most the {cpus} of {where}; got {study.about.cpus}")
         gpus = max(gpus for cpus, gpus in nodes if cpus >= study.about.cpus)
-        raise ValueError(f"[study]: `gpus` is at most the {gpus:g} of {where}; got {gpus_each(study):g}")
+        raise Mistake(f"[study]: `gpus` is at most the {gpus:g} of {where}; got {gpus_each(study):g}")
     return slots
 
 
@@ -250,7 +251,7 @@ def local_ray(scratch: Path, cpus: int, room: int = 0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined_ray(address: str, insecure: bool) -> Iterator[None]:
-    """The cluster at `address`. Raises ValueError if none answers there, if it does not take the token, or if it is open."""
+    """The cluster at `address`. Raises Mistake if none answers there, if it does not take the token, or if it is open."""
     stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     asking = [stranger | {"RAY_AUTH_MODE": "disabled"}, dict(os.environ)]
     if address != "auto" and not _listens(address):
@@ -262,7 +263,7 @@ def joined_ray(address: str, insecure: bool) -> Iterator[None]:
     if not anybody and not insecure:
         rule = "a cluster lets in only who has its token, since it runs whatever a client sends"
         cure = "start it with RAY_AUTH_MODE=token (docs/cluster.md), or say --insecure where nobody else can reach it"
-        raise ValueError(f"--address {address}: {rule}; this one lets anybody in; {cure}")
+        raise Mistake(f"--address {address}: {rule}; this one lets anybody in; {cure}")
     if TOKEN not in anybody and not insecure:
         refused = anybody  # it may be open, or no Ray
     elif TOKEN in refused:
@@ -270,7 +271,7 @@ def joined_ray(address: str, insecure: bool) -> Iterator[None]:
     if refused:
         token = "its token is in ~/.ray/auth_token or where RAY_AUTH_TOKEN_PATH says"
         rule = f"is HOST:PORT of the head of a Ray cluster, or auto; {token}"
-        raise ValueError(f"--address {rule}; got {address}: {refused}")
+        raise Mistake(f"--address {rule}; got {address}: {refused}")
     handed = {name: os.environ[name] for name in SETTINGS if name.startswith("MALLOC")}
     with _connected(address=address, runtime_env={"env_vars": handed}):
         yield
@@ -298,7 +299,7 @@ def _answer(address: str, environment: Mapping[str, str]) -> str:
 
 
 def shared(folder: Location) -> None:
-    """Raise ValueError if a node of the cluster does not see what is written to `folder`."""
+    """Raise Mistake if a node of the cluster does not see what is written to `folder`."""
     seen = folder.absolute() if isinstance(folder, Path) else folder  # workers have another current directory
     probe = seen / f".probe-{uuid.uuid4().hex}"
     probe.write_bytes(b"here")
@@ -311,7 +312,7 @@ def shared(folder: Location) -> None:
         probe.unlink(missing_ok=True)
     if blind:
         rule = "with several nodes the output folder is one that all of them see: a shared file system, or s3:// and the like"
-        raise ValueError(f"{folder}: {rule}; got one that {len(blind)} of {len(nodes)} nodes do not see")
+        raise Mistake(f"{folder}: {rule}; got one that {len(blind)} of {len(nodes)} nodes do not see")
 
 
 @ray.remote(num_cpus=0)

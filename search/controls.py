@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 
 from ..analysis import front, table
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location
 from ..trainables.algorithms import find, known
 from ..trainables.contract import Value, complete, hyperparameters, setting
@@ -21,7 +22,7 @@ from .study import Arm, Study
 def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
     """The arms of a study with the standard controls: baselines that it lacks, and the checks of each arm that is no control.
 
-    Raises ValueError if one of its own has the name of one of these.
+    Raises Mistake if one of its own has the name of one of these.
     """
     arms = [*own, *(arm for arm in _baselines(task) if not any(_same(arm, other) for other in own))]
     checker = _checker()
@@ -32,7 +33,7 @@ def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
                 arms.append(Arm(name, checker, find(checker), "follows", None, space, follows=arm.name))
     names = {arm.name for arm in own}
     if clash := [arm.name for arm in arms[len(own) :] if arm.name in names]:
-        raise ValueError(f'arms have distinct names, and "{clash[0]}" is that of a standard control')
+        raise Mistake(f'arms have distinct names, and "{clash[0]}" is that of a standard control')
     return tuple(arms)
 
 
@@ -46,7 +47,7 @@ def _baselines(task: Task) -> list[Arm]:
     arms: list[Arm] = []
     for name, algorithm in known().items():
         for arm, space in algorithm.standard.items():
-            with contextlib.suppress(ValueError):  # a model without a width
+            with contextlib.suppress(Mistake):  # a model without a width
                 algorithm.parent(task, complete(algorithm.space, {key: values[0] for key, values in space.items()}))
                 arms.append(Arm(arm, name, algorithm, "grid", None, space))
     return arms

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..analysis.mistake import Mistake
+
 FOLDERS, DEPTH = 1000, 4
 """What is looked through at most: folders, and levels of them below the first."""
 
@@ -75,7 +77,7 @@ def _idx(images: Path) -> Found:
     """The MNIST family, from the file of its training images."""
     count, *size = _shape(images)
     if _shape(images.with_name(images.name.replace("images-idx3", "labels-idx1"))) != (count,):
-        raise ValueError(f"there is not one label for each of {count:,} images")
+        raise Mistake(f"there is not one label for each of {count:,} images")
     return Found(images.parent, f"IDX images: {count:,} of {' x '.join(map(str, size))}", _task("idx", root=images.parent))
 
 
@@ -85,7 +87,7 @@ def _shape(path: Path) -> tuple[int, ...]:
         start, dimensions = struct.unpack(">3sB", file.read(4))
         shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
     if start != b"\0\0\x08" or (path.suffix != ".gz" and path.stat().st_size != 4 + 4 * dimensions + math.prod(shape)):
-        raise ValueError(f"{quoted(path.name)} is no IDX file of bytes, or is cut short")
+        raise Mistake(f"{quoted(path.name)} is no IDX file of bytes, or is cut short")
     return shape
 
 

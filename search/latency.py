@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from ..analysis import latency, table
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location
 from ..trainables import flops
 from ..trainables import latency as timing
@@ -22,9 +23,9 @@ PARENT = "parent-"
 
 
 def check(study: Study) -> None:
-    """Raise ValueError if the study keeps no networks, so that none could be measured when it ends."""
+    """Raise Mistake if the study keeps no networks, so that none could be measured when it ends."""
     if study.about.keep == "none":
-        raise ValueError(f'{study.path}: [study]: `keep` is "front" or "all" for --latency; got "none"')
+        raise Mistake(f'{study.path}: [study]: `keep` is "front" or "all" for --latency; got "none"')
 
 
 def measure(study: Study, folder: Location, console: Console) -> None:

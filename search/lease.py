@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Remote
 
 LASTS = 3
@@ -18,11 +19,11 @@ LASTS = 3
 
 @contextlib.contextmanager
 def held(folder: Remote, every: float = 10.0) -> Iterator[Callable[[], None]]:
-    """A lease on `folder` for the block; gives a function that raises ValueError if it was lost.
+    """A lease on `folder` for the block; gives a function that raises Mistake if it was lost.
 
     every: seconds between renewals, the same for all that use the folder. Who finds a lease watches whether it is renewed, so
     that no clocks are compared: one that lives is refused within about `every` seconds, one whose holder was killed has run out
-    after `LASTS * every`. Raises ValueError if another one holds it; OSError if the folder cannot be reached.
+    after `LASTS * every`. Raises Mistake if another one holds it; OSError if the folder cannot be reached.
 
     It keeps two drivers apart that begin at different moments, and shows those that begin together, or whose holder could not
     reach the folder for `LASTS * every` seconds, that they were two. It cannot keep these apart at every moment: a store has
@@ -35,7 +36,7 @@ def held(folder: Remote, every: float = 10.0) -> Iterator[Callable[[], None]]:
         lease.renew(0)
         time.sleep(every / 10)  # time for another one that saw no lock either: the last to write holds it
         if lease.found() != lease.name:
-            raise ValueError(_taken(lock))
+            raise Mistake(_taken(lock))
         lease.thread.start()
         yield lease.check
     finally:
@@ -43,13 +44,13 @@ def held(folder: Remote, every: float = 10.0) -> Iterator[Callable[[], None]]:
 
 
 def _wait(lock: Remote, every: float) -> None:
-    """Return when there is no lease, or one that has run out. Raises ValueError when it is seen to be renewed."""
+    """Return when there is no lease, or one that has run out. Raises Mistake when it is seen to be renewed."""
     before, end = _text(lock), time.monotonic() + LASTS * every
     while before and time.monotonic() < end:
         time.sleep(every / 10)
         now = _text(lock)
         if now not in ("", before):
-            raise ValueError(_taken(lock))
+            raise Mistake(_taken(lock))
         before = now
 
 
@@ -76,9 +77,9 @@ class _Lease:
         self.thread = threading.Thread(target=self._keep, daemon=True)
 
     def check(self) -> None:
-        """Raise ValueError if another one may have taken the folder."""
+        """Raise Mistake if another one may have taken the folder."""
         if self.lost:
-            raise ValueError(f"{_taken(self.lock)}, or did; this one stops, and its rows are kept")
+            raise Mistake(f"{_taken(self.lock)}, or did; this one stops, and its rows are kept")
 
     def found(self) -> str:
         """The name of who holds the lease; empty: nobody."""

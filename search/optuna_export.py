@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..analysis import table
 from ..analysis.goals import Goals
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location
 from .samplers import quiet
 
@@ -25,7 +26,7 @@ def export(folder: Location, url: str, wanted: Goals) -> list[str]:
 
     url: of a database, or a path that ends in .log.  A member that is done is a complete trial; one that was stopped too, with
     a constraint that it breaks, since it was measured and may not win; others are failed.  Seed, status and the measures of
-    earlier rungs are user attributes.  Raises ValueError if the storage cannot be opened or has one of the studies.
+    earlier rungs are user attributes.  Raises Mistake if the storage cannot be opened or has one of the studies.
     """
     import optuna
 
@@ -33,13 +34,13 @@ def export(folder: Location, url: str, wanted: Goals) -> list[str]:
     last = table.last(rows)
     lacking = [name for name in wanted.columns if name not in rows]
     if lacking:
-        raise ValueError(f"{folder}: every objective and constraint is a measure of the rows; they have no {lacking[0]!r}")
+        raise Mistake(f"{folder}: every objective and constraint is a measure of the rows; they have no {lacking[0]!r}")
     with quiet():
         storage = _storage(url)
         studies = {f"{arm_rows['study'].iloc[0]}/{arm}": arm_rows for arm, arm_rows in last.groupby("arm")}
         for name in optuna.study.get_all_study_names(storage):
             if name in studies:
-                raise ValueError(f"{url}: an export adds new studies, and the storage has {name!r} already; name another one")
+                raise Mistake(f"{url}: an export adds new studies, and the storage has {name!r} already; name another one")
         ways = (optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE)
         for name, arm_rows in studies.items():
             study = optuna.create_study(study_name=name, storage=storage, directions=[ways[up] for up in wanted.directions])
@@ -57,7 +58,7 @@ def _storage(url: str) -> BaseStorage:
         return JournalStorage(JournalFileBackend(url)) if url.endswith(".log") else RDBStorage(url)
     except Exception as error:  # of any database's driver
         rule = "a storage is the URL of a database, such as sqlite:///FILE.db, or a path that ends in .log"
-        raise ValueError(f"{rule}; got {url!r} ({(str(error).splitlines() or [''])[0]})") from error
+        raise Mistake(f"{rule}; got {url!r} ({(str(error).splitlines() or [''])[0]})") from error
 
 
 def _trials(last: pd.DataFrame, earlier: Mapping[Any, pd.DataFrame], goals: Goals) -> list[FrozenTrial]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..analysis import front, table
 from ..analysis import pick as picking
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location
 from ..trainables import deploy
 from ..trainables import latency as timing
@@ -24,7 +25,7 @@ from .study import at
 def pick(folder: Location, chosen: picking.Pick, out: Location | None, console: Console) -> int:
     """Say what was chosen, and write it to `out`, by default `folder`/picked/<member>; returns an exit code.
 
-    Raises ValueError if the study did not keep the network, if the data that it was trained on are not here, or if `out` lies
+    Raises Mistake if the study did not keep the network, if the data that it was trained on are not here, or if `out` lies
     among the study's own files.
     """
     if out is not None:
@@ -48,7 +49,7 @@ def pick(folder: Location, chosen: picking.Pick, out: Location | None, console: 
     try:
         deploy.save(target, small, parent, task.data, {"row": about})
     except OSError as error:
-        raise ValueError(f"{target}: can be written to; got: {error.strerror}") from error
+        raise Mistake(f"{target}: can be written to; got: {error.strerror}") from error
     say(f"wrote    {_size(target / deploy.WEIGHTS)}")
     say(f"         {_size(target / deploy.ABOUT)}: architecture, preprocessing, the row")
     calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"torch, eager": small}
@@ -58,7 +59,7 @@ def pick(folder: Location, chosen: picking.Pick, out: Location | None, console: 
     else:
         try:
             agreement = deploy.convert(small, target / deploy.ONNX, parent, task.data)
-        except ValueError as error:
+        except Mistake as error:
             say(str(error))
             code = FAILED
         else:
@@ -83,7 +84,7 @@ def pick(folder: Location, chosen: picking.Pick, out: Location | None, console: 
 def _apart(folder: Location, out: Location) -> None:
     place, own = (f"{str(each.resolve() if isinstance(each, Path) else each).rstrip('/')}/" for each in (out, folder))
     if place.startswith(own) and not place.startswith(f"{own}picked/"):
-        raise ValueError(f"--out: is a folder outside of the study's, or in its picked/; got {out}")
+        raise Mistake(f"--out: is a folder outside of the study's, or in its picked/; got {out}")
 
 
 def _figures(line: dict[str, Any], n: int | None = None) -> str:
@@ -100,13 +101,13 @@ def _figures(line: dict[str, Any], n: int | None = None) -> str:
 
 
 def _task(folder: Location) -> Task:
-    """The task of the study in `folder`, on the CPU. Raises ValueError if its data are not here, or are others now."""
+    """The task of the study in `folder`, on the CPU. Raises Mistake if its data are not here, or are others now."""
     about = table.planned(folder)
     if about is None or "task" not in about:
-        raise ValueError("plan/study.json says on which data a network was trained; without it none is exported")
+        raise Mistake("plan/study.json says on which data a network was trained; without it none is exported")
     task = dataclasses.replace(Task(**about["task"]), device="cpu")
     if task.data.digest != (was := about["description"]["data_digest"]):
-        raise ValueError(f"dataset {task.dataset}: is as it was when the study ran, with digest {was}; got {task.data.digest}")
+        raise Mistake(f"dataset {task.dataset}: is as it was when the study ran, with digest {was}; got {task.data.digest}")
     return task
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..analysis import table
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, atomic, read_range
 from ..trainables.cohort import Cohort
 from ..trainables.contract import Member, Value, canonical, code_path
@@ -78,7 +79,7 @@ class Plan:
         return sum(sizes) * len(self.study.about.seeds)
 
     def open(self) -> None:
-        """Read what is planned. Raises ValueError if the folder holds another study, or another task's rows."""
+        """Read what is planned. Raises Mistake if the folder holds another study, or another task's rows."""
         place, about = self.folder / "plan", self._about()
         with at(self.folder):
             if (before := table.planned(self.folder)) is not None:
@@ -244,7 +245,7 @@ class Plan:
 
 
 def check(study: Study) -> None:
-    """Raise ValueError with one sentence if data, model, budget and hyper-parameters do not fit together."""
+    """Raise Mistake with one sentence if data, model, budget and hyper-parameters do not fit together."""
     with at("[task]"):
         study.task.check()
     for arm in (arm for arm in study.arms if not arm.follows):
@@ -268,12 +269,12 @@ def _settings(task: Task) -> dict[str, Any]:
 def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to mix rows of different studies or tasks in one folder."""
     if before["name"] != now["name"]:
-        raise ValueError(f'holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out')
+        raise Mistake(f'holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out')
     was, is_ = ({**d, **d["model_options"]} for d in (before["description"], json.loads(json.dumps(now["description"]))))
     for key in sorted(was.keys() | is_.keys()):
         if key != "model_options" and was.get(key) != is_.get(key):
             rule = "was begun with another task, and its rows would not compare"
-            raise ValueError(f"{rule}: `{key}` was {was.get(key)!r}; got {is_.get(key)!r}; give it another --out")
+            raise Mistake(f"{rule}: `{key}` was {was.get(key)!r}; got {is_.get(key)!r}; give it another --out")
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from typing import IO
 from rich.console import Console
 
 from ..analysis import front, table
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, Remote, remove_tree, sweep
 from ..trainables.cohort import Cohort
 from ..trainables.data import pack
@@ -34,14 +35,14 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
 
     address: of a Ray cluster to join; without it one is started on this machine.  insecure: join it though it is open;
     RAY_AUTH_MODE is `disabled` then, since before Ray was imported.
-    Raises ValueError with one sentence, before anything is trained, if the study cannot run there.
+    Raises Mistake with one sentence, before anything is trained, if the study cannot run there.
     """
 
     def say(sentence: str) -> None:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     if insecure and address is None:
-        raise ValueError("--insecure: goes with --address; a Ray of our own is never open")
+        raise Mistake("--insecure: goes with --address; a Ray of our own is never open")
     with at(study.path):
         plan.check(study)
     from . import cluster  # Ray takes two seconds to import, and bad input should not wait for it
@@ -88,7 +89,7 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """An output folder held by this driver. scratch: a folder on this machine.  check: raises ValueError if it was lost."""
+    """An output folder held by this driver. scratch: a folder on this machine.  check: raises Mistake if it was lost."""
 
     scratch: Path
     check: Callable[[], None]
@@ -98,7 +99,7 @@ class Held:
 def locked(folder: Location) -> Iterator[Held]:
     """Hold `folder` for this driver alone, with a scratch folder that is removed at the end.
 
-    Raises ValueError if the folder cannot be written to, if another driver holds it, or as `_scratch` does.
+    Raises Mistake if the folder cannot be written to, if another driver holds it, or as `_scratch` does.
     """
     with contextlib.ExitStack() as stack:
         check: Callable[[], None] = lambda: None  # noqa: E731 - a lock of this machine is not lost
@@ -112,10 +113,10 @@ def locked(folder: Location) -> Iterator[Held]:
             if isinstance(folder, Remote):
                 check = stack.enter_context(lease.held(folder))
             elif not _held(stack.enter_context((folder / "lock").open("a"))):
-                raise ValueError(f"{folder}: one run at a time writes to an output folder; another one does now")
+                raise Mistake(f"{folder}: one run at a time writes to an output folder; another one does now")
         except OSError as error:
             rule = "the output folder can be written to and has 1 MB free"
-            raise ValueError(f"{folder}: {rule}; got: {error.strerror or error}") from None
+            raise Mistake(f"{folder}: {rule}; got: {error.strerror or error}") from None
         yield Held(stack.enter_context(_scratch()), check)
 
 
@@ -123,12 +124,12 @@ def locked(folder: Location) -> Iterator[Held]:
 def _scratch() -> Iterator[Path]:
     """A folder for Ray; those of drivers that were killed are removed first.
 
-    Raises ValueError if the path of the temporary folder is too long for Ray.
+    Raises Mistake if the path of the temporary folder is too long for Ray.
     """
     length = len(os.fsencode(tempfile.gettempdir()))
     if length > LONGEST_TEMPORARY:
         rule = f"the temporary folder has a path of at most {LONGEST_TEMPORARY} bytes, for Ray's sockets below it"
-        raise ValueError(f"{tempfile.gettempdir()}: {rule}; got {length}; set TMPDIR to a shorter one, such as /tmp")
+        raise Mistake(f"{tempfile.gettempdir()}: {rule}; got {length}; set TMPDIR to a shorter one, such as /tmp")
     for path in Path(tempfile.gettempdir()).glob("prunefront-*/driver"):
         with contextlib.suppress(OSError), path.open("a") as file:
             if _held(file):  # its driver does not live

@@ -30,7 +30,7 @@ WIDTH = 160
 def show(folder: Location, member: str, console: Console) -> None:
     """Print the story of the member whose name begins with `member`.
 
-    Raises ValueError if that is not one member. Without its network, which a study may not have kept, layers are left out.
+    Raises Mistake if that is not one member. Without its network, which a study may not have kept, layers are left out.
     """
 
     def say(sentence: str) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from ..analysis.goals import Goals
+from ..analysis.mistake import Mistake
 from ..trainables import data, models
 from ..trainables.algorithms import find
 from ..trainables.contract import Algorithm, Domain, Value
@@ -37,13 +38,13 @@ class _Table(pydantic.BaseModel):
 
 def _distinct(seeds: list[int]) -> list[int]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError
+        raise Mistake
     return seeds
 
 
 def _gpus(gpus: float) -> float:
     if gpus > 1 and gpus != int(gpus):
-        raise ValueError
+        raise Mistake
     return gpus
 
 
@@ -150,17 +151,17 @@ class Study:
 
 @contextlib.contextmanager
 def at(place: object) -> Iterator[None]:
-    """Put `place` in front of what a ValueError from inside says, on one line: keys and names may hold line breaks."""
+    """Put `place` in front of what a Mistake from inside says, on one line: keys and names may hold line breaks."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{place}: {' '.join(str(error).splitlines())}") from None
+    except Mistake as error:
+        raise Mistake(f"{place}: {' '.join(str(error).splitlines())}") from None
 
 
 def read(path: Path, settings: Sequence[str] = ()) -> Study:
     """The study in the TOML file `path`, with `settings` ("table.key=value", TOML values) in place of what it says.
 
-    Raises ValueError with one sentence: file, key, rule, value.
+    Raises Mistake with one sentence: file, key, rule, value.
     """
     with at(path):
         content = _content(path)
@@ -169,7 +170,7 @@ def read(path: Path, settings: Sequence[str] = ()) -> Study:
         try:
             file = File.model_validate(content)
         except pydantic.ValidationError as error:
-            raise ValueError(_sentence(error, content)) from None
+            raise Mistake(_sentence(error, content)) from None
         with at("[task]"):
             task = _task(file.task)
         with at("[study]"):
@@ -185,10 +186,10 @@ def _controlled(about: About, task: Task, arms: tuple[Arm, ...]) -> tuple[Arm, .
     from .controls import added
 
     if about.keep == "none":
-        raise ValueError('`controls` "standard" needs the networks that it checks: `keep` is front or all; got none')
+        raise Mistake('`controls` "standard" needs the networks that it checks: `keep` is front or all; got none')
     if about.reduction_factor is not None:
         rule = '`controls` "standard" gives every member the whole budget, and so goes without `reduction_factor`'
-        raise ValueError(f"{rule}; got {about.reduction_factor:g}")
+        raise Mistake(f"{rule}; got {about.reduction_factor:g}")
     return added(arms, task)
 
 
@@ -197,13 +198,13 @@ def _content(path: Path) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         json.dumps(content)
     except FileNotFoundError:
-        raise ValueError("no such file") from None
+        raise Mistake("no such file") from None
     except OSError as error:
-        raise ValueError(f"a study file can be read; got: {error.strerror}") from None
+        raise Mistake(f"a study file can be read; got: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # tomllib's own errors and those of the encoding are ValueErrors
-        raise ValueError(f"a study file is TOML in UTF-8; got: {error}") from None
+        raise Mistake(f"a study file is TOML in UTF-8; got: {error}") from None
     except TypeError:
-        raise ValueError("no key of a study is a date or a time, but one is here; quotes make it text") from None
+        raise Mistake("no key of a study is a date or a time, but one is here; quotes make it text") from None
     return content
 
 
@@ -211,7 +212,7 @@ def _set(content: dict[str, Any], setting: str) -> None:
     key, equals, value = setting.partition("=")
     outer, _, inner = key.strip().partition(".")
     if not equals or not inner or outer not in ("study", "task"):
-        raise ValueError(f"--set takes study.KEY=VALUE or task.KEY=VALUE; got {setting!r}")
+        raise Mistake(f"--set takes study.KEY=VALUE or task.KEY=VALUE; got {setting!r}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -264,12 +265,12 @@ def _task(table: Mapping[str, Any]) -> Task:
         if not homes:
             known = sorted(own.union(*(names for names, _ in takes.values())))
             whose = f"of a task with dataset {task.dataset} and model {task.model}"
-            raise ValueError(f"`{key}` is no key {whose};{models.hint(key, known)}")
+            raise Mistake(f"`{key}` is no key {whose};{models.hint(key, known)}")
         found[homes[0]][key] = table[key]
     for home, (names, _) in takes.items():
         for name, must in names.items():
             if must and name not in found[home]:
-                raise ValueError(f"`{name}` is missing: {home} {getattr(task, home)} needs it")
+                raise Mistake(f"`{name}` is missing: {home} {getattr(task, home)} needs it")
     return dataclasses.replace(task, dataset_options=found["dataset"], model_options=found["model"])
 
 
@@ -279,7 +280,7 @@ def _arms(tables: Sequence[ArmTable]) -> tuple[Arm, ...]:
         name = table.name or table.algorithm
         with at(f'arm "{name}"'):
             if name in arms:
-                raise ValueError("arms have distinct names, and another one has this; give one of them a `name`")
+                raise Mistake("arms have distinct names, and another one has this; give one of them a `name`")
             arms[name] = _arm(name, table)
     return tuple(arms.values())
 
@@ -293,19 +294,19 @@ def _arm(name: str, table: ArmTable) -> Arm:
     sizes = [len(values) for values in space.values() if not isinstance(values, Span)]
     if table.sampler == "grid":
         if table.members is not None:
-            raise ValueError(f"`members` is how many a sampler other than grid proposes; got {table.members}")
+            raise Mistake(f"`members` is how many a sampler other than grid proposes; got {table.members}")
         if "sampler_seed" in table.model_fields_set:
-            raise ValueError(f"`sampler_seed` is of samplers that draw, which a grid does not; got {table.sampler_seed}")
+            raise Mistake(f"`sampler_seed` is of samplers that draw, which a grid does not; got {table.sampler_seed}")
         if spans:
             rule = f"`{spans[0]}` is a list of values for the sampler grid, or a range of whole numbers"
-            raise ValueError(f"{rule}, all of which are tried; got {table.space[spans[0]]}")
+            raise Mistake(f"{rule}, all of which are tried; got {table.space[spans[0]]}")
         if math.prod(sizes) > MOST:
-            raise ValueError(f"`space` has at most {MOST} combinations; got {math.prod(sizes)}")
+            raise Mistake(f"`space` has at most {MOST} combinations; got {math.prod(sizes)}")
     else:
         if table.members is None:
-            raise ValueError(f"`members` is missing: how many the sampler {table.sampler} proposes")
+            raise Mistake(f"`members` is missing: how many the sampler {table.sampler} proposes")
         if not spans and math.prod(sizes) == 1:
-            raise ValueError(f"`space` has ranges or several values for the sampler {table.sampler}; got {table.space}")
+            raise Mistake(f"`space` has ranges or several values for the sampler {table.sampler}; got {table.space}")
     when = _when(algorithm, table.space, space)
     return Arm(name, table.algorithm, algorithm, table.sampler, table.members, space, table.sampler_seed, when)
 
@@ -313,15 +314,15 @@ def _arm(name: str, table: ArmTable) -> Arm:
 def _values(algorithm: Algorithm, key: str, given: Any) -> tuple[Value, ...] | Span:
     """The values that `space.key` names: a list of values, one value, or a range; a condition beside them is left out."""
     if key not in algorithm.space:
-        raise ValueError(f"`{key}` is no hyper-parameter of its algorithm;{models.hint(key, algorithm.space)}")
+        raise Mistake(f"`{key}` is no hyper-parameter of its algorithm;{models.hint(key, algorithm.space)}")
     domain = algorithm.space[key]
     if isinstance(given, Mapping):
         given = {name: value for name, value in given.items() if name != "when"}
         given = given["values"] if given.keys() == {"values"} else given
     try:
         return _span(domain, given) if isinstance(given, Mapping) else _listed(domain, given)
-    except ValueError as error:
-        raise ValueError(f"`{key}` {error}") from None
+    except Mistake as error:
+        raise Mistake(f"`{key}` {error}") from None
 
 
 def _listed(domain: Domain, given: Any) -> tuple[Value, ...]:
@@ -329,7 +330,7 @@ def _listed(domain: Domain, given: Any) -> tuple[Value, ...]:
     several = isinstance(given, list) and (domain.kind != "reals" or bool(given and isinstance(given[0], list)))
     values = tuple(domain.check(value) for value in (given if several else [given]))
     if not values or len(set(values)) < len(values):
-        raise ValueError(f"has distinct values, at least one; got {_shown(given)}")
+        raise Mistake(f"has distinct values, at least one; got {_shown(given)}")
     return values
 
 
@@ -343,28 +344,26 @@ def _when(
             continue
         if not isinstance(value["when"], Mapping) or not value["when"]:
             rule = f"`{key}` has a condition such as when = {{NAME = VALUE}}, or a list of values"
-            raise ValueError(f"{rule}; got {_shown(value['when'])}")
+            raise Mistake(f"{rule}; got {_shown(value['when'])}")
         found[key] = {}
         for other, wanted in value["when"].items():
             if other not in space:
-                raise ValueError(
-                    f"`{key}` depends on another key of the same `space`; got {other!r};{models.hint(other, space)}"
-                )
+                raise Mistake(f"`{key}` depends on another key of the same `space`; got {other!r};{models.hint(other, space)}")
             try:
                 found[key][other] = _listed(algorithm.space[other], wanted)
-            except ValueError as error:
-                raise ValueError(f"`{key}` depends on `{other}`, which {error}") from None
+            except Mistake as error:
+                raise Mistake(f"`{key}` depends on `{other}`, which {error}") from None
             may = _held(space[other], found[key][other])
             if isinstance(given[other], Mapping) and "when" in given[other]:
                 may = (*may, algorithm.space[other].default)
             for one in found[key][other]:
                 if one not in may:
-                    raise ValueError(f"`{key}` depends on a value of `{other}` that `space` has; got {one!r}")
+                    raise Mistake(f"`{key}` depends on a value of `{other}` that `space` has; got {one!r}")
     try:
         order = [*graphlib.TopologicalSorter({key: list(needs) for key, needs in found.items()}).static_order()]
     except graphlib.CycleError as error:
         circle = " on ".join(f"`{name}`" for name in reversed(error.args[1]))
-        raise ValueError(f"no hyper-parameter depends on itself; got {circle}") from None
+        raise Mistake(f"no hyper-parameter depends on itself; got {circle}") from None
     return {key: found[key] for key in order if key in found}
 
 
@@ -384,15 +383,15 @@ def _every(values: tuple[Value, ...] | Span) -> tuple[Value, ...] | Span:
 
 def _span(domain: Domain, given: Mapping[str, Any]) -> Span:
     if domain.kind not in ("real", "whole"):
-        raise ValueError(f"is {domain.about}: a list of values; got the range {given}")
+        raise Mistake(f"is {domain.about}: a list of values; got the range {given}")
     log = given.get("log", domain.log)
     if not {"low", "high"} <= given.keys() <= {"low", "high", "log"} or not isinstance(log, bool):
-        raise ValueError(f"has a range of low, high and, if need be, log = true or false; got {given}")
+        raise Mistake(f"has a range of low, high and, if need be, log = true or false; got {given}")
     for end in ("low", "high"):
         domain.check(given[end])
     low, high = float(given["low"]), float(given["high"])
     if low >= high:
-        raise ValueError(f"has a range with low < high; got low {low:g}, high {high:g}")
+        raise Mistake(f"has a range with low < high; got low {low:g}, high {high:g}")
     if log and low <= 0:
-        raise ValueError(f"has a logarithmic range above 0 (log = false makes it linear); got low {low:g}")
+        raise Mistake(f"has a logarithmic range above 0 (log = false makes it linear); got low {low:g}")
     return Span(low, high, log, domain.kind == "whole")

@@ -38,7 +38,7 @@ class _Place:
 class Work:
     """Hands out segments and takes them back. With rounds or rungs to wait for, the order of what ends makes no difference.
 
-    check: raises ValueError if the folder is no longer ours.  stopped: called with the number of members that a decision stops,
+    check: raises Mistake if the folder is no longer ours.  stopped: called with the number of members that a decision stops,
     and the rung.
     """
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, atomic, local
 
 if TYPE_CHECKING:
@@ -52,25 +53,25 @@ class Domain:
         assert self.static or self.kind != "choice", "a choice is a code path, and so static"
 
     def check(self, value: object) -> Value:
-        """`value` in canonical form. Raises ValueError that ends a sentence beginning with the hyper-parameter's name."""
+        """`value` in canonical form. Raises Mistake that ends a sentence beginning with the hyper-parameter's name."""
         if value is None and self.default is None:
             return None
         if self.kind == "choice":
             if value in self.choices:
                 return str(value)
-            raise ValueError(f"is {self.about}: one of {', '.join(self.choices)}; got {value!r}")
+            raise Mistake(f"is {self.about}: one of {', '.join(self.choices)}; got {value!r}")
         if self.kind == "text":
             if isinstance(value, str) and value:
                 return value
-            raise ValueError(f"is {self.about}: text; got {value!r}")
+            raise Mistake(f"is {self.about}: text; got {value!r}")
         if self.kind == "reals":
             if isinstance(value, list | tuple) and value and all(self._holds(v) for v in value):
                 return tuple(float(v) for v in value)
-            raise ValueError(f"is {self.about}: a list of numbers in {self.range}, one for each layer; got {value!r}")
+            raise Mistake(f"is {self.about}: a list of numbers in {self.range}, one for each layer; got {value!r}")
         if self._holds(value) and (self.kind == "real" or float(value) == int(value)):  # type: ignore[arg-type]
             return float(value) if self.kind == "real" else int(value)  # type: ignore[arg-type]
         noun = "a number" if self.kind == "real" else "a whole number"
-        raise ValueError(f"is {self.about}: {noun} in {self.range}; got {value!r}")
+        raise Mistake(f"is {self.about}: {noun} in {self.range}; got {value!r}")
 
     def _holds(self, value: object) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -211,12 +212,12 @@ class Algorithm(abc.ABC):
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """The task with the network that members with the static values of `hp` start from: another width of it, say.
 
-        Raises ValueError if there is none. All methods below are given this task.
+        Raises Mistake if there is none. All methods below are given this task.
         """
         return task
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        """Raise ValueError if hyper-parameters that are each in their domain do not fit together, or not the task."""
+        """Raise Mistake if hyper-parameters that are each in their domain do not fit together, or not the task."""
 
     @abc.abstractmethod
     def start(self, task: Task, members: Sequence[Member]) -> State:
@@ -232,16 +233,16 @@ class Algorithm(abc.ABC):
 
 
 def complete(space: Mapping[str, Domain], hp: Mapping[str, object]) -> dict[str, Value]:
-    """`hp` in canonical form with defaults filled in, names sorted. Raises ValueError for a name or value out of the space."""
+    """`hp` in canonical form with defaults filled in, names sorted. Raises Mistake for a name or value out of the space."""
     unknown = sorted(set(hp) - set(space))
     if unknown:
-        raise ValueError(f"`{unknown[0]}` is no hyper-parameter; known: {', '.join(sorted(space)) or 'none'}")
+        raise Mistake(f"`{unknown[0]}` is no hyper-parameter; known: {', '.join(sorted(space)) or 'none'}")
     done: dict[str, Value] = {}
     for name in sorted(space):
         try:
             done[name] = space[name].check(hp.get(name, space[name].default))
-        except ValueError as error:
-            raise ValueError(f"`{name}` {error}") from None
+        except Mistake as error:
+            raise Mistake(f"`{name}` {error}") from None
     return done
 
 
@@ -256,11 +257,11 @@ def setting(algorithm: str, hp: str) -> str:
 
 
 def hyperparameters(hp: str) -> dict[str, Value]:
-    """Those in `hp` of a row. Raises ValueError if it is no JSON object."""
+    """Those in `hp` of a row. Raises Mistake if it is no JSON object."""
     with contextlib.suppress(json.JSONDecodeError):
         if isinstance(given := json.loads(hp), dict):
             return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    raise ValueError(f'hyper-parameters are a JSON object, as in dns {{"sparsity": 0.9}}; got {hp!r}')
+    raise Mistake(f'hyper-parameters are a JSON object, as in dns {{"sparsity": 0.9}}; got {hp!r}')
 
 
 def code_path(space: Mapping[str, Domain], hp: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from ..analysis.mistake import Mistake
 from . import draws
 from .datasets import DATASETS, Lazy
 from .memory import free_bytes
@@ -48,7 +49,7 @@ AUGMENTATIONS = ("crop", "flip")
 
 @dataclasses.dataclass(frozen=True)
 class Guarded:
-    """Inputs that are read when they are reached, whatever they are: arrays of one shape and type, or a ValueError."""
+    """Inputs that are read when they are reached, whatever they are: arrays of one shape and type, or a Mistake."""
 
     source: Lazy
     shape: tuple[int, ...]
@@ -67,17 +68,17 @@ class Guarded:
         found = _read(self.source, row)
         if (found.shape, found.dtype) != (self.shape, self.dtype):
             got = f"{self.shape} {self.dtype} and, in row {row}, {found.shape} {found.dtype}"
-            raise ValueError(f"inputs have one shape and type; got {got}")
+            raise Mistake(f"inputs have one shape and type; got {got}")
         return found
 
 
 def _read(source: Lazy, row: int) -> np.ndarray:
     try:
         return np.asarray(source[row])
-    except ValueError:
+    except Mistake:
         raise
     except Exception as error:  # anybody's code
-        raise ValueError(f"row {row} of the inputs cannot be read; it raised {raised(error)}") from error
+        raise Mistake(f"row {row} of the inputs cannot be read; it raised {raised(error)}") from error
 
 
 Source = np.ndarray | Guarded
@@ -105,7 +106,7 @@ class Stream:
         Where reading is more than a copy, as many processes as torch has threads read ahead.
         """
         asked, again = itertools.tee(rows)
-        loader: Iterable[np.ndarray | ValueError] = DataLoader(
+        loader: Iterable[np.ndarray | Mistake] = DataLoader(
             _Batches(self.source),  # type: ignore[arg-type]
             sampler=(each.cpu().numpy() for each in asked),  # type: ignore[arg-type]
             batch_size=None,
@@ -114,7 +115,7 @@ class Stream:
             generator=torch.Generator(),  # or it would draw from torch's global one
         )
         for found, each in zip(loader, again, strict=True):
-            if isinstance(found, ValueError):
+            if isinstance(found, Mistake):
                 raise found
             yield self._standardised(found, each)
 
@@ -129,10 +130,10 @@ class _Batches:
 
     source: Source
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray | ValueError:
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray | Mistake:
         try:
             return read(self.source, rows)
-        except ValueError as error:
+        except Mistake as error:
             return error  # raised in another process it would come back inside the text of a traceback
 
 
@@ -208,7 +209,7 @@ def load(
     """The data set `name` (a key of DATASETS or a dotted path) on `device`, or streaming to it; read once per process.
 
     stream: always, never, or auto, if it takes more than RESIDENT_SHARE of the device's free memory.
-    Raises ValueError naming what is wrong with the data.
+    Raises Mistake naming what is wrong with the data.
     """
     key = name, json.dumps(options, sort_keys=True), split_seed, dtype
     return _given(*key, device) if key in _GIVEN and stream != "always" else _load(*key, device, stream)
@@ -258,10 +259,10 @@ def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: 
             if split not in splits:
                 splits["train"], splits[split] = _carve(splits["train"], share, split_seed, split)
                 if not len(splits[split][1]):
-                    raise ValueError(f"has a split `{split}`, or enough examples in `train` to carve it out")
+                    raise Mistake(f"has a split `{split}`, or enough examples in `train` to carve it out")
         sample = _sample(splits["train"][0], shape, dtype)
         if not all(bool(torch.isfinite(x).all()) for x in itertools.chain([sample], _reals(splits, dtype))):
-            raise ValueError("inputs are finite numbers; got NaN or infinity")
+            raise Mistake("inputs are finite numbers; got NaN or infinity")
         across = [dim for dim in range(sample.ndim) if dim != 1]
         mean, deviation = sample.mean(across, keepdim=True), sample.std(across, keepdim=True)
         del sample
@@ -275,8 +276,8 @@ def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: 
             if streaming
             else {split: _whole(streams[split], torch.arange(len(y)), shape) for split, y in labels.items()}
         )
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    except Mistake as error:
+        raise Mistake(f"{where}: {error}") from error
     return Data(inputs, labels, shape, 1 + max(int(y.max()) for _, y in splits.values()), digest, mean, scale)
 
 
@@ -322,11 +323,11 @@ def _digest(splits: Mapping[str, Split]) -> str:
 
 
 def _checked(where: str, found: Any) -> tuple[dict[str, Split], tuple[int, ...]]:
-    """What a data set returned, and the shape of an input. Raises ValueError naming what is wrong with it."""
+    """What a data set returned, and the shape of an input. Raises Mistake naming what is wrong with it."""
     splits = ("train", "valid", "test")
     if not isinstance(found, Mapping) or "train" not in found or not found.keys() <= set(splits):
         got = list(found) if isinstance(found, Mapping) else type(found).__name__
-        raise ValueError(f"{where}: is a mapping with a split `train`, and perhaps `valid` and `test`; got {got}")
+        raise Mistake(f"{where}: is a mapping with a split `train`, and perhaps `valid` and `test`; got {got}")
     checked: dict[str, Split] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for split, pair in found.items():
@@ -334,18 +335,18 @@ def _checked(where: str, found: Any) -> tuple[dict[str, Split], tuple[int, ...]]
             given, labels = pair
             inputs, labels = Guarded.of(given) if _lazy(given) and len(given) else np.asarray(given), np.asarray(labels)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{where}: split {split}: is a pair of arrays, inputs and labels; {raised(error)}") from error
+            raise Mistake(f"{where}: split {split}: is a pair of arrays, inputs and labels; {raised(error)}") from error
         shape = (len(inputs), *inputs.shape) if isinstance(inputs, Guarded) else inputs.shape
         if len(shape) < 2 or inputs.dtype.kind not in "biuf":
-            raise ValueError(f"{where}: split {split}: inputs are numbers (n, ...); got {inputs.dtype} {shape}")
+            raise Mistake(f"{where}: split {split}: inputs are numbers (n, ...); got {inputs.dtype} {shape}")
         if labels.shape != shape[:1] or not len(labels):
-            raise ValueError(f"{where}: split {split}: has one label for each input; got {labels.shape} for {shape}")
+            raise Mistake(f"{where}: split {split}: has one label for each input; got {labels.shape} for {shape}")
         if labels.dtype.kind not in "iu" or (labels := labels.astype(np.int64)).min() < 0:
             got = labels.min() if labels.dtype.kind == "i" else f"{labels.dtype} {labels[:3].tolist()}"
-            raise ValueError(f"{where}: split {split}: labels are whole numbers from 0; got {got}")
+            raise Mistake(f"{where}: split {split}: labels are whole numbers from 0; got {got}")
         checked[split], shapes[split] = (_native(inputs), labels), shape[1:]
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"{where}: inputs of all splits have one shape; got {shapes}")
+        raise Mistake(f"{where}: inputs of all splits have one shape; got {shapes}")
     return checked, shapes["train"]
 
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..analysis.mistake import Mistake
 from .models import hint, raised
 
 
@@ -58,7 +59,7 @@ class Images:
         except Exception as error:  # Pillow raises a dozen kinds of errors for what it cannot decode
             samples = getattr(self.dataset, "samples", None)
             name = samples[row][0] if samples else f"image {row}"
-            raise ValueError(f"{name}: not an image that can be decoded ({type(error).__name__})") from None
+            raise Mistake(f"{name}: not an image that can be decoded ({type(error).__name__})") from None
 
 
 def digits() -> Arrays:
@@ -81,7 +82,7 @@ def idx(root: str) -> Arrays:
             continue
         images, labels = _idx(paths[0], 3), _idx(paths[1], 1)
         if len(images) != len(labels):
-            raise ValueError(f"{paths[1]}: has a label for each of the {len(images)} images; got {len(labels)}")
+            raise Mistake(f"{paths[1]}: has a label for each of the {len(images)} images; got {len(labels)}")
         found[split] = (images[:, None], labels)
     return found
 
@@ -96,19 +97,19 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"no file {path}") from None
+        raise Mistake(f"no file {path}") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read ({raised(error)})") from None
+        raise Mistake(f"{path}: cannot be read ({raised(error)})") from None
     if content[:4] != bytes((0, 0, 8, dimensions)):
         rule = f"an IDX file of unsigned bytes in {dimensions} dimensions begins with 00 00 08 0{dimensions}"
-        raise ValueError(f"{path}: {rule}; got {content[:4].hex(' ') or 'an empty file'}")
+        raise Mistake(f"{path}: {rule}; got {content[:4].hex(' ') or 'an empty file'}")
     start = 4 + 4 * dimensions
     shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
     values = content[start:]
     if len(content) < start:
-        raise ValueError(f"{path}: has a header of {start} bytes; got {len(content)}")
+        raise Mistake(f"{path}: has a header of {start} bytes; got {len(content)}")
     if len(values) != np.prod(shape, dtype=object):
-        raise ValueError(f"{path}: holds as many bytes as its header says, {' x '.join(map(str, shape))}; got {len(values)}")
+        raise Mistake(f"{path}: holds as many bytes as its header says, {' x '.join(map(str, shape))}; got {len(values)}")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -125,18 +126,18 @@ def npz(path: str) -> Arrays:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in names}
     except FileNotFoundError:
-        raise ValueError(f"no file {file}") from None
+        raise Mistake(f"no file {file}") from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{file}: is a NumPy archive (.npz) of arrays of numbers; {raised(error)}") from None
+        raise Mistake(f"{file}: is a NumPy archive (.npz) of arrays of numbers; {raised(error)}") from None
     pairs = {split: (f"x_{split}", f"y_{split}") for split in ("train", "valid", "test")}
     known = [name for pair in pairs.values() for name in pair]
     for name in arrays:
         if name not in known:
-            raise ValueError(f"{file}: `{name}` is no array of a data set;{hint(name, known)}")
+            raise Mistake(f"{file}: `{name}` is no array of a data set;{hint(name, known)}")
     present = {split: pair for split, pair in pairs.items() if split == "train" or arrays.keys() & set(pair)}
     for name in (name for pair in present.values() for name in pair):
         if name not in arrays:
-            raise ValueError(f"{file}: `{name}` is missing; it has {', '.join(arrays) or 'no arrays'}")
+            raise Mistake(f"{file}: `{name}` is missing; it has {', '.join(arrays) or 'no arrays'}")
     return {split: (arrays[x], arrays[y]) for split, (x, y) in present.items()}
 
 
@@ -153,13 +154,13 @@ def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
     found = {split: place for split, place in places.items() if place.exists()}
     if "train" not in found:
         if found:
-            raise ValueError(f"{top}: has a folder `train` beside {', '.join(place.name for place in found.values())}")
+            raise Mistake(f"{top}: has a folder `train` beside {', '.join(place.name for place in found.values())}")
         found = {"train": top}
     datasets = {split: _image_folder(place) for split, place in found.items()}
     for split, dataset in datasets.items():
         if dataset.classes != datasets["train"].classes:
             odd = sorted(set(dataset.classes) ^ set(datasets["train"].classes))
-            raise ValueError(f"{found[split]}: has the classes of {found['train']}; only one of them has {', '.join(odd[:5])}")
+            raise Mistake(f"{found[split]}: has the classes of {found['train']}; only one of them has {', '.join(odd[:5])}")
     return {
         split: (Images(dataset, size, mode, _names_and_sizes(found[split], dataset)), np.asarray(dataset.targets))
         for split, dataset in datasets.items()
@@ -173,7 +174,7 @@ def _image_folder(place: Path) -> Any:
         return ImageFolder(place)
     except FileNotFoundError as error:
         why = str(error).splitlines()[0]
-        raise ValueError(f"{place}: holds a folder of images for each class; got: {why}") from None
+        raise Mistake(f"{place}: holds a folder of images for each class; got: {why}") from None
 
 
 def _names_and_sizes(place: Path, dataset: Any) -> str:
@@ -195,12 +196,12 @@ def torchvision(name: str, root: str, download: bool = False, size: int = 0, **o
     kind: Any = getattr(known, _text("name", name), None)
     # LSUN unpickles a file that nothing has checked.
     if name not in known.__all__ or not isinstance(kind, type) or name.startswith("LSUN"):
-        raise ValueError(f"`name` is a data set of torchvision for classification, such as CIFAR10; got {name!r}")
+        raise Mistake(f"`name` is a data set of torchvision for classification, such as CIFAR10; got {name!r}")
     takes = _arguments(kind)
     if "download" in takes:
         options["download"] = download
     elif download:
-        raise ValueError(f"`download` is nothing that torchvision's {name} can do; got true")
+        raise Mistake(f"`download` is nothing that torchvision's {name} can do; got true")
     if "train" in takes and "train" not in options:
         splits: Mapping[str, Sequence[Any]] = {"train": (True,), "test": (False,)}
         asked = "train"
@@ -219,7 +220,7 @@ def torchvision(name: str, root: str, download: bool = False, size: int = 0, **o
                 continue
             except (RuntimeError, OSError) as error:
                 cure = "; `download = true` would fetch it" if "download" in takes and not download else ""
-                raise ValueError(f"torchvision's {name} is not whole in {place} ({raised(error)}){cure}") from None
+                raise Mistake(f"torchvision's {name} is not whole in {place} ({raised(error)}){cure}") from None
             found[split] = _arrays(dataset, size)
             break
     return found
@@ -262,22 +263,22 @@ def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]
     try:
         table = pq.read_table(path, columns=[image, label])
     except FileNotFoundError:
-        raise ValueError(f"no file {path}") from None
+        raise Mistake(f"no file {path}") from None
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: {rule}; got: {str(error).splitlines()[0]}") from None
+        raise Mistake(f"{path}: {rule}; got: {str(error).splitlines()[0]}") from None
     kind, labels = table.schema.field(image).type, table[label].to_numpy()
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        raise ValueError(f"{path}: {rule}; got `{image}` of type {kind}")
+        raise Mistake(f"{path}: {rule}; got `{image}` of type {kind}")
     encoded = pa.chunked_array(table[image]).combine_chunks().field("bytes").to_pylist()
     images = []
     for row, code in enumerate(encoded):
         try:
             images.append(_pixels(Image.open(io.BytesIO(code)), 0, ""))
         except Exception:  # Pillow raises a dozen kinds of errors for what it cannot decode
-            raise ValueError(f"{path}: row {row} of `{image}`: not an image that can be decoded") from None
+            raise Mistake(f"{path}: row {row} of `{image}`: not an image that can be decoded") from None
     if len({pixels.shape for pixels in images}) != 1:
         shapes = sorted({pixels.shape for pixels in images})
-        raise ValueError(f"{path}: images have one shape; got {', '.join(map(str, shapes[:3])) or 'no images'}")
+        raise Mistake(f"{path}: images have one shape; got {', '.join(map(str, shapes[:3])) or 'no images'}")
     return np.stack(images), labels
 
 
@@ -289,14 +290,14 @@ def features(train: str, valid: str = "", test: str = "", columns: Sequence[str]
     """
     given = [columns] if isinstance(columns, str) else columns
     if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given) or len(set(given)) < len(given):
-        raise ValueError(f"`columns` is a list of distinct names of columns; got {columns!r}")
+        raise Mistake(f"`columns` is a list of distinct names of columns; got {columns!r}")
     if _text("label", label) in given:
-        raise ValueError(f"`columns` are what the label is to be found from; got `{label}`, the label itself")
+        raise Mistake(f"`columns` are what the label is to be found from; got `{label}`, the label itself")
     paths = {"train": _path("train", train)}
     paths |= {split: _path(split, place) for split, place in {"valid": valid, "test": test}.items() if place}
     names = list(given) or [field.name for field in _schema(paths["train"]) if _number(field.type) and field.name != label]
     if not names:
-        raise ValueError(f"{paths['train']}: has columns of numbers beside `{label}`, or lists of them that `columns` names")
+        raise Mistake(f"{paths['train']}: has columns of numbers beside `{label}`, or lists of them that `columns` names")
     return {split: _columns(path, names, label) for split, path in paths.items()}
 
 
@@ -308,9 +309,9 @@ def _schema(path: Path) -> Any:
     try:
         return pq.read_schema(path)
     except FileNotFoundError:
-        raise ValueError(f"no file {path}") from None
+        raise Mistake(f"no file {path}") from None
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: is a Parquet file; got: {str(error).splitlines()[0]}") from None
+        raise Mistake(f"{path}: is a Parquet file; got: {str(error).splitlines()[0]}") from None
 
 
 def _number(kind: Any) -> bool:
@@ -327,21 +328,21 @@ def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray, 
     schema = _schema(path)
     for name in (*names, label):
         if name not in schema.names:
-            raise ValueError(f"{path}: no column `{name}`;{hint(name, schema.names)}")
+            raise Mistake(f"{path}: no column `{name}`;{hint(name, schema.names)}")
     try:
         table = pq.read_table(path, columns=[*names, label])
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({raised(error)})") from None
+        raise Mistake(f"{path}: cannot be read ({raised(error)})") from None
     for name in (*names, label):
         if table[name].null_count:
-            raise ValueError(f"{path}: column `{name}` has a value in each row; got {table[name].null_count} nulls")
+            raise Mistake(f"{path}: column `{name}` has a value in each row; got {table[name].null_count} nulls")
     labels = table[label].to_numpy()
     if len(names) == 1 and _lists(schema.field(names[0]).type):
         return _rows(path, names[0], table[names[0]]), labels
     for name in names:
         if not _number(kind := schema.field(name).type):
             rule = "`columns` names columns of numbers, or one of lists of numbers"
-            raise ValueError(f"{path}: {rule}; got `{name}` of type {kind}")
+            raise Mistake(f"{path}: {rule}; got `{name}` of type {kind}")
     return np.stack([table[name].to_numpy() for name in names], 1), labels
 
 
@@ -361,9 +362,9 @@ def _rows(path: Path, name: str, column: Any) -> np.ndarray:
     lengths, values = pc.unique(pc.list_value_length(column)).to_pylist(), pc.list_flatten(column)
     if len(lengths) > 1:
         shown = ", ".join(map(str, sorted(lengths)[:3]))
-        raise ValueError(f"{path}: lists in `{name}` are equally long; got lengths {shown}")
+        raise Mistake(f"{path}: lists in `{name}` are equally long; got lengths {shown}")
     if values.null_count:
-        raise ValueError(f"{path}: lists in `{name}` hold numbers; got {values.null_count} nulls")
+        raise Mistake(f"{path}: lists in `{name}` hold numbers; got {values.null_count} nulls")
     return pa.chunked_array(values).to_numpy().reshape(len(column), *lengths or [0])
 
 
@@ -379,7 +380,7 @@ def _pixels(image: Any, size: int, mode: str) -> np.ndarray:
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"`{name}` is text; got {value!r}")
+        raise Mistake(f"`{name}` is text; got {value!r}")
     return value
 
 
@@ -390,19 +391,19 @@ def _path(name: str, value: object) -> Path:
 def _folder(name: str, value: object) -> Path:
     place = _path(name, value)
     if not place.is_dir():
-        raise ValueError(f"no folder {place}")
+        raise Mistake(f"no folder {place}")
     return place
 
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"`{name}` is true or false; got {value!r}")
+        raise Mistake(f"`{name}` is true or false; got {value!r}")
     return value
 
 
 def _size(value: object) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"`size` is a whole number of pixels, or 0 to leave images as they are; got {value!r}")
+        raise Mistake(f"`size` is a whole number of pixels, or 0 to leave images as they are; got {value!r}")
     return value
 
 

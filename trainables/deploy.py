@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, atomic
 from . import physical, tracing
 from .data import Data
@@ -61,7 +62,7 @@ def describe(network: nn.Module, parent: Parent, found: Data) -> dict[str, Any]:
     try:
         code, parts = tracing.code(network)
         forward: dict[str, Any] = {"forward": code, "parts": parts}
-    except ValueError as error:
+    except Mistake as error:
         forward = {"forward": None, "reason": str(error), "parts": {"": repr(network)}}
     return {
         "model": parent.model,
@@ -82,7 +83,7 @@ def convert(network: nn.Module, path: Location, parent: Parent, found: Data) -> 
     """Write `network` to an ONNX file, inputs `input` (batch, ...), outputs `logits`, any batch; complete or absent.
 
     network: on the CPU, in evaluation mode.  Its logits and its accuracy on the test split are compared with torch's.
-    Raises ValueError if it cannot be exported, cannot be run, or does not agree.
+    Raises Mistake if it cannot be exported, cannot be run, or does not agree.
     """
     example = torch.zeros(2, *parent.input_shape, dtype=getattr(torch, parent.dtype))
     with atomic(path) as temporary:
@@ -105,11 +106,11 @@ def convert(network: nn.Module, path: Location, parent: Parent, found: Data) -> 
         except Exception as error:  # an exporter of anybody's code may fail in any way
             while error.__cause__ is not None and isinstance(error.__cause__, Exception):
                 error = error.__cause__
-            raise ValueError(f"{path}: no ONNX: the network can be exported and run; it raised {raised(error)}") from error
+            raise Mistake(f"{path}: no ONNX: the network can be exported and run; it raised {raised(error)}") from error
         if not agreement.difference <= TOLERANCE or agreement.right[0] != agreement.right[1]:
             got = f"{agreement.difference:.1e}, and {' and '.join(map(str, agreement.right))} of {agreement.examples}"
             rule = f"logits of ONNX Runtime and torch differ by {TOLERANCE:g} at most, and both are right as often"
-            raise ValueError(f"{path}: no ONNX: {rule}; got {got}")
+            raise Mistake(f"{path}: no ONNX: {rule}; got {got}")
     return agreement
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, locate
 from . import draws, models, optimizers, shrinking, stack
 from .contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
@@ -130,7 +131,7 @@ class GradientPruner(Algorithm):
             return task
         names, others = models.options(models.lookup(task.model, models.MODELS, "model"), given=2)
         if "width" not in names and not others:
-            raise ValueError(f"`width` other than 1 needs a model with an option `width`; {task.model} has none")
+            raise Mistake(f"`width` other than 1 needs a model with an option `width`; {task.model} has none")
         width = float(task.model_options.get("width", 1)) * float(hp["width"])  # type: ignore[arg-type]
         return dataclasses.replace(task, model_options={**task.model_options, "width": width})
 

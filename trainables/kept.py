@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, atomic, each, local, read_range
 from . import physical, tracing
 from .physical import Parent
@@ -26,7 +27,7 @@ _NOT_KEPT = "no kept network of member {}; `keep` says which are kept when a stu
 def load_network(folder: Location, member: str) -> nn.Module:
     """The kept network of `member` in a study's output folder, removed parameters zero, in evaluation mode.
 
-    Raises ValueError if the study did not keep it.
+    Raises Mistake if the study did not keep it.
     """
     return load(folder, member)[0]
 
@@ -34,7 +35,7 @@ def load_network(folder: Location, member: str) -> nn.Module:
 def load_masks(folder: Location, members: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
     """What is kept of those networks: member -> removable parameter -> bool of its shape, block -> () bool.
 
-    Raises ValueError if the study did not keep one of them.
+    Raises Mistake if the study did not keep one of them.
     """
     found: dict[str, dict[str, torch.Tensor]] = {}
     wanted = set(members)
@@ -46,14 +47,14 @@ def load_masks(folder: Location, members: Sequence[str]) -> dict[str, dict[str, 
                 stacks = {short: file.get_tensor(name) for name, short in names.items()}
             found |= {member: {name: stack[place] for name, stack in stacks.items()} for member, place in places.items()}
     if lacking := wanted - found.keys():
-        raise ValueError(f"{folder}: {_NOT_KEPT.format(min(lacking))}")
+        raise Mistake(f"{folder}: {_NOT_KEPT.format(min(lacking))}")
     return found
 
 
 def load_shrunk(folder: Location, member: str) -> nn.Module:
     """The same network, physically smaller: without the units and blocks that cannot influence its output.
 
-    Raises ValueError if the study did not keep it.
+    Raises Mistake if the study did not keep it.
     """
     return shrink(*load(folder, member))
 
@@ -61,7 +62,7 @@ def load_shrunk(folder: Location, member: str) -> nn.Module:
 def export(folder: Location, member: str, path: Location) -> None:
     """Write what `load_shrunk` gives to one safetensors file, which `physical.load` reads.
 
-    Raises ValueError if the study did not keep it.
+    Raises Mistake if the study did not keep it.
     """
     module, kept, parent = load(folder, member)
     physical.save(path, shrink(module, kept, parent), parent)
@@ -94,11 +95,11 @@ def _opened(path: Location) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _trusted(path: Location) -> Iterator[None]:
-    """Raises ValueError with the file's name for one that is torn or foreign."""
+    """Raises Mistake with the file's name for one that is torn or foreign."""
     try:
         yield
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError, SafetensorError) as error:
-        raise ValueError(f"{path}: kept networks are a safetensors file that names its members; got: {error}") from error
+        raise Mistake(f"{path}: kept networks are a safetensors file that names its members; got: {error}") from error
 
 
 def shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
@@ -109,7 +110,7 @@ def shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) 
 def load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
     """The kept network of a member as `load_network` gives it, what is kept of it, and what it was made from.
 
-    Raises ValueError if the study did not keep it.
+    Raises Mistake if the study did not keep it.
     """
     for path, about in _networks(folder):
         if member not in about["members"]:
@@ -128,7 +129,7 @@ def load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tens
                 else:
                     own[inner].copy_(tensor)
         return module.eval(), kept, parent
-    raise ValueError(f"{folder}: {_NOT_KEPT.format(member)}")
+    raise Mistake(f"{folder}: {_NOT_KEPT.format(member)}")
 
 
 def keep_only(folder: Location, members: set[str]) -> int:

@@ -13,11 +13,13 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..analysis.mistake import Mistake
+
 
 def mlp(input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300, 100), width: float = 1) -> nn.Module:
     """Linear layers of the given hidden widths (times `width`) with ReLU between them; LeNet-300-100 by default."""
     if not isinstance(widths, Sequence) or not all(type(units) is int and units > 0 for units in widths):
-        raise ValueError(f"`widths` is a list of whole numbers above 0; got {widths!r}")
+        raise Mistake(f"`widths` is a list of whole numbers above 0; got {widths!r}")
     inputs = 1
     for extent in input_shape:
         inputs *= extent
@@ -31,7 +33,7 @@ def mlp(input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300
 def _times(width: float, units: int) -> int:
     """A layer's units at a multiple of its width: the nearest whole number, and at least one."""
     if not isinstance(width, int | float) or isinstance(width, bool) or not 0 < width < math.inf:
-        raise ValueError(f"`width` is a number above 0; got {width!r}")
+        raise Mistake(f"`width` is a number above 0; got {width!r}")
     return max(1, round(width * units))
 
 
@@ -89,7 +91,7 @@ def resnet(input_shape: tuple[int, ...], classes: int, depth: int = 20, width: f
     width: a factor of the stages' 16, 32 and 64 channels.
     """
     if type(depth) is not int or depth < 8 or depth % 6 != 2:
-        raise ValueError(f"`depth` is a whole number 6 n + 2, such as 20, with n blocks in a stage; got {depth!r}")
+        raise Mistake(f"`depth` is a whole number 6 n + 2, such as 20, with n blocks in a stage; got {depth!r}")
     channels = _image(input_shape, 4)
     widths = [_times(width, units) for units in (16, 32, 64)]
     layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
@@ -139,7 +141,7 @@ def residual_mlp(
     """
     for name, value in (("units", units), ("hidden", hidden), ("blocks", blocks)):
         if type(value) is not int or value < 1:
-            raise ValueError(f"`{name}` is a whole number above 0; got {value!r}")
+            raise Mistake(f"`{name}` is a whole number above 0; got {value!r}")
     units, hidden = _times(width, units), _times(width, hidden)
     body = (_LinearBlock(units, hidden) for _ in range(blocks))
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), units), *body, nn.ReLU(), nn.Linear(units, classes))
@@ -148,7 +150,7 @@ def residual_mlp(
 def _image(input_shape: tuple[int, ...], side: int) -> int:
     """The channels of images of at least `side` x `side`."""
     if len(input_shape) != 3 or min(input_shape[1:]) < side:
-        raise ValueError(f"it needs images (channels, height, width) of at least {side} x {side}; got {input_shape}")
+        raise Mistake(f"it needs images (channels, height, width) of at least {side} x {side}; got {input_shape}")
     return input_shape[0]
 
 
@@ -176,11 +178,11 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options: Any)
     """The model `name` for inputs of `input_shape` (without batch) and `classes` outputs.
 
     name: a key of MODELS, or the dotted path of a callable (input_shape, classes, **options) -> nn.Module.
-    Raises ValueError naming what is wrong with the name or the options.
+    Raises Mistake naming what is wrong with the name or the options.
     """
     module = call("model", name, MODELS, input_shape, classes, **options)
     if not isinstance(module, nn.Module):
-        raise ValueError(f"model {name}: a model returns an nn.Module; got {type(module).__name__}")
+        raise Mistake(f"model {name}: a model returns an nn.Module; got {type(module).__name__}")
     return module
 
 
@@ -189,27 +191,27 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
     if name in known:
         return known[name]
     if "." not in name:
-        raise ValueError(f'no {noun} "{name}";{hint(name, known)}, or a dotted path such as package.module.{noun}')
+        raise Mistake(f'no {noun} "{name}";{hint(name, known)}, or a dotted path such as package.module.{noun}')
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # importing runs anybody's code
-        raise ValueError(f"{noun} {name}: cannot be imported ({raised(error)})") from error
+        raise Mistake(f"{noun} {name}: cannot be imported ({raised(error)})") from error
     if not callable(found):
-        raise ValueError(f"{noun} {name}: a {noun} is a callable; got {type(found).__name__}")
+        raise Mistake(f"{noun} {name}: a {noun} is a callable; got {type(found).__name__}")
     return found
 
 
 def call(noun: str, name: str, known: dict[str, Callable[..., Any]], /, *given: Any, **options: Any) -> Any:
-    """What the callable that `name` stands for returns. Raises ValueError naming it, whatever it raises."""
+    """What the callable that `name` stands for returns. Raises Mistake naming it, whatever it raises."""
     function = lookup(name, known, noun)
     try:
         return function(*given, **options)
-    except ValueError as error:
-        raise ValueError(f"{noun} {name}: {error}") from error
+    except Mistake as error:
+        raise Mistake(f"{noun} {name}: {error}") from error
     except Exception as error:  # anybody's code
         what = ", ".join([*map(repr, given), *(f"{key}={value!r}" for key, value in options.items())])
-        raise ValueError(f"{noun} {name}: called with ({what}) it raised {raised(error)}") from error
+        raise Mistake(f"{noun} {name}: called with ({what}) it raised {raised(error)}") from error
 
 
 def raised(error: Exception) -> str:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, atomic, local
 from . import models, stack, tracing
 from .shrinking import Cut, gathered, narrowed, narrowed_module
@@ -95,7 +96,7 @@ def shrunk(module: nn.Module, structure: Structure, kept: Mapping[str, Tensor], 
 def save(path: Location, network: nn.Module, parent: Parent) -> None:
     """Write `network`, as from `shrunk`, to one safetensors file from which `load` makes it again; complete or absent.
 
-    Raises ValueError if it was not cut from `parent`.
+    Raises Mistake if it was not cut from `parent`.
     """
     structure = tracing.find(parent.build(), parent.input_shape)
     parts = dict(network.named_modules())
@@ -110,8 +111,8 @@ def save(path: Location, network: nn.Module, parent: Parent) -> None:
             "positions": {name: list(part.shape[1:]) for name, part in parts.items() if isinstance(part, Constant)},
         }
         _restore(_described(*_read(about)), tensors)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: what is saved was cut from its parent, {parent.model}; got: {error}") from None
+    except (Mistake, AttributeError) as error:
+        raise Mistake(f"{path}: what is saved was cut from its parent, {parent.model}; got: {error}") from None
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata={HEADER: json.dumps(about)})
 
@@ -119,22 +120,22 @@ def save(path: Location, network: nn.Module, parent: Parent) -> None:
 def load(path: Location) -> nn.Module:
     """The network in a file that `save` wrote, in evaluation mode, bit for bit.
 
-    Raises ValueError if there is no such file, if it is torn or foreign, or if its model is now another one.
+    Raises Mistake if there is no such file, if it is torn or foreign, or if its model is now another one.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; `physical.save` writes one")
+        raise Mistake(f"{path}: no such file; `physical.save` writes one")
     try:
         with local(path) as here, safe_open(here, framework="pt") as file:
             about = json.loads((file.metadata() or {})[HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             parent, cut, shapes = _read(about)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: a complete file that `physical.save` wrote; got {models.raised(error)}") from None
+        raise Mistake(f"{path}: a complete file that `physical.save` wrote; got {models.raised(error)}") from None
     small = _described(parent, cut, shapes)
     try:
         _restore(small, tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: the model {parent.model} is as it was when its network was saved; got: {error}") from None
+    except Mistake as error:
+        raise Mistake(f"{path}: the model {parent.model} is as it was when its network was saved; got: {error}") from None
     return small
 
 
@@ -198,10 +199,10 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _restore(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy `tensors` into a module. Raises ValueError unless it has just these, with their shapes and types."""
+    """Copy `tensors` into a module. Raises Mistake unless it has just these, with their shapes and types."""
     own, given = ({f"{name} {tuple(t.shape)} {t.dtype}" for name, t in each.items()} for each in (_tensors(module), tensors))
     if own != given:
-        raise ValueError(f"{min(own ^ given)}, which only the {'model' if min(own ^ given) in own else 'network'} has")
+        raise Mistake(f"{min(own ^ given)}, which only the {'model' if min(own ^ given) in own else 'network'} has")
     _fill(module, tensors)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ..analysis.mistake import Mistake
 from . import masks
 from .contract import Value
 from .gradient import Context, GradientPruner, Params, Pruning
@@ -21,7 +22,7 @@ class Structured(GradientPruner):
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if not task.structure.hidden:
-            raise ValueError(f"whole units need a model in which all that reads them is known; model {task.model} has none")
+            raise Mistake(f"whole units need a model in which all that reads them is known; model {task.model} has none")
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return removed(ctx.structure, params, pruning["mask"])

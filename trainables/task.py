@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from ..analysis.mistake import Mistake
 from . import data, models, stack, tracing
 from .contract import Algorithm, Domain, Member, canonical
 from .flops import Counts, count
@@ -56,18 +57,18 @@ class Task:
     def __post_init__(self) -> None:
         for name in ("dataset", "model"):
             if not isinstance(getattr(self, name), str):
-                raise ValueError(f"`{name}` is a name or a dotted path; got {getattr(self, name)!r}")
+                raise Mistake(f"`{name}` is a name or a dotted path; got {getattr(self, name)!r}")
         for name, domain in _DOMAINS.items():
             try:
                 object.__setattr__(self, name, domain.check(getattr(self, name)))
-            except ValueError as error:
-                raise ValueError(f"`{name}` {error}") from None
+            except Mistake as error:
+                raise Mistake(f"`{name}` {error}") from None
         given, known = self.augment, data.AUGMENTATIONS
         if not isinstance(given, list | tuple) or not all(kind in known for kind in given) or len(set(given)) < len(given):
-            raise ValueError(f"`augment` is a list of distinct words out of {', '.join(known)}; got {given!r}")
+            raise Mistake(f"`augment` is a list of distinct words out of {', '.join(known)}; got {given!r}")
         object.__setattr__(self, "augment", [kind for kind in known if kind in given])  # their order means nothing
         if self.epochs <= 0:
-            raise ValueError(f"`epochs` is the training budget and lies above 0; got {self.epochs}")
+            raise Mistake(f"`epochs` is the training budget and lies above 0; got {self.epochs}")
 
     def __reduce__(self) -> tuple[type[Task], tuple[Any, ...]]:
         """Pickled as its fields: a worker loads the data itself, once."""
@@ -90,10 +91,10 @@ class Task:
         place = (self.torch_dtype, self.torch_device, self.stream)
         found = data.load(self.dataset, self.dataset_options, self.split_seed, *place)
         if self.augment and len(found.shape) != 3:
-            raise ValueError(f"`augment` is for images, (channels, height, width); got inputs of shape {found.shape}")
+            raise Mistake(f"`augment` is for images, (channels, height, width); got inputs of shape {found.shape}")
         if self.batch_size > len(found.labels["train"]):
             have = len(found.labels["train"])
-            raise ValueError(f"`batch_size` is at most the number of training examples, {have}; got {self.batch_size}")
+            raise Mistake(f"`batch_size` is at most the number of training examples, {have}; got {self.batch_size}")
         return found
 
     def build(self, seed: int) -> nn.Module:
@@ -177,9 +178,9 @@ class Task:
         return {}
 
     def check(self) -> None:
-        """Raise ValueError with one sentence if data, model and budget do not fit together."""
+        """Raise Mistake with one sentence if data, model and budget do not fit together."""
         if self.torch_device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError("`device` cuda is a GPU that torch can use; got none")
+            raise Mistake("`device` cuda is a GPU that torch can use; got none")
         module, want = self.build(0), (2, self.data.classes)
         try:
             with torch.no_grad():
@@ -187,15 +188,15 @@ class Task:
             self.initial([0])
         except Exception as error:  # anybody's code
             why = models.raised(error)
-            raise ValueError(f"model {self.model}: takes inputs of shape {self.data.shape}; it raised {why}") from error
+            raise Mistake(f"model {self.model}: takes inputs of shape {self.data.shape}; it raised {why}") from error
         if not isinstance(outputs, Tensor) or outputs.shape != want:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ValueError(f"model {self.model}: gives two examples logits of shape {want}; got {got}")
+            raise Mistake(f"model {self.model}: gives two examples logits of shape {want}; got {got}")
         if not self.structure.layers:
-            raise ValueError(f"model {self.model}: has removable layers (linear or convolution); got none")
+            raise Mistake(f"model {self.model}: has removable layers (linear or convolution); got none")
         after_dense = self.steps - self.dense_steps
         if self.rungs > after_dense:
-            raise ValueError(f"`rungs` is at most the number of steps after the dense phase, {after_dense}; got {self.rungs}")
+            raise Mistake(f"`rungs` is at most the number of steps after the dense phase, {after_dense}; got {self.rungs}")
 
     @property
     def steps_per_epoch(self) -> int:

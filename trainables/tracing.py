@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from ..analysis.mistake import Mistake
 from .models import raised
 from .stack import CounterDropout
 from .structure import Block, Layer, Link, Norm, Structure
@@ -147,12 +148,12 @@ def before(module: nn.Module, layer: str) -> nn.Module:
 def code(module: nn.Module) -> tuple[str, dict[str, str]]:
     """The forward pass of a model as Python code, and what each part that it calls says of itself, by name.
 
-    Raises ValueError if it cannot be traced.
+    Raises Mistake if it cannot be traced.
     """
     try:
         graph = _traced(module)
     except Exception as error:  # anybody's code
-        raise ValueError(f"a model that is written down can be traced by torch.fx; it raised {raised(error)}") from error
+        raise Mistake(f"a model that is written down can be traced by torch.fx; it raised {raised(error)}") from error
     called = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
     return graph.code.strip(), {name: repr(module.get_submodule(name)) for name in dict.fromkeys(called)}
 
@@ -160,19 +161,17 @@ def code(module: nn.Module) -> tuple[str, dict[str, str]]:
 def divisible(module: nn.Module) -> fx.Graph:
     """The graph of a model that `halves` can cut.
 
-    Raises ValueError if it cannot be traced, if it draws from torch's generator, since two settings could then not be compared,
+    Raises Mistake if it cannot be traced, if it draws from torch's generator, since two settings could then not be compared,
     or if its code asks whether it is in training.
     """
     try:
         graph = _traced(module).graph
     except Exception as error:  # anybody's code
-        raise ValueError(f"a model that is to be cut can be traced by torch.fx; it raised {raised(error)}") from error
+        raise Mistake(f"a model that is to be cut can be traced by torch.fx; it raised {raised(error)}") from error
     if any(node.target in _RANDOM for node in graph.nodes):
-        raise ValueError("dropout is a module (nn.Dropout) in a model that is to be cut; got a call of a function that draws")
+        raise Mistake("dropout is a module (nn.Dropout) in a model that is to be cut; got a call of a function that draws")
     if not _constant(module):
-        raise ValueError(
-            "a model that is to be cut leaves it to its modules what differs in training; got code that asks for it"
-        )
+        raise Mistake("a model that is to be cut leaves it to its modules what differs in training; got code that asks for it")
     return graph
 
 

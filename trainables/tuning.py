@@ -13,6 +13,7 @@ import torch
 from ray import tune
 
 from ..analysis.goals import Limit
+from ..analysis.mistake import Mistake
 from ..analysis.storage import locate, read_range
 from . import data as datasets
 from .algorithms import find
@@ -82,13 +83,13 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
     The config holds hyper-parameters of the algorithm, and `seed` (default 0). Results hold the columns of a row but those of
     test data; `training_iteration` is the rung. Checkpoints are the State: schedulers such as ASHA and PBT work. On restore,
     hyper-parameters that are tunable in the middle of a run are taken from the config; another value of any other is an error.
-    No rows are written. Raises ValueError if the algorithm is not known or cannot run on the task.
+    No rows are written. Raises Mistake if the algorithm is not known or cannot run on the task.
     """
     method = find(algorithm)
     task.check()
     reason = method.skip(task)
     if reason is not None:
-        raise ValueError(f"{algorithm} cannot run on this task: {reason}")
+        raise Mistake(f"{algorithm} cannot run on this task: {reason}")
 
     class Single(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:
@@ -124,7 +125,7 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
             if fixed:
                 free = ", ".join(name for name, domain in method.space.items() if domain.tunable)
                 rule = f"only {free or 'nothing'} may change in the middle of a run of {algorithm}"
-                raise ValueError(f"{rule}; got `{fixed[0]}` = {after[fixed[0]]!r}, was {before[fixed[0]]!r}")
+                raise Mistake(f"{rule}; got `{fixed[0]}` = {after[fixed[0]]!r}, was {before[fixed[0]]!r}")
             self._state = State.load(folder / "state.safetensors", task.torch_device)
             for name in changed:
                 value = getattr(task, name) if after[name] is None else after[name]

@@ -12,6 +12,7 @@ import importlib.metadata
 import inspect
 import pkgutil
 
+from ...analysis.mistake import Mistake
 from ..contract import Algorithm
 from ..models import lookup
 
@@ -20,7 +21,7 @@ GROUP = "prunefront.algorithms"
 
 @functools.cache
 def known() -> dict[str, Algorithm]:
-    """Every algorithm by name, sorted. Raises ValueError naming an entry point that cannot be loaded."""
+    """Every algorithm by name, sorted. Raises Mistake naming an entry point that cannot be loaded."""
     found: dict[str, Algorithm] = {}
     for module in pkgutil.iter_modules(__path__):
         inside = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
@@ -38,16 +39,16 @@ def known() -> dict[str, Algorithm]:
         try:
             found[entry.name] = entry.load()()
         except Exception as error:  # another package's code: whatever it raises, say whose it is
-            raise ValueError(f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({error})") from error
+            raise Mistake(f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({error})") from error
     return dict(sorted(found.items()))
 
 
 @functools.cache
 def find(name: str) -> Algorithm:
-    """The algorithm `name`, a known one or the dotted path of a class. Raises ValueError that suggests the nearest one."""
+    """The algorithm `name`, a known one or the dotted path of a class. Raises Mistake that suggests the nearest one."""
     if name in known():
         return known()[name]
     found = lookup(name, dict.fromkeys(known(), object), "algorithm")
     if not (inspect.isclass(found) and issubclass(found, Algorithm)):
-        raise ValueError(f"algorithm {name}: an algorithm is a class that implements the contract; got {found!r}")
+        raise Mistake(f"algorithm {name}: an algorithm is a class that implements the contract; got {found!r}")
     return found()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...analysis.mistake import Mistake
 from .. import masks
 from ..contract import Domain, Value
 from ..gradient import Context, GradientPruner, Params, Pruning, space
@@ -28,7 +29,7 @@ class Chance(GradientPruner):
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if hp["granularity"] == "node" and not task.structure.hidden:
-            raise ValueError(f"`granularity` node needs units whose readers are known; model {task.model} has none")
+            raise Mistake(f"`granularity` node needs units whose readers are known; model {task.model} has none")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         hp = ctx.hp

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...analysis.mistake import Mistake
 from .. import draws, stack
 from ..contract import Domain, Member, Networks, State, Value
 from ..flips import Site, differences, on_batches, without_statistics, worths
@@ -87,14 +88,14 @@ class ComplexityAware(GradientPruner):
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if not task.structure.sites:
-            raise ValueError(f"units whose readers are known, or residual blocks, can be removed; model {task.model} has none")
+            raise Mistake(f"units whose readers are known, or residual blocks, can be removed; model {task.model} has none")
         if hp["beta"] and not task.structure.blocks:
-            raise ValueError(f"`beta` above 0 is for models with residual blocks; {task.model} has none")
+            raise Mistake(f"`beta` above 0 is for models with residual blocks; {task.model} has none")
         warm, settle = _warm(hp, task.steps), _settle(hp, task.steps)
         interval = _interval(task, hp, task.steps)
         if not any(step % interval == 0 for step in range(warm + 1, settle)):
             where = f"between `warmup` and `settle`, after steps {warm + 1} to {settle - 1}"
-            raise ValueError(f"`interval` is such that gates are learnt {where}; got {interval}")
+            raise Mistake(f"`interval` is such that gates are learnt {where}; got {interval}")
         task.halves(None, *task.structure.sites[0])
 
     def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...analysis.mistake import Mistake
 from .. import convex
 from ..contract import Algorithm, Domain, Member, Networks, State, Value
 from ..convex.admm import Iterate
@@ -65,15 +66,13 @@ class Cronos(Algorithm):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         labels, classes = task.data.labels["train"], task.data.classes
         if len(labels) < classes:
-            raise ValueError(
-                f"there is a training example for each of the {classes} classes at least; got {len(labels)} examples"
-            )
+            raise Mistake(f"there is a training example for each of the {classes} classes at least; got {len(labels)} examples")
         if missing := sorted(set(range(classes)) - set(labels.unique().tolist())):
-            raise ValueError(f"every class has training examples; class {missing[0]} has none")
+            raise Mistake(f"every class has training examples; class {missing[0]} has none")
         if task.augment:
-            raise ValueError(f"the data are trained on as they are: `augment` is []; got {task.augment}")
+            raise Mistake(f"the data are trained on as they are: `augment` is []; got {task.augment}")
         if (iterations := _iterations(task, hp)) < task.rungs:
-            raise ValueError(f"`iterations` is at least the number of rungs, {task.rungs}; got {iterations}")
+            raise Mistake(f"`iterations` is at least the number of rungs, {task.rungs}; got {iterations}")
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """All neurons zero."""

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...analysis.mistake import Mistake
 from .. import convex, stack, tracing
 from ..contract import Domain, Member, Networks, State, Value
 from ..gradient import Context, Dense, GradientPruner, Params, Pruning, space
@@ -63,12 +64,12 @@ class CronosAM(GradientPruner):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         found, least = tracing.head(task.template, task.structure), 2 * task.data.classes
         if found is None or found[0].bias is None or found[1].bias is None:
-            raise ValueError(f"the model ends in linear, ReLU, linear, with biases; {task.model} does not")
+            raise Mistake(f"the model ends in linear, ReLU, linear, with biases; {task.model} does not")
         if found[0].units < least:
             have = found[0].units
-            raise ValueError(f"the last hidden layer has two units for each class, {least} or more; {task.model} has {have}")
+            raise Mistake(f"the last hidden layer has two units for each class, {least} or more; {task.model} has {have}")
         if {name for layer in found for name in layer.parameters} >= {name for name, _ in task.template.named_parameters()}:
-            raise ValueError(f"there are parameters before the last two layers, to be trained; {task.model} has none")
+            raise Mistake(f"there are parameters before the last two layers, to be trained; {task.model} has none")
 
     def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
         state, begun = super().begin(task, members, dense), time.perf_counter()

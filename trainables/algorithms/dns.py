@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ...analysis.mistake import Mistake
 from .. import masks
 from ..contract import Domain, Value
 from ..gradient import Context, GradientPruner, Params, Pruning, space
@@ -46,7 +47,7 @@ class DNS(GradientPruner):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         c, layers = hp["c"], len(task.structure.layers)
         if isinstance(c, tuple) and len(c) != layers:
-            raise ValueError(f"`c` has one number for each of the model's {layers} removable layers; got {len(c)}")
+            raise Mistake(f"`c` has one number for each of the model's {layers} removable layers; got {len(c)}")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         every = {name: torch.ones_like(params[name], dtype=torch.bool) for name in ctx.structure.parameters}

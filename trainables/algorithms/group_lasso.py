@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ...analysis.mistake import Mistake
 from .. import masks
 from ..contract import Domain, Value
 from ..gradient import Context, Params, Pruning, space
@@ -40,7 +41,7 @@ class GroupLasso(Structured):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         super().check(task, hp)
         if task.optimizer == "dadapt_adam":  # finds a rate for itself
-            raise ValueError("the proximal step is as long as the learning rate says: sgd or adam; got dadapt_adam")
+            raise Mistake("the proximal step is as long as the learning rate says: sgd or adam; got dadapt_adam")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         structure = ctx.structure

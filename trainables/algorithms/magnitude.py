@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ...analysis.mistake import Mistake
 from .. import masks
 from ..contract import Domain, Value
 from ..gradient import Context, GradientPruner, Params, Pruning, space
@@ -43,7 +44,7 @@ class Magnitude(GradientPruner):
         sparsity, floor = (torch.tensor(hp[name], dtype=torch.float64) for name in ("sparsity", "floor"))
         least, kept = sum(int(masks.floor_count(floor, size)) for size in sizes), int(masks.kept_count(sparsity, sum(sizes)))
         if least > kept:
-            raise ValueError(f"`floor` keeps {least} of {sum(sizes)} at least, `sparsity` {float(sparsity):g} keeps {kept}")
+            raise Mistake(f"`floor` keeps {least} of {sum(sizes)} at least, `sparsity` {float(sparsity):g} keeps {kept}")
 
     def fixed(self, hp: Mapping[str, Value]) -> bool:
         return hp["schedule"] == "one-shot"

@@ -75,7 +75,7 @@ class Sanity(GradientPruner):
 
 
 def member_of(task: Task, of: str, seed: int) -> str:
-    """The member of a setting that has the seed. Raises ValueError if there is no such algorithm or setting."""
+    """The member of a setting that has the seed. Raises Mistake if there is no such algorithm or setting."""
     from . import find
 
     name, _, hp = of.partition(" ")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ...analysis.mistake import Mistake
 from ..contract import Domain, Value
 from ..gradient import Context, Params, Pruning, space
 from ..structure import Structure, alive, node_masks
@@ -35,16 +36,16 @@ class Scratch(Structured):
         hidden, blocks = task.structure.hidden, task.structure.blocks
         if len(units) != len(hidden) + len(blocks):
             wanted = f"{len(hidden)} hidden layers and {len(blocks)} blocks"
-            raise ValueError(f"`units` has one number for each of the model's {wanted}; got {len(units)}")
+            raise Mistake(f"`units` has one number for each of the model's {wanted}; got {len(units)}")
         for block, there in zip(blocks, units[len(hidden) :], strict=True):
             if there not in (0, 1):
-                raise ValueError(f"`units` ends with 1 or 0 for each block; got {there:g} for {block.name}")
+                raise Mistake(f"`units` ends with 1 or 0 for each block; got {there:g} for {block.name}")
         gone = {name for block, there in zip(blocks, units[len(hidden) :], strict=True) if not there for name in block.layers}
         for layer, kept in zip(hidden, units, strict=False):
             low, high = (0, 0) if layer.name in gone else (1, layer.units)
             if kept != int(kept) or not low <= kept <= high:
                 why = ", in a block that is gone" if layer.name in gone else ""
-                raise ValueError(f"`units` of layer {layer.name}{why}: a whole number in [{low}, {high}]; got {kept:g}")
+                raise Mistake(f"`units` of layer {layer.name}{why}: a whole number in [{low}, {high}]; got {kept:g}")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         structure, device = ctx.structure, ctx.seed.device

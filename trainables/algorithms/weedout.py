@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
+from ...analysis.mistake import Mistake
 from .. import draws, masks, stack
 from ..contract import Algorithm, Domain, Member, Networks, State, Value
 from ..gradient import Context, Dense, GradientPruner, Params, Pruning, dense_networks, space
@@ -92,10 +93,10 @@ class Weedout(Algorithm):
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if hp["granularity"] == "node" and not task.structure.hidden:
-            raise ValueError(f"`granularity` node needs units whose readers are known; model {task.model} has none")
+            raise Mistake(f"`granularity` node needs units whose readers are known; model {task.model} has none")
         if _whole(hp["warmup"]) > task.steps - task.rungs:
             rule = f"`warmup` leaves at least a step for each rung: it is at most {task.steps - task.rungs}"
-            raise ValueError(f"{rule}; got {hp['warmup']}")
+            raise Mistake(f"{rule}; got {hp['warmup']}")
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """Search once for each seed and sparsity, and begin to train the distinct winners."""

@@ -1,0 +1,10 @@
+"""What a user did wrong, apart from what is wrong with the program."""
+
+from __future__ import annotations
+
+
+class Mistake(ValueError):
+    """Something that a user can put right: its text is one sentence, and a command ends with it and exit code 2.
+
+    Every other exception is a fault of ours, and keeps its traceback.
+    """
