@@ -87,11 +87,13 @@ class Structure:
 
     A layer with units that nothing but linked layers read is the producer of at least one link; the units of others are never
     dead for want of readers.
+    obstacles: (layer or block, what stood in the way of removing its units or it), in the order in which they were met.
     """
 
     layers: tuple[Layer, ...]
     links: tuple[Link, ...]
     blocks: tuple[Block, ...] = ()
+    obstacles: tuple[tuple[str, str], ...] = ()
 
     @property
     def parameters(self) -> tuple[str, ...]:
