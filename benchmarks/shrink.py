@@ -22,7 +22,8 @@ import torch
 import hand
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Algorithm, Member, State, complete
-from prunefront.trainables.measure import compression, evaluate
+from prunefront.trainables.measure import evaluate
+from prunefront.trainables.removed import compression
 from prunefront.trainables.task import Task
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ..analysis import front, pick, table
 from ..analysis.storage import Location
-from ..trainables import flops, tracing
+from ..trainables import flops
 from ..trainables.kept import kept_members, load
-from ..trainables.measure import by_layer, compression
 from ..trainables.physical import Parent
+from ..trainables.removed import by_layer, compression
 from ..trainables.structure import alive
 
 COUNTS = tuple(name.removeprefix("flops_") for name in front.COUNTS if name.startswith("flops_"))
@@ -58,7 +58,7 @@ def show(folder: Location, member: str, console: Console) -> None:
         return
     module, kept, parent = load(folder, member)
     console.print(_layers(*layers(module, kept, parent)))
-    if gone := [block.name for block in tracing.find(module, parent.input_shape).blocks if not kept.get(block.name, True)]:
+    if gone := [block.name for block in parent.structure.blocks if not kept.get(block.name, True)]:
         say(f"residual blocks removed: {', '.join(gone)}")
 
 
@@ -69,7 +69,7 @@ def layers(module: nn.Module, kept: Mapping[str, Tensor], parent: Parent) -> tup
     `masked` and `shrunk` FLOPs. The last line is what is computed elsewhere, if that has FLOPs.  module, kept, parent: as from
     `kept.load`.
     """
-    found, counts = tracing.find(module, parent.input_shape), flops.count(module, parent.input_shape)
+    found, counts = parent.structure, flops.count(module, parent.input_shape)
     stack = {name: mask[None] for name, mask in kept.items()}
     left = by_layer(found, counts, stack, *alive(found, stack))
     lines = [

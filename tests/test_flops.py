@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunefront.trainables import draws, flops, models, structure, tracing
-from prunefront.trainables.measure import compression
+from prunefront.trainables import draws, flops, models, structure, trial
+from prunefront.trainables.removed import compression
 
 
 def counted_by_torch(module: nn.Module, shape: tuple[int, ...]) -> int:
@@ -102,7 +102,7 @@ def test_shrunk_counts_are_those_of_the_physically_smaller_network(model: str, s
     options = {"widths": [24, 12]} if model == "mlp" else {}
     torch.manual_seed(0)
     module = models.build(model, shape, 10, **options).double()
-    found = tracing.find(module, shape)
+    found = trial.find(module, shape)
     params = {name: p.detach() for name, p in module.named_parameters()}
     kept = {
         name: draws.uniform(draws.key(torch.arange(5), name), tuple(p.shape)) >= sparsity
@@ -132,7 +132,7 @@ def test_shrunk_counts_are_those_of_the_physically_smaller_network(model: str, s
 
 
 def test_pairs_of_layers_are_linked_by_structure_not_by_name():
-    found = tracing.find(models.build("lenet5", (1, 28, 28), 10), (1, 28, 28))
+    found = trial.find(models.build("lenet5", (1, 28, 28), 10), (1, 28, 28))
     assert [(link.producer, link.consumer, link.repeat) for link in found.links] == [
         ("0", "2", 1),
         ("2", "5", 16),

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunefront.trainables import flops, models, physical, structure, tracing
-from prunefront.trainables.measure import compression
+from prunefront.trainables import extract, flops, models, physical, structure, trial
 from prunefront.trainables.physical import Parent
+from prunefront.trainables.removed import compression
 
 PARENTS = {
     "mlp": Parent("mlp", (1, 4, 4), 5, options={"widths": [12, 9]}),
@@ -86,10 +86,10 @@ def applied(module: nn.Module, found: structure.Structure, kept: Kept) -> nn.Mod
 def whole_and_small(name: str, kind: str, seed: int, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module, Kept]:
     parent = PARENTS[name]
     module = randomised(parent, seed)
-    found = tracing.find(module, parent.input_shape)
+    found = trial.find(module, parent.input_shape)
     kept = masks(module, found, kind, seed)
     module = applied(module, found, kept).to(dtype)
-    return module, physical.shrunk(module, found, kept, parent.input_shape), kept
+    return module, extract.shrunk(module, found, kept, parent.input_shape), kept
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -100,7 +100,7 @@ def test_it_computes_what_the_whole_network_does_and_costs_what_is_counted(name:
         x = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
             torch.testing.assert_close(small(x), module(x), rtol=1e-10, atol=1e-10)
-        counts, found = flops.count(module, shape), tracing.find(module, shape)
+        counts, found = flops.count(module, shape), trial.find(module, shape)
         counted = compression(found, counts, {name: mask[None] for name, mask in kept.items()})
         cost = flops.count(small, shape)
         assert cost.flops == int(counted["flops_shrunk"])
@@ -114,7 +114,7 @@ def test_what_is_tested_above_has_lost_units_blocks_and_whole_layers():
     for name, kind, least in (("vgg16_bn", "units", 0), ("resnet", "all of these", 1), ("vgg16_bn", "few weights", 1)):
         module, small, _ = whole_and_small(name, kind, 0)
         assert len(list(small.parameters())) <= len(list(module.parameters())) - 2 * least
-        assert sum(isinstance(part, physical.Constant) for part in small.modules()) >= least
+        assert sum(isinstance(part, extract.Constant) for part in small.modules()) >= least
         assert sum(p.numel() for p in small.parameters()) < 0.6 * sum(p.numel() for p in module.parameters())
 
 
@@ -122,11 +122,11 @@ def test_what_is_tested_above_has_lost_units_blocks_and_whole_layers():
 def test_in_float32_it_agrees_to_rounding_and_the_module_given_stays_as_it_was(name: str):
     parent = PARENTS[name]
     module = randomised(parent, 1)
-    found = tracing.find(module, parent.input_shape)
+    found = trial.find(module, parent.input_shape)
     kept = masks(module, found, "all of these", 1)
     module = applied(module, found, kept).train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    small = physical.shrunk(module, found, kept, parent.input_shape)
+    small = extract.shrunk(module, found, kept, parent.input_shape)
     assert module.training
     assert not small.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())

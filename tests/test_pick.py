@@ -29,7 +29,7 @@ from prunefront.analysis.storage import locate
 from prunefront.search import BAD_INPUT, DONE, FAILED, cli, plan
 from prunefront.search import study as studies
 from prunefront.search.show import layers, show
-from prunefront.trainables import data, deploy, physical
+from prunefront.trainables import data, deploy, extract, physical
 from prunefront.trainables import latency as timing
 from prunefront.trainables.algorithms import known
 from prunefront.trainables.cohort import Cohort, Training
@@ -275,7 +275,7 @@ def exported(done: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     last = table.last(table.read(done))
     member = str(last["member"][last["arm"] == "chance"].iloc[0])
     module, kept, parent = load(done, member)
-    small, task = physical.shrunk(module, task_of(done).structure, kept, parent.input_shape), task_of(done)
+    small, task = extract.shrunk(module, task_of(done).structure, kept, parent.input_shape), task_of(done)
     deploy.save(target, small, parent, task.data, {"member": member})
     deploy.convert(small, target / deploy.ONNX, parent, task.data)
     return target

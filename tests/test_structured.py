@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunefront.trainables import draws, masks, models, shrinking, stack, structure, tracing
+from prunefront.trainables import draws, masks, models, shrinking, stack, structure, trial
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.depgraph import chosen
 from prunefront.trainables.algorithms.group_lasso import GroupLasso
@@ -276,7 +276,7 @@ def test_what_chance_removes_of_a_convolution_has_no_say_whatever_its_batch_norm
     model: str, shape: tuple[int, ...], options: dict[str, Any]
 ):
     module = models.build(model, shape, 10, **options).double()
-    structure_ = tracing.find(module, shape)
+    structure_ = trial.find(module, shape)
     params, buffers = ({n: t.detach() for n, t in f()} for f in (module.named_parameters, module.named_buffers))
     hp = {**complete(find("chance").space, {"granularity": "node"}), "sparsity": torch.tensor(0.5, dtype=torch.float64)}
     ctx = Context(hp, torch.tensor(1), 0, 10, structure_)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import example_models
-from prunefront.trainables import draws, flops, models, shrinking, structure, tracing
-from prunefront.trainables.measure import compression
+from prunefront.trainables import draws, flops, models, shrinking, structure, tracing, trial
+from prunefront.trainables.removed import compression
 from prunefront.trainables.structure import Structure
 
 IMAGE = (3, 16, 16)
@@ -43,7 +43,7 @@ def small(name: str) -> tuple[nn.Module, Structure, tuple[int, ...]]:
         "vgg16_bn": ((3, 32, 32), {"width": 0.1}),
     }[name]
     module = scrambled(models.build(name, shape, 10, **options))
-    return module, tracing.find(module, shape), shape
+    return module, trial.find(module, shape), shape
 
 
 class Branch(nn.Module):
@@ -59,7 +59,7 @@ class Branch(nn.Module):
 
 
 def blocks(module: nn.Module, shape: tuple[int, ...] = (4,)) -> list[str]:
-    return [block.name for block in tracing.find(module, shape).blocks]
+    return [block.name for block in trial.find(module, shape).blocks]
 
 
 def test_the_blocks_of_a_resnet_and_of_a_residual_mlp():
@@ -149,7 +149,7 @@ def test_a_shortcut_that_is_a_convolution_beside_a_longer_branch():
 
     module = Projected()
     scrambled(module).eval()
-    found = tracing.find(module, IMAGE)
+    found = trial.find(module, IMAGE)
     assert [block.name for block in found.blocks] == ["bn2"]
     assert found.blocks[0].layers == ("conv1", "conv2")
     x = uniform("x", 2, *IMAGE)
@@ -159,8 +159,8 @@ def test_a_shortcut_that_is_a_convolution_beside_a_longer_branch():
 
 def test_code_that_asks_whether_it_is_in_training_has_no_blocks_and_is_not_cut_through():
     dropping = example_models.dropping((1, 2, 2), 3)
-    found = tracing.find(dropping.train(), (1, 2, 2))
-    assert found == tracing.find(dropping.eval(), (1, 2, 2))
+    found = trial.find(dropping.train(), (1, 2, 2))
+    assert found == trial.find(dropping.eval(), (1, 2, 2))
     assert found.blocks == ()
     assert [layer.name for layer in found.hidden] == ["inner"]
     with pytest.raises(ValueError, match=r"dropout is a module \(nn.Dropout\)"):
@@ -242,9 +242,9 @@ def test_expected_costs_at_zero_and_one_are_those_of_the_smaller_module(name: st
 def test_expected_costs_are_the_mean_over_all_networks_that_may_be_drawn():
     """Enumerates 2^7 networks of two blocks with two and three units, each weighted by its probability."""
     module = models.build("residual_mlp", (4,), 3, units=3, hidden=3, blocks=2)
-    found = tracing.find(module, (4,))
+    found = trial.find(module, (4,))
     found = shrinking.narrowed(found, shrinking.Cut({"2.inner": 2, "3.inner": 3}))
-    module = shrinking.narrowed_module(module, tracing.find(module, (4,)), shrinking.Cut({"2.inner": 2, "3.inner": 3}))
+    module = shrinking.narrowed_module(module, trial.find(module, (4,)), shrinking.Cut({"2.inner": 2, "3.inner": 3}))
     counts, like = flops.count(module, (4,)), dict(module.named_parameters())
     units = {layer.name: uniform(layer.name, layer.units) for layer in found.hidden}
     there = {block.name: uniform(block.name) for block in found.blocks}
@@ -273,10 +273,10 @@ def test_a_model_may_declare_what_the_tracer_cannot_find():
             return self.two(hidden) if hidden.sum() >= 0 else self.two(-hidden)
 
         def structure(self) -> Structure:
-            return tracing.find(nn.Sequential(OrderedDict(one=self.one, act=nn.ReLU(), two=self.two)), (4,))
+            return trial.find(nn.Sequential(OrderedDict(one=self.one, act=nn.ReLU(), two=self.two)), (4,))
 
     module = Declared()
-    found = tracing.find(module, (4,))
+    found = trial.find(module, (4,))
     assert [(link.producer, link.consumer) for link in found.links] == [("one", "two")]
     with pytest.raises(ValueError, match=r"a model that is to be cut can be traced by torch\.fx; it raised TraceError"):
         tracing.divisible(module)

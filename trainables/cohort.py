@@ -26,8 +26,9 @@ from ..analysis.goals import Limit
 from ..analysis.storage import Location, atomic
 from .algorithms import find
 from .contract import Algorithm, Domain, Member, State, canonical, leaves
-from .measure import compression, measure
+from .measure import measure
 from .memory import fitting
+from .removed import compression
 from .task import Task, identity
 
 

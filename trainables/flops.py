@@ -62,7 +62,7 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Counts:
     """FLOPs and parameters of `module` in evaluation for one example of `input_shape` (without batch)."""
     parameter = next(module.parameters(), torch.empty(0))
     example = torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype)
-    counter = _Counter()
+    counter = Counter()
     modes = {part: part.training for part in module.modules()}
     try:
         with torch.no_grad(), counter.watching(module), counter:
@@ -79,7 +79,7 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Counts:
     )
 
 
-class _Counter(Watch):
+class Counter(Watch):
     def __init__(self) -> None:
         super().__init__()
         self.spent: dict[str, int] = defaultdict(int)  # by layer; "" outside of all

@@ -18,7 +18,8 @@ from torch import nn
 
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, atomic, each, local, read_range
-from . import physical, tracing
+from . import physical
+from .extract import shrunk
 from .physical import Parent
 
 _NOT_KEPT = "no kept network of member {}; `keep` says which are kept when a study ends"
@@ -104,7 +105,7 @@ def _trusted(path: Location) -> Iterator[None]:
 
 def shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
     """The network that `load` gives, physically smaller."""
-    return physical.shrunk(module, tracing.find(module, parent.input_shape), kept, parent.input_shape)
+    return shrunk(module, parent.structure, kept, parent.input_shape)
 
 
 def load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
-from . import stack, structure
+from . import stack
 from .contract import Algorithm, Networks, State
 from .flops import Counts
+from .removed import compression, layers
 from .task import Task
 
 EXAMPLES, MEMBERS = 256, 16
@@ -83,67 +82,3 @@ def _scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     wanted = labels.expand(len(logits), -1)
     loss = F.cross_entropy(logits.double().flatten(0, 1), wanted.flatten(), reduction="none").view(wanted.shape)
     return loss.sum(1), (logits.argmax(2) == labels).double().sum(1)
-
-
-def compression(found: structure.Structure, counts: Counts, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What is left of M networks, (M,) each: sparsity, masked and shrunk counts, dead layers.
-
-    counts: of the parent.  kept: removable parameter -> (M, ...) bool, block -> (M,) bool.
-    """
-    units, columns = structure.alive(found, kept)
-    layers = by_layer(found, counts, kept, units, columns)
-    entries = torch.stack([layer["kept"] for layer in layers.values()])
-    removable, left = sum(kept[name][0].numel() for name in found.parameters), entries.sum(0)
-    elsewhere = counts.flops - sum(counts.layers.get(layer.name, 0) for layer in found.layers)
-    params_shrunk = torch.full_like(left, counts.params)
-    for layer in found.layers:
-        params_shrunk -= sum(kept[name][0].numel() for name in layer.parameters) - layers[layer.name]["params_shrunk"]
-    inner = {norm: link.producer for link in found.links for norm in link.norms}
-    for norm, producer in inner.items():
-        params_shrunk -= len(norm.parameters) * (~units[producer]).sum(1)
-    for block in found.blocks:
-        outer = sum(len(norm.parameters) * norm.units for norm in block.norms if norm not in inner)
-        params_shrunk -= outer * ~kept[block.name]
-    return {
-        "sparsity": 1 - left.double() / removable,
-        "flops_masked": elsewhere + torch.stack([layer["flops_masked"] for layer in layers.values()]).sum(0),
-        "flops_shrunk": elsewhere + torch.stack([layer["flops_shrunk"] for layer in layers.values()]).sum(0),
-        "params_kept": counts.params - (removable - left),
-        "params_shrunk": params_shrunk,
-        "layers_dead": (entries == 0).sum(0),
-    }
-
-
-def layers(found: structure.Structure, kept: Mapping[str, Tensor]) -> list[str]:
-    """The column `layers` of M networks.  kept: removable parameter -> (M, ...) bool."""
-    each = {layer.name: torch.cat([kept[name].flatten(1) for name in layer.parameters], 1) for layer in found.layers}
-    counts = torch.stack([mask.sum(1) for mask in each.values()], 1).tolist()
-    sizes = {name: mask.shape[1] for name, mask in each.items()}
-    pairs = [dict(zip(sizes, zip(line, sizes.values(), strict=True), strict=True)) for line in counts]
-    return [json.dumps(pair, separators=(",", ":")) for pair in pairs]
-
-
-def by_layer(
-    found: structure.Structure,
-    counts: Counts,
-    kept: Mapping[str, Tensor],
-    units: Mapping[str, Tensor],
-    columns: Mapping[str, Tensor],
-) -> dict[str, dict[str, Tensor]]:
-    """What is left of each removable layer of M networks: layer -> `kept` parameters, live `units`, counts, (M,) int64 each.
-
-    counts: of the parent.  units, columns: as from `structure.alive` of `kept`.
-    """
-    lines: dict[str, dict[str, Tensor]] = {}
-    for layer in found.layers:
-        weight, spent, live = kept[layer.weight], counts.layers.get(layer.name, 0), units[layer.name].sum(1)
-        weights, each = weight[0].numel(), weight[0][0, 0].numel()
-        whole = live * columns[layer.name].sum(1) * each
-        lines[layer.name] = {
-            "kept": torch.cat([kept[name].flatten(1) for name in layer.parameters], 1).sum(1),
-            "units": live,
-            "flops_masked": spent * weight.flatten(1).sum(1) // weights,
-            "flops_shrunk": spent * whole // weights,
-            "params_shrunk": whole if layer.bias is None else whole + live,
-        }
-    return lines

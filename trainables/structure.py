@@ -1,8 +1,8 @@
 """Structure: the removable layers of a model, the units and blocks that can go whole, and what depends on them.
 
 A unit is one output of a linear layer or one channel of a convolution: its row, its bias, its batch-norm entries, and the
-columns of all that read it. A block is a residual branch beside its shortcut. `tracing.find` finds both from a model's code; a
-model may declare them by a method `structure()` that returns a Structure.
+columns of all that read it. A block is a residual branch beside its shortcut. `trial.find` finds both from a model's code, and
+tries what it found; a model may declare them by a method `structure()` that returns a Structure, which is tried as well.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .flops import Counts
+from .flow import Step
 
 EVERY: Mapping[str, Tensor] = {}
 """Blocks that may be gone, if none may."""
@@ -88,12 +89,14 @@ class Structure:
     A layer with units that nothing but linked layers read is the producer of at least one link; the units of others are never
     dead for want of readers.
     obstacles: (layer or block, what stood in the way of removing its units or it), in the order in which they were met.
+    flow: the forward pass, the output last; empty for a model that cannot be traced.
     """
 
     layers: tuple[Layer, ...]
     links: tuple[Link, ...]
     blocks: tuple[Block, ...] = ()
     obstacles: tuple[tuple[str, str], ...] = ()
+    flow: tuple[Step, ...] = ()
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -10,9 +10,11 @@ their momentum are needed; all of that wants a graph of our own, from which the 
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import operator
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from ..analysis.mistake import Mistake
+from .flow import functional, steps
 from .models import raised
 from .stack import CounterDropout
 from .structure import Block, Layer, Link, Norm, Structure
@@ -31,51 +34,99 @@ _Nodes = dict[fx.Node, None]
 
 
 def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
-    """The structure of `module` for inputs of `input_shape` (without batch): what it declares itself, or what is found."""
-    declared = getattr(module, "structure", None)
-    if callable(declared) and isinstance(found := declared(), Structure):
-        return found
-    layers = []
-    uses = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
-    for name, part in module.named_modules():
-        if not isinstance(part, nn.Linear | _Conv) or (isinstance(part, _Conv) and part.transposed):
-            continue
-        if any(uses[id(p)] > 1 or not p.requires_grad for p in part.parameters()):
-            continue  # tied or frozen parameters are not ours to remove
-        layers.append(
-            Layer(
-                name=name,
-                weight=f"{name}.weight" if name else "weight",
-                bias=None if part.bias is None else f"{name}.bias" if name else "bias",
-                kind="conv" if isinstance(part, _Conv) else "fc",
-                units=part.weight.shape[0],
-                columns=part.weight.shape[1],
-                kernel=tuple(part.weight.shape[2:]),
-                grouped=isinstance(part, _Conv) and part.groups > 1,
-            )
-        )
+    """What `module` seems to be made of, by the types of its operations, for inputs of `input_shape` (without batch).
+
+    Hints, of which `trial.find` believes what it has tried. A model may give its own, by a method `structure()`.
+    """
+    layers, obstacles = _layers(module)
     by_name = {layer.name: layer for layer in layers}
     try:
         graph = _traced(module)
-        parameter = next(module.parameters())
-        example = torch.zeros(2, *input_shape, device=parameter.device, dtype=parameter.dtype)
-        modes = {part: part.training for part in module.modules()}
-        with torch.no_grad():
-            ShapeProp(graph.eval()).propagate(example)
-        for part, training in modes.items():
-            part.training = training
-    except Exception:
+        with _evaluating(graph):
+            ShapeProp(graph).propagate(_zeros(module, 2, input_shape))
+    except Exception as error:
         # Tracing runs the user's code on symbols, which may fail in any way; without a graph every unit counts as live.
-        return Structure(tuple(layers), ())
+        why = f"torch.fx cannot follow the model's code: {raised(error)}"
+        own = _declared(module) or Structure(layers, (), obstacles=(*obstacles, ("", why)))
+        return dataclasses.replace(own, flow=())
     called = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     once = {name: layer for name, layer in by_name.items() if called[name] == 1 and not layer.grouped}
     modules = dict(module.named_modules())
     links: list[Link] = []
     for node in graph.graph.nodes:
-        if node.op == "call_module" and node.target in once:
-            links += _follow(node, once[str(node.target)], once, modules) or []
+        if node.op != "call_module" or node.target not in by_name:
+            continue
+        name = str(node.target)
+        if name not in once:
+            obstacles.append((name, "its channels are in groups" if by_name[name].grouped else "it is used more than once"))
+            continue
+        followed = _follow(node, once[name], once, modules)
+        if isinstance(followed, str):
+            obstacles.append((name, followed))
+        else:
+            links += followed
     blocks = _blocks(graph.graph, once, modules, called) if _constant(module) else []
-    return Structure(tuple(layers), tuple(links), tuple(block for block, _, _ in blocks))
+    own = _declared(module) or Structure(layers, tuple(links), tuple(block for block, _, _ in blocks), tuple(obstacles))
+    known = {block.name for block in own.blocks}
+    added = {total: (block.name, branch) for block, total, branch in blocks if block.name in known}
+    with _evaluating(graph):
+        return dataclasses.replace(own, flow=steps(graph, _zeros(module, 1, input_shape), added))
+
+
+def _declared(module: nn.Module) -> Structure | None:
+    """What a model says of itself, if it does."""
+    declared = getattr(module, "structure", None)
+    found = declared() if callable(declared) else None
+    return found if isinstance(found, Structure) else None
+
+
+def _layers(module: nn.Module) -> tuple[tuple[Layer, ...], list[tuple[str, str]]]:
+    """The linear and convolution layers whose parameters are theirs alone, and why others are none of ours."""
+    layers, obstacles = list[Layer](), list[tuple[str, str]]()
+    uses = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
+    for name, part in module.named_modules():
+        if not isinstance(part, nn.Linear | _Conv) or (isinstance(part, _Conv) and part.transposed):
+            continue
+        own = dict(part.named_parameters())
+        if "weight" not in own or not own.keys() <= {"weight", "bias"}:
+            obstacles.append((name, f"its weight is computed from {', '.join(own) or 'buffers'}"))
+        elif any(uses[id(p)] > 1 for p in own.values()):
+            obstacles.append((name, "it shares parameters with another layer"))
+        elif not all(p.requires_grad for p in own.values()):
+            obstacles.append((name, "it is frozen"))
+        else:
+            layers.append(
+                Layer(
+                    name=name,
+                    weight=f"{name}.weight" if name else "weight",
+                    bias=None if part.bias is None else f"{name}.bias" if name else "bias",
+                    kind="conv" if isinstance(part, _Conv) else "fc",
+                    units=part.weight.shape[0],
+                    columns=part.weight.shape[1],
+                    kernel=tuple(part.weight.shape[2:]),
+                    grouped=isinstance(part, _Conv) and part.groups > 1,
+                )
+            )
+    return tuple(layers), obstacles
+
+
+def _zeros(module: nn.Module, examples: int, input_shape: tuple[int, ...]) -> Tensor:
+    """Inputs of no meaning, of the type and on the device of the model's parameters."""
+    parameter = next(module.parameters(), torch.empty(0))
+    return torch.zeros(examples, *input_shape, device=parameter.device, dtype=parameter.dtype)
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no gradients; then each part is in the mode that it was in."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        with torch.no_grad():
+            module.eval()
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def without(module: nn.Module, structure: Structure, gone: Iterable[str]) -> nn.Module:
@@ -88,10 +139,7 @@ def without(module: nn.Module, structure: Structure, gone: Iterable[str]) -> nn.
         if block.name in gone:
             total.replace_all_uses_with(next(node for node in total.all_input_nodes if node is not branch))
             graph.graph.erase_node(total)
-    graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
-    graph.recompile()
-    return graph
+    return _swept(graph)
 
 
 def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
@@ -108,8 +156,19 @@ def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
             node.args, node.kwargs = (entry,), {}
     for name, part in parts.items():
         graph.set_submodule(name, part)
+    return _swept(graph)
+
+
+def _swept(graph: fx.GraphModule) -> fx.GraphModule:
+    """`graph` without the operations that do not reach its output, and without what only those read."""
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
+    called = tuple(f"{node.target}." for node in graph.graph.nodes if node.op == "call_module")
+    read = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for name, _ in [*graph.named_parameters(), *graph.named_buffers()]:
+        if name not in read and not name.startswith(called):
+            holder, _, own = name.rpartition(".")
+            delattr(graph.get_submodule(holder), own)
     graph.recompile()
     return graph
 
@@ -223,7 +282,10 @@ class _Tracer(fx.Tracer):
 
 
 def _traced(module: nn.Module) -> fx.GraphModule:
-    return fx.GraphModule(module, _Tracer().trace(module))
+    graph = fx.GraphModule(module, _Tracer().trace(module))
+    functional(graph)
+    graph.recompile()
+    return graph
 
 
 def _constant(module: nn.Module) -> bool:
@@ -257,7 +319,7 @@ def _blocks(
     layers = {name: layer for name, layer in layers.items() if called[name] == 1 and not layer.grouped}
     found: list[tuple[Block, fx.Node, fx.Node]] = []
     for total in graph.nodes:
-        if total.target not in _SUMS or len(total.all_input_nodes) != 2 or len(total.args) != 2:
+        if total.target not in _SUMS or len(total.all_input_nodes) != 2 or len(total.args) != 2 or total.kwargs:
             continue
         sides = [_closure([node], lambda node: node.all_input_nodes) for node in total.all_input_nodes]
         own = [[node for node in graph.nodes if node in mine and node not in other] for mine, other in (sides, sides[::-1])]
@@ -332,10 +394,10 @@ _RANDOM = {
 }  # fmt: skip
 
 
-def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: Mapping[str, Any]) -> list[Link] | None:
-    """Links from the units of `layer` to all of `layers` that read them; None if something else reads them."""
+def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: Mapping[str, Any]) -> list[Link] | str:
+    """Links from the units of `layer` to all of `layers` that read them; what else reads them, if something does."""
     if _shape(start)[1:2] != (layer.units,) or (layer.kind == "fc") != (len(_shape(start)) == 2):
-        return None  # units lie along another dimension
+        return f"its units lie along another dimension than the second of {_shape(start)}"
     links: list[Link] = []
     pending: list[tuple[fx.Node, tuple[Norm, ...], bool]] = [(start, (), False)]
     while pending:
@@ -345,7 +407,7 @@ def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: 
             if user.op == "call_module" and user.target in layers:
                 consumer = layers[str(user.target)]
                 if _shape(node)[1] != consumer.columns or (consumer.kind == "fc") != (len(_shape(node)) == 2):
-                    return None
+                    return f"they are not what {consumer.name} takes for its columns"
                 padded = isinstance(part, _Conv) and part.padding not in ("valid", (0,) * len(part.kernel_size))
                 repeat = consumer.columns // layer.units
                 folds = consumer.bias is not None and not padded
@@ -362,13 +424,26 @@ def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: 
             elif isinstance(part, nn.Flatten) or (user.op in ("call_function", "call_method") and user.target in _SHAPES):
                 # Units stay whole and in order only if everything behind the batch is flattened together.
                 if len(_shape(user)) != 2 or _shape(user)[0] != 2:
-                    return None
+                    return f"they are read by {_told(user, part)}"
                 pending.append((user, norms, shifts))
             elif user.target in ("size", "dim") or (user.target is getattr and user.args[1] in ("shape", "ndim", "dtype")):
                 continue  # reads the shape, not the values
             else:
-                return None
+                return [] if user.op == "output" else f"they are read by {_told(user, part)}"
     return links
+
+
+def _told(node: fx.Node, part: Any) -> str:
+    """An operation and where it is, for people."""
+    if node.op == "call_module":
+        return f"{type(part).__name__} ({node.target})"
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    where = [str(user.target) for user in _closure([node], _users) if user.op == "call_module"]
+    return f"{name}{f' before {where[0]}' if where else ''}"
+
+
+def _users(node: fx.Node) -> Iterable[fx.Node]:
+    return node.users
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
