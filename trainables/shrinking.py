@@ -59,8 +59,11 @@ def narrowed_module(module: nn.Module, structure: Structure, cut: Cut) -> nn.Mod
     """A copy of `module` with the shape `cut`, its tensors zero where they have another shape than before."""
     module = without(copy.deepcopy(module), structure, cut.gone)
     new = narrowed(structure, cut)
+    parts = dict(module.named_modules())
     for layer in new.layers:
-        part = module.get_submodule(layer.name)
+        part = parts.get(layer.name)
+        if part is None:  # nothing calls it, and leaving out a block left it out too
+            continue
         if isinstance(part, nn.Linear):
             part.out_features, part.in_features = layer.units, layer.columns
         elif isinstance(part, nn.modules.conv._ConvNd):
@@ -68,7 +71,7 @@ def narrowed_module(module: nn.Module, structure: Structure, cut: Cut) -> nn.Mod
         _resize(part, "weight", (layer.units, layer.columns, *layer.kernel))
         _resize(part, "bias", (layer.units,))
     for norm in {norm for link in new.links for norm in link.norms}:
-        part = module.get_submodule(norm.name)
+        part = parts[norm.name]
         setattr(part, "num_features", norm.units)  # noqa: B010 - modules take it for a tensor
         for name in (*norm.parameters, *norm.statistics):
             _resize(part, name.rpartition(".")[2], (norm.units,))

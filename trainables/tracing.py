@@ -50,19 +50,25 @@ def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
         own = _declared(module) or Structure(layers, (), obstacles=(*obstacles, ("", why)))
         return dataclasses.replace(own, flow=())
     called = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
-    once = {name: layer for name, layer in by_name.items() if called[name] == 1 and not layer.grouped}
+    outside = _read_outside(graph.graph)
+    whole: dict[str, str] = {}
+    for name, layer in by_name.items():
+        if name in outside:
+            whole[name] = "the code reads its parameters itself"
+        elif called[name] != 1:
+            whole[name] = f"it is called {called[name]} times"
+        elif layer.grouped:
+            whole[name] = "its channels are in groups"
+    once = {name: layer for name, layer in by_name.items() if name not in whole}
+    obstacles += whole.items()
     modules = dict(module.named_modules())
     links: list[Link] = []
     for node in graph.graph.nodes:
-        if node.op != "call_module" or node.target not in by_name:
+        if node.op != "call_module" or node.target not in once:
             continue
-        name = str(node.target)
-        if name not in once:
-            obstacles.append((name, "its channels are in groups" if by_name[name].grouped else "it is used more than once"))
-            continue
-        followed = _follow(node, once[name], once, modules)
+        followed = _follow(node, once[str(node.target)], once, modules)
         if isinstance(followed, str):
-            obstacles.append((name, followed))
+            obstacles.append((str(node.target), followed))
         else:
             links += followed
     blocks = _blocks(graph.graph, once, modules, called) if _constant(module) else []
@@ -78,6 +84,11 @@ def _declared(module: nn.Module) -> Structure | None:
     declared = getattr(module, "structure", None)
     found = declared() if callable(declared) else None
     return found if isinstance(found, Structure) else None
+
+
+def _read_outside(graph: fx.Graph) -> set[str]:
+    """The modules whose parameters are read by the code that calls them."""
+    return {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
 
 
 def _layers(module: nn.Module) -> tuple[tuple[Layer, ...], list[tuple[str, str]]]:
@@ -316,7 +327,8 @@ def _blocks(
     graph: fx.Graph, layers: Mapping[str, Layer], modules: Mapping[str, Any], called: Mapping[Any, int]
 ) -> list[tuple[Block, fx.Node, fx.Node]]:
     """Every block, with the node that adds it to its shortcut and the node of what it gives."""
-    layers = {name: layer for name, layer in layers.items() if called[name] == 1 and not layer.grouped}
+    outside = _read_outside(graph)
+    layers = {n: layer for n, layer in layers.items() if called[n] == 1 and n not in outside and not layer.grouped}
     found: list[tuple[Block, fx.Node, fx.Node]] = []
     for total in graph.nodes:
         if total.target not in _SUMS or len(total.all_input_nodes) != 2 or len(total.args) != 2 or total.kwargs:
