@@ -173,7 +173,8 @@ class _Writer:
     def joined(self, source: int) -> int:
         """Two layers side by side."""
         one, other = self.same(source), self.same(source)
-        shape = (self.shapes[one][0] + self.shapes[other][0], *self.shapes[one][1:])
+        units = self.shapes[one][0] + self.shapes[other][0]
+        shape = (units, *self.shapes[one][1:])
         return self.write(lambda parts, values: torch.cat([values[one], values[other]], 1), shape)
 
     def gated(self, source: int) -> int:

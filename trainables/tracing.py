@@ -418,7 +418,11 @@ def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: 
             part = modules.get(str(user.target)) if user.op == "call_module" else None
             if user.op == "call_module" and user.target in layers:
                 consumer = layers[str(user.target)]
-                if _shape(node)[1] != consumer.columns or (consumer.kind == "fc") != (len(_shape(node)) == 2):
+                if (
+                    _shape(node)[1] != consumer.columns
+                    or consumer.columns % layer.units
+                    or (consumer.kind == "fc") != (len(_shape(node)) == 2)
+                ):
                     return f"they are not what {consumer.name} takes for its columns"
                 padded = isinstance(part, _Conv) and part.padding not in ("valid", (0,) * len(part.kernel_size))
                 repeat = consumer.columns // layer.units

@@ -126,9 +126,9 @@ class _Trial:
         """What is seen where `structure` is wrong: outputs or counts that differ, or an error; None if nothing is."""
         for kind in _KINDS:
             self.random.manual_seed(1)
-            kept = kind(self, structure)
-            masked = _masked(self.module, structure, kept)
             try:
+                kept = kind(self, structure)
+                masked = _masked(self.module, structure, kept)
                 small = shrunk(masked, structure, kept, self.shape)
                 why = self._differs(masked, small, structure, kept, training=kind in _IN_TRAINING)
             except Exception as error:  # taking parts out of anybody's code may fail in any way
