@@ -198,7 +198,8 @@ class _Writer:
             norm = self.part(nn.BatchNorm2d(shape[0]))
             one, other = self.same(source), self.same(source)
             return self.write(lambda parts, values: parts[norm](values[one]) + parts[norm](values[other]), shape)
-        place = self.part(nn.Linear(shape[0], shape[0]))
+        units = self.shapes[source][0]
+        place = self.part(nn.Linear(units, units))
         ways: list[Operation] = [
             lambda parts, values: parts[place](torch.relu(parts[place](values[source]))),
             lambda parts, values: parts[place](values[source]) + F.linear(values[source], parts[place].weight),

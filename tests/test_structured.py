@@ -394,7 +394,7 @@ def test_a_stack_is_cut_further_when_large_members_leave():
     assert units.tolist() == after.kept["1.bias"][0].nonzero().flatten().tolist(), "places are the parent's"
 
 
-@pytest.mark.parametrize("model", ["example_models.dropping", "example_models.written", "example_models.normed"])
+@pytest.mark.parametrize("model", ["example_models.dropping", "example_models.normed"])
 def test_a_model_that_cannot_be_stacked_or_made_narrower_is_not_cut(model: str):
     task, pruner = dataclasses.replace(MLP, model=model, model_options={}, epochs=0.3), L1Filters()
     assert task.structure.hidden
