@@ -5,7 +5,6 @@ Any hardware runs it faster. Its FLOPs and parameters are those that `removed.co
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -45,7 +44,6 @@ def shrunk(module: nn.Module, structure: Structure, kept: Mapping[str, Tensor], 
     A unit that gives a constant is measured where it is read, in one run, and folded into the reader's bias. A layer that reads
     nothing any more is a `Constant`, and what only fed it is gone.
     """
-    module = copy.deepcopy(module).eval()
     units, columns = alive(structure, {name: mask[None] for name, mask in kept.items()})
     gone = tuple(block.name for block in structure.blocks if block.name in kept and not kept[block.name])
     lost = {name for block in structure.blocks if block.name in gone for name in block.layers}
@@ -53,7 +51,8 @@ def shrunk(module: nn.Module, structure: Structure, kept: Mapping[str, Tensor], 
     cut = Cut({name: places.shape[1] for name, places in index.items()}, gone)
     values, layers = tensors(module), {layer.name: layer for layer in structure.layers}
     readers = {link.consumer: link.folds for link in structure.links if link.consumer not in lost}
-    seen = _watched(module, readers, input_shape)
+    with tracing.evaluating(module):
+        seen = _watched(module, readers, input_shape)
     for name, folds in readers.items():
         bias = layers[name].bias
         if folds and bias is not None:
@@ -63,7 +62,7 @@ def shrunk(module: nn.Module, structure: Structure, kept: Mapping[str, Tensor], 
             values[bias] = (values[bias].detach().double() + added).to(values[bias].dtype)
     small = cut_module(module, structure, cut, {name: shape for name, (_, shape) in seen.items()})
     fill(small, stack.single(gathered(stack.restacked(values), structure, cut, index)))
-    return small
+    return small.eval()
 
 
 def cut_module(module: nn.Module, structure: Structure, cut: Cut, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
@@ -84,7 +83,6 @@ def cut_module(module: nn.Module, structure: Structure, cut: Cut, shapes: Mappin
     return small
 
 
-@torch.no_grad()
 def _watched(
     module: nn.Module, readers: Iterable[str], input_shape: tuple[int, ...]
 ) -> dict[str, tuple[Tensor, tuple[int, ...]]]:

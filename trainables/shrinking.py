@@ -164,9 +164,12 @@ def _gather(tensor: Tensor, axes: tuple[tuple[int, str, int], ...], index: Index
             inner = torch.arange(repeat, device=places.device)
             places = torch.where(places[..., None] < 0, -1, places[..., None] * repeat + inner).flatten(1)
         view = (len(places), *(places.shape[1] if i == dim else 1 for i in range(tensor.ndim - 1)))
-        places = places.view(view)
-        fill = -1 if tensor.dtype == torch.long else 0
-        tensor = tensor.take_along_dim(places.clamp(min=0), dim + 1).masked_fill(places < 0, fill)
+        if len(places) == 1:  # of one network, for which there is a faster way
+            tensor = tensor.index_select(dim + 1, places[0].clamp(min=0))
+        else:
+            tensor = tensor.take_along_dim(places.view(view).clamp(min=0), dim + 1)
+        if bool((places < 0).any()):
+            tensor = tensor.masked_fill(places.view(view) < 0, -1 if tensor.dtype == torch.long else 0)
     return tensor
 
 

@@ -89,6 +89,7 @@ class Structure:
     A layer with units that nothing but linked layers read is the producer of at least one link; the units of others are never
     dead for want of readers.
     obstacles: (layer or block, what stood in the way of removing its units or it), in the order in which they were met.
+    failed: those of the obstacles that only a trial showed.
     flow: the forward pass, the output last; empty for a model that cannot be traced.
     """
 
@@ -96,6 +97,7 @@ class Structure:
     links: tuple[Link, ...]
     blocks: tuple[Block, ...] = ()
     obstacles: tuple[tuple[str, str], ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
     flow: tuple[Step, ...] = ()
 
     @property

@@ -42,7 +42,7 @@ def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
     by_name = {layer.name: layer for layer in layers}
     try:
         graph = _traced(module)
-        with _evaluating(graph):
+        with evaluating(graph):
             ShapeProp(graph).propagate(_zeros(module, 2, input_shape))
     except Exception as error:
         # Tracing runs the user's code on symbols, which may fail in any way; without a graph every unit counts as live.
@@ -75,7 +75,7 @@ def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
     own = _declared(module) or Structure(layers, tuple(links), tuple(block for block, _, _ in blocks), tuple(obstacles))
     known = {block.name for block in own.blocks}
     added = {total: (block.name, branch) for block, total, branch in blocks if block.name in known}
-    with _evaluating(graph):
+    with evaluating(graph):
         return dataclasses.replace(own, flow=steps(graph, _zeros(module, 1, input_shape), added))
 
 
@@ -128,7 +128,7 @@ def _zeros(module: nn.Module, examples: int, input_shape: tuple[int, ...]) -> Te
 
 
 @contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, and no gradients; then each part is in the mode that it was in."""
     modes = {part: part.training for part in module.modules()}
     try:
@@ -354,10 +354,11 @@ def _blocks(
 
 
 def _block_part(node: fx.Node, part: Any, layers: Mapping[str, Layer], called: Mapping[Any, int]) -> bool:
-    """Whether a node of a branch is known not to hinder the branch's removal."""
+    """Whether a node of a branch seems not to hinder the branch's removal."""
     if node.op == "call_module":
-        own = node.target in layers or isinstance(part, (*_UNITWISE, *_AVERAGES, *_NORMS, nn.Flatten))
-        return own and called[node.target] == 1
+        if isinstance(part, (*_UNITWISE, *_AVERAGES, nn.Flatten)):
+            return True  # without parameters it may be called anywhere else too
+        return called[node.target] == 1 and (node.target in layers or isinstance(part, _NORMS))
     return node.op in ("call_function", "call_method") and node.target in (*_FUNCTIONS, *_METHODS, *_SHAPES)
 
 

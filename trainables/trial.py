@@ -51,11 +51,12 @@ def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
         except Exception as error:
             # A model that runs in its own type and mode only: nothing can be said of it.
             why = f"the model cannot be tried: {raised(error)}"
-            return dataclasses.replace(hints, links=(), blocks=(), obstacles=(*hints.obstacles, ("", why)))
+            told = (("", why),)
+            return dataclasses.replace(hints, links=(), blocks=(), obstacles=(*hints.obstacles, *told), failed=told)
         reasons: dict[tuple[str, str], str] = {}
         sound = _sound(trial, hints, elements, reasons)
-    told = [(name, why) for (_, name), why in reasons.items()]
-    return dataclasses.replace(_only(hints, sound), obstacles=(*hints.obstacles, *told))
+    told = tuple((name, why) for (_, name), why in reasons.items())
+    return dataclasses.replace(_only(hints, sound), obstacles=(*hints.obstacles, *told), failed=told)
 
 
 _Element = tuple[str, str]
@@ -127,20 +128,18 @@ class _Trial:
         for kind in _KINDS:
             self.random.manual_seed(1)
             try:
-                kept = kind(self, structure)
-                masked = _masked(self.module, structure, kept)
-                small = shrunk(masked, structure, kept, self.shape)
-                why = self._differs(masked, small, structure, kept, training=kind in _IN_TRAINING)
+                why = self._differs(structure, kind(self, structure), training=kind in _IN_TRAINING)
             except Exception as error:  # taking parts out of anybody's code may fail in any way
                 why = f"without some of it the model raises {raised(error)}"
             if why is not None:
                 return why
         return None
 
-    def _differs(self, masked: nn.Module, small: nn.Module, structure: Structure, kept: Kept, training: bool) -> str | None:
-        for mode in (False, True)[: 1 + training]:
-            expected = outputs(copy.deepcopy(masked), self.x, mode)
-            got = outputs(small, self.x, mode)
+    def _differs(self, structure: Structure, kept: Kept, training: bool) -> str | None:
+        masked = _masked(self.module, structure, kept)
+        small = shrunk(masked, structure, kept, self.shape)
+        for mode in (False, True)[: 1 + training]:  # training changes statistics of batch-norm, and comes last
+            expected, got = outputs(masked, self.x, mode), outputs(small, self.x, mode)
             if expected.shape != got.shape:
                 return f"without some of it outputs have shape {tuple(got.shape)}, not {tuple(expected.shape)}"
             apart = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
