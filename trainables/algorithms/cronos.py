@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -155,17 +155,16 @@ class Cronos(Algorithm):
 METRICS = ("primal", "dual", "gap", "violation", "stationarity", "beta_max", "gates", "neurons")
 
 
-def _problems(task: Task, state: State) -> list[tuple[convex.Problem, Tensor]]:
-    """For each distinct seed what its members share, and which these are."""
+def _problems(task: Task, state: State) -> Iterator[tuple[convex.Problem, Tensor]]:
+    """For each distinct seed what its members share, and which these are; made when it is asked for, since it is large."""
     hp, seeds, kind = state.scalars["static"], state.members["seed"], state.members["t"].dtype
     labels = task.data.labels["train"]
     features = torch.cat([x.flatten(1) for x, _ in task.data.parts("train", 1024)]).to(kind)
     X, Y = convex.with_ones(features), F.one_hot(labels, task.data.classes).mT.to(kind)
-    found = []
+    del features
     for seed in seeds.unique():
         gates = convex.patterns(X, convex.gate_vectors(seed, _whole(hp["gates"]), X.shape[1]))
-        found.append((convex.Problem(X, Y, gates, hp["mode"]), (seeds == seed).nonzero()[:, 0]))
-    return found
+        yield convex.Problem(X, Y, gates, hp["mode"]), (seeds == seed).nonzero()[:, 0]
 
 
 def _iterate(held: Mapping[str, Tensor], part: Tensor) -> Iterate:

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from .program import Program
 
+CHUNK = 1 << 24
+"""Numbers that an intermediate result of making a preconditioner holds at most, as far as it can be cut."""
+
 Kind = Literal["none", "nystrom", "block", "block+nystrom", "exact"]
 Apply = Callable[[Tensor, Tensor], Tensor]
 """(residuals (S, 2, P, d), rho (S,)) -> about the solutions, of the same shape."""
@@ -50,7 +53,7 @@ def preconditioner(program: Program, kind: Kind, rank: int, generator: torch.Gen
             u = columns.mT.reshape(-1, 2, gates, d)
             return (system(u, ratio.expand(len(u))) - u).reshape(len(u), -1).mT
 
-        basis, values = sketch(whole, 2 * gates * d, rank, gram, generator)
+        basis, values = sketch(whole, 2 * gates * d, rank, gram, generator, _columns(program))
         less = 1 - (values[-1] + 1) / (values + 1)
 
         def apply(r: Tensor, rho: Tensor) -> Tensor:
@@ -68,15 +71,16 @@ def preconditioner(program: Program, kind: Kind, rank: int, generator: torch.Gen
     else:
 
         def rest(columns: Tensor) -> Tensor:
-            u = torch.linalg.solve_triangular(factor.mT, columns.mT.reshape(-1, gates, d).mT, upper=True).mT
+            u = _solved(factor.mT, columns.mT.reshape(-1, gates, d), upper=True)
             back = program.Ft(program.F(torch.stack([u, torch.zeros_like(u)], 1)))[:, 0]
-            return torch.linalg.solve_triangular(factor, back.mT, upper=False).mT.reshape(len(u), -1).mT
+            return _solved(factor, back, upper=False).flatten(1).mT
 
-        basis, values = sketch(rest, gates * d, rank, gram, generator)
+        basis, values = sketch(rest, gates * d, rank, gram, generator, _columns(program))
         tail = values[-1]
     # Columns of the basis are whitened vectors (P d); back in the coordinates of u, so that no solve is left for later.
-    shaped = basis.mT.reshape(-1, gates, d)
-    basis = torch.linalg.solve_triangular(factor.mT, shaped.mT, upper=True).mT.reshape(len(shaped), -1).mT.contiguous()
+    whitened = basis.mT.reshape(-1, gates, d)
+    del basis
+    basis = _solved(factor.mT, whitened, upper=True).flatten(1).mT.contiguous()
 
     def both(r: Tensor, rho: Tensor) -> Tensor:
         half = rho[:, None] / 2
@@ -87,17 +91,34 @@ def preconditioner(program: Program, kind: Kind, rank: int, generator: torch.Gen
     return both
 
 
+def _columns(program: Program) -> int:
+    """How many vectors (P d) F is given at a time: what it makes of each is (P, n)."""
+    return max(1, CHUNK // program.on.numel())
+
+
+def _solved(factor: Tensor, rows: Tensor, upper: bool) -> Tensor:
+    """factor^-1 r for each row r (d,) of `rows` (m, P, d); factor: (d, d), triangular.
+
+    A few of the m at a time, since torch copies the factor for each of them.
+    """
+    found, step = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device), max(1, CHUNK // factor.numel())
+    for part, of in zip(found.split(step), rows.split(step), strict=True):
+        part.copy_(torch.linalg.solve_triangular(factor, of.mT, upper=upper).mT)
+    return found
+
+
 def sketch(
-    product: Callable[[Tensor], Tensor], size: int, rank: int, like: Tensor, generator: torch.Generator
+    product: Callable[[Tensor], Tensor], size: int, rank: int, like: Tensor, generator: torch.Generator, columns: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """Eigenvectors (size, rank) and eigenvalues (rank,), falling, of a randomised Nystrom approximation.
 
-    product: (size, m) -> (size, m), of a positive semi-definite matrix.  The shift that keeps it so is the spacing of its
+    product: (size, m) -> (size, m), of a positive semi-definite matrix, for m up to `columns`.  The shift that keeps it so is the spacing of its
     type's numbers at the size of the product; a constant 1e-16 would do nothing in float32.
     """
     drawn = torch.randn(size, min(rank, size), generator=generator, dtype=torch.float64).to(like)
     test, _ = torch.linalg.qr(drawn)
-    image = product(test)
+    del drawn
+    image = torch.cat([product(part).mT for part in test.split(columns, 1)]).mT
     shift = torch.finfo(like.dtype).eps * torch.linalg.matrix_norm(image)
     image = image + shift * test
     factor = _cholesky((inner := test.mT @ image) / 2 + inner.mT / 2)
@@ -110,10 +131,20 @@ def sketch(
 def _spectrum(program: Program, factor: Tensor) -> tuple[Tensor, Tensor]:
     """All non-zero eigenvalues (r,) and eigenvectors (P d, r) of the whitened M, by the smaller of its two Gram matrices."""
     whitened = torch.linalg.solve_triangular(factor, program.X.mT, upper=False).mT  # (n, d)
-    rows = (program.on[:, :, None] * whitened).permute(1, 0, 2).flatten(1)  # (n, P d)
-    if rows.shape[1] <= rows.shape[0]:
-        values, basis = torch.linalg.eigh(rows.mT @ rows)
+    (n, d), gates = whitened.shape, len(program.on)
+
+    def of(part: slice) -> Tensor:
+        """Examples, each with its gates: (m, P d)."""
+        return (program.on[:, part, None] * whitened[part]).permute(1, 0, 2).flatten(1)
+
+    if gates * d <= n:
+        step, gram = max(1, CHUNK // (gates * d)), factor.new_zeros(())
+        for begin in range(0, n, step):
+            rows = of(slice(begin, begin + step))
+            gram = gram + rows.mT @ rows
+        values, basis = torch.linalg.eigh(gram)
         return values.clamp(min=0), basis
+    rows = of(slice(None))
     values, left = torch.linalg.eigh(rows @ rows.mT)
     some = values > torch.finfo(values.dtype).eps * len(values) * values[-1]
     values, left = values[some], left[:, some]

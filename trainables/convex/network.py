@@ -56,7 +56,8 @@ def prune_dependent(v: Tensor, X: Tensor) -> Tensor:
             if (dead := lengths == 0).any():  # it answers nothing, anywhere on X
                 group[alive[dead]] = 0
                 continue
-            _, singular, right = torch.linalg.svd(active / lengths, full_matrices=True)
+            few = len(active) < len(alive)  # then what depends is no row of a thin factor; of many examples U would be (n, n)
+            _, singular, right = torch.linalg.svd(active / lengths, full_matrices=few)
             if len(singular) == len(alive) and singular[-1] > RANK * singular[0]:
                 break
             change = right[-1] / lengths
