@@ -21,7 +21,7 @@ from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, atomic, read_range
 from ..trainables.cohort import Cohort
 from ..trainables.contract import Member, Value, canonical, code_path
-from ..trainables.memory import fitting, member_bytes
+from ..trainables.memory import allowance, fitting, fitting_shapes, member_bytes
 from ..trainables.task import Task, identity
 from .domains import proposals
 from .study import MODELLED, Arm, Study, at
@@ -55,10 +55,11 @@ class Plan:
 
     cohorts: those that the study as it is now needs, in order.  rounds: arm -> the configurations that measurements have led to
     so far, by a sampler that learns from results or as controls, each with the number of its generation.
+    here: whether workers are on this machine, so that its memory is theirs.
     """
 
-    def __init__(self, study: Study, folder: Location, workers: int) -> None:
-        self.study, self.folder, self.workers = study, folder, workers
+    def __init__(self, study: Study, folder: Location, workers: int, here: bool = True) -> None:
+        self.study, self.folder, self.workers, self.here = study, folder, workers, here
         self.arms = [arm for arm in study.arms if arm.algorithm.skip(study.task) is None]
         self.cohorts: list[Planned] = []
         self.rounds: dict[str, list[tuple[int, dict[str, Value]]]] = {
@@ -202,6 +203,8 @@ class Plan:
             for units in _groups(arm, configurations, places, seeds):
                 first = Member(configurations[units[0][0] // len(seeds)], seeds[units[0][0] % len(seeds)])
                 size, each = self._size(arm, first, max(map(len, units)), share)
+                if (fits := self._fits(arm, first, max(size, *map(len, units)))) is not None:
+                    units, size = _cut(units, fits), min(size, fits)
                 for part in _parts(units, size):
                     members = tuple(Member(configurations[i // len(seeds)], seeds[i % len(seeds)]) for i in part)
                     after = {self._dense[m.seed] for m in members} if arm.algorithm.from_dense else set[str]()
@@ -227,6 +230,19 @@ class Plan:
         self._count += 1
         return Cohort(name, arm, algorithm, members, tuple(sorted(after)), version, each)
 
+    def _fits(self, arm: Arm, first: Member, most: int) -> int | None:
+        """How many members like `first`, up to `most`, fit a worker by what their algorithm says of their shapes; at least 1.
+
+        None if it says nothing, or workers are elsewhere. They refuse what does not fit them, with a reason in its rows.
+        """
+        if not self.here:
+            return None
+        room = allowance(self.study.task.torch_device, self.workers)
+        try:
+            return fitting_shapes(arm.algorithm.parent(self.study.task, first.hp), arm.algorithm, first.hp, most, room)
+        except Mistake:
+            return 1
+
     def _size(self, arm: Arm, first: Member, unit: int, share: int) -> tuple[int, int]:
         """Most members in a cohort, and the bytes of each: what the study says, or what keeps workers busy and fits memory."""
         most, task = self.study.about.max_cohort, self.study.task
@@ -234,6 +250,8 @@ class Plan:
             return most, 0
         share = max(share, LEAST * unit)  # what must stay together may be many members, and few networks
         try:
+            if arm.algorithm.footprint(arm.algorithm.parent(task, first.hp), first.hp, 1) is not None:
+                return share, 0  # `_fits` says the rest
             kind = arm.algorithm_name, code_path(arm.algorithm.space, first.hp)
             if kind not in self._bytes:  # it takes a few steps of training, and rounds may be many
                 with _within(self.study.about.limit):
@@ -260,6 +278,20 @@ def check(study: Study) -> None:
                         if parents[path] is not study.task:
                             parents[path].check()
                     arm.algorithm.check(parents[path], hp)
+
+
+def check_memory(study: Study, workers: int) -> None:
+    """Raise Mistake with one sentence if a member whose shapes say what it takes does not fit one of `workers` of this machine."""
+    room = allowance(study.task.torch_device, workers)
+    for arm in study.arms:
+        if arm.follows or arm.sampler in MODELLED or arm.algorithm.skip(study.task) is not None:
+            continue
+        seen = set[object]()
+        for hp in proposals(arm):
+            if (path := code_path(arm.algorithm.space, hp)) not in seen:
+                seen.add(path)
+                with at(f'arm "{arm.name}", {workers} {"worker" if workers == 1 else "workers"}'):
+                    fitting_shapes(arm.algorithm.parent(study.task, hp), arm.algorithm, hp, 1, room)
 
 
 def _settings(task: Task) -> dict[str, Any]:
@@ -344,6 +376,16 @@ def _groups(
             key = json.dumps([alone, seeds[place % len(seeds)]], sort_keys=True)
         groups.setdefault(code_path(arm.algorithm.space, hp), {}).setdefault(key, []).append(place)
     return [list(units.values()) for units in groups.values()]
+
+
+def _cut(units: list[list[int]], most: int) -> list[list[int]]:
+    """Units of at most `most` members: memory is stronger than what should share a cohort."""
+    cut: list[list[int]] = []
+    for unit in units:
+        count = -(-len(unit) // most)
+        ends = [len(unit) * index // count for index in range(count + 1)]
+        cut += [unit[begin:end] for begin, end in itertools.pairwise(ends)]
+    return cut
 
 
 def _parts(units: list[list[int]], size: int) -> Iterator[list[int]]:

@@ -27,7 +27,7 @@ from ..analysis.storage import Location, atomic
 from .algorithms import find
 from .contract import Algorithm, Domain, Member, State, canonical, leaves
 from .measure import measure
-from .memory import fitting
+from .memory import fitting, fitting_shapes, free_bytes
 from .removed import compression
 from .task import Task, identity
 
@@ -67,7 +67,7 @@ class Training:
     """A cohort in training, writing into the output folder of a study. Opened again, it carries on from its last rung.
 
     folder: the study's output folder.  keep: whether to write the networks at the end.  workers: how many cohorts share the
-    device. A cohort that does not fit it is split: its parts take turns.  limits: members whose counts are known to break one
+    device. A cohort that does not fit it is split: its parts take turns; if one member is known not to, Mistake is raised.  limits: members whose counts are known to break one
     are stopped before they train.  finished: no member is left to train.
     """
 
@@ -85,8 +85,7 @@ class Training:
         self.algorithm: Algorithm = find(cohort.algorithm)
         self.parent = self.algorithm.parent(task, cohort.members[0].hp)
         self.ids = [identity(task, cohort.algorithm, self.algorithm, member) for member in cohort.members]
-        fits = max(2, fitting(cohort.bytes, task.torch_device, workers)) if cohort.bytes else len(cohort.members)
-        self.states = self._saved() or self._started(-(-len(cohort.members) // fits))
+        self.states = self._saved() or self._started(-(-len(cohort.members) // self._fits(workers)))
         if self.rung and not self._rows_path(self.rung).exists():
             self._settle()
         else:
@@ -116,6 +115,15 @@ class Training:
                 raise
             return self.advance()
         self._settle()
+
+    def _fits(self, workers: int) -> int:
+        """How many members the device has memory for at a time. Raises Mistake if it is known that it has none for one."""
+        device, members = self.task.torch_device, self.cohort.members
+        # All that is free: what others hold is gone already, and what the plan was made for should not be cut again.
+        known = fitting_shapes(self.parent, self.algorithm, members[0].hp, len(members), free_bytes(device))
+        if known is not None:
+            return known
+        return max(2, fitting(self.cohort.bytes, device, workers)) if self.cohort.bytes else len(members)
 
     def _place(self, part: int, parts: int) -> Location:
         return self.folder / "state" / f"{self.cohort.name}-{part}-{parts}.safetensors"

@@ -186,6 +186,7 @@ class Algorithm(abc.ABC):
     values must share a cohort.  from_dense: members start from trained dense networks, one for each seed.
     standard: the arms of it that standard controls give a study, by name, each a space.  checks: the sanity checks that it can
     make of a setting, by the value of its hyper-parameter `check`; `of` is the `setting`.
+    lighter: what to lower where one member does not fit memory, to end a sentence.
     """
 
     source: ClassVar[str]
@@ -196,6 +197,7 @@ class Algorithm(abc.ABC):
     from_dense: ClassVar[bool] = False
     standard: ClassVar[Mapping[str, Mapping[str, tuple[Value, ...]]]] = {}
     checks: ClassVar[Mapping[str, Check]] = {}
+    lighter: ClassVar[str] = "the model, or the number of training examples"
 
     def skip(self, task: Task) -> str | None:
         """Why the algorithm cannot run on `task`, or None if it can."""
@@ -218,6 +220,14 @@ class Algorithm(abc.ABC):
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         """Raise Mistake if hyper-parameters that are each in their domain do not fit together, or not the task."""
+
+    def footprint(self, task: Task, hp: Mapping[str, Value], count: int) -> int | None:
+        """Most bytes that `count` members with the static values of `hp` hold at a time, by shapes alone, and never fewer for
+        more members. None: not known without training, and so measured on a few members.
+
+        To be given where members share much that training a few does not show, or where even few may not fit.
+        """
+        return None
 
     @abc.abstractmethod
     def start(self, task: Task, members: Sequence[Member]) -> State:

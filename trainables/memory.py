@@ -1,20 +1,23 @@
-"""How much memory a member takes while it trains, measured by training a few."""
+"""How much memory members take while they train: as the algorithm says of their shapes, or measured by training a few."""
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import os
 import weakref
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
+from ..analysis.mistake import Mistake
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from .contract import Algorithm, Member
+    from .contract import Algorithm, Member, Value
     from .task import Task
 
 SHARE = 0.5
@@ -30,7 +33,39 @@ def member_bytes(task: Task, algorithm: Algorithm, member: Member) -> int:
 
 def fitting(each: int, device: torch.device, workers: int) -> int:
     """How many members of `each` bytes one of `workers` equal workers can train together on a device; at least 1."""
-    return max(1, int(SHARE * free_bytes(device) / workers / each))
+    return max(1, allowance(device, workers) // each)
+
+
+def allowance(device: torch.device, workers: int) -> int:
+    """Bytes of a device that the cohorts of one of `workers` equal workers may fill."""
+    return int(SHARE * free_bytes(device) / workers)
+
+
+def fitting_shapes(task: Task, algorithm: Algorithm, hp: Mapping[str, Value], most: int, room: int) -> int | None:
+    """How many members with the static values of `hp`, up to `most`, fit `room` bytes by what the algorithm says of their
+    shapes; None if it says nothing. task: their parent.
+
+    Raises Mistake, what one takes and what there is, if not one does.
+    """
+
+    def needed(count: int) -> int:
+        found = algorithm.footprint(task, hp, count)
+        assert found is not None, "a footprint is known for every count or for none"
+        return found
+
+    if algorithm.footprint(task, hp, 1) is None:
+        return None
+    if not (fits := bisect.bisect_right(range(1, most + 1), room, key=needed)):
+        examples = len(task.data.labels["train"])
+        rule = f"one member holds about {_size(needed(1))} while it trains on {examples:,} examples"
+        cure = f"lower {algorithm.lighter}, or let fewer workers share the memory (`cpus` and `gpus` of [study])"
+        raise Mistake(f"{rule}, and a worker may fill {_size(room)}; {cure}")
+    return fits
+
+
+def _size(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
 def free_bytes(device: torch.device) -> int:

@@ -47,6 +47,7 @@ class Cronos(Algorithm):
 
     source = "Feng, Frangella, Pilanci 2024 (arXiv 2411.01088), algorithm 1 and section 3; mode solve, refit: derivation"
     together = ("beta",)
+    lighter = "`gates`, the number of training examples, or `precision` to float32"
     space = {
         "beta": Domain("real", 1.0, "the weight of the regulariser, beside a sum over examples", low=1e-9, log=True),
         "gates": Domain("whole", 8, "the number of gate patterns P", low=1, static=True),
@@ -73,6 +74,17 @@ class Cronos(Algorithm):
             raise Mistake(f"the data are trained on as they are: `augment` is []; got {task.augment}")
         if (iterations := _iterations(task, hp)) < task.rungs:
             raise Mistake(f"`iterations` is at least the number of rungs, {task.rungs}; got {iterations}")
+
+    def footprint(self, task: Task, hp: Mapping[str, Value], count: int) -> int:
+        n, classes, gates = len(task.data.labels["train"]), task.data.classes, _whole(hp["gates"])
+        d, bytes_ = task.structure.layers[0].columns + 1, 4 if hp["precision"] == "float32" else 8
+        room = convex.Room(n, d, classes, gates, "paper" if hp["mode"] == "paper" else "solve", task.torch_device)
+        part = min(count, _at_a_time(classes, gates, n, d))
+        solving = bytes_ * room.solving(part)
+        network = classes * room.neurons * (bytes_ + 2 + 2 * task.torch_dtype.itemsize)
+        wider = 8 * (room.problem - room.data) if bytes_ < 8 else 0  # a certificate is in float64, and of float32 a copy
+        proving = bytes_ * (room.problem + room.data) + wider + 8 * room.proof + count * network
+        return bytes_ * count * room.member + max(solving, proving)
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """All neurons zero."""
@@ -101,8 +113,7 @@ class Cronos(Algorithm):
         rung, step = state.scalars["rung"] + 1, state.scalars["step"]
         last = task.rung_step(_iterations(task, hp), rung)
         for problem, index in _problems(task, state):
-            size = 2 * _whole(hp["gates"]) * len(problem.Y) * (sum(problem.program.X.shape))
-            for part in index.split(max(1, NUMBERS // (COPIES * size))):
+            for part in index.split(_at_a_time(len(problem.Y), _whole(hp["gates"]), *problem.program.X.shape)):
                 betas = held["beta"][part].to(held["t"].dtype)
                 at = problem.start(betas) if step == 0 else _iterate(held, part)
                 at, made = problem.run(at, betas, step, last - step, float(hp["tolerance"]))
@@ -165,6 +176,11 @@ def _problems(task: Task, state: State) -> Iterator[tuple[convex.Problem, Tensor
     for seed in seeds.unique():
         gates = convex.patterns(X, convex.gate_vectors(seed, _whole(hp["gates"]), X.shape[1]))
         yield convex.Problem(X, Y, gates, hp["mode"]), (seeds == seed).nonzero()[:, 0]
+
+
+def _at_a_time(classes: int, gates: int, n: int, d: int) -> int:
+    """How many members of a seed are solved at a time; at least 1."""
+    return max(1, NUMBERS // (COPIES * 2 * gates * classes * (n + d)))
 
 
 def _iterate(held: Mapping[str, Tensor], part: Tensor) -> Iterate:

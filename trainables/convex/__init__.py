@@ -6,12 +6,14 @@ from .certificate import Certificate, certificate
 from .gates import gate_vectors, patterns, with_ones
 from .network import layers, prune_dependent, refit, relu_weights, two_layer
 from .program import Program, beta_max
+from .room import Room
 from .solver import Problem, Solution, solve
 
 __all__ = [
     "Certificate",
     "Problem",
     "Program",
+    "Room",
     "Solution",
     "beta_max",
     "certificate",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .program import Program
 
-CHUNK = 1 << 24
+CHUNK = 1 << 22
 """Numbers that an intermediate result of making a preconditioner holds at most, as far as it can be cut."""
 
 Kind = Literal["none", "nystrom", "block", "block+nystrom", "exact"]
@@ -142,6 +142,7 @@ def _spectrum(program: Program, factor: Tensor) -> tuple[Tensor, Tensor]:
         for begin in range(0, n, step):
             rows = of(slice(begin, begin + step))
             gram = gram + rows.mT @ rows
+            del rows  # before the next are made
         values, basis = torch.linalg.eigh(gram)
         return values.clamp(min=0), basis
     rows = of(slice(None))

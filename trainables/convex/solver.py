@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from typing import Literal
 
 import torch
@@ -56,6 +57,23 @@ class Solution:
         return two_layer(self.v[b].mT)
 
 
+def usual(mode: Mode, n: int, gates: int, d: int) -> Kind:
+    """The preconditioner of a mode, for n examples with d columns."""
+    if mode == "paper":
+        return "nystrom"
+    return "exact" if min(gates * d, n) <= EXACT else "block+nystrom"
+
+
+def directions(kind: Kind, n: int, gates: int, d: int) -> int:
+    """The rank of a preconditioner."""
+    return {"nystrom": RANK, "exact": min(gates * d, n)}.get(kind, 2 * d)
+
+
+def together(n: int, gates: int, device: torch.device) -> int:
+    """How many programs of the mode `solve` are iterated at a time, of however many there are."""
+    return max(1, CACHED // (2 * gates * n)) if device.type == "cpu" else sys.maxsize
+
+
 class Problem:
     """The programs of all classes and weights for one choice of gates, scaled, with what their linear systems share.
 
@@ -72,12 +90,9 @@ class Problem:
         scaled = X / self.scale
         weights = None if mode == "paper" else torch.where(norms > 0, self.scale / norms, 1)
         self.program, self.Y = Program.of(scaled, gates, weights), Y
-        unknowns = gates.shape[1] * X.shape[1]
-        self.kind: Kind = preconditioning or (
-            "nystrom" if mode == "paper" else "exact" if min(unknowns, len(X)) <= EXACT else "block+nystrom"
-        )
-        usual = {"nystrom": RANK, "exact": min(unknowns, len(X))}
-        self.rank = rank or usual.get(self.kind, 2 * X.shape[1])
+        (n, d), count = X.shape, gates.shape[1]
+        self.kind: Kind = preconditioning or usual(mode, n, count, d)
+        self.rank = rank or directions(self.kind, n, count, d)
         self.system = System(self.program, self.program.gram)
 
     @functools.cached_property
@@ -132,8 +147,9 @@ class Problem:
         made = torch.zeros(len(beta), dtype=torch.long, device=beta.device)
         if self.mode == "paper":
             return iterate(self.program, y, beta, at, self.solver, begin, count, None), made + count
-        at, every = at.select(index := torch.arange(len(beta), device=beta.device)), at.z[0].numel()
-        for going in index.split(max(1, CACHED // every) if beta.device.type == "cpu" else len(beta)):
+        at = at.select(index := torch.arange(len(beta), device=beta.device))
+        (gates, n), device = self.program.on.shape, beta.device
+        for going in index.split(min(len(beta), together(n, gates, device))):
             here = at.select(going)
             anderson = Anderson(here)
             for k in range(begin, begin + count, LOOK):
