@@ -281,7 +281,7 @@ def check(study: Study) -> None:
 
 
 def check_memory(study: Study, workers: int) -> None:
-    """Raise Mistake with one sentence if a member whose shapes say what it takes does not fit one of `workers` of this machine."""
+    """Raise Mistake with one sentence if a member is known not to fit one of `workers` of this machine."""
     room = allowance(study.task.torch_device, workers)
     for arm in study.arms:
         if arm.follows or arm.sampler in MODELLED or arm.algorithm.skip(study.task) is not None:

@@ -67,8 +67,8 @@ class Training:
     """A cohort in training, writing into the output folder of a study. Opened again, it carries on from its last rung.
 
     folder: the study's output folder.  keep: whether to write the networks at the end.  workers: how many cohorts share the
-    device. A cohort that does not fit it is split: its parts take turns; if one member is known not to, Mistake is raised.  limits: members whose counts are known to break one
-    are stopped before they train.  finished: no member is left to train.
+    device. A cohort that does not fit it is split: its parts take turns; if one member is known not to, Mistake is raised.
+    limits: members whose counts are known to break one are stopped before they train.  finished: no member is left to train.
     """
 
     def __init__(

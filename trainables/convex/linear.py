@@ -112,8 +112,8 @@ def sketch(
 ) -> tuple[Tensor, Tensor]:
     """Eigenvectors (size, rank) and eigenvalues (rank,), falling, of a randomised Nystrom approximation.
 
-    product: (size, m) -> (size, m), of a positive semi-definite matrix, for m up to `columns`.  The shift that keeps it so is the spacing of its
-    type's numbers at the size of the product; a constant 1e-16 would do nothing in float32.
+    product: (size, m) -> (size, m), of a positive semi-definite matrix, for m up to `columns`.  The shift that
+    keeps it so is the spacing of its type's numbers at the size of the product; a constant 1e-16 would do nothing in float32.
     """
     drawn = torch.randn(size, min(rank, size), generator=generator, dtype=torch.float64).to(like)
     test, _ = torch.linalg.qr(drawn)
