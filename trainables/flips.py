@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,22 @@ def differences(
     x: Tensor,
     y: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Loss with it minus loss without it, for K members: of units (K, k) float64, and of a block (K,).
+    """Loss with it minus loss without it, for K members: of units (K, k) float64, and of a block (K,); as of `measured`."""
+    units, whole, _ = measured(task, cut, site, networks, gates, order, x, y)
+    return units, whole
+
+
+def measured(
+    task: Task,
+    cut: Mapping[str, Any] | None,
+    site: Site,
+    networks: tuple[Tensors, Tensors],
+    gates: Tensors,
+    order: Tensor,
+    x: Tensor,
+    y: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`differences`, and the loss (K,) with all as the gates say, but the block in question there.
 
     cut: shape of the stack, as in its State.  networks: parameters and buffers.  gates: hidden layer -> (K, units) and
     block -> (K,), what is there (1) or not (0); the block that a layer is in is put there while units are
@@ -63,36 +79,72 @@ def differences(
 
         losses = vmap(loss)(torch.cat([base[None], flipped, base[None]]), switches).double()
         sign = torch.where(base[order] > 0.5, 1.0, -1.0)
-        return {"units": sign * (losses[0] - losses[1:-1]), "block": losses[0] - losses[-1]}
+        return {"units": sign * (losses[0] - losses[1:-1]), "block": losses[0] - losses[-1], "base": losses[0]}
 
     params, buffers = networks
     found = stack.lift(one, len(x))(params, without_statistics(module, buffers), gates, order, x, y)
-    return found["units"], found["block"]
+    return found["units"], found["block"], found["base"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What is measured of each of K members. rows: training examples, a whole number of the task's batches, or less than one.
+
+    batches: (K,), how many of these, from the first on.  wanted: hidden layer -> (K, units) bool, block -> (K,) bool.
+    """
+
+    rows: Tensor
+    batches: Tensor
+    wanted: Tensors
 
 
 def worths(
-    task: Task, cut: Mapping[str, Any] | None, networks: tuple[Tensors, Tensors], gates: Tensors, rows: Tensor
+    task: Task, cut: Mapping[str, Any] | None, networks: tuple[Tensors, Tensors], gates: Tensors, sample: Sample
 ) -> dict[str, Tensor]:
-    """Loss with it minus loss without it, float64, of every unit and block: hidden layer -> (K, units), block -> (K,).
+    """Loss with it minus loss without it, float64, of units and blocks: hidden layer -> (K, units), block -> (K,).
 
-    rows: training examples, a whole number of the task's batches, or less than one.
+    What is not wanted may have any value.
     """
     _, structure = task.cut(cut)
-    size = min(task.batch_size, len(rows))
-    parts = rows.to(task.torch_device).split(size)
-    members, sums = len(next(iter(gates.values()))), dict[str, Tensor]()
-    widths = {layer.name: layer.units for layer in structure.hidden}
-    for site in structure.sites:
-        layer, block = site
-        orders = torch.arange(widths.get(layer or "", 0), device=task.torch_device).expand(members, -1).split(TOGETHER, 1)
-        for part in parts:
-            x, y = (t.expand(members, *t.shape) for t in (task.data.examples("train", part), task.data.labels["train"][part]))
-            found = [differences(task, cut, site, networks, gates, order, x, y) for order in orders]
+    device, sums = task.torch_device, dict[str, Tensor]()
+    parts = sample.rows.to(device).split(min(task.batch_size, len(sample.rows)))
+    batches = sample.batches.to(device).clamp(max=len(parts))
+    for layer, block in structure.sites:
+        order = _order(None if layer is None else sample.wanted[layer], len(batches), device)
+        asked = [sample.wanted[name].view(len(batches), -1).any(1) for name in (layer, block) if name is not None]
+        for name in (layer, block):
+            if name is not None:
+                sums[name] = torch.zeros(gates[name].shape, dtype=torch.float64, device=device)
+        for number, part in enumerate(parts):
+            here = (torch.stack(asked).any(0) & (batches > number)).nonzero()[:, 0]
+            if not len(here):
+                continue
+            among = len(here) < len(batches)
+            pair, ons, places = (networks, gates, order) if not among else _among(here, networks, gates, order)
+            x, y = task.data.examples("train", part), task.data.labels["train"][part]
+            x, y = (t.expand(len(here), *t.shape) for t in (x, y))
+            found = [differences(task, cut, (layer, block), pair, ons, some, x, y) for some in places.split(TOGETHER, 1)]
+            share = batches[here]
             if layer is not None:
-                sums[layer] = sums.get(layer, 0) + torch.cat([units for units, _ in found], 1) / len(parts)
+                units = torch.cat([units for units, _ in found], 1) / share[:, None]
+                sums[layer][here] += torch.zeros_like(sums[layer][here]).scatter(1, places, units)
             if block is not None:
-                sums[block] = sums.get(block, 0) + found[0][1] / len(parts)
+                sums[block][here] += found[0][1] / share
     return sums
+
+
+def _order(wanted: Tensor | None, members: int, device: torch.device) -> Tensor:
+    """(K, k): the units that are tried, all that any member wants among them; (K, 0) of no layer."""
+    if wanted is None:
+        return torch.zeros(members, 0, dtype=torch.long, device=device)
+    count = int(wanted.sum(1).max())
+    return wanted.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def _among(here: Tensor, networks: tuple[Tensors, Tensors], gates: Tensors, order: Tensor) -> Any:
+    """Networks, gates and order of the members at `here`."""
+    params, buffers, ons = ({name: t[here] for name, t in tree.items()} for tree in (*networks, gates))
+    return (params, buffers), ons, order[here]
 
 
 def on_batches(module: nn.Module) -> nn.Module:

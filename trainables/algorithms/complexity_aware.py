@@ -28,7 +28,7 @@ from torch import Tensor
 from ...analysis.mistake import Mistake
 from .. import draws, stack
 from ..contract import Domain, Member, Networks, State, Value
-from ..flips import Site, differences, on_batches, without_statistics, worths
+from ..flips import Sample, Site, measured, on_batches, without_statistics, worths
 from ..gradient import Context, Dense, GradientPruner, Params, Pruning, space, varying
 from ..structure import Structure, expected, gated, node_masks
 from ..structured import removed
@@ -49,6 +49,9 @@ SMOOTHING = 0.3
 AUDITS = 2
 """How often, between the time that gates settle and the end, all that is kept is measured against its price."""
 
+LEARNT = 0.95
+"""Gates are learnt where the loss is below this share of what the shares of the classes alone give."""
+
 SUBSET = 0.1
 """Share of the gates that the subset estimator sets to a uniform number."""
 
@@ -61,7 +64,12 @@ class ComplexityAware(GradientPruner):
 
     theta stays at 1 for the share `warmup` of the steps, is learnt up to the share `settle`, and is then rounded. What is left
     trains on, and twice on the way all of it is measured on `audit` examples: of what does not pay its price the worse half
-    goes. Flips are charged as `search_flops`, each as a whole forward pass.
+    goes. Flips are charged as `search_flops`, each as a whole forward pass. Audits and certificate together take at most
+    `audit_share` of the FLOPs of training: if all would take more, fewer examples are measured, a batch at least, and then
+    fewer units and blocks, drawn at random.
+
+    A network that answers no better than the shares of the classes do has nothing to lose, and its gates would all go. They
+    wait until it has learnt something, unless all that there is to learn is worth less than `nu`.
 
     estimator: exact flips; subset, the derivative at random gates set to u ~ U(0, 1), which is biased by as much as those gates
     matter to each other; straight-through, an ablation. The last two have no audits.
@@ -81,6 +89,9 @@ class ComplexityAware(GradientPruner):
         warmup=Domain("real", 0.1, "the share of the steps before gates are learnt", low=0, high=1, static=True),
         settle=Domain("real", 0.7, "the share of the steps after which gates are rounded", low=0, high=1, static=True),
         audit=Domain("whole", 512, "training examples of the audits and of the certificate at the end", low=0, static=True),
+        audit_share=Domain(
+            "real", 1.0, "FLOPs of audits and certificate at most, in those of training", low=0, high=1e6, static=True
+        ),
         estimator=Domain(
             "choice", "flips", "how gates are learnt", choices=("flips", "subset", "straight-through"), static=True
         ),
@@ -117,6 +128,9 @@ class ComplexityAware(GradientPruner):
             "held": ctx.seed * 0,
             "spent": ctx.seed * 0,  # FLOPs of learning the gates
             "certificate": one * torch.nan,
+            "audited": one * torch.nan,
+            "loss": one * torch.nan,  # of training, smoothed over updates
+            "waited": ctx.seed * 0,
         }
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
@@ -137,12 +151,15 @@ class ComplexityAware(GradientPruner):
     def metrics(self, params: Params, pruning: Pruning) -> Params:
         """gates: units and blocks that are left.  interior: those with theta inside (0, 1).  held: how often the last unit of a
         layer stayed against the rule; above 0, `nu` asks for more than the layers allow.  certificate: share of the units and
-        blocks kept whose removal costs more training loss than their price, at the end.
+        blocks kept whose removal costs more training loss than their price, at the end, among those measured.  audited: share
+        of examples times units and blocks that the last audit or the certificate measured.  waited: updates without effect,
+        since the network had not learnt anything.
         """
         inside = [((theta > 0) & (theta < 1)).sum() for theta in _gates(pruning, "theta").values()]
         interior = torch.stack([pruning["held"] * 0, *inside]).sum()
         left = torch.stack([pruning["held"] * 0, *(alive.sum() for alive in _gates(pruning, "alive").values())]).sum()
-        return {"gates": left, "interior": interior, "held": pruning["held"], "certificate": pruning["certificate"]}
+        own = {name: pruning[name] for name in ("held", "certificate", "audited", "waited")}
+        return {"gates": left, "interior": interior, **own}
 
     def networks(self, task: Task, state: State) -> Networks:
         spent = state.members["pruning"]["spent"]
@@ -174,16 +191,18 @@ class ComplexityAware(GradientPruner):
         """One projected step of the gates whose slope was measured; those that the rule condemns are removed."""
         hp, step, steps = state.scalars["static"], state.scalars["step"], task.steps - state.scalars["before"]
         slopes, tried = self._flips(task, state, x, y) if hp["estimator"] == "flips" else self._derivatives(task, state, x, y)
+        learns = self._learnt(task, state)
         _, structure = task.cut(state.scalars.get("cut"))
         pruning, (price, mean) = state.members["pruning"], prices(task, state)
         progress = (step - _warm(hp, steps)) / (_settle(hp, steps) - _warm(hp, steps))
         rate, condemned = state.members["hp"]["rate"] * (1 - progress), dict[str, Tensor]()
+        pruning["waited"] = pruning["waited"] + (~learns if slopes else 0 * learns.long())
         for name, slope in slopes.items():
             theta, alive, zeros, smooth = (pruning[key][name] for key in ("theta", "alive", "zeros", "slope"))
             cost, usual, pace, kappa = (_beside(t, theta) for t in (price[name], mean[name], rate, pruning["kappa"]))
             total = slope + cost
             move = (pace * total / usual).clamp(-LARGEST_MOVE, LARGEST_MOVE)
-            now = tried[name] & alive & (cost > 0)  # what is free stays
+            now = tried[name] & alive & (cost > 0) & _beside(learns, theta)  # what is free stays
             pruning["theta"][name] = theta = torch.where(now, (theta - move).clamp(0, 1), theta)
             pruning["zeros"][name] = zeros = torch.where(now, torch.where(theta > 0, 0, zeros + 1), zeros)
             pruning["slope"][name] = smooth = torch.where(now, smooth.lerp(total, SMOOTHING), smooth)
@@ -195,6 +214,11 @@ class ComplexityAware(GradientPruner):
                 worthless = worthless | (theta + norm < cost / kappa.clamp(min=1e-12))
             condemned[name] = alive & (zeros >= PATIENCE) & worthless
         return self._remove(task, state, condemned)
+
+    def _learnt(self, task: Task, state: State) -> Tensor:
+        """(K,): whether gates may be learnt. If what can be learnt is worth less than `nu`, the empty network is right."""
+        known = _entropy(task.data.labels["train"])
+        return (state.members["pruning"]["loss"] < LEARNT * known) | (state.members["hp"]["nu"] >= known)
 
     def _round(self, task: Task, state: State) -> State:
         """Every theta at 0 or 1."""
@@ -242,7 +266,8 @@ class ComplexityAware(GradientPruner):
         picked = torch.where(pruning["alive"][own.name], lots[own.name], 2.0) if own else none
         order = picked.argsort(stable=True)[:, : hp["flips"]]
         networks, place = (state.members["params"], state.members.get("buffers", {})), (own.name if own else None, block)
-        units, whole = differences(task, state.scalars.get("cut"), place, networks, gates, order, x, y)
+        units, whole, base = measured(task, state.scalars.get("cut"), place, networks, gates, order, x, y)
+        _note_loss(pruning, base)
         there = [pruning["alive"][name].view(state.size, -1).sum(1) for name in place if name is not None]
         count = torch.stack(there).sum(0).clamp(max=hp["flips"] + 1)
         pruning["spent"] = pruning["spent"] + torch.where(count > 0, count + 1, 0) * x.shape[1] * _flops(task, state)
@@ -283,43 +308,70 @@ class ComplexityAware(GradientPruner):
 
         with torch.enable_grad():
             leaves = {name: gate.requires_grad_() for name, gate in gates.items()}
-            total = stack.lift(loss, state.size)(state.members["params"], held, leaves, x, y)["loss"].sum()
-            found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+            losses = stack.lift(loss, state.size)(state.members["params"], held, leaves, x, y)["loss"]
+            found = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
         pruning = state.members["pruning"]
+        _note_loss(pruning, losses.detach().double())
         pruning["spent"] = pruning["spent"] + 3 * x.shape[1] * _flops(task, state)
         return dict(zip(leaves, found, strict=True)), tried
 
     def _audit(self, task: Task, state: State) -> State:
         """Members without the worse half of what does not pay: of two units that stand in for each other, one stays."""
-        pruning, costs = state.members["pruning"], self._costs(task, state)
-        flat = torch.cat([cost.view(state.size, -1) for cost in costs.values()], 1)
-        fails = (flat >= 0) & flat.isfinite()
+        pruning, sample = state.members["pruning"], self._sample(task, state)
+        costs = self._costs(task, state, sample)
+        flat = _flat(costs)
+        fails = (flat >= 0) & flat.isfinite() & self._learnt(task, state)[:, None]
         rank = flat.masked_fill(~fails, -torch.inf).argsort(descending=True, stable=True).argsort(stable=True)
         off = (fails & (2 * rank < fails.sum(1, keepdim=True))).split([cost[0].numel() for cost in costs.values()], 1)
-        flips = torch.stack([pruning["alive"][name].view(state.size, -1).sum(1) for name in costs]).sum(0)
-        pruning["spent"] = pruning["spent"] + flips * len(self._audited(task, state)) * _flops(task, state)
+        examples = sample.batches.to(flat.device) * min(task.batch_size, len(sample.rows))
+        flips = (_flat(sample.wanted) & _flat({name: pruning["alive"][name] for name in sample.wanted})).sum(1)
+        pruning["spent"] = pruning["spent"] + flips * examples * _flops(task, state)
         pruning["slope"] = costs
         return self._remove(task, state, {n: part.view(costs[n].shape) for n, part in zip(costs, off, strict=True)})
 
     def _certificate(self, task: Task, state: State) -> Tensor:
         """The share of what is kept, (K,) float64, that would cost more loss than its price if it went; NaN if nothing is."""
-        costs = torch.cat([cost.view(state.size, -1) for cost in self._costs(task, state).values()], 1)
+        costs = _flat(self._costs(task, state, self._sample(task, state)))
         return ((costs < 0) & costs.isfinite()).sum(1).double() / costs.isfinite().sum(1)
 
-    def _costs(self, task: Task, state: State) -> dict[str, Tensor]:
+    def _costs(self, task: Task, state: State, sample: Sample) -> dict[str, Tensor]:
         """What each gate adds to loss + nu J, all else as it is, (K, units) or (K,) by name: below 0 if it pays its price.
 
-        Minus infinity where nothing is left or nothing is to be paid.
+        Minus infinity where nothing is left, nothing is to be paid or nothing was measured.
         """
         _, structure = task.cut(state.scalars.get("cut"))
         alive, (price, _) = state.members["pruning"]["alive"], prices(task, state)
         networks = state.members["params"], state.members.get("buffers", {})
-        slopes = worths(task, state.scalars.get("cut"), networks, alive, self._audited(task, state))
+        slopes = worths(task, state.scalars.get("cut"), networks, alive, sample)
         found: dict[str, Tensor] = {}
         for part in (*structure.hidden, *structure.blocks):  # not in the order of a tree, which is another after it was saved
             cost = _beside(price[part.name], alive[part.name])
-            found[part.name] = (slopes[part.name] + cost).masked_fill(~alive[part.name] | (cost == 0), -torch.inf)
+            unknown = ~alive[part.name] | ~sample.wanted[part.name] | (cost == 0)
+            found[part.name] = (slopes[part.name] + cost).masked_fill(unknown, -torch.inf)
         return found
+
+    def _sample(self, task: Task, state: State) -> Sample:
+        """What an audit, or the certificate, measures of each member: what is alive, as far as `audit_share` allows.
+
+        Each of them has an equal part of it, in forward passes of the network as it is now.
+        """
+        pruning, rows = state.members["pruning"], self._audited(task, state)
+        alive, size = pruning["alive"], min(task.batch_size, len(rows))
+        steps, share = task.steps - state.scalars["before"], state.scalars["static"]["audit_share"]
+        flops = 3 * share * steps * task.batch_size * task.counts.flops / (AUDITS + 1)
+        passes = (flops / _flops(task, state).clamp(min=1)).long()
+        whole, gates = len(rows) // size, _flat(alive).sum(1)
+        batches = (passes // (size * gates.clamp(min=1))).clamp(1, whole)
+        most = torch.minimum(gates, passes // (size * batches))
+        pruning["audited"] = (batches * most).double() / (whole * gates)
+        if bool((most == gates).all()):
+            return Sample(rows, batches, {name: torch.ones_like(gate) for name, gate in alive.items()})
+        lots = self._lots(task, state)[1]
+        names, sizes = list(alive), [gate[0].numel() for gate in alive.values()]
+        order = _flat({name: lots[name].masked_fill(~alive[name], 2.0) for name in names}).argsort(dim=1, stable=True)
+        first = _flat(alive) & (order.argsort(1) < most[:, None])
+        parts = zip(names, first.split(sizes, 1), strict=True)
+        return Sample(rows, batches, {name: part.view(alive[name].shape) for name, part in parts})
 
     def _audited(self, task: Task, state: State) -> Tensor:
         """The training examples of audits and certificate: whole batches, or one if there are fewer."""
@@ -360,6 +412,23 @@ def complexity(task: Task, units: Gates, blocks: Gates, alpha: Tensor, beta: Ten
     flops, params = expected(task.structure, task.counts, units, blocks)
     width = alpha * flops / task.counts.flops + (1 - alpha) * params / task.counts.params
     return (1 - beta) * width + beta * sum(blocks.values()) / max(1, len(blocks))
+
+
+def _entropy(labels: Tensor) -> Tensor:
+    """The least loss, (), of answering the same for every example."""
+    shares = labels.bincount().double() / len(labels)
+    return -torch.special.xlogy(shares, shares).sum()
+
+
+def _note_loss(pruning: dict[str, Any], losses: Tensor) -> None:
+    """Take the latest losses (K,) into the smoothed ones."""
+    before = pruning["loss"]
+    pruning["loss"] = torch.where(before.isnan(), losses, before.lerp(losses, SMOOTHING))
+
+
+def _flat(gates: Gates) -> Tensor:
+    """(K, all gates)."""
+    return torch.cat([gate.view(len(gate), -1) for gate in gates.values()], 1)
 
 
 def _warm(hp: Mapping[str, Any], steps: int) -> int:
