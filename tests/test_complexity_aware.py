@@ -355,6 +355,94 @@ def test_a_member_that_is_not_a_number_does_not_touch_the_others():
         torch.testing.assert_close(value, other.params[name], rtol=0, atol=1e-9)
 
 
+CHAIN = dataclasses.replace(EXACT, model="mlp", model_options={"widths": [32, 16]}, epochs=3, rungs=1)
+
+
+def test_audits_take_no_more_than_their_share_of_training_and_say_what_they_left_out():
+    """Nothing is flipped after gates settle: what audits add to the charge is theirs alone, two parts of three."""
+    (none,) = rows(CHAIN, [member(audit=0)])
+    training = none["train_flops"] - none["search_flops"]
+    shares = []
+    for share in (0.1, 0.5, 1e6):
+        (row,) = rows(CHAIN, [member(audit_share=share)])
+        cost = (row["search_flops"] - none["search_flops"]) / training
+        assert cost <= 2 / 3 * share
+        assert cost > 2 / 3 * min(share, 0.5) / 3, "and they use it"
+        shares.append(row["m_audited"])
+        assert math.isfinite(row["m_certificate"])
+    assert shares[0] < shares[1] < shares[2] == 1
+    (nothing,) = rows(CHAIN, [member(audit_share=0.0)])
+    assert (nothing["search_flops"], nothing["m_audited"]) == (none["search_flops"], 0)
+    assert math.isnan(nothing["m_certificate"])
+
+
+def test_audits_within_their_share_are_whole():
+    """As if there were no bound, to the last bit; and a bound is known by each member alone."""
+    task = dataclasses.replace(CHAIN, epochs=4)
+    (bounded,), (free,) = (rows(task, [member(nu=0.3, audit=64, **more)]) for more in ({}, {"audit_share": 1e6}))
+    assert bounded["m_audited"] == free["m_audited"] == 1
+    differ = {name for name in bounded if bounded[name] != free[name]}
+    assert differ <= {"seconds"}
+    members = [member(seed, nu=nu, audit_share=0.3) for nu in (0.003, 0.3, 2.0) for seed in (0, 1)]
+    together = trained(CHAIN, members)
+    among = AWARE.networks(CHAIN, together)
+    assert len(set(among.metrics["audited"].tolist())) > 2
+    for k, each in enumerate(members):
+        alone = AWARE.networks(CHAIN, trained(CHAIN, [each]))
+        for name, value in alone.params.items():
+            torch.testing.assert_close(value[0], among.params[name][k], rtol=0, atol=1e-9)
+        for name in ("audited", "certificate", "gates"):
+            assert alone.metrics[name][0] == among.metrics[name][k], name
+        assert alone.search["flops"][0] == among.search["flops"][k]
+
+
+def test_what_a_sample_wants_is_worth_what_it_is_worth_in_all():
+    """Of some batches for one member and all for another; a member that wants nothing of a layer does not matter to it."""
+    state = trained(CHAIN, [member(seed, audit=0) for seed in (0, 1)])
+    networks = state.members["params"], {}
+    gates = state.members["pruning"]["alive"]
+    examples = torch.arange(96)
+    ones = {name: torch.ones_like(gate) for name, gate in gates.items()}
+    cut = state.scalars.get("cut")
+
+    def worth(count: int) -> dict[str, Tensor]:
+        return flips.worths(CHAIN, cut, networks, gates, flips.Sample(examples[: 32 * count], torch.tensor([count] * 2), ones))
+
+    one, three = worth(1), worth(3)
+    first, second = gates
+    wanted = {name: torch.zeros_like(gate) for name, gate in gates.items()}
+    wanted[first][0, [1, 3, 4]] = wanted[first][1, [0, 5]] = wanted[second][1, 2] = True
+    found = flips.worths(CHAIN, cut, networks, gates, flips.Sample(examples, torch.tensor([1, 3]), wanted))
+    for name in gates:
+        for k, whole in enumerate((one, three)):
+            mask = wanted[name][k]
+            torch.testing.assert_close(found[name][k][mask], whole[name][k][mask], rtol=0, atol=1e-12)
+    assert not torch.allclose(one[first], three[first])
+
+
+def test_a_network_that_has_learnt_nothing_is_not_pruned_to_nothing():
+    """All that is left of it would be the last units, and it never gets the chance to learn."""
+    stuck = dataclasses.replace(CHAIN, lr=1e-9)
+    (row,) = rows(stuck, [member(nu=0.5)])
+    assert row["m_waited"] > 0
+    assert row["flops_shrunk"] == row["flops_dense"]
+    (learnt,) = rows(dataclasses.replace(CHAIN, epochs=10), [member(nu=0.5)])
+    assert learnt["m_waited"] == 0
+    assert learnt["flops_shrunk"] < 0.8 * learnt["flops_dense"]
+    assert learnt["accuracy_test"] > 0.8
+    (worth,) = rows(stuck, [member(nu=3.0)])
+    assert worth["m_waited"] == 0, "not even all classes known is worth the price"
+    assert worth["flops_shrunk"] < 0.1 * worth["flops_dense"]
+    (other,) = rows(stuck, [member(nu=0.5, estimator="straight-through", audit=0)])
+    assert other["flops_shrunk"] == other["flops_dense"]
+
+
+def test_what_answers_without_an_input_knows_the_entropy_of_the_classes():
+    labels = torch.tensor([0] * 6 + [1] * 3 + [3])
+    expected = -sum(share * math.log(share) for share in (0.6, 0.3, 0.1))
+    assert complexity_aware._entropy(labels).item() == pytest.approx(expected, abs=1e-12)
+
+
 def test_the_subset_estimator_prunes_too():
     (row,) = rows(TASK, [member(nu=0.1, estimator="subset")])
     assert row["flops_shrunk"] < 0.8 * row["flops_dense"]

@@ -65,8 +65,8 @@ class ComplexityAware(GradientPruner):
     theta stays at 1 for the share `warmup` of the steps, is learnt up to the share `settle`, and is then rounded. What is left
     trains on, and twice on the way all of it is measured on `audit` examples: of what does not pay its price the worse half
     goes. Flips are charged as `search_flops`, each as a whole forward pass. Audits and certificate together take at most
-    `audit_share` of the FLOPs of training: if all would take more, fewer examples are measured, a batch at least, and then
-    fewer units and blocks, drawn at random.
+    `audit_share` of the FLOPs of training: if all would take more, fewer examples are measured, a batch at least, and
+    fewer units and blocks, drawn at random, both by about the same factor.
 
     A network that answers no better than the shares of the classes do has nothing to lose, and its gates would all go. They
     wait until it has learnt something, unless all that there is to learn is worth less than `nu`.
@@ -361,7 +361,8 @@ class ComplexityAware(GradientPruner):
         flops = 3 * share * steps * task.batch_size * task.counts.flops / (AUDITS + 1)
         passes = (flops / _flops(task, state).clamp(min=1)).long()
         whole, gates = len(rows) // size, _flat(alive).sum(1)
-        batches = (passes // (size * gates.clamp(min=1))).clamp(1, whole)
+        part = passes / (len(rows) * gates.clamp(min=1))
+        batches = (whole * part.sqrt()).long().clamp(1, whole)
         most = torch.minimum(gates, passes // (size * batches))
         pruning["audited"] = (batches * most).double() / (whole * gates)
         if bool((most == gates).all()):
