@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from .cohort import Cohort, Training
 from .contract import Member, State, complete
 from .gradient import dense_networks
 from .measure import measure
+from .own import look_in
 from .task import Task
 
 
@@ -30,11 +33,23 @@ class CohortTrainable(tune.Trainable):
     config: `folder`, the study's output folder; `line`, the file of its plan, and the bytes of it from where and how many,
     that hold the cohort; `upto`, the rung; `threads`; `workers`, how many cohorts share the device (0: as many as this
     machine's CPUs are enough for); `limit`, the most seconds from rung to rung, or None; `limits`, which members may not
-    break. Beside it, by `tune.with_parameters`, what cohorts share: `study`, its name; `task`; `keep`; `data`, packed, or None.
+    break. Beside it, by `tune.with_parameters`, what cohorts share: `study`, its name; `task`; `keep`; `data`, packed, or None;
+    `places`, where the driver looks for modules, its current folder last, which becomes that of the worker if it is there.
     A retried trial carries on from the saved States.
     """
 
-    def setup(self, config: dict[str, Any], study: str = "", task: str = "", keep: bool = True, data: Any = None) -> None:
+    def setup(
+        self,
+        config: dict[str, Any],
+        study: str = "",
+        task: str = "",
+        keep: bool = True,
+        data: Any = None,
+        places: Sequence[str] = (),
+    ) -> None:
+        look_in(places)
+        with contextlib.suppress(OSError):  # another machine may not have it
+            os.chdir(places[-1] if places else ".")
         self._limit, self._upto = config["limit"], config["upto"]
         torch.set_num_threads(max(1, int(config["threads"])))
         folder = locate(config["folder"])
