@@ -15,7 +15,7 @@ import pandas as pd
 import vl_convert
 
 from . import front
-from .attainment import CHARGES
+from .attainment import CHARGES, PERCENT
 from .certificates import ROUNDING
 from .compare import MARGIN
 from .mistake import Mistake
@@ -96,7 +96,7 @@ def attained(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_maske
     there = corners[corners["relative"] > 0]
     if there.empty:
         raise Mistake(f"{study}: no attained point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
-    low, middle, high = sorted(there["percent"].unique())[:: max(there["percent"].nunique() // 2, 1)]
+    low, middle, high = PERCENT
     drawn = pd.concat([_band(group, low, middle, high) for _, group in there.groupby(["control", "arm"])])
     broken, ticks, scale = _accuracy_axis(drawn.assign(front=True))
     drawn["low"] = drawn["low"].fillna(scale.to_dict()["domain"][0])

@@ -35,6 +35,7 @@ def run(
 ) -> None:
     """Do a study, or what is left of it, and report on it."""
     os.environ["RAY_AUTH_MODE"] = "disabled" if insecure else "token"  # before a user's own module imports Ray
+    from ..analysis.report import Incomplete
     from . import latency as latencies
     from . import study as studies
     from .run import run as drive
@@ -55,6 +56,8 @@ def run(
             _report(folder, console)
         except Mistake as error:  # every member failed or diverged
             console.say(f"no report: {error}")
+        except Incomplete:  # the study is done all the same
+            complain(traceback.format_exc())
     raise typer.Exit(code)
 
 
@@ -195,9 +198,14 @@ _COMPARED = ("arm", "FLOPs", "n", "test %", "difference", "95 % interval", "p (H
 
 def _report(folder: Location, console: Console, published: Path | None = None) -> None:
     from ..analysis import report
+    from ..analysis.wording import raised
 
+    incomplete = None
     try:
-        page = report.build(folder, published)
+        try:
+            page = report.build(folder, published)
+        except report.Incomplete as error:
+            incomplete, page = error, error.page
         head, *lines = report.front_table(folder)
     except OSError as error:
         raise Mistake(f"{folder}: rows can be read and the report written there; got: {error.strerror}") from error
@@ -206,6 +214,10 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
         grid.add_row(f"{line[0]}: {line[1]}", *(line[head.index(name)] for name in _COLUMNS))
     console.grid("the front: mean validation accuracy against FLOPs", grid)
     console.say(f"report: {page}")
+    if incomplete is not None:
+        for error in incomplete.exceptions:
+            console.say(f"the report lacks a part, {'; '.join(error.__notes__)}: {raised(error)}")
+        raise incomplete
 
 
 def main() -> None:

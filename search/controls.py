@@ -114,7 +114,7 @@ def expected(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, int]:
     own = {arm.follows for arm in arms if arm.follows}
     found = {}
     for arm in (arm for arm in arms if arm.follows):
-        settings = sizes[arm.follows]
+        settings = sizes.get(arm.follows, 0)  # none where it cannot run on the task
         found[arm.name] = -(-settings // len(own)) if checks[_check(arm)].front else settings
     return found
 
