@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -40,6 +41,8 @@ FEW = 12
 """Counts of candidates that are marked on their line; of more, the line alone is drawn."""
 
 
+ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that no XML, and so no SVG, may hold."""
 GRADED = ("#0072B2", "#CC79A7", "#E69F00")
 """A scale from few to much, visible on a dark and on a light page."""
 
@@ -315,7 +318,10 @@ def certificates(curves: pd.DataFrame, study: str) -> Picture:
     if number:
         legend = alt.Legend(title=number.removeprefix("hp_"), titleColor=ink, format="~g")
         colour = alt.Color(
-            f"{number}:Q", scale=alt.Scale(type=_kind(drawn[number]), range=list(GRADED), nice=False), legend=legend
+            field=_field(number),
+            type="quantitative",
+            scale=alt.Scale(type=_kind(drawn[number]), range=list(GRADED), nice=False),
+            legend=legend,
         )
     else:
         colours = [COLOURS[i % len(COLOURS)] for i in range(len(arms))]
@@ -563,7 +569,20 @@ def _seeds(counts: pd.Series) -> str:
 
 def svg(picture: Picture) -> str:
     """The chart as SVG text, without a background."""
-    return vl_convert.vegalite_to_svg({**picture, "background": "transparent"}, vl_version=_version())
+    return vl_convert.vegalite_to_svg({**_legal(picture), "background": "transparent"}, vl_version=_version())
+
+
+def _legal(value: Any) -> Any:
+    """The same with every character that XML has no place for escaped: of one of them vl_convert would abort the process."""
+    if isinstance(value, str):
+        return ILLEGAL.sub(_escaped, value)
+    if isinstance(value, dict):
+        return {_legal(key): _legal(inner) for key, inner in value.items()}
+    return [_legal(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape").decode()
 
 
 def paper(drawing: str) -> str:
@@ -710,11 +729,16 @@ def _tips(frame: pd.DataFrame) -> list[alt.Tooltip]:
     """One for each column."""
     formats = {"float64": ".4~g", "int64": ","}
     return [
-        alt.Tooltip(f"{name}:Q", title=name.replace("_", " "), format=formats[str(kind)])
+        alt.Tooltip(field=_field(name), type="quantitative", title=name.replace("_", " "), format=formats[str(kind)])
         if str(kind) in formats
-        else alt.Tooltip(f"{name}:N", title=name.replace("_", " "))
+        else alt.Tooltip(field=_field(name), type="nominal", title=name.replace("_", " "))
         for name, kind in zip(map(str, frame), frame.dtypes, strict=True)
     ]
+
+
+def _field(name: str) -> str:
+    """A column whose name may have dots, brackets and quotes, which Vega takes for a path into its values."""
+    return re.sub(r"""([\\.\[\]'"])""", r"\\\1", name)
 
 
 def _title(points: pd.DataFrame, study: str, cost: front.Cost, others: int) -> alt.TitleParams:

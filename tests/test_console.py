@@ -1,0 +1,185 @@
+"""What a user sees: every name as it is, or escaped, in any encoding; own modules beside installed ones of the same name."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunefront.analysis import table
+from prunefront.analysis.mistake import Mistake
+from prunefront.search.console import Console, columns, complain, shown
+from prunefront.trainables import models, own
+from test_report import FOOTER, measured
+
+NASTY = ["[/2]", "[red]", "[/]", "[bold", "]", "\\", "\x1b[31m", "\x9b2J", "\r", "\n", "\t", "\x00", "\udcff", "\u202e", "±"]
+NASTY += [":smile:", "😀", "é", "\u2028", "\ufeff", "<script>", "'", '"', "{x}", "%s", "a.b[0]", "https://x.y/z", "42", " "]
+names = st.lists(st.one_of(st.sampled_from(NASTY), st.characters()), min_size=1, max_size=8).map("".join)
+encodings = st.sampled_from(["utf-8", "ascii", "latin-1", "cp1252"])
+
+
+class Page:
+    """A file with an encoding, strict as stdout is, and a console that writes to it."""
+
+    def __init__(self, encoding: str, **options: object) -> None:
+        self.raw = io.BytesIO()
+        self.file = io.TextIOWrapper(self.raw, encoding=encoding, newline="")
+        self.encoding = encoding
+        self.console = Console(file=self.file, **options)
+
+    def text(self) -> str:
+        self.file.flush()
+        return self.raw.getvalue().decode(self.encoding)
+
+
+def is_safe(text: str) -> bool:
+    return all(letter.isprintable() or letter == "\n" for letter in text)
+
+
+@given(names, encodings)
+@settings(max_examples=300, deadline=None)
+def test_a_name_is_printed_whole_or_escaped_wherever_it_stands(name: str, encoding: str) -> None:
+    wanted = shown(name, encoding)
+    wanted.encode(encoding)
+    assert wanted.isprintable()
+    page = Page(encoding)
+    page.console.say(f"arm {name}: done")
+    assert page.text() == f"arm {shown(name, encoding)}: done\n"
+    page = Page(encoding)
+    grid = columns(["arm", name], left=("arm",))
+    grid.add_row(name, "1.00 ± 0.50")
+    page.console.grid(f"against {name}", grid)
+    text = page.text()
+    assert is_safe(text)
+    assert text.startswith(f"against {wanted}\n")
+    assert text.count(wanted.strip()) >= 3, "title, heading and cell"
+    assert ("1.00 ± 0.50" in text) == (encoding != "ascii")
+    assert ("1.00 +- 0.50" in text) == (encoding == "ascii")
+
+
+@given(names, encodings, st.integers(20, 60))
+@settings(max_examples=200, deadline=None)
+def test_a_narrow_terminal_folds_names_and_cuts_none(name: str, encoding: str, width: int) -> None:
+    page = Page(encoding, width=width)
+    grid = columns(["arm"], left=("arm",))
+    grid.add_row(name * 10)
+    page.console.print(grid)
+    letters = "".join(page.text().split())
+    whole = "".join(shown(name * 10, encoding).split())
+    assert is_safe(page.text())
+    assert whole in letters.replace("|", "") or whole.replace("|", "") in letters.replace("|", "")
+
+
+def test_examples_of_the_issue() -> None:
+    page = Page("utf-8")
+    page.console.say("half [/2] and [red]x[/red] in [draft]")
+    assert page.text() == "half [/2] and [red]x[/red] in [draft]\n"
+    assert shown("a\x1b[2Jb\nc", "utf-8") == r"a\x1b[2Jb\nc"
+    assert shown("\udcff", "utf-8") == r"\udcff"
+    assert shown("naïve", "ascii") == r"na\xefve"
+    assert shown("98.1 ± 0.2 %", "ascii") == "98.1 +- 0.2 %"
+
+
+@given(names)
+@settings(max_examples=50, deadline=None)
+def test_an_error_is_said_on_stderr_in_any_encoding(name: str) -> None:
+    for encoding in ("ascii", "utf-8"):
+        stream, before = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline=""), sys.stderr
+        sys.stderr = stream
+        try:
+            complain(f"prunefront: arm {name}")
+        finally:
+            sys.stderr = before
+        stream.flush()
+        assert isinstance(stream.buffer, io.BytesIO)
+        text = stream.buffer.getvalue().decode(encoding)
+        assert is_safe(text)
+        assert text.startswith("prunefront: arm ")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, encoding: str, *words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command in this process, both in this encoding and strict."""
+    from prunefront.search import cli
+
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="") for _ in range(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "argv", ["prunefront", *words])
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    said = []
+    for stream in (out, err):
+        stream.flush()
+        assert isinstance(stream.buffer, io.BytesIO)
+        said.append(stream.buffer.getvalue().decode(encoding))
+    return int(ended.value.code or 0), said[0], said[1]
+
+
+ARMS = ["half [/2]", "[red]x[/red]", "a.b[0]", "<script>alert(1)</script>", "it's \"quoted\" ± 😀", "\u202eevil\x9b2J", "\\ \uffff"]
+
+
+def nasty(folder: Path) -> Path:
+    """A study whose arms have such names."""
+    found = []
+    for arm, sparsity, seed in itertools.product(ARMS, (0.5, 0.9), (0, 1)):
+        row = measured("dns", sparsity, seed, "[draft] ±")
+        found.append(row | {"arm": arm, "member": f"{ARMS.index(arm)}{sparsity}{seed}", "m_a.b[0]": 1.0})
+    found += [measured("dense", 0.0, seed, "[draft] ±") for seed in (0, 1)]
+    table.write(folder / "rows" / "all.parquet", found, {"sparsity": pa.float64()}, FOOTER)
+    (folder / "rejected").mkdir()
+    (folder / "rejected" / os.fsdecode(b"torn\xff\x1b.parquet")).touch()
+    return folder
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_commands_print_names_of_arms_whatever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    folder = nasty(tmp_path / "[draft]")
+    code, said, wrong = command(monkeypatch, encoding, "report", str(folder))
+    assert (code, wrong) == (0, "")
+    assert is_safe(said)
+    assert "[draft]/report/report.html" in said
+    page = (folder / "report" / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert r"torn\udcff" in page
+    assert "Not in this report" not in page
+    for arm in ARMS:
+        assert f"<td>{escape(arm)}</td>" in page
+    code, said, wrong = command(monkeypatch, encoding, "compare", str(folder), "--baseline", ARMS[0])
+    assert (code, wrong) == (0, "")
+    assert is_safe(said)
+    for arm in ARMS:
+        assert shown(arm, encoding) in said
+    for arm in (0, 1):
+        code, said, wrong = command(monkeypatch, encoding, "show", str(folder), f"{arm}0.50")
+        assert (code, wrong) == (0, "")
+        assert f"of {shown(ARMS[arm], encoding)} in the study {shown('[draft] ±', encoding)}" in said
+    for arm in ("nobody [/2] \x1b", "±"):
+        code, _, wrong = command(monkeypatch, encoding, "compare", str(folder), "--baseline", arm)
+        assert code == 2
+        assert shown(arm, encoding) in wrong
+        assert is_safe(wrong)
+
+
+def test_algorithms_and_doctor_in_ascii(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code, said, wrong = command(monkeypatch, "ascii", "algorithms")
+    assert (code, wrong) == (0, "")
+    assert "\ndense  (control)\n" in said
+    monkeypatch.setenv("PRUNEFRONT_DATA", str(tmp_path / "[red]ü\x1b"))
+    code, said, wrong = command(monkeypatch, "ascii", "doctor")
+    assert wrong == ""
+    assert r"[red]\u00fc\u001b" in said or r"[red]\xfc" in said
+    assert is_safe(said)
