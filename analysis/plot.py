@@ -628,9 +628,11 @@ def _accuracy_axis(drawn: pd.DataFrame) -> tuple[float | None, list[float], alt.
     points on a front fill less than half of the range, what lies below them is squeezed, and a note says so.
     """
     low, high = drawn[["accuracy", "low"]].min().min(), drawn[["accuracy", "high"]].max().max()
+    low = drawn["high"].min() if math.isnan(low) else low  # of attained levels there may be the highest alone,
+    high = drawn["low"].max() if math.isnan(high) else high  # or the lowest
     pad = 0.03 * (high - low) + 0.002
     quarter = drawn.loc[drawn["front"], "accuracy"].quantile(0.25)
-    if high - quarter >= (high - low) / 2:
+    if math.isnan(quarter) or high - quarter >= (high - low) / 2:
         return None, _ticks(low - pad, high + pad, 6), alt.Scale(domain=[low - pad, high + pad], zero=False, nice=False)
     upper = _ticks(quarter - max((high - quarter) / 4, 0.005), high, 6)
     low, middle, high = low - pad, upper[0], high + (high - upper[0]) / 20
