@@ -39,7 +39,7 @@ from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, save
 from ..trainables.data import Packed
 from ..trainables.own import places
-from ..trainables.tuning import CohortTrainable
+from ..trainables.tuning import CohortTrainable, Told
 from . import SETTINGS
 from .plan import Planned
 from .progress import Progress
@@ -372,7 +372,8 @@ def _reason(error: BaseException | str | None) -> str:
         if "\n  File " in text or isinstance(cause, str):
             return _raised(text)[:300]
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else ''}"[:300]
+    kind = "" if isinstance(cause, Told) else f"{type(cause).__name__}: "
+    return f"{kind}{lines[0] if lines else ''}"[:300]
 
 
 def _raised(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable
 from typing import IO, Any
@@ -15,6 +16,10 @@ from rich.text import Text
 
 WIDE = 100_000
 """Columns where the output is no terminal: tables take what they need, and nothing is cut off."""
+
+
+SPREAD = re.compile(r"(?<=[0-9∞]) ± (?=[-0-9∞])")
+"""The sign between a mean and its deviation, for which there are plain letters."""
 
 
 class Console(rich.console.Console):
@@ -55,7 +60,7 @@ def columns(names: Iterable[str], left: Collection[str] = ()) -> Table:
 def shown(text: str, encoding: str) -> str:
     """`text` on one line, in characters that can be seen and that `encoding` has."""
     if not "±".encode(encoding, "ignore"):
-        text = text.replace(" ± ", " +- ")  # between two numbers of ours
+        text = SPREAD.sub(" +- ", text)
     seen = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
     return seen.encode(encoding, "backslashreplace").decode(encoding)
 

@@ -7,12 +7,12 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,3 +183,63 @@ def test_algorithms_and_doctor_in_ascii(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert wrong == ""
     assert r"[red]\u00fc\u001b" in said or r"[red]\xfc" in said
     assert is_safe(said)
+
+
+SHADOWS = ("secrets", "calendar", "random", "torch", "types", "ray", "typer", "pandas", "rich")
+"""Files with such names break whatever imports the module that is meant."""
+
+
+@pytest.fixture
+def shadowed(tmp_path: Path) -> Path:
+    """A working folder with a file of each such name, and a model in one of them."""
+    for name in SHADOWS:
+        text = f"raise RuntimeError('the wrong {name}')\n"
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "statistics.py").write_text("def net(shape, classes): raise AssertionError\n")
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "nets.py").write_text("def net(shape, classes): raise AssertionError\n")
+    return tmp_path
+
+
+STARTS = {
+    "script": [str(Path(sys.executable).with_name("prunefront"))],
+    "module": [sys.executable, "-P", "-c", "import runpy; runpy.run_module('prunefront.search', run_name='__main__')"],
+}
+
+
+@pytest.mark.parametrize("how", STARTS)
+def test_files_named_like_installed_modules_break_no_command(shadowed: Path, how: str) -> None:
+    done = subprocess.run([*STARTS[how], "algorithms"], cwd=shadowed, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "\ndense  (control)\n" in done.stdout
+
+
+def test_a_name_that_another_module_has_is_refused(shadowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shadowed)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own.own_last(str(shadowed))
+    for name, file in (("statistics.net", "statistics.py"), ("torch.net", "torch.py"), ("json.nets.net", "json/nets.py")):
+        with pytest.raises(Mistake) as refused:
+            models.lookup(name, {}, "model")
+        top = name.partition(".")[0]
+        installed = sys.modules[top].__file__
+        rule = f"model {name}: `{top}` is the name of {installed}, which is looked up before {shadowed / file}"
+        assert str(refused.value) == f"{rule}; give your own module another name"
+    with pytest.raises(Mistake, match=r"`builtins` is the name of a part of Python itself"):
+        (shadowed / "builtins.py").touch()
+        models.lookup("builtins.net", {}, "model")
+    (shadowed / "mine_alone.py").write_text("def net(): return 3\n")
+    assert models.lookup("mine_alone.net", {}, "model")() == 3
+    (shadowed / "folder_of_mine").mkdir()
+    (shadowed / "folder_of_mine" / "nets.py").write_text("def net(): return 4\n")
+    assert models.lookup("folder_of_mine.nets.net", {}, "model")() == 4
+    (shadowed / "torch.py").unlink()
+    assert models.lookup("torch.nn.Identity", {}, "model") is torch.nn.Identity
+
+
+def test_own_modules_are_looked_up_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["", "/here", "/installed"])
+    own.own_last("/here")
+    assert sys.path == ["/installed", "/here"]
+    own.look_in(["/installed", "/more", "/here"])
+    assert sys.path == ["/installed", "/here", "/more"]

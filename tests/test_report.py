@@ -319,10 +319,7 @@ PARTS = {
 def test_a_part_that_fails_does_not_cost_the_report(
     part: str, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calm = Visible.of(report.build(study).read_text())
-    assert "Not in this report" not in calm
-    for path in (study / "report").iterdir():
-        path.unlink()
+    monkeypatch.setattr(plot, "pdf", str.encode)  # the slow part
 
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("planted <b>\nMore information at https://example.org")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import faulthandler
 import functools
 import json
 import os
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,24 @@ from .own import look_in
 from .task import Task
 
 
+class Told(Exception):
+    """What was raised, as text: type, message and traceback. An exception that cannot be copied is lost between processes."""
+
+
+@contextlib.contextmanager
+def _portable() -> Iterator[None]:
+    """Raise what can be copied: Tune and Ray do, and exceptions of anybody's own may not allow it."""
+    try:
+        yield
+    except Exception as error:
+        try:
+            copy.copy(error)
+        except Exception:
+            text = "".join(traceback.format_exception(error))
+            raise Told(f"{type(error).__name__}: {error}\n\n{text}") from None
+        raise
+
+
 class CohortTrainable(tune.Trainable):
     """One trial trains one cohort, up to a rung. Rows and States are files of ours; Tune is told only how far the cohort is.
 
@@ -38,6 +58,7 @@ class CohortTrainable(tune.Trainable):
     A retried trial carries on from the saved States.
     """
 
+    @_portable()
     def setup(
         self,
         config: dict[str, Any],
@@ -70,6 +91,7 @@ class CohortTrainable(tune.Trainable):
         self.setup(new_config)
         return True
 
+    @_portable()
     def step(self) -> dict[str, Any]:
         """Train to the next rung and write its rows. A process that takes too long for it ends itself."""
         if self._limit is not None:
