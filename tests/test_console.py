@@ -7,20 +7,24 @@ import itertools
 import os
 import subprocess
 import sys
+import traceback
 from html import escape
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_report import FOOTER, measured
 
 from prunefront.analysis import table
 from prunefront.analysis.mistake import Mistake
+from prunefront.search import cluster, controls, plan, progress, study
 from prunefront.search.console import Console, columns, complain, shown
-from prunefront.trainables import models, own
-from test_report import FOOTER, measured
+from prunefront.trainables import models, own, tuning
+from prunefront.trainables.contract import complete
 
 NASTY = ["[/2]", "[red]", "[/]", "[bold", "]", "\\", "\x1b[31m", "\x9b2J", "\r", "\n", "\t", "\x00", "\udcff", "\u202e", "±"]
 NASTY += [":smile:", "😀", "é", "\u2028", "\ufeff", "<script>", "'", '"', "{x}", "%s", "a.b[0]", "https://x.y/z", "42", " "]
@@ -127,7 +131,16 @@ def command(monkeypatch: pytest.MonkeyPatch, encoding: str, *words: str) -> tupl
     return int(ended.value.code or 0), said[0], said[1]
 
 
-ARMS = ["half [/2]", "[red]x[/red]", "a.b[0]", "<script>alert(1)</script>", "it's \"quoted\" ± 😀", "\u202eevil\x9b2J", "\\ \uffff"]
+ARMS = ["half [/2]", "[red]x[/red]", "a.b[0]", "<script>alert(1)</script>", "it's \"quoted\" ± 😀"]
+ARMS += ["\u202eevil\x9b2J", "\\ \uffff"]
+    "half [/2]",
+    "[red]x[/red]",
+    "a.b[0]",
+    "<script>alert(1)</script>",
+    'it\'s "quoted" ± 😀',
+    "\u202eevil\x9b2J",
+    "\\ \uffff",
+]
 
 
 def nasty(folder: Path) -> Path:
@@ -144,9 +157,7 @@ def nasty(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_commands_print_names_of_arms_whatever_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
-) -> None:
+def test_commands_print_names_of_arms_whatever_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     folder = nasty(tmp_path / "[draft]")
     code, said, wrong = command(monkeypatch, encoding, "report", str(folder))
     assert (code, wrong) == (0, "")
@@ -225,8 +236,8 @@ def test_a_name_that_another_module_has_is_refused(shadowed: Path, monkeypatch: 
         installed = sys.modules[top].__file__
         rule = f"model {name}: `{top}` is the name of {installed}, which is looked up before {shadowed / file}"
         assert str(refused.value) == f"{rule}; give your own module another name"
+    (shadowed / "builtins.py").touch()
     with pytest.raises(Mistake, match=r"`builtins` is the name of a part of Python itself"):
-        (shadowed / "builtins.py").touch()
         models.lookup("builtins.net", {}, "model")
     (shadowed / "mine_alone.py").write_text("def net(): return 3\n")
     assert models.lookup("mine_alone.net", {}, "model")() == 3
@@ -243,3 +254,155 @@ def test_own_modules_are_looked_up_last(monkeypatch: pytest.MonkeyPatch) -> None
     assert sys.path == ["/installed", "/here"]
     own.look_in(["/installed", "/more", "/here"])
     assert sys.path == ["/installed", "/here", "/more"]
+
+
+# ---- how far a run is
+
+
+class Clock:
+    """A clock that only moves as somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_run_without_a_terminal_says_something_every_thirty_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a rung takes: here no member is measured in 200 s."""
+    clock, page = Clock(), Page("ascii")
+    monkeypatch.setattr(progress.time, "monotonic", clock.monotonic)
+    shows = progress.Progress(tmp_path, lambda: (40, True), 4, 2, page.console)
+    waits = list[float]()
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        clock.now += max(seconds, 0.1)
+        return clock.now > 1200
+
+    monkeypatch.setattr(shows._over, "wait", wait)
+    with shows:
+        shows._heart.join(10)
+    lines = page.text().splitlines()
+    assert len(lines) == 6
+    assert max(waits) <= 30
+    assert lines[0] == "4/about 40 members; 30 s so far"
+    assert lines[4] == "4/about 40 members; 2 min so far"
+
+
+def test_time_left_and_the_members_of_checks_are_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, page = Clock(), Page("utf-8")
+    monkeypatch.setattr(progress.time, "monotonic", clock.monotonic)
+    shows = progress.Progress(tmp_path, lambda: (40, True), 0, 2, page.console)
+    shows.work["a"] = 10.0
+    clock.now += 60
+    assert "10 members/min, about 3 min left" in shows._line()
+    shows.total = lambda: (40, False)
+    assert "10 members/min, 3 min left" in shows._line()
+
+
+STUDY = """
+[study]
+name = "checked"
+seeds = [0, 1, 2]
+controls = "standard"
+
+[task]
+widths = [8]
+epochs = 2
+rungs = 1
+
+[[arm]]
+algorithm = "dns"
+space.sparsity = [0.5, 0.7, 0.8, 0.9]
+
+[[arm]]
+algorithm = "magnitude"
+space.sparsity = [0.5, 0.9]
+"""
+
+
+def test_members_of_checks_are_in_the_count_from_the_start(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY)
+    read = study.read(tmp_path / "study.toml")
+    planned = plan.Plan(read, tmp_path / "out", 1)
+    (tmp_path / "out").mkdir()
+    planned.open()
+    own = planned.total
+    checks = [arm for arm in planned.arms if arm.follows]
+    guessed = controls.expected(planned.arms, {"dns": 4, "magnitude": 2})
+    assert {guessed[arm.name] for arm in checks if arm.follows == "dns"} == {4, 2}, "every setting, or those on the front"
+    assert {guessed[arm.name] for arm in checks if arm.follows == "magnitude"} == {2, 1}
+    assert planned.expected() == (own + 3 * sum(guessed.values()), True)
+    planned.follow({checks[0].name: [complete(checks[0].algorithm.space, {"check": "random", "of": "x"})]})
+    assert planned.expected() == (own + 3, False)
+
+
+# ---- why a member failed
+
+
+class Sick(Exception):
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+
+
+def raised(error: Exception) -> ray.exceptions.RayTaskError:
+    """As it comes back from a worker."""
+    try:
+        raise error
+    except Exception:
+        return ray.exceptions.RayTaskError("step", traceback.format_exc(), error, "ray::x", 1, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("no kernel [/2]\nMore information at https://example.org"), "RuntimeError: no kernel [/2]"),
+        (ValueError("\n\n  first  \nsecond"), "ValueError: first"),
+        (KeyError("1.weight"), "KeyError: '1.weight'"),
+        (AssertionError(), "AssertionError: "),
+        (tuning.Told("Sick: seven\n\nTraceback ..."), "Sick: seven"),
+        (ValueError("x" * 500), "ValueError: " + "x" * 288),
+    ],
+)
+def test_a_reason_is_type_and_first_line(error: Exception, reason: str, tmp_path: Path) -> None:
+    wrapped = raised(error)
+    assert cluster._reason(wrapped) == reason
+    assert cluster._reason(wrapped.as_instanceof_cause()) == reason
+    said = [cluster._logged(wrapped, tmp_path, "00001-abc") for _ in range(2)]
+    assert said == [f"; traceback: {tmp_path / 'log' / f'00001-abc-{number}.txt'}" for number in (1, 2)]
+    text = (tmp_path / "log" / "00001-abc-2.txt").read_text()
+    assert "in raised" in text
+    assert "\x1b" not in text
+    assert all(line in text for line in str(error).split("\n"))
+
+
+def test_the_reason_of_what_ray_has_as_text_alone() -> None:
+    unpicklable = RuntimeError("first\nsecond", (letter for letter in "ab"))
+    assert cluster._reason(raised(unpicklable)).startswith("RuntimeError: ('first")
+    assert cluster._reason(traceback_of(ZeroDivisionError("a\nb"))) == "ZeroDivisionError: a"
+    assert cluster._reason(None) == "its worker died"
+    died = cluster._reason(ray.exceptions.RayActorError())
+    assert "\n" not in died
+
+
+def traceback_of(error: Exception) -> str:
+    try:
+        raise error
+    except Exception:
+        return traceback.format_exc()
+
+
+@tuning._portable()
+def fail(error: Exception, cause: Exception | None = None) -> None:
+    raise error from cause
+
+
+def test_an_exception_that_cannot_be_copied_is_told() -> None:
+    for error, cause, said in ((Sick("a", 8), None, "Sick: a"), (ValueError("b"), Sick("c", 7), "ValueError: b")):
+        with pytest.raises(tuning.Told, match=said) as told:
+            fail(error, cause)
+        assert "in fail" in str(told.value)
+    with pytest.raises(KeyError):
+        fail(KeyError("x"), OSError("y"))

@@ -39,8 +39,11 @@ def _portable() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        cause: BaseException | None = error
         try:
-            copy.copy(error)
+            while cause is not None:
+                copy.copy(cause)
+                cause = cause.__cause__
         except Exception:
             text = "".join(traceback.format_exception(error))
             raise Told(f"{type(error).__name__}: {error}\n\n{text}") from None
