@@ -391,7 +391,9 @@ def _logged(error: BaseException | str | None, folder: Location, cohort: str) ->
     number = 1 + len(list((folder / "log").glob(f"{cohort}-*.txt")))
     path = folder / "log" / f"{cohort}-{number}.txt"
     told = error if isinstance(error, str) else getattr(error, "traceback_str", "")  # str(error) leaves out lines
-    text = re.sub(r"\x1b\[[0-9;]*m", "", told or "".join(traceback.format_exception(error)))  # without Ray's colours
+    if isinstance(error, BaseException) and not told:
+        told = "".join(traceback.format_exception(error))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", told)  # Ray's colours
     try:
         save(path, text.encode(errors="backslashreplace"))
     except OSError:  # the folder is full, or away: rows that say so come first

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import ray
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.exceptions import RayActorError, RayTaskError
 from test_report import FOOTER, measured
 
 from prunefront.analysis import table
@@ -131,16 +131,8 @@ def command(monkeypatch: pytest.MonkeyPatch, encoding: str, *words: str) -> tupl
     return int(ended.value.code or 0), said[0], said[1]
 
 
-ARMS = ["half [/2]", "[red]x[/red]", "a.b[0]", "<script>alert(1)</script>", "it's \"quoted\" ± 😀"]
+ARMS = ["half [/2]", "[red]x[/red]", "a.b[0]", "<script>alert(1)</script>", 'it\'s "quoted" ± 😀']
 ARMS += ["\u202eevil\x9b2J", "\\ \uffff"]
-    "half [/2]",
-    "[red]x[/red]",
-    "a.b[0]",
-    "<script>alert(1)</script>",
-    'it\'s "quoted" ± 😀',
-    "\u202eevil\x9b2J",
-    "\\ \uffff",
-]
 
 
 def nasty(folder: Path) -> Path:
@@ -347,12 +339,12 @@ class Sick(Exception):
         super().__init__(text)
 
 
-def raised(error: Exception) -> ray.exceptions.RayTaskError:
+def raised(error: Exception) -> RayTaskError:
     """As it comes back from a worker."""
     try:
         raise error
     except Exception:
-        return ray.exceptions.RayTaskError("step", traceback.format_exc(), error, "ray::x", 1, "127.0.0.1")
+        return RayTaskError("step", traceback.format_exc(), error, "ray::x", 1, "127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -383,7 +375,7 @@ def test_the_reason_of_what_ray_has_as_text_alone() -> None:
     assert cluster._reason(raised(unpicklable)).startswith("RuntimeError: ('first")
     assert cluster._reason(traceback_of(ZeroDivisionError("a\nb"))) == "ZeroDivisionError: a"
     assert cluster._reason(None) == "its worker died"
-    died = cluster._reason(ray.exceptions.RayActorError())
+    died = cluster._reason(RayActorError())
     assert "\n" not in died
 
 
