@@ -65,5 +65,8 @@ def say(sentence: str) -> str:
 
 
 def figure(name: str, drawings: Mapping[str, str]) -> str:
-    """A chart as from `plot.svg`, for paper and readers without scripts; the script puts one with tooltips in its place."""
-    return f'<figure id="{name}">{drawings[name]}</figure>\n'
+    """A chart as from `plot.svg`, for paper and readers without scripts; the script puts one with tooltips in its place.
+
+    Nothing where it could not be drawn, which the top of the page says.
+    """
+    return f'<figure id="{name}">{drawings[name]}</figure>\n' if name in drawings else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import pandas as pd
 import vl_convert
 
 from . import front
-from .attainment import CHARGES
+from .attainment import CHARGES, PERCENT
 from .certificates import ROUNDING
 from .compare import MARGIN
 from .mistake import Mistake
@@ -40,6 +41,8 @@ FEW = 12
 """Counts of candidates that are marked on their line; of more, the line alone is drawn."""
 
 
+ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that no XML, and so no SVG, may hold."""
 GRADED = ("#0072B2", "#CC79A7", "#E69F00")
 """A scale from few to much, visible on a dark and on a light page."""
 
@@ -96,7 +99,7 @@ def attained(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_maske
     there = corners[corners["relative"] > 0]
     if there.empty:
         raise Mistake(f"{study}: no attained point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
-    low, middle, high = sorted(there["percent"].unique())[:: max(there["percent"].nunique() // 2, 1)]
+    low, middle, high = PERCENT
     drawn = pd.concat([_band(group, low, middle, high) for _, group in there.groupby(["control", "arm"])])
     broken, ticks, scale = _accuracy_axis(drawn.assign(front=True))
     drawn["low"] = drawn["low"].fillna(scale.to_dict()["domain"][0])
@@ -315,7 +318,10 @@ def certificates(curves: pd.DataFrame, study: str) -> Picture:
     if number:
         legend = alt.Legend(title=number.removeprefix("hp_"), titleColor=ink, format="~g")
         colour = alt.Color(
-            f"{number}:Q", scale=alt.Scale(type=_kind(drawn[number]), range=list(GRADED), nice=False), legend=legend
+            field=_field(number),
+            type="quantitative",
+            scale=alt.Scale(type=_kind(drawn[number]), range=list(GRADED), nice=False),
+            legend=legend,
         )
     else:
         colours = [COLOURS[i % len(COLOURS)] for i in range(len(arms))]
@@ -563,7 +569,20 @@ def _seeds(counts: pd.Series) -> str:
 
 def svg(picture: Picture) -> str:
     """The chart as SVG text, without a background."""
-    return vl_convert.vegalite_to_svg({**picture, "background": "transparent"}, vl_version=_version())
+    return vl_convert.vegalite_to_svg({**_legal(picture), "background": "transparent"}, vl_version=_version())
+
+
+def _legal(value: Any) -> Any:
+    """The same with every character that XML has no place for escaped: of one of them vl_convert would abort the process."""
+    if isinstance(value, str):
+        return ILLEGAL.sub(_escaped, value)
+    if isinstance(value, dict):
+        return {_legal(key): _legal(inner) for key, inner in value.items()}
+    return [_legal(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape").decode()
 
 
 def paper(drawing: str) -> str:
@@ -609,9 +628,11 @@ def _accuracy_axis(drawn: pd.DataFrame) -> tuple[float | None, list[float], alt.
     points on a front fill less than half of the range, what lies below them is squeezed, and a note says so.
     """
     low, high = drawn[["accuracy", "low"]].min().min(), drawn[["accuracy", "high"]].max().max()
+    low = drawn["high"].min() if math.isnan(low) else low  # of attained levels there may be the highest alone,
+    high = drawn["low"].max() if math.isnan(high) else high  # or the lowest
     pad = 0.03 * (high - low) + 0.002
     quarter = drawn.loc[drawn["front"], "accuracy"].quantile(0.25)
-    if high - quarter >= (high - low) / 2:
+    if math.isnan(quarter) or high - quarter >= (high - low) / 2:
         return None, _ticks(low - pad, high + pad, 6), alt.Scale(domain=[low - pad, high + pad], zero=False, nice=False)
     upper = _ticks(quarter - max((high - quarter) / 4, 0.005), high, 6)
     low, middle, high = low - pad, upper[0], high + (high - upper[0]) / 20
@@ -710,11 +731,16 @@ def _tips(frame: pd.DataFrame) -> list[alt.Tooltip]:
     """One for each column."""
     formats = {"float64": ".4~g", "int64": ","}
     return [
-        alt.Tooltip(f"{name}:Q", title=name.replace("_", " "), format=formats[str(kind)])
+        alt.Tooltip(field=_field(name), type="quantitative", title=name.replace("_", " "), format=formats[str(kind)])
         if str(kind) in formats
-        else alt.Tooltip(f"{name}:N", title=name.replace("_", " "))
+        else alt.Tooltip(field=_field(name), type="nominal", title=name.replace("_", " "))
         for name, kind in zip(map(str, frame), frame.dtypes, strict=True)
     ]
+
+
+def _field(name: str) -> str:
+    """A column whose name may have dots, brackets and quotes, which Vega takes for a path into its values."""
+    return re.sub(r"""([\\.\[\]'"])""", r"\\\1", name)
 
 
 def _title(points: pd.DataFrame, study: str, cost: front.Cost, others: int) -> alt.TitleParams:

@@ -5,6 +5,9 @@ Everything is computed from the rows. Points are marked and ordered by validatio
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -32,96 +35,312 @@ from . import published as literature
 from .mistake import Mistake
 from .storage import Location, save
 
-TABLES = ("front", "arms", "checks", "layers", "search", "budget", "stopping", "certificates")
-"""The CSV files of a report: those that have lines."""
+
+class Incomplete(ExceptionGroup[Exception]):
+    """The report is written, but for parts that failed by a fault of ours; `page` is its path."""
+
+    page: Location
+
+
+class Found:
+    """What a report is made of, each frame computed when it is first asked for.
+
+    published: a file of published points, or None.
+    """
+
+    def __init__(self, folder: Location, rows: pd.DataFrame, summary: pd.DataFrame, published: Path | None) -> None:
+        self.folder, self.rows, self.summary = folder, rows, summary
+        self.study = str(rows["study"].iloc[0])
+        self.others = None
+        if published is not None:
+            self.others = literature.beside(literature.read(published), str(rows["dataset"].iloc[0]), published)
+
+    @functools.cached_property
+    def last(self) -> pd.DataFrame:
+        return table.last(self.rows)
+
+    @functools.cached_property
+    def own(self) -> pd.DataFrame:
+        """Last rows that are of no sanity check."""
+        return self.last[~controls.is_check(self.last)]
+
+    @functools.cached_property
+    def points(self) -> pd.DataFrame:
+        return front.listed(self.summary, self.last)
+
+    @functools.cached_property
+    def smaller(self) -> bool:
+        """Whether FLOPs after shrinking differ from the parent's."""
+        done = self.points[self.points["done"] > 0]
+        return bool((done["flops_shrunk"] != done["flops_dense"]).any())
+
+    @functools.cached_property
+    def arms(self) -> pd.DataFrame:
+        return answer.arms(self.last)
+
+    @functools.cached_property
+    def compared(self) -> verdicts.Verdicts | str:
+        """The comparisons of the study's arms, or why there are none."""
+        try:
+            return verdicts.build([self.folder])
+        except Mistake as error:
+            return str(error).removeprefix(f"{self.folder}: ")
+
+    @functools.cached_property
+    def surfaces(self) -> tuple[pd.DataFrame, dict[tuple[str, bool], str]]:
+        return attainment.surfaces(attainment.points(self.own))
+
+    @functools.cached_property
+    def checked(self) -> pd.DataFrame:
+        return controls.checked(self.last)
+
+    @functools.cached_property
+    def kept(self) -> pd.DataFrame:
+        return layers.shares(self.last)
+
+    @functools.cached_property
+    def spent(self) -> pd.DataFrame:
+        return attainment.spent(attainment.compute(self.own))
+
+    @functools.cached_property
+    def searched(self) -> pd.DataFrame:
+        return searches.found(self.last)
+
+    @functools.cached_property
+    def correlations(self) -> pd.DataFrame:
+        return searches.correlations(self.last)
+
+    @functools.cached_property
+    def measured(self) -> tuple[pd.DataFrame, int]:
+        return budget.measured(self.rows, self.points[~controls.is_check(self.points)])
+
+    @functools.cached_property
+    def over(self) -> pd.DataFrame:
+        return budget.curves(self.measured[0])
+
+    @functools.cached_property
+    def wanted(self) -> goals.Goals:
+        return goals.recorded(self.folder)
+
+    @functools.cached_property
+    def tried(self) -> pd.DataFrame:
+        return dominance.tried(self.rows, self.wanted)
+
+    @functools.cached_property
+    def departures(self) -> pd.DataFrame:
+        return dominance.departures(self.rows)
+
+    @functools.cached_property
+    def proven(self) -> pd.DataFrame:
+        return certificates.measured(self.rows, self.summary)
+
+    @functools.cached_property
+    def gaps(self) -> pd.DataFrame:
+        return certificates.curves(self.proven)
+
+    @functools.cached_property
+    def proofs(self) -> pd.DataFrame:
+        return certificates.shown(self.gaps)
+
+    @functools.cached_property
+    def timed(self) -> pd.DataFrame:
+        return latency.shown(self.folder, self.last)
 
 
 def build(folder: Location, published: Path | None = None) -> Location:
     """Write `report/` of a study's output folder: `report.html`, each chart as SVG and PDF, `front.png`, `arms.md`, `TABLES`.
 
     published: a file of published points (`published.read`), drawn in the fronts and listed.
-    Returns the page's path. Raises Mistake if there are no rows, a file cannot be trusted, or no member is done.
+    Returns the page's path. Each part is tried alone: what fails is named on the page, and all else is written. Raises
+    Mistake if there are no rows, a file cannot be trusted, or no member is done; and at the end Incomplete, if parts failed.
     """
-    rows, summary = _load(folder)
-    last, study = table.last(rows), str(rows["study"].iloc[0])
-    own = last[~controls.is_check(last)]
-    points = front.listed(summary, last)
-    others = (
-        None if published is None else literature.beside(literature.read(published), str(rows["dataset"].iloc[0]), published)
-    )
-    arms, compared = answer.arms(last), _compared(folder)
-    surfaces, refused = attainment.surfaces(attainment.points(own))
-    checked, kept = controls.checked(last), layers.shares(last)
-    spent = attainment.spent(attainment.compute(own))
-    found, correlations = searches.found(last), searches.correlations(last)
-    measured, lacking = budget.measured(rows, points[~controls.is_check(points)])
-    over = budget.curves(measured)
-    wanted = goals.recorded(folder)
-    tried, departures = dominance.tried(rows, wanted), dominance.departures(rows)
-    proven = certificates.measured(rows, summary)
-    gaps = certificates.curves(proven)
-    proofs = certificates.shown(gaps)
-    timed = latency.shown(folder, last)
-
-    pictures = _fronts(controls.gathered(points), study, others)
-    if (surfaces["relative"] > 0).any():
-        pictures["attained"] = plot.attained(surfaces, study)
-    if not isinstance(compared, str):
-        pictures["differences"] = verdicts.picture(compared)
-    if len(checked):
-        pictures["checks"] = plot.checks(verdicts.drawn(checked), study)
-    if len(kept):
-        pictures["layers"] = plot.layers(kept, study)
-    if spent["hypervolume"].gt(0).any():
-        pictures["compute"] = plot.compute(spent, study)
-    if len(found):
-        pictures["search"] = plot.search(searches.curves(last), found[found["network"] == "random"], study)
-    if len(over):
-        pictures["budget"] = plot.budget(budget.shown(over), study)
-    if len(tried):
-        pictures["stopping"] = plot.stopping(dominance.means(tried), study)
-    if certificates.drawable(proofs).any():
-        pictures["certificates"] = plot.certificates(proofs[certificates.drawable(proofs)], study)
-    if (timed["milliseconds"].notna() & (timed["flops_shrunk"] > 0)).any():
-        pictures["latency"] = plot.latency(timed, study)
-
-    drawings = {name: plot.svg(picture) for name, picture in pictures.items()}
-    body = [
-        *sections.headline(rows),
-        *sections.question(arms, compared),
-        *sections.fronts(drawings),
-        *sections.bands(refused, drawings),
-        *sections.published_points(others),
-        *sections.operating_points(summary, points),
-        *sections.differences(compared, drawings),
-        *sections.sanity(checked, drawings),
-        *sections.hypervolumes(own),
-        *sections.compute(drawings),
-        *sections.by_layer(drawings),
-        *sections.latencies(timed, last, drawings),
-        *sections.search_against_chance(found, correlations, drawings),
-        *sections.over_the_budget(over, budget.early(measured, over), lacking, drawings),
-        *sections.stopping_by_dominance(rows, tried, wanted, departures, drawings),
-        *sections.proofs(rows, proven, proofs, drawings),
-        *sections.measurement_checks(folder, rows, summary),
-        *sections.provenance(folder),
-    ]
-    marked = summary.assign(front_masked=front.fronts(summary), front_shrunk=front.fronts(summary, "flops_shrunk"))
-    searched = found.merge(correlations, how="left", on=["algorithm", "setting"]) if len(correlations) else found
-    frames = (front.ordered(marked), arms, checked, kept, searched, over, tried if len(tried) else departures, gaps)
+    found = Found(folder, *_load(folder), published)
+    failed: dict[str, Exception] = {}
     target = folder / "report"
-    for name, frame in zip(TABLES, frames, strict=True):
+    drawings, pictures = dict[str, str](), dict[str, plot.Picture]()
+    for name, draw in _PICTURES.items():
+        with _alone(f"the figure {name}", failed):
+            picture = draw(found)
+            if picture is not None:
+                drawings[name] = plot.svg(picture)
+                pictures[name] = picture
+    body = list[str]()
+    for name, told in _SECTIONS.items():
+        with _alone(f"the section {name}", failed):
+            body += list(told(found, drawings))
+    for name, frame in _FRAMES.items():
         (target / f"{name}.csv").unlink(missing_ok=True)
-        if len(frame):
-            save(target / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
-    save(target / "arms.md", (wording.grid(*sections.arms_table(arms)) + "\n").encode())
+        with _alone(f"{name}.csv", failed):
+            if len(lines := frame(found)):
+                save(target / f"{name}.csv", _encoded(lines.to_csv(index=False, lineterminator="\n")))
+    with _alone("arms.md", failed):
+        save(target / "arms.md", _encoded(wording.grid(*sections.arms_table(found.arms)) + "\n"))
     for name, drawing in drawings.items():
         file = "front" if name == "flops_masked" else name
-        save(target / f"{file}.svg", plot.paper(drawing).encode())
-        save(target / f"{file}.pdf", plot.pdf(drawing))
-    save(target / "front.png", plot.png(drawings["flops_masked"]))
-    save(target / "report.html", page.page(study, "".join(body), pictures).encode())
+        with _alone(f"{file}.svg and {file}.pdf", failed):
+            save(target / f"{file}.svg", _encoded(plot.paper(drawing)))
+            save(target / f"{file}.pdf", plot.pdf(drawing))
+    if "flops_masked" in drawings:
+        with _alone("front.png", failed):
+            save(target / "front.png", plot.png(drawings["flops_masked"]))
+    missing = "".join(sections.lacking(failed))
+    save(target / "report.html", _encoded(page.page(found.study, missing + "".join(body), pictures)))
+    faults = [error for error in failed.values() if not isinstance(error, Mistake)]
+    if faults:
+        incomplete = Incomplete(f"{target / 'report.html'} is written without what failed", faults)
+        incomplete.page = target / "report.html"
+        raise incomplete
     return target / "report.html"
+
+
+@contextlib.contextmanager
+def _alone(part: str, failed: dict[str, Exception]) -> Iterator[None]:
+    """Keep what goes wrong in a part of a report, so that it does not cost the others. A folder that fails fails them all."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        error.add_note(f"in {part} of a report")
+        failed[part] = error
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; names of files may hold what it has no place for."""
+    return text.encode(errors="backslashreplace")
+
+
+# ---- the parts, in the order of the page
+
+
+def _attained(found: Found) -> plot.Picture | None:
+    surfaces, _ = found.surfaces
+    return plot.attained(surfaces, found.study) if (surfaces["relative"] > 0).any() else None
+
+
+def _shrunk(found: Found) -> plot.Picture | None:
+    if not found.smaller:
+        return None
+    return plot.chart(controls.gathered(found.points), found.study, "flops_shrunk", found.others)
+
+
+def _masked(found: Found) -> plot.Picture:
+    return plot.chart(controls.gathered(found.points), found.study, published=found.others)
+
+
+def _differences(found: Found) -> plot.Picture | None:
+    return None if isinstance(found.compared, str) else verdicts.picture(found.compared)
+
+
+def _checks(found: Found) -> plot.Picture | None:
+    return plot.checks(verdicts.drawn(found.checked), found.study) if len(found.checked) else None
+
+
+def _layers(found: Found) -> plot.Picture | None:
+    return plot.layers(found.kept, found.study) if len(found.kept) else None
+
+
+def _compute(found: Found) -> plot.Picture | None:
+    return plot.compute(found.spent, found.study) if found.spent["hypervolume"].gt(0).any() else None
+
+
+def _search(found: Found) -> plot.Picture | None:
+    lines = found.searched
+    if lines.empty:
+        return None
+    return plot.search(searches.curves(found.last), lines[lines["network"] == "random"], found.study)
+
+
+def _budget(found: Found) -> plot.Picture | None:
+    return plot.budget(budget.shown(found.over), found.study) if len(found.over) else None
+
+
+def _stopping(found: Found) -> plot.Picture | None:
+    return plot.stopping(dominance.means(found.tried), found.study) if len(found.tried) else None
+
+
+def _certificates(found: Found) -> plot.Picture | None:
+    drawable = found.proofs[certificates.drawable(found.proofs)]
+    return plot.certificates(drawable, found.study) if len(drawable) else None
+
+
+def _latency(found: Found) -> plot.Picture | None:
+    drawable = found.timed["milliseconds"].notna() & (found.timed["flops_shrunk"] > 0)
+    return plot.latency(found.timed, found.study) if drawable.any() else None
+
+
+_PICTURES: dict[str, Callable[[Found], plot.Picture | None]] = {
+    "flops_masked": _masked,
+    "flops_shrunk": _shrunk,
+    "attained": _attained,
+    "differences": _differences,
+    "checks": _checks,
+    "layers": _layers,
+    "compute": _compute,
+    "search": _search,
+    "budget": _budget,
+    "stopping": _stopping,
+    "certificates": _certificates,
+    "latency": _latency,
+}
+"""Figures by the name of their file; None where there is nothing to draw."""
+
+
+def _over(found: Found, drawings: sections.Drawings) -> Iterator[str]:
+    lines, lacking = found.measured
+    return sections.over_the_budget(found.over, budget.early(lines, found.over), lacking, drawings)
+
+
+def _dominance(found: Found, drawings: sections.Drawings) -> Iterator[str]:
+    return sections.stopping_by_dominance(found.rows, found.tried, found.wanted, found.departures, drawings)
+
+
+_SECTIONS: dict[str, Callable[[Found, sections.Drawings], Iterator[str]]] = {
+    "headline": lambda found, _: sections.headline(found.rows),
+    "question": lambda found, _: sections.question(found.arms, found.compared),
+    "fronts": lambda found, drawings: sections.fronts(found.smaller, drawings),
+    "bands": lambda found, drawings: sections.bands(found.surfaces[1], drawings),
+    "published points": lambda found, _: sections.published_points(found.others),
+    "operating points": lambda found, _: sections.operating_points(found.summary, found.points),
+    "differences": lambda found, drawings: sections.differences(found.compared, drawings),
+    "sanity checks": lambda found, drawings: sections.sanity(found.checked, drawings),
+    "hypervolume": lambda found, _: sections.hypervolumes(found.own),
+    "compute": lambda _, drawings: sections.compute(drawings),
+    "layers": lambda _, drawings: sections.by_layer(drawings),
+    "latency": lambda found, drawings: sections.latencies(found.timed, found.last, drawings),
+    "search": lambda found, drawings: sections.search_against_chance(found.searched, found.correlations, drawings),
+    "budget": _over,
+    "stopping": _dominance,
+    "certificates": lambda found, drawings: sections.proofs(found.rows, found.proven, found.proofs, drawings),
+    "checks": lambda found, _: sections.measurement_checks(found.folder, found.rows, found.summary),
+    "provenance": lambda found, _: sections.provenance(found.folder),
+}
+
+
+def _front(found: Found) -> pd.DataFrame:
+    summary = found.summary
+    marked = summary.assign(front_masked=front.fronts(summary), front_shrunk=front.fronts(summary, "flops_shrunk"))
+    return front.ordered(marked)
+
+
+def _searched(found: Found) -> pd.DataFrame:
+    if found.correlations.empty:
+        return found.searched
+    return found.searched.merge(found.correlations, how="left", on=["algorithm", "setting"])
+
+
+_FRAMES: dict[str, Callable[[Found], pd.DataFrame]] = {
+    "front": _front,
+    "arms": lambda found: found.arms,
+    "checks": lambda found: found.checked,
+    "layers": lambda found: found.kept,
+    "search": _searched,
+    "budget": lambda found: found.over,
+    "stopping": lambda found: found.tried if len(found.tried) else found.departures,
+    "certificates": lambda found: found.gaps,
+}
+TABLES = tuple(_FRAMES)
+"""The CSV files of a report: those that have lines."""
 
 
 def front_table(folder: Location) -> list[list[str]]:
@@ -147,20 +366,3 @@ def _load(folder: Location) -> tuple[pd.DataFrame, pd.DataFrame]:
         counts.append(f"{len(table.unfinished(rows))} unfinished")
         raise Mistake(f"{folder}: no member is done yet ({', '.join(counts)}); a report needs at least one")
     return rows, summary
-
-
-def _compared(folder: Location) -> verdicts.Verdicts | str:
-    """The comparisons of the study's arms, or why there are none."""
-    try:
-        return verdicts.build([folder])
-    except Mistake as error:
-        return str(error).removeprefix(f"{folder}: ")
-
-
-def _fronts(points: pd.DataFrame, study: str, others: pd.DataFrame | None) -> dict[str, plot.Picture]:
-    """The figure, and a second one where counts after shrinking differ from the parent's."""
-    pictures = {"flops_masked": plot.chart(points, study, published=others)}
-    done = points[points["done"] > 0]
-    if (done["flops_shrunk"] != done["flops_dense"]).any():
-        pictures["flops_shrunk"] = plot.chart(points, study, "flops_shrunk", others)
-    return pictures

@@ -81,6 +81,16 @@ def point(line: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def lacking(failed: Mapping[str, Exception]) -> Iterator[str]:
+    """The parts that could not be made, before all else; nothing if there are none."""
+    if failed:
+        yield "<h2>Not in this report</h2>\n<ul>\n"
+        for part, error in failed.items():
+            why = str(error) if isinstance(error, Mistake) else f"failed, by a fault of prunefront ({wording.raised(error)})"
+            yield f"<li>{escape(part)}: {escape(why)}</li>\n"
+        yield "</ul>\n"
+
+
 def headline(rows: pd.DataFrame) -> Iterator[str]:
     """What was measured, in a sentence or two."""
     first = rows.iloc[0]
@@ -362,11 +372,12 @@ def _correlations(correlations: pd.DataFrame) -> Iterator[str]:
     yield page.grid(head, lines, kind="search")
 
 
-def fronts(drawings: Drawings) -> Iterator[str]:
+def fronts(smaller: bool, drawings: Drawings) -> Iterator[str]:
+    """The figures of accuracy against FLOPs. smaller: whether FLOPs after shrinking differ from the parent's."""
     yield "<h2>Fronts</h2>\n"
     for name in (name for name in drawings if name in plot.COSTS):
         yield page.figure(name, drawings)
-    if "flops_shrunk" not in drawings:
+    if not smaller:
         yield page.say("No unit died at any point: FLOPs after shrinking are the parent's, and have no figure.")
 
 

@@ -37,3 +37,8 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table in Markdown; its first and its last column are text, the others numbers."""
     cells = [head, ["---", *["---:"] * (len(head) - 2), "---"], *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+
+
+def raised(error: BaseException) -> str:
+    """An exception on one line: its type, and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -36,12 +36,12 @@ from prunefront.search import cluster  # sets what Ray reads when it is imported
 import ray
 import torch
 from ray import tune
-from rich.console import Console
 from torch import nn
 
 import hand
 from prunefront.analysis import table
 from prunefront.search import study
+from prunefront.search.console import Console
 from prunefront.search.run import run
 from prunefront.trainables.gradient import dense_networks
 from prunefront.trainables.task import Task

@@ -53,7 +53,7 @@ rungs = 1
 DRIVER = """
 import sys
 from pathlib import Path
-from rich.console import Console
+from prunefront.search.console import Console
 from prunefront.search.run import run
 from prunefront.search.study import read
 sys.exit(run(read(Path(sys.argv[1])), Path(sys.argv[2]), Console()))

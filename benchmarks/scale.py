@@ -62,10 +62,9 @@ def _planned(planned: Any) -> None:
 
 def run(folder: Path) -> dict[str, float]:
     """The driver, as `prunefront run` calls it but for the report. ray: seconds that Ray's start and end took."""
-    from rich.console import Console
-
     from prunefront.search import cluster, study
     from prunefront.search import run as driver
+    from prunefront.search.console import Console
 
     taken, local_ray = [0.0], cluster.local_ray
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import traceback
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, locate
+from ..trainables.own import own_last
 from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED
+from .console import Console, columns, complain
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
     "Searches for small, accurate neural networks: a study file goes in, a table of measured networks and fronts of "
@@ -37,6 +35,7 @@ def run(
 ) -> None:
     """Do a study, or what is left of it, and report on it."""
     os.environ["RAY_AUTH_MODE"] = "disabled" if insecure else "token"  # before a user's own module imports Ray
+    from ..analysis.report import Incomplete
     from . import latency as latencies
     from . import study as studies
     from .run import run as drive
@@ -49,14 +48,16 @@ def run(
     console = Console()
     code = drive(read, folder, console, address, insecure)
     if code == FAILED:
-        console.print("some members failed (`reason` in their rows); the same command tries them again", soft_wrap=True)
+        console.say("some members failed (`reason` in their rows); the same command tries them again")
     if code != INTERRUPTED:
         if latency:
             latencies.measure(read, folder, console)
         try:
             _report(folder, console)
         except Mistake as error:  # every member failed or diverged
-            console.print(f"no report: {error}", highlight=False, soft_wrap=True)
+            console.say(f"no report: {error}")
+        except Incomplete:  # the study is done all the same
+            complain(traceback.format_exc())
     raise typer.Exit(code)
 
 
@@ -92,15 +93,13 @@ def compare(
     except OSError as error:
         raise Mistake(f"{error.filename or target}: can be read, or written to; got: {error.strerror}") from error
     for cost, lines in found.lines.groupby("cost", sort=False):
-        table = Table(title=f"against {found.baseline}. {verdicts.title(str(cost))}", title_justify="left", box=box.SIMPLE_HEAD)
-        for name in _COMPARED:
-            table.add_column(name, justify="left" if name in ("arm", "verdict") else "right")
+        grid = columns(_COMPARED, left=("arm", "verdict"))
         for line in map(verdicts.texts, lines.to_dict("records")):
-            table.add_row(*(line[name] for name in _COMPARED))
-        console.print(table)
+            grid.add_row(*(line[name] for name in _COMPARED))
+        console.grid(f"against {found.baseline}. {verdicts.title(str(cost))}", grid)
     for caution in found.cautions:
-        console.print(caution, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"comparison: {target / 'compare.md'}", highlight=False, markup=False, soft_wrap=True)
+        console.say(caution)
+    console.say(f"comparison: {target / 'compare.md'}")
 
 
 @app.command()
@@ -151,7 +150,7 @@ def export(
 
     place = locate(folder)
     for name in write(place, url, recorded(place)):
-        Console().print(f"exported {name}", highlight=False, markup=False, soft_wrap=True)
+        Console().say(f"exported {name}")
 
 
 @app.command()
@@ -161,12 +160,13 @@ def algorithms() -> None:
 
     console = Console()
     for name, algorithm in known().items():
-        console.print(f"[bold]{name}[/bold]{'  (control)' if algorithm.control else ''}\n  {algorithm.source}", highlight=False)
+        console.print(name, style="bold", end="  (control)\n" if algorithm.control else "\n", soft_wrap=True)
+        console.say(f"  {algorithm.source}")
         for key, domain in algorithm.space.items():
             what = ", ".join(domain.choices) if domain.choices else f"{domain.kind} in {domain.range}"
             default = "" if domain.default is None else f"; default {domain.default}"
             marks = "".join(f"; {mark}" for mark in ("static", "tunable") if getattr(domain, mark))
-            console.print(f"    {key}: {domain.about}; {what}{default}{marks}", highlight=False, markup=False, soft_wrap=True)
+            console.say(f"    {key}: {domain.about}; {what}{default}{marks}")
 
 
 @app.command()
@@ -178,8 +178,6 @@ def doctor(
 
     if data is not None and not data.is_dir():
         raise Mistake(f"--data: is a folder; got {data}")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     raise typer.Exit(examine(Console(), data))
 
 
@@ -200,39 +198,45 @@ _COMPARED = ("arm", "FLOPs", "n", "test %", "difference", "95 % interval", "p (H
 
 def _report(folder: Location, console: Console, published: Path | None = None) -> None:
     from ..analysis import report
+    from ..analysis.wording import raised
 
+    incomplete = None
     try:
-        page = report.build(folder, published)
+        try:
+            page = report.build(folder, published)
+        except report.Incomplete as error:
+            incomplete, page = error, error.page
         head, *lines = report.front_table(folder)
     except OSError as error:
         raise Mistake(f"{folder}: rows can be read and the report written there; got: {error.strerror}") from error
-    table = Table(title="the front: mean validation accuracy against FLOPs", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("arm: setting")
-    for short in _COLUMNS.values():
-        table.add_column(short, justify="right", no_wrap=True)
+    grid = columns(["arm: setting", *_COLUMNS.values()], left=("arm: setting",))
     for line in lines:
-        table.add_row(f"{line[0]}: {line[1]}", *(line[head.index(name)] for name in _COLUMNS))
-    console.print(table)
-    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+        grid.add_row(f"{line[0]}: {line[1]}", *(line[head.index(name)] for name in _COLUMNS))
+    console.grid("the front: mean validation accuracy against FLOPs", grid)
+    console.say(f"report: {page}")
+    if incomplete is not None:
+        for error in incomplete.exceptions:
+            console.say(f"the report lacks a part, {'; '.join(error.__notes__)}: {raised(error)}")
+        raise incomplete
 
 
 def main() -> None:
     """The console script. A user's mistake ends with one sentence and exit 2, a fault of ours with a traceback and 70."""
-    sys.path.insert(0, os.getcwd())  # a user's own model, data set or algorithm, as `python -m` would find it
+    own_last(os.getcwd())
     try:
         app()
     except Mistake as error:
-        print(f"prunefront: {error}", file=sys.stderr)
+        complain(f"prunefront: {error}")
         sys.exit(BAD_INPUT)
     except OSError as error:  # a disk that is full, a store that does not answer
-        print(f"prunefront: {error.filename or ''}: {error.strerror or error}; the same command goes on", file=sys.stderr)
+        complain(f"prunefront: {error.filename or ''}: {error.strerror or error}; the same command goes on")
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
-        print("prunefront: interrupted; the same command goes on", file=sys.stderr)
+        complain("prunefront: interrupted; the same command goes on")
         sys.exit(INTERRUPTED)
     except Exception:
-        traceback.print_exc()
-        print(f"prunefront: {_OURS}", file=sys.stderr)
+        complain(traceback.format_exc())
+        complain(f"prunefront: {_OURS}")
         sys.exit(INTERNAL)
 
 

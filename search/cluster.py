@@ -13,12 +13,14 @@ import functools
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,14 +30,16 @@ from typing import Any
 import ray
 import torch
 from ray import cloudpickle, tune
+from ray.exceptions import RayError
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors import SafetensorError
 
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location
+from ..analysis.storage import Location, save
 from ..trainables.data import Packed
-from ..trainables.tuning import CohortTrainable
+from ..trainables.own import places
+from ..trainables.tuning import CohortTrainable, Told
 from . import SETTINGS
 from .plan import Planned
 from .progress import Progress
@@ -96,7 +100,7 @@ def train(study: Study, work: Work, scratch: Path, packed: Packed | None, progre
     packed: the data set for workers, put once into the object store.
     """
     task = json.dumps({key: value for key, value in study.task.to_json().items() if key != "starts"})
-    shared = {"study": study.about.name, "task": task, "keep": study.about.keep != "none", "data": packed}
+    shared = {"study": study.about.name, "task": task, "keep": study.about.keep != "none", "data": packed, "places": places()}
     gpus = gpus_each(study)
     config = {
         "folder": str(work.folder.absolute() if isinstance(work.folder, Path) else work.folder),
@@ -210,16 +214,17 @@ class _Report(tune.Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Try again, which Tune itself does not where a node dies under a trial that has not begun; at last give up."""
         error, name = _error(trial), self.hands.going[trial.trial_id].name
+        log = _logged(error, self.hands.work.folder, name)
         self.tries[name] += 1
         if self.tries[name] <= RETRIES:
             self.hands.again(trial.trial_id)
             why = self._late(trial) or "lost to an error or a dead worker"
-            self.hands.progress.note(f"cohort {name}: {why}; carried on from its last rung")
+            self.hands.progress.note(f"cohort {name}: {why}; carried on from its last rung{log}")
         elif (refused := _refused(error, self.hands.config["folder"])) is not None:
             self.hands.broken = self.hands.broken or refused
         else:
             self.hands.ended(trial.trial_id, self._late(trial) or _reason(error))
-            self.hands.progress.note(f"cohort {name}: failed for good; `status` and `reason` of its rows say why")
+            self.hands.progress.note(f"cohort {name}: failed for good: {_reason(error)}{log}")
 
     def _late(self, trial: Any) -> str:
         limit = self.hands.config["limit"]
@@ -289,13 +294,13 @@ def _listens(address: str) -> bool:
 
 def _answer(address: str, environment: Mapping[str, str]) -> str:
     """Why the cluster at `address` does not let in a client with this environment; empty if it does."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check"]
     command += [] if address == "auto" else ["--address", address]
     try:
         asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired:
         return f"no Ray answers there within {PATIENCE:g} s"
-    return _reason(asked.stderr) if asked.returncode else ""
+    return (asked.stderr.strip().splitlines() or ["it does not answer"])[-1].strip()[:300] if asked.returncode else ""
 
 
 def shared(folder: Location) -> None:
@@ -325,7 +330,11 @@ def _sees(probe: str) -> bool:
 @contextlib.contextmanager
 def _connected(**options: Any) -> Iterator[None]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    if "RAY_AUTH_TOKEN_PATH" in os.environ:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = os.path.abspath(os.environ["RAY_AUTH_TOKEN_PATH"])
+    # Workers look for modules first where the driver is now: a user's own torch.py there would be taken for torch.
+    with contextlib.chdir("/"):
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     # Tune stops gracefully on SIGUSR1, and not at all on SIGTERM.
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     try:
@@ -335,10 +344,14 @@ def _connected(**options: Any) -> Iterator[None]:
         ray.shutdown()
 
 
-def _error(trial: Any) -> object:
-    """What a trial failed for; None if its worker just died. In the scratch folder, written by Tune in this process."""
-    file = trial.pickled_error_file
-    return cloudpickle.loads(Path(file).read_bytes()) if file and Path(file).exists() else None
+def _error(trial: Any) -> BaseException | str | None:
+    """What a trial failed for, or its text; None if its worker just died. In the scratch folder, written by Tune in this
+    process."""
+    pickled, text = trial.pickled_error_file, trial.error_file
+    try:
+        return cloudpickle.loads(Path(pickled).read_bytes()) if pickled and Path(pickled).exists() else None
+    except Exception:  # a user's own exception may be one that cannot be made again
+        return Path(text).read_text() if text and Path(text).exists() else None
 
 
 def _refused(error: object, folder: str) -> OSError | None:
@@ -349,7 +362,40 @@ def _refused(error: object, folder: str) -> OSError | None:
     return cause if isinstance(cause, OSError) and str(cause.filename).startswith(folder) else None
 
 
-def _reason(error: object) -> str:
-    """The last line of an error that came back from a worker: its type and message."""
-    lines = [line.strip() for line in str(error or "its worker died").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+def _reason(error: BaseException | str | None) -> str:
+    """Why a member failed: type and first line of what its worker raised."""
+    if error is None:
+        return "its worker died"
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, RayError | str):  # Ray may have no more than the text of a traceback
+        text = getattr(error, "traceback_str", str(cause))
+        if "\n  File " in text or isinstance(cause, str):
+            return _raised(text)[:300]
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    kind = "" if isinstance(cause, Told) else f"{type(cause).__name__}: "
+    return f"{kind}{lines[0] if lines else ''}"[:300]
+
+
+def _raised(text: str) -> str:
+    """Type and first line of the exception at the end of a traceback's text."""
+    lines = text.rstrip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith("  File ")]
+    after = lines[frames[-1] + 1 :] if frames else lines[-1:]
+    return next((line.strip() for line in after if line.strip() and not line.startswith(" ")), "an error without a text")
+
+
+def _logged(error: BaseException | str | None, folder: Location, cohort: str) -> str:
+    """Write the whole traceback of what a worker raised into the run's log; says where, or nothing if there is none."""
+    if error is None:
+        return ""
+    number = 1 + len(list((folder / "log").glob(f"{cohort}-*.txt")))
+    path = folder / "log" / f"{cohort}-{number}.txt"
+    told = error if isinstance(error, str) else getattr(error, "traceback_str", "")  # str(error) leaves out lines
+    if isinstance(error, BaseException) and not told:
+        told = "".join(traceback.format_exception(error))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", told)  # Ray's colours
+    try:
+        save(path, text.encode(errors="backslashreplace"))
+    except OSError:  # the folder is full, or away: rows that say so come first
+        return ""
+    return f"; traceback: {path}"

@@ -104,6 +104,21 @@ def wanted(study: Study, folder: Location) -> dict[str, list[Mapping[str, Value]
     return found
 
 
+def expected(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, int]:
+    """About how many configurations each arm of checks will have, before anything is measured.
+
+    sizes: how many configurations each arm has.  Checks of the front are expected for as many settings as an arm would have
+    there if all arms that are checked were alike: its share of them.
+    """
+    checks = find(_checker()).checks
+    own = {arm.follows for arm in arms if arm.follows}
+    found = {}
+    for arm in (arm for arm in arms if arm.follows):
+        settings = sizes.get(arm.follows, 0)  # none where it cannot run on the task
+        found[arm.name] = -(-settings // len(own)) if checks[_check(arm)].front else settings
+    return found
+
+
 def _check(arm: Arm) -> str:
     values = arm.space["check"]
     assert isinstance(values, tuple)

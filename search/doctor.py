@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from . import DONE, FAILED, LONGEST_TEMPORARY, discovery
+from .console import Console
 from .discovery import quoted, raised
 
 MEMINFO, SHM, NVIDIA = Path("/proc/meminfo"), Path("/dev/shm"), Path("/proc/driver/nvidia")
@@ -57,12 +57,12 @@ def examine(console: Console, data: Path | None = None) -> int:
     sections["data sets"] = guarded(data_sets, filter(os.path.isdir, dict.fromkeys(folders)))
     bad = 0
     for section, findings in sections.items():
-        console.print(Text(section, "bold"))
+        console.print(section, style="bold")
         for finding in findings:
             _print(console, finding)
             bad += finding.bad
     end = f"no study will run here until what is bad ({bad}) is mended" if bad else "a study will run here"
-    console.print(Text(end, "bold"))
+    console.print(end, style="bold")
     return FAILED if bad else DONE
 
 
@@ -80,12 +80,12 @@ def _print(console: Console, finding: Finding) -> None:
     row = Table.grid(padding=(0, 2, 0, 0))
     row.add_column(width=4)
     row.add_column(overflow="fold")
-    row.add_row(Text(finding.mark, {"ok": "green", "note": "yellow", "bad": "bold red"}[finding.mark]), Text(finding.what))
+    row.add_row(Text(finding.mark, {"ok": "green", "note": "yellow", "bad": "bold red"}[finding.mark]), finding.what)
     if finding.advice:
-        row.add_row("", Text(f"-> {finding.advice}"))
+        row.add_row("", f"-> {finding.advice}")
     console.print(row)
     for line in finding.task.splitlines():
-        console.print(Text(f"          {line}"), soft_wrap=True)
+        console.say(f"          {line}")
 
 
 def versions() -> Iterator[Finding]:

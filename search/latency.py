@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable
 
-from rich.console import Console
 from torch import nn
 
 from ..analysis import latency, table
@@ -16,6 +15,7 @@ from ..analysis.storage import Location
 from ..trainables import flops
 from ..trainables import latency as timing
 from ..trainables.kept import kept_members, load_shrunk
+from .console import Console
 from .run import locked
 from .study import Study
 
@@ -34,9 +34,7 @@ def measure(study: Study, folder: Location, console: Console) -> None:
     On a CPU with as many threads as a cohort has CPUs ([study] cpus).
     """
 
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
+    say = console.say
     task, device = study.task, study.task.torch_device
     with locked(folder), timing.threads(study.about.cpus):
         place, (networks, front) = timing.place(device), _networks(study, folder)

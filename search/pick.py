@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from ..analysis import front, table
 from ..analysis import pick as picking
@@ -19,6 +18,7 @@ from ..trainables import latency as timing
 from ..trainables.kept import load, shrink
 from ..trainables.task import Task
 from . import DONE, FAILED
+from .console import Console
 from .study import at
 
 
@@ -31,9 +31,7 @@ def pick(folder: Location, chosen: picking.Pick, out: Location | None, console: 
     if out is not None:
         _apart(folder, out)
 
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
+    say = console.say
     point, row = chosen.point, chosen.member
     member = str(row["member"])
     say(f"setting  {point['arm']}: {point['setting']} ({chosen.why[0]})")

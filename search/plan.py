@@ -23,6 +23,7 @@ from ..trainables.cohort import Cohort
 from ..trainables.contract import Member, Value, canonical, code_path
 from ..trainables.memory import allowance, fitting, fitting_shapes, member_bytes
 from ..trainables.task import Task, identity
+from . import controls
 from .domains import proposals
 from .study import MODELLED, Arm, Study, at
 
@@ -66,6 +67,7 @@ class Plan:
             arm.name: [] for arm in self.arms if arm.sampler in MODELLED or arm.follows
         }
         self._generations = self._count = 0
+        self._followed = False
         self._known: set[int] = set()
         self._dense: dict[int, str] = {}
         self._bytes: dict[object, int] = {}
@@ -78,6 +80,16 @@ class Plan:
         """Members that the study will have, as far as is known, if no space is exhausted."""
         sizes = (arm.members or len(self.rounds.get(arm.name, self._first[arm.name])) for arm in self.arms)
         return sum(sizes) * len(self.study.about.seeds)
+
+    def expected(self) -> tuple[int, bool]:
+        """Members that the study will have, and whether that is an estimate: checks are planned when all else is done."""
+        guessed = not self._followed and any(arm.follows for arm in self.arms)
+        if not guessed:
+            return self.total, False
+        sizes = {arm.name: arm.members or len(self.rounds.get(arm.name, self._first[arm.name])) for arm in self.arms}
+        known = sum(len(self.rounds[arm.name]) for arm in self.arms if arm.follows)
+        checks = sum(controls.expected(self.arms, sizes).values())
+        return self.total + max(0, checks - known) * len(self.study.about.seeds), True
 
     def open(self) -> None:
         """Read what is planned. Raises Mistake if the folder holds another study, or another task's rows."""
@@ -133,6 +145,7 @@ class Plan:
 
     def follow(self, wanted: Mapping[str, Sequence[Mapping[str, Value]]]) -> list[Planned]:
         """Plan the controls of what other arms found, as far as they are not planned yet. wanted: arm -> configurations."""
+        self._followed = True
         for arm in (arm for arm in self.arms if arm.follows):
             known = {canonical(arm.algorithm.space, hp) for _, hp in self.rounds[arm.name]}
             new = [dict(hp) for hp in wanted.get(arm.name, []) if canonical(arm.algorithm.space, hp) not in known]

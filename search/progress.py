@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.live import Live
 
 from ..analysis.front import front
 from ..analysis.storage import Location, source
 from ..analysis.table import RUNNING
 from ..trainables.cohort import rows_path
+from .console import Console
 from .plan import Planned
 
-EVERY = 10.0
-"""Seconds between lines where the output is no terminal."""
+EVERY, SILENT = 10.0, 30.0
+"""Where the output is no terminal: seconds between lines as members are measured, and the most without any line."""
 
 
 class Progress:
     """Counts what is done from the rows that were written. Used as a context: the display ends with it.
 
-    total: members of the study as far as they are known now; done: those that had a last row before.
+    total: members of the study as far as they are known now, and whether that is an estimate; done: those that had a last row
+    before.
     """
 
-    def __init__(self, folder: Location, total: Callable[[], int], done: int, rungs: int, console: Console) -> None:
+    def __init__(
+        self, folder: Location, total: Callable[[], tuple[int, bool]], done: int, rungs: int, console: Console
+    ) -> None:
         self.folder, self.rungs, self.console = folder, rungs, console
         self.total, self.before, self.done = total, done, done
         self.stopped, self.spared = 0, 0.0  # members, and their share of the rungs that need no training
@@ -34,15 +38,28 @@ class Progress:
         self.points = np.empty((0, 2))  # non-dominated (accuracy, FLOPs)
         self.begun = self.said = time.monotonic()
         self.live = Live(self._line(), console=console, transient=True) if console.is_terminal else None
+        self._over = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="progress", daemon=True)
 
     def __enter__(self) -> Progress:
         if self.live:
             self.live.start()
+        else:
+            self._heart.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.live:
             self.live.stop()
+        else:
+            self._over.set()
+            self._heart.join()
+
+    def _beat(self) -> None:
+        """Say how far it is, however long a rung takes."""
+        while not self._over.wait(max(0.0, self.said + SILENT - time.monotonic())):
+            if time.monotonic() - self.said >= SILENT:
+                self._say()
 
     def reached(self, planned: Planned, rung: int) -> None:
         """A cohort wrote the rows of `rung`."""
@@ -53,7 +70,8 @@ class Progress:
         ended = rows[rows["status"] != RUNNING]
         self.done += len(ended)
         self.work[planned.name] = planned.size * rung / self.rungs
-        points = np.concatenate([self.points, ended[["accuracy_valid", "flops_masked"]].to_numpy(float)])
+        there = ended[ended["flops_masked"] > 0]  # a network without FLOPs only guesses
+        points = np.concatenate([self.points, there[["accuracy_valid", "flops_masked"]].to_numpy(float)])
         self.points = np.unique(points[front(points, [True, False])], axis=0)
         self._show()
 
@@ -66,21 +84,29 @@ class Progress:
 
     def note(self, sentence: str) -> None:
         """Say something beside the display."""
-        (self.live.console if self.live else self.console).print(sentence, highlight=False, soft_wrap=True)
+        self.console.say(sentence)
 
     def _show(self) -> None:
         if self.live:
             self.live.update(self._line())
         elif time.monotonic() - self.said >= EVERY:
-            self.said = time.monotonic()
-            self.console.print(self._line(), highlight=False, soft_wrap=True)
+            self._say()
+
+    def _say(self) -> None:
+        self.said = time.monotonic()
+        self.console.say(self._line())
 
     def _line(self) -> str:
         seconds = time.monotonic() - self.begun
-        work, all_work = sum(self.work.values()), self.total() - self.before - self.spared
-        parts = [f"{self.done}/{self.total()} members" + (f" ({self.stopped} stopped at a rung)" if self.stopped else "")]
+        total, guessed = self.total()
+        work, all_work = sum(list(self.work.values())), total - self.before - self.spared
+        about = "about " if guessed else ""
+        parts = [f"{self.done}/{about}{total} members" + (f" ({self.stopped} stopped at a rung)" if self.stopped else "")]
         if all_work / 20 <= work < all_work:  # before that it would be a guess
-            parts.append(f"{60 * work / seconds:.0f} members/min, {_clock(seconds * (all_work - work) / work)} left")
+            left = f"{about}{_clock(seconds * (all_work - work) / work)} left"
+            parts.append(f"{60 * work / seconds:.0f} members/min, {left}")
+        else:
+            parts.append(f"{_clock(seconds)} so far")
         if len(self.points):
             shown = self.points[np.unique(np.linspace(0, len(self.points) - 1, 4).astype(int))][::-1]
             parts.append("best so far: " + ", ".join(f"{accuracy:.1%} at {flops:,.0f} FLOPs" for accuracy, flops in shown))

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from rich.console import Console
-
 from ..analysis import front, table
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, Remote, remove_tree, sweep
@@ -25,6 +23,7 @@ from ..trainables.cohort import Cohort
 from ..trainables.data import pack
 from ..trainables.kept import keep_only
 from . import DONE, FAILED, INTERRUPTED, LONGEST_TEMPORARY, lease, plan
+from .console import Console
 from .progress import Progress
 from .study import Study, at
 from .work import Work, write_ends
@@ -38,9 +37,7 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
     Raises Mistake with one sentence, before anything is trained, if the study cannot run there.
     """
 
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
+    say = console.say
     if insecure and address is None:
         raise Mistake("--insecure: goes with --address; a Ray of our own is never open")
     with at(study.path):
@@ -64,7 +61,8 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
         _skip(study, folder)
         work = Work(study, folder, planned, held.check)
         if work.anything():
-            with Progress(folder, lambda: planned.total, work.members - work.left, study.task.rungs, console) as progress:
+            before = work.members - work.left
+            with Progress(folder, planned.expected, before, study.task.rungs, console) as progress:
                 work.stopped = progress.left
                 packed = pack(study.task.data)
                 if address is None:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -20,6 +18,7 @@ from ..trainables.kept import kept_members, load
 from ..trainables.physical import Parent
 from ..trainables.removed import by_layer, compression
 from ..trainables.structure import alive
+from .console import Console, columns
 
 COUNTS = tuple(name.removeprefix("flops_") for name in front.COUNTS if name.startswith("flops_"))
 """Dense, masked and shrunk, as the rows count FLOPs."""
@@ -33,9 +32,7 @@ def show(folder: Location, member: str, console: Console) -> None:
     Raises Mistake if that is not one member. Without its network, which a study may not have kept, layers are left out.
     """
 
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
+    say = console.say
     rows = table.current(folder, table.read(folder))
     member = pick.find(rows, member)
     mine = rows[rows["member"] == member]
@@ -52,12 +49,12 @@ def show(folder: Location, member: str, console: Console) -> None:
     spent = f"{last['train_flops']:,.0f} training FLOPs ({last['search_flops']:,.0f} of them for a search)"
     say(f"cost: {last['seconds']:.3g} s, {spent}, {last['steps']:,.0f} steps, {last['examples']:,.0f} examples")
     console.width = max(console.width, WIDTH)  # or digits would be cut off
-    console.print(_rungs(steps, last["status"] != table.RUNNING))
+    console.grid("rung by rung, FLOPs", _rungs(steps, last["status"] != table.RUNNING))
     if member not in kept_members(folder):
         say("layers are not shown: the study kept no network of it (`keep` says which are kept when it ends)")
         return
     module, kept, parent = load(folder, member)
-    console.print(_layers(*layers(module, kept, parent)))
+    console.grid("layer by layer, FLOPs", _layers(*layers(module, kept, parent)))
     if gone := [block.name for block in parent.structure.blocks if not kept.get(block.name, True)]:
         say(f"residual blocks removed: {', '.join(gone)}")
 
@@ -92,7 +89,7 @@ def layers(module: nn.Module, kept: Mapping[str, Tensor], parent: Parent) -> tup
 
 
 def _layers(lines: list[dict[str, Any]], whole: dict[str, int]) -> Table:
-    grid = _grid("layer by layer, FLOPs", ["layer", "weight", "kept", "units", "removed", *COUNTS])
+    grid = columns(["layer", "weight", "kept", "units", "removed", *COUNTS], left=("layer",))
     for line in lines:
         about = ["", "", "", ""]
         if "shape" in line:
@@ -107,20 +104,13 @@ def _layers(lines: list[dict[str, Any]], whole: dict[str, int]) -> Table:
 def _rungs(steps: pd.DataFrame, ended: bool) -> Table:
     """A line for each rung; test data at the last row only."""
     names = {"train %": "accuracy_train", "valid %": front.SCORES[0], "test %": front.SCORES[1]}
-    grid = _grid("rung by rung, FLOPs", ["rung", "epochs", "loss", *names, "sparsity", *COUNTS[1:]])
+    grid = columns(["rung", "epochs", "loss", *names, "sparsity", *COUNTS[1:]])
     for number, row in enumerate(steps.to_dict("records"), 1):
         scores = [f"{100 * row[name]:.2f}" if not pd.isna(row[name]) else "" for name in names.values()]
         counts = [_count(row[f"flops_{kind}"]) for kind in COUNTS[1:]]
         whole = [_real(row["epochs"], ".4g"), _real(row["loss_valid"], ".4f")]
         scores[-1] = scores[-1] if ended and number == len(steps) else ""
         grid.add_row(str(row["rung"]), *whole, *scores, _real(row["sparsity"], ".4f"), *counts)
-    return grid
-
-
-def _grid(title: str, names: list[str]) -> Table:
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in names:
-        grid.add_column(name, justify="left" if name == "layer" else "right")
     return grid
 
 

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from sklearn.datasets import load_digits
 
 from prunefront.search import DONE, FAILED, LONGEST_TEMPORARY, discovery, doctor
+from prunefront.search.console import Console
 from prunefront.search.doctor import Finding
 from prunefront.trainables import data
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from rich.console import Console
 from test_report import Visible, measured, rows, save
 from torch import nn
 
@@ -20,6 +19,7 @@ from prunefront.analysis import latency, report, table
 from prunefront.search import BAD_INPUT, DONE, INTERRUPTED, cli, plan
 from prunefront.search import latency as measuring
 from prunefront.search import study as studies
+from prunefront.search.console import Console
 from prunefront.trainables import latency as timing
 from prunefront.trainables.cohort import Training
 from prunefront.trainables.kept import keep_only

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from test_contract import TASK, several, taken
@@ -28,6 +27,7 @@ from prunefront.analysis import front, pick, table
 from prunefront.analysis.storage import locate
 from prunefront.search import BAD_INPUT, DONE, FAILED, cli, plan
 from prunefront.search import study as studies
+from prunefront.search.console import Console
 from prunefront.search.show import layers, show
 from prunefront.trainables import data, deploy, extract, physical
 from prunefront.trainables import latency as timing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
+import sys
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from jsonschema import ValidationError
 
-from prunefront.analysis import front, page, plot, report, searches, table, wording
+from prunefront.analysis import answer, attainment, front, page, plot, report, searches, sections, table, wording
+from prunefront.search import cli
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 FLOPS, PARAMS = 2 * 50890, 50890
@@ -292,6 +294,77 @@ def test_torn_and_foreign_files_are_named(study: Path) -> None:
     pq.write_table(pa.table({"member": ["a"]}), study / "rows" / "foreign.parquet")
     with pytest.raises(ValueError, match=r"foreign\.parquet: not written by prunefront"):
         report.build(study)
+
+
+def test_a_level_whose_corners_have_no_flops_costs_no_report(tmp_path: Path) -> None:
+    """One arm, two seeds, one at no FLOPs and better: half of the seeds attain nothing that an axis of logarithms can hold."""
+    found = [measured("dns", 0.5, seed, "digits") for seed in (0, 1)]
+    found[0] |= {"flops_masked": 0, "flops_shrunk": 0, "params_kept": 0, "accuracy_valid": 0.99}
+    found[1] |= {"accuracy_valid": 0.5}
+    text = Visible.of(report.build(save(tmp_path, found)).read_text())
+    assert "Not in this report" not in text
+    assert "corners have no FLOPs left." in (tmp_path / "report" / "attained.svg").read_text()
+
+
+PARTS = {
+    "attained": (plot, "attained"),
+    "sections.bands": (sections, "bands"),
+    "the arms": (answer, "arms"),
+    "the page's head": (sections, "headline"),
+    "spent": (attainment, "spent"),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_fails_does_not_cost_the_report(
+    part: str, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plot, "pdf", str.encode)  # the slow part
+
+    def fails(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("planted <b>\nMore information at https://example.org")
+
+    monkeypatch.setattr(*PARTS[part], fails)
+    with pytest.raises(report.Incomplete) as incomplete:
+        report.build(study)
+    assert incomplete.value.page == study / "report" / "report.html"
+    text = Visible.of(incomplete.value.page.read_text())
+    assert "Not in this report" in text
+    assert "failed, by a fault of prunefront (ZeroDivisionError: planted <b>)" in text
+    assert "More information" not in text
+    for heading in ("Operating points", "Hypervolume", "Checks", "Provenance"):
+        assert heading in text, "the others are there"
+    assert (study / "report" / "front.png").exists()
+    assert (study / "report" / "arms.md").exists() == (part != "the arms")
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["prunefront", "report", str(study)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 70
+    assert "the report lacks a part, in the " in said.out or "arms.md" in said.out
+    assert "ZeroDivisionError: planted <b>" in said.out
+    assert "Traceback" in said.err
+    assert "this is a fault of prunefront" in said.err
+
+
+def test_what_cannot_be_drawn_is_said_and_no_fault(tmp_path: Path) -> None:
+    text = report.build(save(tmp_path, [{**row, "flops_masked": 0} for row in rows()])).read_text()
+    assert "the figure flops_masked: digits: no point has FLOPs left" in Visible.of(text)
+    assert "Operating points" in text
+
+
+def test_names_are_no_paths_for_a_figure(study: Path) -> None:
+    """Tooltips of columns whose names have what Vega takes for a path, and text that no XML may hold."""
+    name = """m_a.b[0]'"\\\uffff"""
+    lines = pd.DataFrame({"factor": [2.0], "share": [0.5], "kept": [0.9], "low": [0.8], "high": [1.0], "n": [3], name: [1.5]})
+    picture = plot.stopping(lines, "it's \x1b[31m 😀 [/2]")
+    tips = [tip for layer in picture["layer"] for tip in layer["encoding"].get("tooltip", [])]
+    assert next(tip for tip in tips if tip["title"].startswith("m a"))["field"] == """m_a\\.b\\[0\\]\\'\\"\\\\\uffff"""
+    drawing = plot.svg(picture)
+    assert "it's \\x1b[31m 😀 [/2]" in drawing
+    assert plot.pdf(drawing).startswith(b"%PDF")
 
 
 @pytest.mark.parametrize("accuracies", [[0.5], [0.5, 0.5], [0.9, 0.1], [1.0, 1.0, 0.1, 0.1], [0.0]])

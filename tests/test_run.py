@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -256,6 +257,82 @@ def test_a_users_own_algorithm_and_model_bad_runs_and_the_death_of_a_worker(plug
     halved = calm[(calm["arm"] == "halving") & (calm["status"] == "done")]
     assert len(halved) == 6
     assert (halved["sparsity"] - (1 - (1 - halved["hp_share"]) ** 3)).abs().max() < 0.02
+
+
+# Own modules beside a study: a model, and files with names that break whatever imports the module that is meant.
+SHADOWS = ("secrets", "calendar", "random", "torch", "types", "ray", "pyarrow")
+
+NETS = """
+import pathlib
+
+from torch import nn
+
+
+def small(shape, classes):
+    pathlib.Path("beside.txt").read_text()
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, classes))
+"""
+
+SICK = """
+from prunefront.trainables.algorithms.dense import Dense
+
+
+class Sick(Dense):
+    def after_step(self, params, pruning, ctx):
+        raise Unspeakable("seven is not prime enough", 7)
+
+
+class Unspeakable(Exception):
+    def __init__(self, text, number):
+        super().__init__(f"{text} [/{number}]\\nMore information at https://example.org")
+"""
+
+MEAN = """
+[study]
+name = "mean [red]"
+seeds = [0]
+
+[task]
+model = "my_nets.small"
+epochs = 2
+rungs = 1
+
+[[arm]]
+name = "half [/2] \u202e ±"
+algorithm = "dense"
+
+[[arm]]
+algorithm = "my_sick.Sick"
+"""
+
+
+def test_files_named_like_modules_and_names_like_markup_harm_no_run(tmp_path: Path):
+    """In an ASCII terminal, with an arm that fails: its reason is type and first line, and its traceback is in the log."""
+    for name in SHADOWS:
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('the wrong {name}')\n")
+    (tmp_path / "my_nets.py").write_text(NETS)
+    (tmp_path / "my_sick.py").write_text(SICK)
+    (tmp_path / "beside.txt").write_text("found")
+    (tmp_path / "mean.toml").write_text(MEAN, encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("prunefront")), "run", "mean.toml", "--out", "[draft]"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="ascii", check=False)
+    folder = tmp_path / "[draft]"
+    assert done.returncode == 1, done
+    assert r"half [/2] \u202e \xb1" in done.stdout
+    assert "+- -" in done.stdout, "of one seed"
+    assert "report: [draft]/report/report.html" in done.stdout
+    last = table.last(table.read(folder)).set_index("algorithm")
+    assert last.loc["dense", "status"] == "done"
+    assert last.loc["my_sick.Sick", "status"] == "failed"
+    assert last.loc["my_sick.Sick", "reason"] == "Unspeakable: seven is not prime enough [/7]"
+    logs = sorted((folder / "log").iterdir())
+    assert len(logs) == 4, "one for each try"
+    for log in logs:
+        assert f"traceback: {log.relative_to(tmp_path)}" in done.stdout
+        assert "in after_step" in log.read_text()
+        assert "More information at https://example.org" in log.read_text()
+        assert "\x1b" not in log.read_text()
 
 
 def test_a_study_is_done_in_an_object_store_as_it_is_here(calm: Path, study: Path, store: str):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..analysis.mistake import Mistake
+from .own import imported
 
 
 def mlp(input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300, 100), width: float = 1) -> nn.Module:
@@ -194,7 +194,9 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
         raise Mistake(f'no {noun} "{name}";{hint(name, known)}, or a dotted path such as package.module.{noun}')
     module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = getattr(imported(module), attribute)
+    except Mistake as error:
+        raise Mistake(f"{noun} {name}: {error}") from None
     except Exception as error:  # importing runs anybody's code
         raise Mistake(f"{noun} {name}: cannot be imported ({raised(error)})") from error
     if not callable(found):

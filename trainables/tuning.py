@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import faulthandler
 import functools
 import json
 import os
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,29 @@ from .cohort import Cohort, Training
 from .contract import Member, State, complete
 from .gradient import dense_networks
 from .measure import measure
+from .own import look_in
 from .task import Task
+
+
+class Told(Exception):
+    """What was raised, as text: type, message and traceback. An exception that cannot be copied is lost between processes."""
+
+
+@contextlib.contextmanager
+def _portable() -> Iterator[None]:
+    """Raise what can be copied: Tune and Ray do, and exceptions of anybody's own may not allow it."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        try:
+            while cause is not None:
+                copy.copy(cause)
+                cause = cause.__cause__
+        except Exception:
+            text = "".join(traceback.format_exception(error))
+            raise Told(f"{type(error).__name__}: {error}\n\n{text}") from None
+        raise
 
 
 class CohortTrainable(tune.Trainable):
@@ -30,11 +56,24 @@ class CohortTrainable(tune.Trainable):
     config: `folder`, the study's output folder; `line`, the file of its plan, and the bytes of it from where and how many,
     that hold the cohort; `upto`, the rung; `threads`; `workers`, how many cohorts share the device (0: as many as this
     machine's CPUs are enough for); `limit`, the most seconds from rung to rung, or None; `limits`, which members may not
-    break. Beside it, by `tune.with_parameters`, what cohorts share: `study`, its name; `task`; `keep`; `data`, packed, or None.
+    break. Beside it, by `tune.with_parameters`, what cohorts share: `study`, its name; `task`; `keep`; `data`, packed, or None;
+    `places`, where the driver looks for modules, its current folder last, which becomes that of the worker if it is there.
     A retried trial carries on from the saved States.
     """
 
-    def setup(self, config: dict[str, Any], study: str = "", task: str = "", keep: bool = True, data: Any = None) -> None:
+    @_portable()
+    def setup(
+        self,
+        config: dict[str, Any],
+        study: str = "",
+        task: str = "",
+        keep: bool = True,
+        data: Any = None,
+        places: Sequence[str] = (),
+    ) -> None:
+        look_in(places)
+        with contextlib.suppress(OSError):  # another machine may not have it
+            os.chdir(places[-1] if places else ".")
         self._limit, self._upto = config["limit"], config["upto"]
         torch.set_num_threads(max(1, int(config["threads"])))
         folder = locate(config["folder"])
@@ -55,6 +94,7 @@ class CohortTrainable(tune.Trainable):
         self.setup(new_config)
         return True
 
+    @_portable()
     def step(self) -> dict[str, Any]:
         """Train to the next rung and write its rows. A process that takes too long for it ends itself."""
         if self._limit is not None:
