@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, locate
-from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED
+from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED, interrupts
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
     "Searches for small, accurate neural networks: a study file goes in, a table of measured networks and fronts of "
@@ -218,6 +218,11 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
 
 def main() -> None:
     """The console script. A user's mistake ends with one sentence and exit 2, a fault of ours with a traceback and 70."""
+    with interrupts.bounded():
+        _main()
+
+
+def _main() -> None:
     sys.path.insert(0, os.getcwd())  # a user's own model, data set or algorithm, as `python -m` would find it
     try:
         app()

@@ -36,7 +36,7 @@ from ..analysis.mistake import Mistake
 from ..analysis.storage import Location
 from ..trainables.data import Packed
 from ..trainables.tuning import CohortTrainable
-from . import SETTINGS
+from . import SETTINGS, interrupts
 from .plan import Planned
 from .progress import Progress
 from .study import Study
@@ -107,7 +107,7 @@ def train(study: Study, work: Work, scratch: Path, packed: Packed | None, progre
     }
     hands = _HandOut(work, config, progress, lambda: _slots(study, _nodes()))
     trainable = tune.with_resources(tune.with_parameters(CohortTrainable, **shared), {"cpu": study.about.cpus, "gpu": gpus})
-    tune.Tuner(
+    tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(search_alg=hands, num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
@@ -117,7 +117,9 @@ def train(study: Study, work: Work, scratch: Path, packed: Packed | None, progre
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             callbacks=[_Report(hands)],
         ),
-    ).fit()
+    )
+    with interrupts.tune_listens():
+        tuner.fit()
     if hands.broken is not None:
         raise hands.broken
 
@@ -232,21 +234,67 @@ def local_ray(scratch: Path, cpus: int, room: int = 0) -> Iterator[None]:
     """A Ray of our own on this machine, quiet, its files and its token in `scratch`. room: bytes of the data set."""
     token, before = scratch / "token", os.environ.get("RAY_AUTH_TOKEN_PATH")
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
+        file.write(_token())
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     try:
-        with _connected(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=STORE + 2 * room,
-            _temp_dir=str(scratch / "ray"),
+        with (
+            _apart() as starting,
+            _connected(
+                starting,
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=STORE + 2 * room,
+                _temp_dir=str(scratch / "ray"),
+            ),
         ):
             yield
     finally:
+        token.unlink(missing_ok=True)
         os.environ.pop("RAY_AUTH_TOKEN_PATH")
         if before is not None:
             os.environ["RAY_AUTH_TOKEN_PATH"] = before
+
+
+@functools.cache
+def _token() -> str:
+    """The token of every Ray that this process starts: Ray keeps the first one that it reads, as long as the process lives."""
+    return secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[contextlib.AbstractContextManager[None]]:
+    """A process group for a Ray of our own, which is killed at the end; gives a context in which processes are started into it.
+
+    A signal to the driver's group, as `timeout` and schedulers send it, would else end Ray under a driver that has to stop it.
+    The group's first process kills it when the driver's end of a pipe is closed, however the driver ended.
+    """
+    keep = "trap '' HUP INT TERM; cat; kill -KILL 0"
+    with subprocess.Popen(["sh", "-c", keep], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0) as keeper:
+        yield _forks_join(keeper.pid)
+
+
+_joins = 0
+"""The process group that forked processes join; 0: their parent's."""
+
+
+@contextlib.contextmanager
+def _forks_join(group: int) -> Iterator[None]:
+    global _joins
+    _joins = group
+    try:
+        yield
+    finally:
+        _joins = 0
+
+
+def _join() -> None:
+    if _joins:
+        os.setpgid(0, _joins)
+        signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)
+
+
+os.register_at_fork(after_in_child=_join)
 
 
 @contextlib.contextmanager
@@ -273,7 +321,7 @@ def joined_ray(address: str, insecure: bool) -> Iterator[None]:
         rule = f"is HOST:PORT of the head of a Ray cluster, or auto; {token}"
         raise Mistake(f"--address {rule}; got {address}: {refused}")
     handed = {name: os.environ[name] for name in SETTINGS if name.startswith("MALLOC")}
-    with _connected(address=address, runtime_env={"env_vars": handed}):
+    with _connected(contextlib.nullcontext(), address=address, runtime_env={"env_vars": handed}):
         yield
 
 
@@ -323,16 +371,34 @@ def _sees(probe: str) -> bool:
 
 
 @contextlib.contextmanager
-def _connected(**options: Any) -> Iterator[None]:
+def _connected(starting: contextlib.AbstractContextManager[None], **options: Any) -> Iterator[None]:
+    """Ray, started inside `starting`, as long as the block lasts."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    # Tune stops gracefully on SIGUSR1, and not at all on SIGTERM.
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     try:
+        with starting:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        _end_at_once()
+        interrupts.restore()
+        if interrupts.heard():  # by a handler that was Ray's
+            raise KeyboardInterrupt
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def _end_at_once() -> None:
+    """Let ray.shutdown kill the processes of a Ray of our own without asking them first: they hear no SIGTERM.
+
+    The function is private to Ray; without it, ray.shutdown waits a second for each of them.
+    """
+    node = getattr(ray._private.worker, "_global_node", None)
+    kill = getattr(node, "kill_all_processes", None)
+    if node is not None and kill is not None:
+        node.kill_all_processes = functools.partial(_kill, kill)
+
+
+def _kill(kill: Callable[..., None], **options: Any) -> None:
+    kill(**{**options, "allow_graceful": False})
 
 
 def _error(trial: Any) -> object:
