@@ -10,6 +10,7 @@ import collections
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import logging
 import os
@@ -34,9 +35,10 @@ from safetensors import SafetensorError
 
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location
+from ..trainables.cohort import ask_parts
 from ..trainables.data import Packed
 from ..trainables.tuning import CohortTrainable
-from . import SETTINGS, interrupts
+from . import SETTINGS, interrupts, losses
 from .plan import Planned
 from .progress import Progress
 from .study import Study
@@ -106,20 +108,31 @@ def train(study: Study, work: Work, scratch: Path, packed: Packed | None, progre
         "limits": [str(limit) for limit in study.goals.constraints] if study.about.reduction_factor is not None else [],
     }
     hands = _HandOut(work, config, progress, lambda: _slots(study, _nodes()))
+    report = _Report(hands)
     trainable = tune.with_resources(tune.with_parameters(CohortTrainable, **shared), {"cpu": study.about.cpus, "gpu": gpus})
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(search_alg=hands, num_samples=-1, reuse_actors=True),
-        run_config=tune.RunConfig(
-            name="cohorts",
-            storage_path=str(scratch / "tune"),
-            verbose=0,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            callbacks=[_Report(hands)],
-        ),
-    )
-    with interrupts.tune_listens():
-        tuner.fit()
+    losses.deaths_only()
+    for attempt in itertools.count():
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(search_alg=hands, num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=f"cohorts-{attempt}",
+                storage_path=str(scratch / "tune"),
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                callbacks=[report],
+            ),
+        )
+        try:
+            with interrupts.tune_listens():
+                tuner.fit()
+            break
+        except Exception as error:
+            if interrupts.heard():
+                break
+            if not losses.of_ray(error):
+                raise
+            report.all_lost(error)
     if hands.broken is not None:
         raise hands.broken
 
@@ -194,6 +207,7 @@ class _Report(tune.Callback):
     def __init__(self, hands: _HandOut) -> None:
         self.hands, self.heard = hands, dict[str, float]()
         self.tries = collections.Counter[str]()  # of each cohort, from the rung where it is
+        self.kills = losses.kernel_kills()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing of a display goes into Tune's snapshots."""
@@ -211,21 +225,40 @@ class _Report(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Try again, which Tune itself does not where a node dies under a trial that has not begun; at last give up."""
-        error, name = _error(trial), self.hands.going[trial.trial_id].name
-        self.tries[name] += 1
-        if self.tries[name] <= RETRIES:
-            self.hands.again(trial.trial_id)
-            why = self._late(trial) or "lost to an error or a dead worker"
-            self.hands.progress.note(f"cohort {name}: {why}; carried on from its last rung")
-        elif (refused := _refused(error, self.hands.config["folder"])) is not None:
-            self.hands.broken = self.hands.broken or refused
-        else:
-            self.hands.ended(trial.trial_id, self._late(trial) or _reason(error))
-            self.hands.progress.note(f"cohort {name}: failed for good; `status` and `reason` of its rows say why")
+        self._lost(trial.trial_id, _error(trial))
 
-    def _late(self, trial: Any) -> str:
+    def all_lost(self, error: Exception) -> None:
+        """Tune itself ended for `error`, and each cohort that trained is tried again."""
+        for trial_id in list(self.hands.going):
+            self._lost(trial_id, error)
+
+    def _lost(self, trial_id: str, error: object) -> None:
+        with self.hands.guarded():
+            name = self.hands.going[trial_id].name
+            self.tries[name] += 1
+            kills = losses.kernel_kills()
+            memory = losses.memory(error, kills - self.kills)
+            self.kills = kills
+            why = self._late(trial_id) or memory
+            if self.tries[name] <= RETRIES:
+                how = f", in {self._split(trial_id)} parts" if memory else ""
+                self.hands.again(trial_id)
+                why = why or "lost to an error or a dead worker"
+                self.hands.progress.note(f"cohort {name}: {why}; carried on from its last rung{how}")
+            elif (refused := _refused(error, self.hands.config["folder"])) is not None:
+                self.hands.broken = self.hands.broken or refused
+            else:
+                self.hands.ended(trial_id, why or _reason(error))
+                self.hands.progress.note(f"cohort {name}: failed for good; `status` and `reason` of its rows say why")
+
+    def _split(self, trial_id: str) -> int:
+        """Have the cohort of a trial trained in more parts; returns how many."""
+        planned = self.hands.going[trial_id]
+        return min(planned.size, ask_parts(self.hands.work.folder, planned.name, losses.PARTS))
+
+    def _late(self, trial_id: str) -> str:
         limit = self.hands.config["limit"]
-        since = time.monotonic() - self.heard.get(trial.trial_id, time.monotonic())
+        since = time.monotonic() - self.heard.get(trial_id, time.monotonic())
         return f"took more than the {limit:g} s that `limit` allows from rung to rung" if limit and since >= limit else ""
 
 
@@ -403,8 +436,13 @@ def _kill(kill: Callable[..., None], **options: Any) -> None:
 
 def _error(trial: Any) -> object:
     """What a trial failed for; None if its worker just died. In the scratch folder, written by Tune in this process."""
-    file = trial.pickled_error_file
-    return cloudpickle.loads(Path(file).read_bytes()) if file and Path(file).exists() else None
+    pickled, text = trial.pickled_error_file, trial.error_file
+    if pickled and Path(pickled).exists():
+        with contextlib.suppress(Exception):  # an exception of the user's own that cannot be read back
+            return cloudpickle.loads(Path(pickled).read_bytes())
+    if text and Path(text).exists():
+        return Path(text).read_text().rpartition("Failure # ")[2].partition("\n")[2]
+    return None
 
 
 def _refused(error: object, folder: str) -> OSError | None:
