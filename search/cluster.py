@@ -411,7 +411,7 @@ def _connected(starting: contextlib.AbstractContextManager[None], **options: Any
         with starting:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         _end_at_once()
-        interrupts.restore()
+        interrupts.take()
         if interrupts.heard():  # by a handler that was Ray's
             raise KeyboardInterrupt
         yield

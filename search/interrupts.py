@@ -1,7 +1,7 @@
 """Signals that stop a run: SIGTERM, and the SIGHUP of a terminal that was closed, do what Ctrl-C does.
 
-They come from a user, from `timeout`, from a scheduler, at any moment and more than once. What was measured is kept, and a process
-of ours ends within `GRACE` seconds, whatever hangs.
+They come from a user, from `timeout`, from a scheduler, at any moment and more than once. What was measured is kept, and a
+process of ours ends within `GRACE` seconds, whatever hangs.
 """
 
 from __future__ import annotations
@@ -41,12 +41,10 @@ def handled() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    global _stopping
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if _stop not in before.values():
-        _first.clear()
-        _stopping = False
-    restore()
+        _begin()
+    take()
     try:
         yield
     finally:
@@ -54,8 +52,14 @@ def handled() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def restore() -> None:
-    """Take the signals back from a library that took them: ray.init does."""
+def _begin() -> None:
+    global _stopping
+    _stopping = False
+    _first.clear()
+
+
+def take() -> None:
+    """Have the signals handled here, also after a library took them: ray.init does."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in SIGNALS:
@@ -90,22 +94,30 @@ def bounded() -> Iterator[None]:
 
     A thread keeps the time: the main one may hang in a library's call, where Python runs no handler.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    with handled():
-        try:
-            yield
-        except BaseException as error:
-            if not heard() or (isinstance(error, SystemExit) and not error.code):
-                raise
-            if not isinstance(error, SystemExit) or _cut_short(error):
-                _say()
-            raise SystemExit(INTERRUPTED) from None
-        finally:
-            if heard():  # what comes now finds nothing left to stop, and handlers that are gone
-                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    _begin()
+    take()
+    try:
+        yield
+    except BaseException as error:
+        if not heard() or (isinstance(error, SystemExit) and not error.code):
+            raise
+        if not isinstance(error, SystemExit) or _cut_short(error):
+            _say()
+        raise SystemExit(INTERRUPTED) from None
+    finally:
+        for number, handler in before.items():  # after the first signal another one finds nothing left to stop
+            signal.signal(number, signal.SIG_IGN if heard() else handler)
+        if not heard():
+            signal.set_wakeup_fd(-1)
+            os.close(writer)
 
 
 def _cut_short(error: BaseException | None) -> bool:
@@ -116,8 +128,11 @@ def _cut_short(error: BaseException | None) -> bool:
 
 
 def _watch(reader: int) -> None:
-    while os.read(reader, 1)[0] not in SIGNALS:
+    while (told := os.read(reader, 1)) and told[0] not in SIGNALS:
         continue
+    os.close(reader)
+    if not told:  # all ended without a signal
+        return
     _first.set()
     time.sleep(GRACE)
     for act in reversed(_last_acts):

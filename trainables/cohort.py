@@ -215,6 +215,7 @@ class Training:
         if self.finished:
             for part in range(len(self.states)):
                 self._place(part, len(self.states)).unlink(missing_ok=True)
+            _parts_path(self.folder, self.cohort.name).unlink(missing_ok=True)
 
     def _leave(self) -> None:
         """Let the members go that have a last row: they are done, diverged, or were stopped."""
