@@ -86,10 +86,17 @@ class Halving(GradientPruner):
         return pruning["mask"]
 
 
+class NotPrime(ArithmeticError):
+    """Cannot be pickled."""
+
+    def __init__(self, number, why):
+        super().__init__(f"{number} is not prime {why}")
+
+
 class Broken(Halving):
     def after_step(self, params, pruning, ctx):
         if os.path.exists(os.environ["FAULT"]):
-            raise ArithmeticError("seven is not prime enough")
+            raise NotPrime("seven", "enough")
         return super().after_step(params, pruning, ctx)
 '''
 
@@ -284,7 +291,7 @@ def test_torn_and_foreign_files_are_named_and_set_aside(calm: Path, study: Path)
 
 def test_a_users_own_algorithm_and_model_bad_runs_and_the_death_of_a_worker(plugins: dict[str, str], tmp_path: Path):
     """A model beside the study and an installed algorithm, whose worker dies; an arm that fails, and one that diverges."""
-    assert len(PLUGIN.split("class Broken")[0].strip().splitlines()) < 40
+    assert len(PLUGIN.split("class NotPrime")[0].strip().splitlines()) < 40
     assert "halving" not in known()
     (tmp_path / "my_models.py").write_text((Path(__file__).parent / "example_models.py").read_text())
     path = tmp_path / "own.toml"
