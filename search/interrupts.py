@@ -130,8 +130,8 @@ def _cut_short(error: BaseException | None) -> bool:
 def _watch(reader: int) -> None:
     while (told := os.read(reader, 1)) and told[0] not in SIGNALS:
         continue
-    os.close(reader)
     if not told:  # all ended without a signal
+        os.close(reader)
         return
     _first.set()
     time.sleep(GRACE)

@@ -41,7 +41,7 @@ TINY_WITH_RAY = {
     "cohort.py": "--members 8 --steps 60 --plain 2",
 }
 LONG = {
-    "faults.py": "{study} --faults 2 --kinds driver,terminate",
+    "faults.py": "{study} --faults 2 --kinds driver,group",
     "nodes.py": "{study} --rounds 1",
     "samplers.py": "--problems ZDT1 --seeds 2 --members 16 --samplers random tpe --out {scratch}",
     "scale.py": "--sizes 20 --plain 10 --reports 20",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import json
 import os
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,10 @@ class CohortTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train to the next rung and write its rows. A process that takes too long for it ends itself."""
+        with _readable():
+            return self._step()
+
+    def _step(self) -> dict[str, Any]:
         if self._limit is not None:
             faulthandler.dump_traceback_later(self._limit, exit=True)
         try:
@@ -69,6 +76,19 @@ class CohortTrainable(tune.Trainable):
             faulthandler.cancel_dump_traceback_later()
         rung = self._training.rung
         return {"done": self._training.finished or rung >= self._upto, "rung": rung}
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """An exception whose type cannot be read back in another process leaves as one that can, with its type and message."""
+    try:
+        yield
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise
 
 
 @functools.lru_cache(maxsize=1)
