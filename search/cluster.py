@@ -424,9 +424,10 @@ def _end_at_once() -> None:
 
     The function is private to Ray; without it, ray.shutdown waits a second for each of them.
     """
-    node = getattr(ray._private.worker, "_global_node", None)
+    worker = sys.modules.get("ray._private.worker")
+    node: Any = getattr(worker, "_global_node", None)
     kill = getattr(node, "kill_all_processes", None)
-    if node is not None and kill is not None:
+    if kill is not None:
         node.kill_all_processes = functools.partial(_kill, kill)
 
 

@@ -87,7 +87,8 @@ def _readable() -> Iterator[None]:
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+            told = RuntimeError(f"{type(error).__name__}: {error}")
+            raise told.with_traceback(error.__traceback__) from None
         raise
 
 
