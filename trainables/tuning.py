@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import pickle
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ class CohortTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], study: str = "", task: str = "", keep: bool = True, data: Any = None) -> None:
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGHUP)
+        )  # the driver's Ray starts with them blocked:
+        # processes of a loader of data, which inherit this, must end when they are told to
         self._limit, self._upto = config["limit"], config["upto"]
         torch.set_num_threads(max(1, int(config["threads"])))
         folder = locate(config["folder"])
