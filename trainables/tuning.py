@@ -39,10 +39,8 @@ class CohortTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], study: str = "", task: str = "", keep: bool = True, data: Any = None) -> None:
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGHUP)
-        )  # the driver's Ray starts with them blocked:
-        # processes of a loader of data, which inherit this, must end when they are told to
+        # The driver's Ray starts with these blocked, but processes of a loader of data must end when they are told to.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGHUP))
         self._limit, self._upto = config["limit"], config["upto"]
         torch.set_num_threads(max(1, int(config["threads"])))
         folder = locate(config["folder"])
