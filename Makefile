@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test unit lint clean
+.PHONY: demo test unit long lint clean
 
 demo: .venv/installed
 	$(BIN)/prunefront run studies/digits.toml --out runs/digits
@@ -12,6 +12,9 @@ test: .venv/installed
 
 unit: .venv/installed
 	$(BIN)/python -m pytest
+
+long: .venv/installed
+	$(BIN)/python -m pytest --numprocesses 0 -m long
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -164,7 +164,7 @@ def hand_step(task: Task) -> float:
 
 def check_hand_step(task: Task) -> None:
     """Print the hand-written step, this machine's scale, and whether the comparison is void."""
-    short = dataclasses.replace(task, epochs=500 / task.steps_per_epoch)
+    short = dataclasses.replace(task, epochs=min(500, task.steps) / task.steps_per_epoch)
     pairs = [(hand_step(short), hand.yardstick(200)) for _ in range(9)]
     step, fixed = (statistics.median(column) for column in zip(*pairs, strict=True))
     scale = fixed / YARDSTICK

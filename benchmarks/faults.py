@@ -9,7 +9,8 @@ are those of the calm run, the report is there, and no temporary, torn or reject
     write       kill -9 of driver and workers as soon as a temporary file is seen
     interrupt   Ctrl-C, of which the driver stops in good order
     twice       Ctrl-C, and again in less than a second
-    terminate   SIGTERM
+    terminate   SIGTERM to the driver
+    group       SIGTERM to its process group, as `timeout` and schedulers send it
     full        the file system of the output folder is full for some seconds (a tmpfs: needs root)
     stall       the object store of the output folder does not answer for some seconds
     refuse      it takes no connection for some seconds
@@ -75,7 +76,8 @@ WEIGHTS = {
     "write": 12,
     "interrupt": 7,
     "twice": 7,
-    "terminate": 7,
+    "terminate": 4,
+    "group": 3,
     "full": 6,
     "stall": 4,
     "refuse": 4,
@@ -156,7 +158,7 @@ class Place:
     kinds: dict[str, Callable[[subprocess.Popen[str], Location, random.Random], str]]
     options: tuple[str, ...] = ()
     environment: dict[str, str] = {}
-    ends = ("driver", "write", "interrupt", "twice", "terminate")
+    ends = ("driver", "write", "interrupt", "twice", "terminate", "group")
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
@@ -167,6 +169,7 @@ class Place:
             "interrupt": self.interrupt,
             "twice": self.twice,
             "terminate": self.terminate,
+            "group": self.group,
         }
 
     def folder(self, name: str) -> Location:
@@ -212,6 +215,10 @@ class Place:
 
     def terminate(self, driver: subprocess.Popen[str], folder: Location, chance: random.Random) -> str:
         driver.terminate()
+        return "terminated"
+
+    def group(self, driver: subprocess.Popen[str], folder: Location, chance: random.Random) -> str:
+        os.killpg(driver.pid, signal.SIGTERM)
         return "terminated"
 
     def close(self) -> None:

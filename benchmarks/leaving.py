@@ -72,7 +72,7 @@ def faults(task: Task, folder: Path) -> tuple[int, list[str]]:
         if got != wanted:
             lines.append(f"{row['arm']} {row['hp']} {member}: {got} of {examples} right, {wanted} in the row")
         counts = flops.count(network, task.data.shape)
-        told = int(row["flops_shrunk"]), int(row["params_shrunk"])
+        told = tuple(row[["flops_shrunk", "params_shrunk"]].astype(int))
         if (counts.flops, counts.params) != told:
             lines.append(f"{row['arm']} {row['hp']} {member}: {counts.flops, counts.params}, {told} in the row")
     return len(members), lines

@@ -19,6 +19,7 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `interrupts` has it
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the hand-out knows how many there may be
 }
 """Ray's, which it reads when it is imported and hands on to its workers: set here, since a user's own module may import it."""

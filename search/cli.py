@@ -13,7 +13,7 @@ import typer
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, locate
 from ..trainables.own import own_last
-from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED
+from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED, interrupts
 from .console import Console, columns, complain
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
@@ -222,6 +222,11 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
 
 def main() -> None:
     """The console script. A user's mistake ends with one sentence and exit 2, a fault of ours with a traceback and 70."""
+    with interrupts.bounded():
+        _main()
+
+
+def _main() -> None:
     own_last(os.getcwd())
     try:
         app()

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import logging
 import os
@@ -37,10 +38,11 @@ from safetensors import SafetensorError
 
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, save
+from ..trainables.cohort import ask_parts
 from ..trainables.data import Packed
 from ..trainables.own import places
 from ..trainables.tuning import CohortTrainable, Told
-from . import SETTINGS
+from . import SETTINGS, interrupts, losses
 from .plan import Planned
 from .progress import Progress
 from .study import Study
@@ -110,18 +112,31 @@ def train(study: Study, work: Work, scratch: Path, packed: Packed | None, progre
         "limits": [str(limit) for limit in study.goals.constraints] if study.about.reduction_factor is not None else [],
     }
     hands = _HandOut(work, config, progress, lambda: _slots(study, _nodes()))
+    report = _Report(hands)
     trainable = tune.with_resources(tune.with_parameters(CohortTrainable, **shared), {"cpu": study.about.cpus, "gpu": gpus})
-    tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(search_alg=hands, num_samples=-1, reuse_actors=True),
-        run_config=tune.RunConfig(
-            name="cohorts",
-            storage_path=str(scratch / "tune"),
-            verbose=0,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            callbacks=[_Report(hands)],
-        ),
-    ).fit()
+    losses.deaths_only()
+    for attempt in itertools.count():
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(search_alg=hands, num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=f"cohorts-{attempt}",
+                storage_path=str(scratch / "tune"),
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                callbacks=[report],
+            ),
+        )
+        try:
+            with interrupts.tune_listens():
+                tuner.fit()
+            break
+        except Exception as error:
+            if interrupts.heard():
+                break
+            if not losses.of_ray(error):
+                raise
+            report.all_lost(error)
     if hands.broken is not None:
         raise hands.broken
 
@@ -196,6 +211,7 @@ class _Report(tune.Callback):
     def __init__(self, hands: _HandOut) -> None:
         self.hands, self.heard = hands, dict[str, float]()
         self.tries = collections.Counter[str]()  # of each cohort, from the rung where it is
+        self.kills = losses.kernel_kills()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing of a display goes into Tune's snapshots."""
@@ -213,22 +229,42 @@ class _Report(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Try again, which Tune itself does not where a node dies under a trial that has not begun; at last give up."""
-        error, name = _error(trial), self.hands.going[trial.trial_id].name
-        log = _logged(error, self.hands.work.folder, name)
-        self.tries[name] += 1
-        if self.tries[name] <= RETRIES:
-            self.hands.again(trial.trial_id)
-            why = self._late(trial) or "lost to an error or a dead worker"
-            self.hands.progress.note(f"cohort {name}: {why}; carried on from its last rung{log}")
-        elif (refused := _refused(error, self.hands.config["folder"])) is not None:
-            self.hands.broken = self.hands.broken or refused
-        else:
-            self.hands.ended(trial.trial_id, self._late(trial) or _reason(error))
-            self.hands.progress.note(f"cohort {name}: failed for good: {_reason(error)}{log}")
+        self._lost(trial.trial_id, _error(trial))
 
-    def _late(self, trial: Any) -> str:
+    def all_lost(self, error: Exception) -> None:
+        """Tune itself ended for `error`, and each cohort that trained is tried again."""
+        for trial_id in list(self.hands.going):
+            self._lost(trial_id, error)
+
+    def _lost(self, trial_id: str, error: BaseException | str | None) -> None:
+        with self.hands.guarded():
+            name = self.hands.going[trial_id].name
+            log = _logged(error, self.hands.work.folder, name)
+            self.tries[name] += 1
+            kills = losses.kernel_kills()
+            memory = losses.memory(error, kills - self.kills)
+            self.kills = kills
+            why = self._late(trial_id) or memory
+            if self.tries[name] <= RETRIES:
+                how = f", in {self._split(trial_id)} parts" if memory else ""
+                self.hands.again(trial_id)
+                why = why or "lost to an error or a dead worker"
+                self.hands.progress.note(f"cohort {name}: {why}; carried on from its last rung{how}{log}")
+            elif (refused := _refused(error, self.hands.config["folder"])) is not None:
+                self.hands.broken = self.hands.broken or refused
+            else:
+                why = why or _reason(error)
+                self.hands.ended(trial_id, why)
+                self.hands.progress.note(f"cohort {name}: failed for good: {why}{log}")
+
+    def _split(self, trial_id: str) -> int:
+        """Have the cohort of a trial trained in more parts; returns how many."""
+        planned = self.hands.going[trial_id]
+        return min(planned.size, ask_parts(self.hands.work.folder, planned.name, losses.PARTS))
+
+    def _late(self, trial_id: str) -> str:
         limit = self.hands.config["limit"]
-        since = time.monotonic() - self.heard.get(trial.trial_id, time.monotonic())
+        since = time.monotonic() - self.heard.get(trial_id, time.monotonic())
         return f"took more than the {limit:g} s that `limit` allows from rung to rung" if limit and since >= limit else ""
 
 
@@ -237,21 +273,67 @@ def local_ray(scratch: Path, cpus: int, room: int = 0) -> Iterator[None]:
     """A Ray of our own on this machine, quiet, its files and its token in `scratch`. room: bytes of the data set."""
     token, before = scratch / "token", os.environ.get("RAY_AUTH_TOKEN_PATH")
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
+        file.write(_token())
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     try:
-        with _connected(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=STORE + 2 * room,
-            _temp_dir=str(scratch / "ray"),
+        with (
+            _apart() as starting,
+            _connected(
+                starting,
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=STORE + 2 * room,
+                _temp_dir=str(scratch / "ray"),
+            ),
         ):
             yield
     finally:
+        token.unlink(missing_ok=True)
         os.environ.pop("RAY_AUTH_TOKEN_PATH")
         if before is not None:
             os.environ["RAY_AUTH_TOKEN_PATH"] = before
+
+
+@functools.cache
+def _token() -> str:
+    """The token of every Ray that this process starts: Ray keeps the first one that it reads, as long as the process lives."""
+    return secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[contextlib.AbstractContextManager[None]]:
+    """A process group for a Ray of our own, which is killed at the end; gives a context in which processes are started into it.
+
+    A signal to the driver's group, as `timeout` and schedulers send it, would else end Ray under a driver that has to stop it.
+    The group's first process kills it when the driver's end of a pipe is closed, however the driver ended.
+    """
+    keep = "trap '' HUP INT TERM; cat; kill -KILL 0"
+    with subprocess.Popen(["sh", "-c", keep], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0) as keeper:
+        yield _forks_join(keeper.pid)
+
+
+_joins = 0
+"""The process group that forked processes join; 0: their parent's."""
+
+
+@contextlib.contextmanager
+def _forks_join(group: int) -> Iterator[None]:
+    global _joins
+    _joins = group
+    try:
+        yield
+    finally:
+        _joins = 0
+
+
+def _join() -> None:
+    if _joins:
+        os.setpgid(0, _joins)
+        signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)
+
+
+os.register_at_fork(after_in_child=_join)
 
 
 @contextlib.contextmanager
@@ -278,7 +360,7 @@ def joined_ray(address: str, insecure: bool) -> Iterator[None]:
         rule = f"is HOST:PORT of the head of a Ray cluster, or auto; {token}"
         raise Mistake(f"--address {rule}; got {address}: {refused}")
     handed = {name: os.environ[name] for name in SETTINGS if name.startswith("MALLOC")}
-    with _connected(address=address, runtime_env={"env_vars": handed}):
+    with _connected(contextlib.nullcontext(), address=address, runtime_env={"env_vars": handed}):
         yield
 
 
@@ -328,20 +410,38 @@ def _sees(probe: str) -> bool:
 
 
 @contextlib.contextmanager
-def _connected(**options: Any) -> Iterator[None]:
+def _connected(starting: contextlib.AbstractContextManager[None], **options: Any) -> Iterator[None]:
+    """Ray, started inside `starting`, as long as the block lasts."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if "RAY_AUTH_TOKEN_PATH" in os.environ:
         os.environ["RAY_AUTH_TOKEN_PATH"] = os.path.abspath(os.environ["RAY_AUTH_TOKEN_PATH"])
-    # Workers look for modules first where the driver is now: a user's own torch.py there would be taken for torch.
-    with contextlib.chdir("/"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    # Tune stops gracefully on SIGUSR1, and not at all on SIGTERM.
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     try:
+        # Workers look for modules first where the driver is now: a user's own torch.py there would be taken for torch.
+        with starting, contextlib.chdir("/"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        _end_at_once()
+        interrupts.take()
+        if interrupts.heard():  # by a handler that was Ray's
+            raise KeyboardInterrupt
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def _end_at_once() -> None:
+    """Let ray.shutdown kill the processes of a Ray of our own without asking them first: they hear no SIGTERM.
+
+    The function is private to Ray; without it, ray.shutdown waits a second for each of them.
+    """
+    worker = sys.modules.get("ray._private.worker")
+    node: Any = getattr(worker, "_global_node", None)
+    kill = getattr(node, "kill_all_processes", None)
+    if kill is not None:
+        node.kill_all_processes = functools.partial(_kill, kill)
+
+
+def _kill(kill: Callable[..., None], **options: Any) -> None:
+    kill(**{**options, "allow_graceful": False})
 
 
 def _error(trial: Any) -> BaseException | str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -22,7 +23,7 @@ from ..analysis.storage import Location, Remote, remove_tree, sweep
 from ..trainables.cohort import Cohort
 from ..trainables.data import pack
 from ..trainables.kept import keep_only
-from . import DONE, FAILED, INTERRUPTED, LONGEST_TEMPORARY, lease, plan
+from . import DONE, FAILED, INTERRUPTED, LONGEST_TEMPORARY, interrupts, lease, plan
 from .console import Console
 from .progress import Progress
 from .study import Study, at
@@ -44,7 +45,7 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
         plan.check(study)
     from . import cluster  # Ray takes two seconds to import, and bad input should not wait for it
 
-    with contextlib.ExitStack() as stack:
+    with interrupts.handled(), contextlib.ExitStack() as stack:
         if address is not None:
             stack.enter_context(cluster.joined_ray(address, insecure))
         with at(study.path):
@@ -135,12 +136,13 @@ def _scratch() -> Iterator[Path]:
             if _held(file):  # its driver does not live
                 shutil.rmtree(path.parent, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix="prunefront-"))
+    remove = functools.partial(shutil.rmtree, scratch, ignore_errors=True)
     try:
-        with (scratch / "driver").open("a") as file:
+        with (scratch / "driver").open("a") as file, interrupts.at_the_latest(remove):
             _held(file)
             yield scratch
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove()
 
 
 def _held(file: IO[str]) -> bool:

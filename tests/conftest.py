@@ -19,7 +19,8 @@ from xdist.scheduler import LoadFileScheduling
 torch.set_num_threads(1)
 
 RAY = ("test_cluster.py", "test_docs.py", "test_faults.py", "test_run.py", "test_tuning.py")
-"""Files whose tests start Ray: one process runs them all, so that two never share the cores, and begins early."""
+"""Files whose tests start Ray: one process runs them all, so that two never share the cores, and begins early; with them tests
+that have `with_ray` in their names."""
 
 
 class _Files(LoadFileScheduling):
@@ -27,7 +28,7 @@ class _Files(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "ray" if file.endswith(RAY) else file
+        return "ray" if file.endswith(RAY) or "with_ray" in nodeid else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,6 +6,7 @@ import os
 import pickletools
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -145,6 +146,50 @@ def test_a_node_may_come_late_and_be_killed(study: Path, alone: Path) -> None:
     assert len(list(study.parent.glob("node-*"))) == 2, "who came late trained too"
     assert "carried on from its last rung" in said
     pd.testing.assert_frame_equal(rows(study.parent / "late"), rows(alone), check_exact=True)
+
+
+TWICE = """
+import os, stat, sys, tempfile
+from pathlib import Path
+from prunefront.search import cluster
+import ray
+
+
+@ray.remote
+def worker():
+    return os.getpid()
+
+
+os.environ["RAY_AUTH_TOKEN_PATH"] = "/before"
+tokens = set()
+for _ in range(2):
+    with tempfile.TemporaryDirectory(prefix="prunefront-test-") as scratch, cluster.local_ray(Path(scratch), 1):
+        token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+        assert token.parent == Path(scratch)
+        assert stat.S_IMODE(token.stat().st_mode) == 0o600
+        tokens.add(token.read_text())
+        assert ray.get(worker.remote()) != os.getpid()
+        group = os.getpgrp()
+        for path in Path("/proc").glob("[0-9]*"):
+            if b"gcs_server" in (path / "cmdline").read_bytes().partition(b"\\0")[0]:
+                status = (path / "status").read_text()
+                if f"PPid:\\t{os.getpid()}\\n" in status:
+                    assert os.getpgid(int(path.name)) != group, "a signal to our group would end Ray"
+                    print("apart")
+    assert not token.exists()
+    assert os.environ["RAY_AUTH_TOKEN_PATH"] == "/before"
+(token,) = tokens
+assert len(token) == 64
+"""
+
+
+def test_two_rays_in_one_process_one_after_the_other() -> None:
+    """Each has its files and a process group of its own; Ray would not take another token."""
+    ran = subprocess.run(
+        [sys.executable, "-c", TWICE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout
+    assert ran.stdout.splitlines() == ["apart", "apart"]
 
 
 def test_a_client_without_the_token_is_refused(small_ray: Path) -> None:

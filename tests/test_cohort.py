@@ -13,7 +13,7 @@ from prunefront.analysis.goals import Limit
 from prunefront.trainables import flops, memory, physical
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.dns import DNS
-from prunefront.trainables.cohort import Cohort, Training, rows_path
+from prunefront.trainables.cohort import Cohort, Training, ask_parts, rows_path
 from prunefront.trainables.contract import Member, State, complete
 from prunefront.trainables.kept import export, keep_only, kept_members, load_network, load_shrunk
 from prunefront.trainables.task import Task
@@ -114,6 +114,40 @@ def test_a_cohort_that_does_not_fit_is_split_and_its_rows_are_the_same(
         assert found["loss_train"].to_numpy() == pytest.approx(expected["loss_train"].to_numpy(), rel=1e-3)
     else:
         assert found.equals(expected)
+
+
+@pytest.mark.parametrize("rung", [0, 1])
+def test_who_trains_a_cohort_next_splits_it_where_that_was_asked(calm: Path, tmp_path: Path, rung: int):
+    if rung:
+        train(tmp_path, rungs=rung)
+    assert ask_parts(tmp_path, COHORT.name, 2) == 2
+    training = Training(tmp_path, "study", TASK, COHORT, True)
+    assert [state.size for state in training.states] == [2, 2]
+    training.advance()
+    assert ask_parts(tmp_path, COHORT.name, 4) == 8, "more than there are members"
+    training = Training(tmp_path, "study", TASK, COHORT, True)
+    assert [state.size for state in training.states] == [1] * 4
+    while not training.finished:
+        training.advance()
+    assert not list((tmp_path / "state").iterdir())
+    found, expected = rows(tmp_path), rows(calm)
+    assert found["loss_train"].to_numpy() == pytest.approx(expected["loss_train"].to_numpy(), rel=1e-3)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_of_this_machine_runs_out_as_that_of_a_gpu_does(
+    calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    whole = DNS.advance
+
+    def advance(self: DNS, task: Task, state: State) -> State:
+        if state.size > 2:
+            raise error
+        return whole(self, task, state)
+
+    monkeypatch.setattr(DNS, "advance", advance)
+    train(tmp_path)
+    assert rows(tmp_path).equals(rows(calm))
 
 
 def test_a_device_on_which_not_one_member_fits_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from prunefront.search import plan
+from prunefront.search.console import Console
 from prunefront.search.run import run
 from prunefront.search.study import read
 from prunefront.trainables import cohort, memory

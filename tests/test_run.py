@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from faults import rows, start
+from faults import processes, rows, start
 from prunefront.analysis import table
 from prunefront.analysis.storage import locate
 from prunefront.trainables.algorithms import known
 from prunefront.trainables.kept import load_network
 from prunefront.trainables.task import Task
+
+Moment = Callable[[subprocess.Popen[str], Path], bool]
 
 TASK = """
 [task]
@@ -82,10 +87,17 @@ class Halving(GradientPruner):
         return pruning["mask"]
 
 
+class NotPrime(ArithmeticError):
+    """Cannot be pickled."""
+
+    def __init__(self, number, why):
+        super().__init__(f"{number} is not prime {why}")
+
+
 class Broken(Halving):
     def after_step(self, params, pruning, ctx):
         if os.path.exists(os.environ["FAULT"]):
-            raise ArithmeticError("seven is not prime enough")
+            raise NotPrime("seven", "enough")
         return super().after_step(params, pruning, ctx)
 '''
 
@@ -184,21 +196,81 @@ def test_what_is_done_is_not_done_again(calm: Path, study: Path):
     assert {path: path.stat().st_mtime_ns for path in (calm / "rows").iterdir()} == before
 
 
-def test_a_driver_that_is_interrupted_and_killed_again_and_again_loses_nothing(calm: Path, study: Path):
+def interrupted(driver: subprocess.Popen[str]) -> None:
+    driver.send_signal(signal.SIGINT)
+
+
+def closed(driver: subprocess.Popen[str]) -> None:
+    """Its terminal was."""
+    os.killpg(driver.pid, signal.SIGHUP)
+
+
+def terminated(driver: subprocess.Popen[str]) -> None:
+    """By `timeout`, again and again."""
+    for _ in range(2):
+        os.killpg(driver.pid, signal.SIGTERM)
+        time.sleep(0.3)
+
+
+def cancelled(driver: subprocess.Popen[str]) -> None:
+    """By a scheduler that knows all processes of a job."""
+    for process in processes(driver.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+
+
+def starting(driver: subprocess.Popen[str], folder: Path) -> bool:
+    return any("gcs_server" in called for called in processes(driver.pid).values())
+
+
+def training(driver: subprocess.Popen[str], folder: Path) -> bool:
+    return bool(table.files(folder))
+
+
+def reporting(driver: subprocess.Popen[str], folder: Path) -> bool:
+    return "vl_convert" in Path(f"/proc/{driver.pid}/maps").read_text()
+
+
+def gone(driver: subprocess.Popen[str], seconds: float) -> bool:
+    """Whether no process of the driver's session lives, at the latest after so many seconds."""
+    end = time.monotonic() + seconds
+    while processes(driver.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not processes(driver.pid)
+
+
+def stopped(study: Path, folder: Path, moment: Moment, stop: Callable[[subprocess.Popen[str]], None]) -> str:
+    """What a driver says that is stopped at a moment, and ends in time and in good order with all its processes."""
+    driver = start(study, folder, start_new_session=True)
+    while driver.poll() is None and not moment(driver, folder):
+        time.sleep(0.02)
+    begun = time.monotonic()
+    stop(driver)
+    said, _ = driver.communicate()
+    assert time.monotonic() - begun < 15
+    assert driver.returncode == 130, said
+    assert said.strip().splitlines()[-1].endswith("the same command goes on"), said
+    assert "Traceback" not in said
+    assert gone(driver, 1)
+    return said
+
+
+def test_a_driver_that_is_stopped_and_killed_again_and_again_loses_nothing(calm: Path, study: Path):
     folder = study.parent / "killed"
-    for files, sent in ((1, signal.SIGINT), (2, signal.SIGKILL), (5, signal.SIGKILL)):  # as soon as so many files are there
-        driver = start(study, folder)
-        while driver.poll() is None and len(table.files(folder)) < files:
-            time.sleep(0.02)
-        driver.send_signal(sent)
-        said, _ = driver.communicate()
-        if sent == signal.SIGINT:
-            assert driver.returncode == 130, said
-            assert said.strip().splitlines()[-1].endswith("the same command goes on"), said
-            assert "Traceback" not in said
+    for moment, stop in ((starting, closed), (training, terminated), (training, cancelled), (training, interrupted)):
+        stopped(study, folder, moment, stop)
+        if stop is not interrupted:
+            shutil.rmtree(folder / "rows", ignore_errors=True)  # so that the next one too has all to do
+    driver = start(study, folder, start_new_session=True)
+    while driver.poll() is None and len(table.files(folder)) < 5:
+        time.sleep(0.02)
+    driver.kill()
+    driver.communicate()
+    assert gone(driver, 20)
     driver = start(study, folder)
     said, _ = driver.communicate()
     assert driver.returncode == 0, said
+    stopped(study, folder, reporting, terminated)
     pd.testing.assert_frame_equal(rows(folder), rows(calm), check_exact=True)
 
 
@@ -220,7 +292,7 @@ def test_torn_and_foreign_files_are_named_and_set_aside(calm: Path, study: Path)
 
 def test_a_users_own_algorithm_and_model_bad_runs_and_the_death_of_a_worker(plugins: dict[str, str], tmp_path: Path):
     """A model beside the study and an installed algorithm, whose worker dies; an arm that fails, and one that diverges."""
-    assert len(PLUGIN.split("class Broken")[0].strip().splitlines()) < 40
+    assert len(PLUGIN.split("class NotPrime")[0].strip().splitlines()) < 40
     assert "halving" not in known()
     (tmp_path / "my_models.py").write_text((Path(__file__).parent / "example_models.py").read_text())
     path = tmp_path / "own.toml"

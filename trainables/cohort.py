@@ -67,8 +67,9 @@ class Training:
     """A cohort in training, writing into the output folder of a study. Opened again, it carries on from its last rung.
 
     folder: the study's output folder.  keep: whether to write the networks at the end.  workers: how many cohorts share the
-    device. A cohort that does not fit it is split: its parts take turns; if one member is known not to, Mistake is raised.
-    limits: members whose counts are known to break one are stopped before they train.  finished: no member is left to train.
+    device. A cohort that does not fit it, or for which `ask_parts` was called, is split: its parts take turns; if one member is
+    known not to fit, Mistake is raised.  limits: members whose counts are known to break one are stopped before they train.
+    finished: no member is left to train.
     """
 
     def __init__(
@@ -85,7 +86,10 @@ class Training:
         self.algorithm: Algorithm = find(cohort.algorithm)
         self.parent = self.algorithm.parent(task, cohort.members[0].hp)
         self.ids = [identity(task, cohort.algorithm, self.algorithm, member) for member in cohort.members]
-        self.states = self._saved() or self._started(-(-len(cohort.members) // self._fits(workers)))
+        asked = parts_asked(folder, cohort.name)
+        self.states = self._saved() or self._started(max(asked, -(-len(cohort.members) // self._fits(workers))))
+        while len(self.states) < asked and self._halve():
+            continue
         if self.rung and not self._rows_path(self.rung).exists():
             self._settle()
         else:
@@ -104,17 +108,23 @@ class Training:
 
     def advance(self) -> None:
         """Train to the next rung, save the States, write the rows."""
+        while not self._advanced():
+            continue
+        self._settle()
+
+    def _advanced(self) -> bool:
+        """Train the States to the next rung; False: they did not fit the memory, and were split."""
         rung = self.rung
         try:
             for part, state in enumerate(self.states):
                 if state.size and state.scalars["rung"] == rung:
                     self.states[part] = self.algorithm.advance(self.parent, state)
                     self.states[part].save(self._place(part, len(self.states)))
-        except torch.OutOfMemoryError:
-            if not self._halve():
+        except Exception as error:
+            if not out_of_memory(error) or not self._halve():
                 raise
-            return self.advance()
-        self._settle()
+            return False
+        return True
 
     def _fits(self, workers: int) -> int:
         """How many members the device has memory for at a time. Raises Mistake if it is known that it has none for one."""
@@ -214,6 +224,7 @@ class Training:
         if self.finished:
             for part in range(len(self.states)):
                 self._place(part, len(self.states)).unlink(missing_ok=True)
+            _parts_path(self.folder, self.cohort.name).unlink(missing_ok=True)
 
     def _leave(self) -> None:
         """Let the members go that have a last row: they are done, diverged, or were stopped."""
@@ -254,6 +265,29 @@ class Training:
         }
         with atomic(self.folder / "networks" / f"{self.cohort.name}{f'-{part}' if part else ''}.safetensors") as temporary:
             save_file(stacks, temporary, metadata={"about": json.dumps(about)})
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out: a GPU's, or this machine's, for which torch has no type."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def ask_parts(folder: Location, cohort: str, factor: int) -> int:
+    """Have a cohort split into `factor` times as many parts as before, by whoever trains it next; returns how many."""
+    parts = factor * parts_asked(folder, cohort)
+    with atomic(_parts_path(folder, cohort)) as temporary:
+        temporary.write_text(str(parts))
+    return parts
+
+
+def parts_asked(folder: Location, cohort: str) -> int:
+    """Into how many parts a cohort is to be split at least."""
+    path = _parts_path(folder, cohort)
+    return int(path.read_text()) if path.exists() else 1
+
+
+def _parts_path(folder: Location, cohort: str) -> Location:
+    return folder / "state" / f"{cohort}-parts.txt"
 
 
 def rows_path(folder: Location, cohort: str, rung: int | str) -> Location:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import faulthandler
 import functools
 import json
 import os
+import pickle
+import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def _portable() -> Iterator[None]:
         cause: BaseException | None = error
         try:
             while cause is not None:
-                copy.copy(cause)
+                pickle.loads(pickle.dumps(cause))
                 cause = cause.__cause__
         except Exception:
             text = "".join(traceback.format_exception(error))
@@ -71,6 +72,8 @@ class CohortTrainable(tune.Trainable):
         data: Any = None,
         places: Sequence[str] = (),
     ) -> None:
+        # The driver's Ray starts with these blocked, but processes of a loader of data must end when they are told to.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGHUP))
         look_in(places)
         with contextlib.suppress(OSError):  # another machine may not have it
             os.chdir(places[-1] if places else ".")

@@ -1,0 +1,135 @@
+"""Every script of benchmarks/ runs in a tiny form, so that a table of the documents can always be made again.
+
+A new script has a line in `TINY` or, if its smallest form takes minutes, in `LONG`, which `make long` runs.
+"""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_packaging import ROOT
+from test_work import opened
+
+from prunefront.search import plan, study
+from prunefront.trainables.cohort import Training
+
+FOLDER = ROOT / "benchmarks"
+SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if '\nif __name__ == "__main__":' in path.read_text())
+
+TINY = {
+    "accuracy.py": "--seeds 1 --epochs 0.2 --gates 2 --threads 1",
+    "alternating.py": "--seeds 2 --epochs 0.2 --lr 1 --beta 0.1 --hidden 20 --checkpoint 10",
+    "analysis.py": "--rows 2000 --rows-a-file 1000 --repeats 1 --tools prunefront pandas --out {scratch}/rows",
+    "equal_flops.py": "{finished} --of magnitude --share 0.7 --scratch",
+    "intervals.py": "--studies 20 --tables 1",
+    "leaving.py": "--epochs 0.2 --models 1",
+    "path.py": "--rounds 1 --betas 2 --gates 2 --threads 1 --tolerance 0.1",
+    "scoring.py": "--candidates 8 --examples 64 --rounds 1",
+    "shrink.py": "--model mlp --steps 4 --rungs 1 --audit 8 --threads 1",
+    "step.py": "--members 2 --steps 5 --rounds 1",
+}
+"""Script -> arguments. Scripts of these run in the process of the tests."""
+TINY_APART = {
+    "sharing.py": "--device cpu --processes 1 --members 2 --steps 5 --rounds 1",
+}
+"""Those that start copies of themselves."""
+TINY_WITH_RAY = {
+    "cohort.py": "--members 8 --steps 60 --plain 2",
+}
+LONG = {
+    "faults.py": "{study} --faults 2 --kinds driver,group",
+    "nodes.py": "{study} --rounds 1",
+    "samplers.py": "--problems ZDT1 --seeds 2 --members 16 --samplers random tpe --out {scratch}",
+    "scale.py": "--sizes 20 --plain 10 --reports 20",
+    "stopping.py": "--study {study} --factor 2 --out {scratch}",
+}
+
+STUDY = """
+[study]
+name = "tiny"
+seeds = [0, 1]
+keep = "all"
+
+[task]
+widths = [8]
+epochs = 2
+rungs = 2
+
+[[arm]]
+algorithm = "dense"
+
+[[arm]]
+algorithm = "magnitude"
+space.sparsity = [0.3, 0.6, 0.9]
+"""
+
+
+def arguments(text: str, scratch: Path) -> list[str]:
+    """The arguments of a script, with the places that it needs."""
+    path = scratch / "tiny.toml"
+    path.write_text(STUDY)
+    places = {"scratch": scratch, "study": path}
+    if "{finished}" in text:
+        places["finished"] = finished(path, scratch / "finished")
+    return text.format(**places).split()
+
+
+def finished(path: Path, folder: Path) -> Path:
+    """The output folder of the study, done without Ray."""
+    found = study.read(path)
+    work = opened(found, folder)
+    while segment := work.next():
+        cohort = plan.read_cohort(folder, segment.cohort)
+        if cohort.algorithm:  # each trains the dense networks that it starts from
+            training = Training(folder, found.about.name, found.task, cohort, keep=True)
+            while not training.finished:
+                training.advance()
+        work.ended(cohort.name)
+    return folder
+
+
+def apart(script: str, text: str, scratch: Path) -> str:
+    """What a script says in a process of its own, which ends well."""
+    command = [sys.executable, str(FOLDER / script), *arguments(text, scratch)]
+    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
+    return ran.stdout
+
+
+def test_no_script_is_forgotten() -> None:
+    assert sorted([*TINY, *TINY_APART, *TINY_WITH_RAY, *LONG]) == SCRIPTS, "a script has one line, in one of the tables"
+
+
+@pytest.mark.parametrize("script", TINY)
+def test_a_script_runs(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [script, *arguments(TINY[script], tmp_path)])
+    code: object = 0
+    try:
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code
+    said = capsys.readouterr().out
+    assert not code, said
+    assert said.strip()
+
+
+@pytest.mark.parametrize("script", TINY_APART)
+def test_a_script_that_starts_copies_of_itself_runs(script: str, tmp_path: Path) -> None:
+    assert apart(script, TINY_APART[script], tmp_path)
+
+
+@pytest.mark.parametrize("script", TINY_WITH_RAY)
+def test_a_script_runs_with_ray(script: str, tmp_path: Path) -> None:
+    assert apart(script, TINY_WITH_RAY[script], tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("script", LONG)
+def test_a_long_script_runs_with_ray(script: str, tmp_path: Path) -> None:
+    assert apart(script, LONG[script], tmp_path)
