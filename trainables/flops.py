@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
@@ -237,8 +236,6 @@ class Counter(Watch):
     device's own, some of which hide what they compute. It may change the last bits of a result.
     """
 
-    supports_higher_order_operators = True
-
     def __init__(self, as_written: bool = True) -> None:
         super().__init__()
         self.spent: dict[str, int] = defaultdict(int)  # by layer; "" outside of all
@@ -284,10 +281,10 @@ class Counter(Watch):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         spent = _cost(func, args, kwargs, out)
-        name = _name(func)
+        name = func.overloadpacket.__name__
         if spent is not None:
             self.spent[self._layer or self._owner(args)] += spent
-        elif _free(func):
+        elif torch.Tag.pointwise in func.tags or func.is_view or name.rstrip("_") in _FREE:
             self.free.add(name)
         else:
             self.unknown.add(name)
@@ -315,23 +312,13 @@ def _written_out() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _name(func: Any) -> str:
-    return func.name() if isinstance(func, HigherOrderOperator) else func.overloadpacket.__name__
-
-
 def _cost(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
     """FLOPs of a call; None without a formula."""
-    kind = func if isinstance(func, HigherOrderOperator) else func.overloadpacket
-    own = _OURS.get(_name(func)) if getattr(func, "namespace", "") == "aten" else None
+    packet = func.overloadpacket
+    own = _OURS.get(packet.__name__) if func.namespace == "aten" else None
     try:
         if own is not None:
             return own(*args, out=out, **kwargs)
-        return int(flop_registry[kind](*args, **kwargs, out_val=out)) if kind in flop_registry else None
+        return int(flop_registry[packet](*args, **kwargs, out_val=out)) if packet in flop_registry else None
     except RuntimeError:  # a nested tensor has no shape
         return None
-
-
-def _free(func: Any) -> bool:
-    if isinstance(func, HigherOrderOperator):
-        return False
-    return torch.Tag.pointwise in func.tags or func.is_view or _name(func).rstrip("_") in _FREE

@@ -121,10 +121,6 @@ class GradientPruner(Algorithm):
         """The pruner's own figures, name -> ()."""
         return {}
 
-    def fixed(self, hp: Mapping[str, Value]) -> bool:
-        own = type(self)
-        return own.after_step is GradientPruner.after_step and own.due is GradientPruner.due
-
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """The model at another `width`."""
         if hp["width"] == 1:
@@ -167,6 +163,7 @@ class GradientPruner(Algorithm):
             return self.init(params, context(given, 0))
 
         held["pruning"] = stack.lift(init, state.size)(params, varying(held))
+        held["params"], held["pruning"] = _own(params, held["pruning"])
         return state
 
     def advance(self, task: Task, state: State) -> State:
@@ -316,7 +313,7 @@ class GradientPruner(Algorithm):
             with torch.no_grad():
                 update(params, dict(zip(params, grads, strict=True)), step)
                 if follows:
-                    params, pruning = follow(params, pruning, given)
+                    params, pruning = _own(*follow(params, pruning, given))
                     params = map_tree(lambda p: p.detach().requires_grad_(), params)
         done = {**trees, "params": map_tree(Tensor.detach, params), "buffers": buffers, "pruning": pruning}
         return stack.restacked(done) if lone else done, inputs, labels
@@ -401,6 +398,24 @@ def _place(task: Task, phase: Task, seed: int) -> Location | None:
         return None
     name = hashlib.sha256(json.dumps([phase.describe(), seed], sort_keys=True).encode()).hexdigest()[:16]
     return locate(task.starts) / f"{name}.safetensors"
+
+
+def _own(params: Params, pruning: Pruning) -> tuple[Params, Pruning]:
+    """The same values, each parameter in memory of its own: an optimiser writes there in place."""
+    taken: set[int] = set()
+    own: dict[str, Tensor] = {}
+    for name, parameter in params.items():
+        place = parameter.untyped_storage()._cdata
+        if place in taken or 0 in parameter.stride():
+            parameter = parameter.clone(memory_format=torch.contiguous_format)
+            place = parameter.untyped_storage()._cdata
+        taken.add(place)
+        own[name] = parameter
+
+    def apart(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.untyped_storage()._cdata in taken else tensor
+
+    return own, map_tree(apart, pruning)
 
 
 def varying(trees: Mapping[str, Any]) -> dict[str, Any]:
