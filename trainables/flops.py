@@ -11,6 +11,7 @@ depend on the device.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import math
 from collections import defaultdict
@@ -257,6 +258,7 @@ class Counter(Watch):
 
     @property
     def total(self) -> int:
+        """FLOPs of all that was computed so far."""
         return sum(self.spent.values())
 
     @contextlib.contextmanager
@@ -322,3 +324,40 @@ def _cost(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
         return int(flop_registry[packet](*args, **kwargs, out_val=out)) if packet in flop_registry else None
     except RuntimeError:  # a nested tensor has no shape
         return None
+
+
+_charging: contextvars.ContextVar[Counter | None] = contextvars.ContextVar("_charging", default=None)
+
+
+@contextlib.contextmanager
+def charging() -> Iterator[Counter]:
+    """Counts what is computed inside, forward and backward, for all members together; results stay as they are.
+
+    Inside of another `charging`, which counts it too, the counter stays at 0.
+    """
+    counter = Counter(as_written=False)
+    if _charging.get() is not None:
+        yield counter
+        return
+    token = _charging.set(counter)
+    try:
+        with counter:
+            yield counter
+    finally:
+        _charging.reset(token)
+
+
+@contextlib.contextmanager
+def uncharged() -> Iterator[None]:
+    """What is computed inside is charged elsewhere: no `charging` counts it, and none slows it down."""
+    counter = _charging.get()
+    if counter is None:
+        yield
+        return
+    token = _charging.set(None)
+    counter.__exit__(None, None, None)
+    try:
+        yield
+    finally:
+        counter.__enter__()
+        _charging.reset(token)

@@ -20,6 +20,7 @@ from ..analysis.storage import Location, locate
 from . import draws, models, optimizers, shrinking, stack
 from .contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
 from .data import augment
+from .flops import charging, uncharged
 from .structure import Structure, read
 from .task import Task
 
@@ -68,10 +69,21 @@ def space(**own: Domain) -> dict[str, Domain]:
 
 
 class GradientPruner(Algorithm):
-    """An algorithm that trains by gradient. Subclasses override functions of one network, without branches on tensors."""
+    """An algorithm that trains by gradient. Subclasses override functions of one network, without branches on tensors.
+
+    What a subclass computes in a `start`, `begin` or `every` of its own is counted, and charged to its members in equal parts
+    as `search_flops`; not so if it says by `charges` that it does so itself, in `Networks.search`.
+    """
 
     source = "plain training by gradient"
     space: ClassVar[Mapping[str, Domain]] = space()
+    charges: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("start", "begin", "every"):
+            if name in vars(cls):
+                setattr(cls, name, _charged(vars(cls)[name]))
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         """Masks, gates, or whatever the pruner keeps, before the first step."""
@@ -171,7 +183,9 @@ class GradientPruner(Algorithm):
         if state.size > 1 and not task.stackable:
             alone = [self.advance(task, state.select([k])) for k in range(state.size)]
             joined = State.concatenate(alone)
-            joined.scalars["seconds"] = sum(each.scalars["seconds"] for each in alone) / state.size
+            for spent in ("seconds", "charged"):
+                if spent in joined.scalars:
+                    joined.scalars[spent] = sum(each.scalars[spent] for each in alone) / state.size
             return joined
         begun, rung = time.perf_counter(), state.scalars["rung"] + 1
         last = task.rung_step(task.steps - state.scalars["before"], rung)
@@ -341,6 +355,23 @@ class GradientPruner(Algorithm):
             yield step, *((x, y) if of is None else (x[of], y[of]))
 
 
+def _charged(method: Callable[..., State]) -> Callable[..., State]:
+    """`method`, (self, task, ...) -> State, that adds what it costs to the state's scalar `charged`, FLOPs of a member."""
+
+    @functools.wraps(method)
+    def counted(self: GradientPruner, task: Task, *args: Any, **kwargs: Any) -> State:
+        if self.charges:
+            return method(self, task, *args, **kwargs)
+        # What the task finds out by trying its model belongs to no member, and is known after the first one.
+        _ = task.data, task.stackable, task.structure, task.counts, task.narrows
+        with charging() as counter:
+            state = method(self, task, *args, **kwargs)
+        charged = state.scalars.get("charged", 0) + counter.total / state.size
+        return State(state.members, {**state.scalars, "charged": charged}, state.shared)
+
+    return counted
+
+
 @dataclasses.dataclass
 class Dense:
     """Networks after `steps` of dense training, one for each of K members; seconds: what one of them took."""
@@ -356,6 +387,11 @@ def dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
 
     Every distinct seed is trained once; with `task.starts`, once for all cohorts of the task.
     """
+    with uncharged():  # it is charged by its steps
+        return _dense_networks(task, seeds, steps)
+
+
+def _dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
     if not steps:
         return Dense(*task.initial(seeds), 0, 0.0)
     phase = _dense_phase(task, steps)

@@ -26,6 +26,7 @@ class DepGraph(Structured):
 
     source = "Fang et al. 2023, DepGraph (arXiv 2301.12900), as in Torch-Pruning: GroupMagnitudeImportance, layer by layer"
     from_dense = True
+    charges = True  # its graph takes one example, once: that is no search
     space = space(
         sparsity=Domain("real", 0.5, "the share of each hidden layer's units that is removed", low=0, high=1, open_high=True)
     )
