@@ -308,7 +308,7 @@ class Sharing(GradientPruner):
         return {"initial": dict(params)}
 
     def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
-        one, two, last = (layer.bias for layer in ctx.structure.layers)
+        one, two, last = (str(layer.bias) for layer in ctx.structure.layers)
         flat = params[last].mean().expand(params[last].shape)
         return {**params, two: params[one], last: flat}, {**pruning, "latest": params[one]}
 
