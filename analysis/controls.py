@@ -22,7 +22,7 @@ def is_check(rows: pd.DataFrame) -> pd.Series[bool]:
     """Which rows, or operating points with their `hp`, are of sanity checks."""
     if "hp_of" in rows:
         return rows["hp_of"].notna()
-    return rows["algorithm"].eq("sanity") & rows["hp"].str.contains('"of"', regex=False)
+    return rows["hp"].str.contains('"of":', regex=False)
 
 
 def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -35,19 +35,20 @@ def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
     done = last_rows[last_rows["status"] == "done"]
     if "hp_of" not in done or done["hp_of"].isna().all():
         return pd.DataFrame()
-    checks = done[done["hp_of"].notna()]
+    checks = done[done["hp_of"].notna()].assign(check=_named)
     own = done[done["hp_of"].isna()]
     own = own.assign(of=own["algorithm"] + " " + own["hp"], setting=front.settings(own))
-    pairs = checks[["hp_of", "hp_check", "seed", *front.SCORES]].merge(
+    pairs = checks[["hp_of", "check", "seed", *front.SCORES]].merge(
         own[["of", "arm", "setting", "seed", "flops_masked", "flops_shrunk", *front.SCORES]],
         left_on=["hp_of", "seed"], right_on=["of", "seed"], suffixes=("_check", ""),
     )  # fmt: skip
     keys, differences = [], []
-    pairs["place"] = pairs["hp_check"].map({check: place for place, check in enumerate(CHECKS)})
+    order = dict.fromkeys([*CHECKS, *sorted(pairs["check"].unique())])
+    pairs["place"] = pairs["check"].map({check: place for place, check in enumerate(order)})
     pairs["size"] = -pairs.groupby(["arm", "of"])["flops_masked"].transform("mean")
     for (arm, _, _, _), group in pairs.groupby(["arm", "size", "of", "place"]):
         keys.append(
-            {"arm": arm, "setting": group["setting"].iloc[0], "check": group["hp_check"].iloc[0]}
+            {"arm": arm, "setting": group["setting"].iloc[0], "check": group["check"].iloc[0]}
             | {name: group[name].mean() for name in ("flops_masked", "flops_shrunk")}
         )
         differences.append({score: group[score] - group[f"{score}_check"] for score in front.SCORES})
@@ -61,6 +62,12 @@ def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
         lines[f"{name}_holm"], lines[f"{name}_equivalence"] = adjusted, same
         lines[f"{name}_verdict"] = [compare.verdict(*each) for each in zip(tests, adjusted, same, strict=True)]
     return lines
+
+
+def _named(checks: pd.DataFrame) -> pd.Series[str]:
+    """The name of each check, with the algorithm's behind it where several make one of that name."""
+    makers = checks.groupby("hp_check")["algorithm"].transform("nunique")
+    return checks["hp_check"].where(makers == 1, checks["hp_check"] + " (" + checks["algorithm"] + ")")
 
 
 def gathered(points: pd.DataFrame) -> pd.DataFrame:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from ..analysis import front, table
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location
-from ..trainables.algorithms import find, known
-from ..trainables.contract import Value, complete, hyperparameters, setting
+from ..trainables.algorithms import find, included, known
+from ..trainables.contract import Algorithm, Value, complete, hyperparameters, setting
 from ..trainables.kept import kept_members
 from ..trainables.task import Task
 from .study import Arm, Study
@@ -25,21 +25,33 @@ def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
     Raises Mistake if one of its own has the name of one of these.
     """
     arms = [*own, *(arm for arm in _baselines(task) if not any(_same(arm, other) for other in own))]
-    checker = _checker()
     for arm in (arm for arm in own if not arm.algorithm.control):
-        for check, about in find(checker).checks.items():
-            if not about.from_dense or (arm.algorithm.from_dense and task.dense_steps):
-                name, space = f"{arm.name}, {about.called}", {"check": (check,)}
-                arms.append(Arm(name, checker, find(checker), "follows", None, space, follows=arm.name))
+        arms += _checks(arm, task)
     names = {arm.name for arm in own}
     if clash := [arm.name for arm in arms[len(own) :] if arm.name in names]:
         raise Mistake(f'arms have distinct names, and "{clash[0]}" is that of a standard control')
     return tuple(arms)
 
 
-def _checker() -> str:
-    """The algorithm that makes sanity checks."""
-    return next(name for name, algorithm in known().items() if algorithm.checks)
+def _checkers() -> dict[str, Algorithm]:
+    """The algorithms that make sanity checks, by name; those of this package before others that are installed."""
+    makers = {name: algorithm for name, algorithm in known().items() if algorithm.checks}
+    own = {name: algorithm for name, algorithm in makers.items() if included(algorithm)}
+    return {**own, **makers}
+
+
+def _checks(arm: Arm, task: Task) -> list[Arm]:
+    """The checks of an arm. Where two algorithms call theirs alike, the later one's name stands beside it."""
+    arms: dict[str, Arm] = {}
+    for checker, algorithm in _checkers().items():
+        for check, about in algorithm.checks.items():
+            if about.from_dense and not (arm.algorithm.from_dense and task.dense_steps):
+                continue
+            name = f"{arm.name}, {about.called}"
+            if name in arms:
+                name = f"{name} ({checker})"
+            arms[name] = Arm(name, checker, algorithm, "follows", None, {"check": (check,)}, follows=arm.name)
+    return list(arms.values())
 
 
 def _baselines(task: Task) -> list[Arm]:
@@ -86,8 +98,10 @@ def wanted(study: Study, folder: Location) -> dict[str, list[Mapping[str, Value]
     points["first"] = counted.groupby([points["arm"], counted]).cumcount() == 0
     cut = rows["flops_shrunk"] < rows["flops_dense"]
     points = points.join(cut.groupby([rows["arm"], rows["hp"]]).all().rename("smaller"), on=["arm", "hp"])
-    checks = find(_checker()).checks
-    arms = {(arm.follows, _check(arm)): arm for arm in study.arms if arm.follows}
+    checks: dict[str, list[Arm]] = {}
+    for arm in study.arms:
+        if arm.follows:
+            checks.setdefault(arm.follows, []).append(arm)
     for point in points.to_dict("records"):
         algorithm = find(point["algorithm"])
         hp = complete(algorithm.space, hyperparameters(point["hp"]))
@@ -96,11 +110,13 @@ def wanted(study: Study, folder: Location) -> dict[str, list[Mapping[str, Value]
             continue
         like: dict[str, Value] = {name: hp[name] for name in ("lr", "weight_decay") if hp.get(name) is not None}
         like["of"] = setting(point["algorithm"], point["hp"])
-        for check, about in checks.items():
-            arm = arms.get((point["arm"], check))
+        for arm in checks.get(point["arm"], []):
+            check = _check(arm)
+            about = arm.algorithm.checks[check]
             due = point["best"] if about.front else point["first"]
-            if arm is not None and due and (point["smaller"] or not about.smaller):
-                found.setdefault(arm.name, []).append(complete(arm.algorithm.space, {**like, "check": check}))
+            if due and (point["smaller"] or not about.smaller):
+                given = {name: value for name, value in like.items() if name in arm.algorithm.space}
+                found.setdefault(arm.name, []).append(complete(arm.algorithm.space, {**given, "check": check}))
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from prunefront.trainables.algorithms import known
 from prunefront.trainables.algorithms.cronos import Cronos
 from prunefront.trainables.contract import Algorithm, Member, Networks, State, complete, leaves
-from prunefront.trainables.gradient import GradientPruner
+from prunefront.trainables.gradient import Context, GradientPruner, Params, Pruning
 from prunefront.trainables.measure import measure
 from prunefront.trainables.task import Task, identity
 
@@ -277,6 +277,76 @@ def test_only_the_last_measurement_sees_test_data():
 FIXED = [(n, hp) for n, hp in variants() if known()[n].fixed(complete(known()[n].space, hp))]
 
 
+SHARED = {
+    "expanded": lambda: {"x": torch.arange(3.0)[:, None].expand(3, 4)},
+    "the same twice": lambda: dict.fromkeys("xy", torch.rand(3, 2)),
+    "parts of one": lambda: dict(zip("xy", torch.rand(6, 2).split(3), strict=True)),
+    "a part of a large one": lambda: {"x": torch.rand(100, 3)[50:53]},
+    "transposed": lambda: (lambda x: {"x": x, "y": x.mT, "z": x[:, ::2]})(torch.rand(3, 3)),
+    "nothing": lambda: {"x": torch.zeros(3, 0), "y": torch.zeros(3, 0)},
+    "a conjugate": lambda: (lambda x: {"x": x, "y": x.conj()})(torch.rand(3, dtype=torch.complex64)),
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_tensors_that_share_memory_are_saved_each_for_itself(kind: str, tmp_path: Path):
+    tree = SHARED[kind]()
+    State({"pruning": tree}, {"rung": 1}, {"also": tree}).save(tmp_path / "state")
+    loaded = State.load(tmp_path / "state", torch.device("cpu"))
+    for found in (loaded.members["pruning"], loaded.shared["also"]):
+        assert found.keys() == tree.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in tree.items())
+    assert (tmp_path / "state").stat().st_size < 2000, "no more is written than there is"
+
+
+class Sharing(GradientPruner):
+    """Keeps its initial weights as they are, ties the biases of two layers, and makes a bias one number."""
+
+    source = "a test"
+
+    def init(self, params: Params, ctx: Context) -> Pruning:
+        return {"initial": dict(params)}
+
+    def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
+        one, two, last = (str(layer.bias) for layer in ctx.structure.layers)
+        flat = params[last].mean().expand(params[last].shape)
+        return {**params, two: params[one], last: flat}, {**pruning, "latest": params[one]}
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_an_algorithm_returns_may_share_memory(size: int, tmp_path: Path):
+    task, sharing = dataclasses.replace(TASK, model_options={"widths": [8, 8]}, rungs=2), Sharing()
+    members = [Member(complete(sharing.space, {}), seed) for seed in range(size)]
+    half = sharing.advance(task, sharing.start(task, members))
+    half.save(tmp_path / "state")
+    resumed = sharing.advance(task, State.load(tmp_path / "state", torch.device("cpu")))
+    straight = sharing.advance(task, half)
+    for path, tensor in leaves(straight.members).items():
+        assert torch.equal(tensor, leaves(resumed.members)[path]), path
+    initial, _ = task.initial(range(size))
+    assert all(torch.equal(tensor, initial[name]) for name, tensor in straight.members["pruning"]["initial"].items())
+    assert not torch.equal(straight.members["params"]["1.weight"], initial["1.weight"])
+
+
+class Sinking(GradientPruner):
+    """What is kept is what is above zero: it changes though neither `after_step` nor `due` is its own."""
+
+    source = "a test"
+
+    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        return {name: params[name] > 0 for name in ctx.structure.parameters}
+
+
+def test_a_pruner_is_not_taken_to_be_fixed_unless_it_says_so():
+    sinking = Sinking()
+    hp = complete(sinking.space, {})
+    assert not sinking.fixed(hp)
+    start = sinking.start(TASK, [Member(hp, 0)])
+    before = sinking.networks(TASK, start).kept
+    after = sinking.networks(TASK, sinking.advance(TASK, start)).kept
+    assert any(not torch.equal(before[name], after[name]) for name in before), "what it keeps did change"
+
+
 @pytest.mark.parametrize(("name", "hp"), FIXED, ids=str)
 def test_what_is_called_fixed_is_kept_from_the_start_to_the_end(name: str, hp: dict[str, object]):
     algorithm = known()[name]
@@ -289,5 +359,5 @@ def test_what_is_called_fixed_is_kept_from_the_start_to_the_end(name: str, hp: d
 
 
 def test_some_algorithms_are_fixed_and_some_are_not():
-    assert {"chance", "magnitude", "weedout"} <= {name for name, _ in FIXED}
+    assert {"chance", "dense", "l1_filters", "magnitude", "sanity", "scratch", "weedout"} <= {name for name, _ in FIXED}
     assert not {"dns", "group_lasso", "complexity_aware", "cronos_am"} & {name for name, _ in FIXED}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from prunefront.trainables import draws, optimizers
+from prunefront.trainables import draws, flops, gradient, optimizers, stack
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import Member, State, complete, leaves
-from prunefront.trainables.gradient import GradientPruner, dense_networks, dense_ready
+from prunefront.trainables.contract import Member, Networks, State, Value, complete, leaves, map_tree
+from prunefront.trainables.gradient import Dense, GradientPruner, dense_networks, dense_ready
 from prunefront.trainables.measure import measure
 from prunefront.trainables.task import Task
 
@@ -150,3 +153,106 @@ def test_a_floor_that_keeps_more_than_the_sparsity_is_refused():
     with pytest.raises(ValueError, match=r"`floor` keeps 482 of 2410 at least, `sparsity` 0\.9 keeps 241"):
         magnitude.check(FLOAT64, hp)
     magnitude.check(FLOAT64, {**hp, "floor": 0.05})
+
+
+class Saliency(GradientPruner):
+    """Takes gradients of each member at `start`, at `begin` and after every tenth step, and does nothing with them."""
+
+    source = "a test"
+    at: ClassVar[tuple[str, ...]] = ("every",)
+    examples = 8
+
+    def start(self, task: Task, members: Sequence[Member]) -> State:
+        state = super().start(task, members)
+        return self.gradients(task, state) if "start" in self.at else state
+
+    def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
+        state = super().begin(task, members, dense)
+        return self.gradients(task, state) if "begin" in self.at else state
+
+    def due(self, hp: Mapping[str, Value], step: int, steps: int) -> bool:
+        return step % 10 == 0
+
+    def every(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
+        return self.gradients(task, state) if "every" in self.at else state
+
+    def gradients(self, task: Task, state: State) -> State:
+        call, x = stack.Call(task.template), task.data.examples("train", torch.arange(self.examples))
+
+        def loss(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {"loss": call(params, {}, x).square().sum()}
+
+        params = map_tree(lambda p: p.detach().requires_grad_(), state.members["params"])
+        total = stack.lift(loss, state.size)(params)["loss"].sum()
+        torch.autograd.grad(total, list(params.values()))
+        return state
+
+
+class FromDense(Saliency):
+    from_dense = True
+    at = ("start", "begin", "every")
+
+
+class ChargesItself(FromDense):
+    charges = True
+
+
+class Tells(FromDense):
+    def networks(self, task: Task, state: State) -> Networks:
+        nothing = torch.zeros(state.size, dtype=torch.long)
+        return dataclasses.replace(super().networks(task, state), search={"flops": nothing + 7, "seconds": nothing})
+
+
+def measured(algorithm: GradientPruner, task: Task, size: int) -> list[dict[str, Any]]:
+    members = [Member(complete(algorithm.space, {}), seed) for seed in range(size)]
+    state = algorithm.start(task, members)
+    for _ in range(task.rungs):
+        state = algorithm.advance(task, state)
+    return measure(task, algorithm, state, last=True)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(("kind", "model"), [(Saliency, "mlp"), (FromDense, "mlp"), (Saliency, "example_models.refused")])
+def test_gradients_beside_the_steps_are_charged(kind: type[Saliency], size: int, model: str):
+    task = steps(dataclasses.replace(FLOAT64, model=model, model_options={}, rungs=2), 50)
+    rows = measured(kind(), task, size)
+    first = task.counts.layers[task.structure.layers[0].name]  # needs no gradient of its inputs
+    each = (3 * task.counts.flops - first) * Saliency.examples
+    calls = 5 if kind is Saliency else 2 + 3  # of 50 steps, 20 are the dense phase
+    for row in rows:
+        assert row["search_flops"] == calls * each
+        assert row["train_flops"] == 3 * task.counts.flops * row["examples"] + calls * each
+
+
+def test_what_charges_itself_is_not_charged_twice():
+    task = steps(FLOAT64, 50)
+    assert [row["search_flops"] for row in measured(ChargesItself(), task, 2)] == [0, 0]
+    assert [row["search_flops"] for row in measured(Tells(), task, 2)] == [7, 7]
+    assert [row["search_flops"] for row in measured(GradientPruner(), task, 2)] == [0, 0]
+
+
+def test_what_is_charged_survives_a_kill_and_changes_no_weight(tmp_path: Path):
+    task = dataclasses.replace(steps(FLOAT64, 50), rungs=2)
+    algorithm, plain = FromDense(), ChargesItself()
+    members = [Member(complete(algorithm.space, {}), seed) for seed in range(2)]
+    half = algorithm.advance(task, algorithm.start(task, members))
+    half.save(tmp_path / "state")
+    loaded = State.load(tmp_path / "state", torch.device("cpu"))
+    resumed, straight = algorithm.advance(task, loaded), algorithm.advance(task, half)
+    assert resumed.scalars["charged"] == straight.scalars["charged"] > half.scalars["charged"] > 0
+    uncounted = plain.advance(task, plain.advance(task, plain.start(task, members)))
+    for path, tensor in leaves(uncounted.members).items():
+        assert torch.equal(tensor, leaves(straight.members)[path]), path
+
+
+def test_the_dense_phase_is_trained_without_a_counter(monkeypatch: pytest.MonkeyPatch):
+    task, inside = steps(FLOAT64, 20), []
+    phase = gradient._dense_networks
+
+    def watched(*given: Any) -> Dense:
+        inside.append(flops._charging.get())
+        return phase(*given)
+
+    monkeypatch.setattr(gradient, "_dense_networks", watched)
+    FromDense().start(task, [Member(complete(FromDense.space, {}), 0)])
+    assert set(inside) == {None}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pandas as pd
@@ -10,14 +12,17 @@ import pytest
 import torch
 
 from prunefront.analysis import report, table
-from prunefront.search import study
+from prunefront.analysis.storage import locate
+from prunefront.search import controls, study
 from prunefront.search.plan import Plan, read_cohort
 from prunefront.search.work import Work
-from prunefront.trainables import masks
-from prunefront.trainables.algorithms import find, sanity
+from prunefront.trainables import algorithms, masks
+from prunefront.trainables.algorithms import find, known, sanity
 from prunefront.trainables.cohort import Cohort, Training
-from prunefront.trainables.contract import Member, complete, setting
+from prunefront.trainables.contract import Algorithm, Check, Domain, Member, complete, setting
+from prunefront.trainables.gradient import GradientPruner, space
 from prunefront.trainables.kept import load_masks
+from prunefront.trainables.memory import member_bytes
 from prunefront.trainables.structure import node_masks
 from prunefront.trainables.task import Task
 
@@ -191,6 +196,78 @@ def test_checks_are_planned_when_all_else_is_done_and_carried_on_after_a_kill(tm
     finished(calm)
     other = table.last(table.read(calm / "out"))
     pd.testing.assert_frame_equal(rows.drop(columns=list(table.CLOCK)), other.drop(columns=list(table.CLOCK)), check_exact=True)
+
+
+def test_cohorts_of_checks_are_sized_by_the_memory_of_their_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(globals(), "STUDY", STUDY.replace("max_cohort = 8\n", "").replace("epochs = 2", "epochs = 0.3"))
+    work = finished(tmp_path)
+    assert work.over
+    cohorts = [
+        json.loads(line) for path in (tmp_path / "out" / "plan").glob("*.jsonl") for line in path.read_text().splitlines()
+    ]
+    bytes_ = {cohort["arm"]: cohort["bytes"] for cohort in cohorts if cohort.get("algorithm") == "sanity"}
+    assert bytes_.keys() >= {"magnitude, random masks", "magnitude, shuffled masks", "magnitude, re-initialised"}
+    assert all(size > 4 * TASK.counts.params / 2 for size in bytes_.values()), bytes_
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_check_takes_about_as_much_memory_as_a_fixed_mask(check: str):
+    hp = {"of": setting("magnitude", '{"sparsity":0.5}'), "check": check}
+    own, chance = (
+        member_bytes(TASK, find(name), Member(complete(find(name).space, given), 0))
+        for name, given in (("sanity", hp), ("chance", {}))
+    )
+    assert own == pytest.approx(chance, rel=0.2)
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, name: str, algorithm: Algorithm) -> None:
+    """Another package's algorithm, as its entry point would have it."""
+    everything = dict(sorted({**known(), name: algorithm}.items()))
+    for place in (controls, algorithms):
+        monkeypatch.setattr(place, "known", lambda: everything)
+    monkeypatch.setattr(controls, "find", everything.__getitem__)
+
+
+class Theirs(GradientPruner):
+    """Another package's algorithm, which makes checks too: one that is called as ours, and one of its own."""
+
+    source = "a test"
+    control = True
+    space = space(
+        of=Domain("text", None, "the setting that is checked"),
+        check=Domain("choice", "random", "what is made of it", choices=("random", "halved"), static=True),
+    )
+    checks = {"random": Check("random masks", front=False), "halved": Check("halved")}
+
+
+def test_checks_of_an_algorithm_that_is_installed_stand_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ours, _ = opened(tmp_path)
+    installed(monkeypatch, "a_plugin", Theirs())
+    read, _ = opened(tmp_path)
+    arms = {arm.name: arm.algorithm_name for arm in read.arms}
+    theirs = {name for name, algorithm in arms.items() if algorithm == "a_plugin"}
+    assert theirs == {"magnitude, random masks (a_plugin)", "magnitude, halved"}
+    assert [name for name in arms if name not in theirs] == [arm.name for arm in ours.arms]
+    assert arms["magnitude, random masks"] == "sanity"
+
+
+def test_each_algorithm_makes_its_own_checks_of_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    installed(monkeypatch, "a_plugin", Theirs())
+    read, _ = opened(tmp_path)
+    task = dataclasses.replace(read.task, starts=str(tmp_path / "out" / "starts"))
+    trained(tmp_path / "out", task, "magnitude", {"sparsity": 0.5})
+    due = controls.wanted(read, locate(tmp_path / "out"))
+    assert due.keys() >= {"magnitude, random masks", "magnitude, random masks (a_plugin)", "magnitude, halved"}
+    assert {hp["check"] for hp in due["magnitude, halved"]} == {"halved"}
+
+
+def test_an_algorithm_that_is_installed_may_not_have_the_name_of_ours(monkeypatch: pytest.MonkeyPatch):
+    entry = EntryPoint("sanity", "somewhere:Theirs", algorithms.GROUP)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
+    with pytest.raises(
+        ValueError, match="algorithm sanity: its name is one of prunefront's own; got it from entry point somewhere"
+    ):
+        known.__wrapped__()
 
 
 def test_a_study_that_grows_by_a_seed_checks_it_when_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -25,7 +25,7 @@ from ..analysis import table
 from ..analysis.goals import Limit
 from ..analysis.storage import Location, atomic
 from .algorithms import find
-from .contract import Algorithm, Domain, Member, State, canonical, leaves
+from .contract import Algorithm, Domain, Member, State, apart, canonical, leaves
 from .measure import measure
 from .memory import fitting, fitting_shapes, free_bytes
 from .removed import compression
@@ -253,7 +253,7 @@ class Training:
         found = self.algorithm.networks(self.parent, state)
         index, of = torch.unique(found.of.cpu()[list(members)], return_inverse=True)
         trees = {"params": found.params, "buffers": found.buffers, "kept": found.kept}
-        stacks = {name: tensor.detach().cpu()[index].contiguous() for name, tensor in leaves(trees).items()}
+        stacks = apart({name: tensor.detach().cpu()[index] for name, tensor in leaves(trees).items()})
         about = {
             "members": [self.ids[slot] for slot in state.members["slot"][list(members)].tolist()],
             "of": of.tolist(),

@@ -116,8 +116,8 @@ class State:
 
     members: a tree of tensors with a leading K, one entry for each member; `slot` (K,) is its place in the cohort's plan, `hp`
     its hyper-parameters that are tunable.  scalars: JSON values that all members share; `rung`, `step` (optimiser steps since
-    `start`), `before` (steps of a dense phase before it) and `seconds` (of training, a member) among them.  shared: a tree of
-    tensors that are not one for each member.
+    `start`), `before` (steps of a dense phase before it), `seconds` (of training, a member) and, if counted, `charged` (FLOPs
+    of a member beside its steps) among them.  shared: a tree of tensors that are not one for each member.
     """
 
     members: dict[str, Any]
@@ -143,8 +143,7 @@ class State:
 
     def save(self, path: Location) -> None:
         """Write the whole state to one safetensors file, JSON in its header; complete or not at all."""
-        tree = {"members": self.members, "shared": self.shared}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in leaves(tree).items()}
+        tensors = apart(leaves({"members": self.members, "shared": self.shared}))
         with atomic(path) as temporary:
             save_file(tensors, temporary, metadata={"scalars": json.dumps(self.scalars)})
 
@@ -210,6 +209,10 @@ class Algorithm(abc.ABC):
     def fixed(self, hp: Mapping[str, Value]) -> bool:
         """Whether what a member with the static values of `hp` keeps never changes: its FLOPs are known before it trains."""
         return False
+
+    def alone(self, hp: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Hyper-parameters of a member that takes as much memory as one with `hp`, and needs nothing that others left."""
+        return hp
 
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """The task with the network that members with the static values of `hp` start from: another width of it, say.
@@ -285,6 +288,20 @@ def leaves(tree: Tree, prefix: str = "") -> dict[str, Tensor]:
     for name, value in tree.items():
         flat |= leaves(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each in memory of its own, as a file of them needs it: those that share memory are cloned."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
+        storage = own.untyped_storage()
+        if storage.data_ptr() in taken or storage.nbytes() > own.nbytes:
+            own = own.clone(memory_format=torch.contiguous_format)
+        taken.add(own.untyped_storage().data_ptr())
+        found[name] = own
+    return found
 
 
 def _first(tree: Tree) -> Tensor:

@@ -20,6 +20,7 @@ from ..analysis.storage import Location, locate
 from . import draws, models, optimizers, shrinking, stack
 from .contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
 from .data import augment
+from .flops import charging, uncharged
 from .structure import Structure, read
 from .task import Task
 
@@ -68,10 +69,21 @@ def space(**own: Domain) -> dict[str, Domain]:
 
 
 class GradientPruner(Algorithm):
-    """An algorithm that trains by gradient. Subclasses override functions of one network, without branches on tensors."""
+    """An algorithm that trains by gradient. Subclasses override functions of one network, without branches on tensors.
+
+    What a subclass computes in a `start`, `begin` or `every` of its own is counted, and charged to its members in equal parts
+    as `search_flops`; not so if it says by `charges` that it does so itself, in `Networks.search`.
+    """
 
     source = "plain training by gradient"
     space: ClassVar[Mapping[str, Domain]] = space()
+    charges: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("start", "begin", "every"):
+            if name in vars(cls):
+                setattr(cls, name, _charged(vars(cls)[name]))
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         """Masks, gates, or whatever the pruner keeps, before the first step."""
@@ -121,10 +133,6 @@ class GradientPruner(Algorithm):
         """The pruner's own figures, name -> ()."""
         return {}
 
-    def fixed(self, hp: Mapping[str, Value]) -> bool:
-        own = type(self)
-        return own.after_step is GradientPruner.after_step and own.due is GradientPruner.due
-
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """The model at another `width`."""
         if hp["width"] == 1:
@@ -167,6 +175,7 @@ class GradientPruner(Algorithm):
             return self.init(params, context(given, 0))
 
         held["pruning"] = stack.lift(init, state.size)(params, varying(held))
+        held["params"], held["pruning"] = _own(params, held["pruning"])
         return state
 
     def advance(self, task: Task, state: State) -> State:
@@ -174,7 +183,9 @@ class GradientPruner(Algorithm):
         if state.size > 1 and not task.stackable:
             alone = [self.advance(task, state.select([k])) for k in range(state.size)]
             joined = State.concatenate(alone)
-            joined.scalars["seconds"] = sum(each.scalars["seconds"] for each in alone) / state.size
+            for spent in ("seconds", "charged"):
+                if spent in joined.scalars:
+                    joined.scalars[spent] = sum(each.scalars[spent] for each in alone) / state.size
             return joined
         begun, rung = time.perf_counter(), state.scalars["rung"] + 1
         last = task.rung_step(task.steps - state.scalars["before"], rung)
@@ -316,7 +327,7 @@ class GradientPruner(Algorithm):
             with torch.no_grad():
                 update(params, dict(zip(params, grads, strict=True)), step)
                 if follows:
-                    params, pruning = follow(params, pruning, given)
+                    params, pruning = _own(*follow(params, pruning, given))
                     params = map_tree(lambda p: p.detach().requires_grad_(), params)
         done = {**trees, "params": map_tree(Tensor.detach, params), "buffers": buffers, "pruning": pruning}
         return stack.restacked(done) if lone else done, inputs, labels
@@ -344,6 +355,23 @@ class GradientPruner(Algorithm):
             yield step, *((x, y) if of is None else (x[of], y[of]))
 
 
+def _charged(method: Callable[..., State]) -> Callable[..., State]:
+    """`method`, (self, task, ...) -> State, that adds what it costs to the state's scalar `charged`, FLOPs of a member."""
+
+    @functools.wraps(method)
+    def counted(self: GradientPruner, task: Task, *args: Any, **kwargs: Any) -> State:
+        if self.charges:
+            return method(self, task, *args, **kwargs)
+        # What the task finds out by trying its model belongs to no member, and is known after the first one.
+        _ = task.data, task.stackable, task.structure, task.counts, task.narrows
+        with charging() as counter:
+            state = method(self, task, *args, **kwargs)
+        charged = state.scalars.get("charged", 0) + counter.total / state.size
+        return State(state.members, {**state.scalars, "charged": charged}, state.shared)
+
+    return counted
+
+
 @dataclasses.dataclass
 class Dense:
     """Networks after `steps` of dense training, one for each of K members; seconds: what one of them took."""
@@ -359,6 +387,11 @@ def dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
 
     Every distinct seed is trained once; with `task.starts`, once for all cohorts of the task.
     """
+    with uncharged():  # it is charged by its steps
+        return _dense_networks(task, seeds, steps)
+
+
+def _dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
     if not steps:
         return Dense(*task.initial(seeds), 0, 0.0)
     phase = _dense_phase(task, steps)
@@ -401,6 +434,24 @@ def _place(task: Task, phase: Task, seed: int) -> Location | None:
         return None
     name = hashlib.sha256(json.dumps([phase.describe(), seed], sort_keys=True).encode()).hexdigest()[:16]
     return locate(task.starts) / f"{name}.safetensors"
+
+
+def _own(params: Params, pruning: Pruning) -> tuple[Params, Pruning]:
+    """The same values, each parameter in memory of its own: an optimiser writes there in place."""
+    taken: set[int] = set()
+    own: dict[str, Tensor] = {}
+    for name, parameter in params.items():
+        place = parameter.untyped_storage()._cdata
+        if place in taken or 0 in parameter.stride():
+            parameter = parameter.clone(memory_format=torch.contiguous_format)
+            place = parameter.untyped_storage()._cdata
+        taken.add(place)
+        own[name] = parameter
+
+    def apart(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.untyped_storage()._cdata in taken else tensor
+
+    return own, map_tree(apart, pruning)
 
 
 def varying(trees: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def measure(task: Task, algorithm: Algorithm, state: State, last: bool, dense: C
     values |= {f"m_{name}": column.double().tolist() for name, column in networks.metrics.items()}
     nothing = torch.zeros(len(networks.of), dtype=torch.long)
     flops, seconds = (networks.search.get(name, nothing).cpu() for name in ("flops", "seconds"))
+    if "flops" not in networks.search:  # an algorithm that does not charge itself
+        flops = flops + round(state.scalars.get("charged", 0))
     values |= {
         "seconds": (state.scalars["seconds"] + seconds.double()).tolist(),
         "train_flops": (3 * task.counts.flops * done * task.batch_size + flops).tolist(),

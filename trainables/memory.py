@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter
 
 from ..analysis.mistake import Mistake
+from .contract import Member
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from .contract import Algorithm, Member, Value
+    from .contract import Algorithm, Value
     from .task import Task
 
 SHARE = 0.5
@@ -78,7 +79,7 @@ def free_bytes(device: torch.device) -> int:
 def _peak(task: Task, algorithm: Algorithm, member: Member, count: int) -> int:
     """Most bytes of tensors alive at a time in the first step of `count` members, started from initial weights."""
     short = dataclasses.replace(task, rungs=task.steps, dense_share=0.0, starts="")  # a rung at each step
-    members = [dataclasses.replace(member, seed=seed) for seed in range(count)]
+    members = [Member(algorithm.alone(member.hp), seed) for seed in range(count)]
     # What belongs to the process and not to a member is made before counting begins.
     _ = short.data, short.stackable, short.structure
     with _Peak() as peak:

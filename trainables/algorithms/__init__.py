@@ -36,11 +36,20 @@ def known() -> dict[str, Algorithm]:
         assert len(own) == 1, f"{module.name}.py holds one algorithm; got {own}"
         found[module.name] = own[0]()
     for entry in importlib.metadata.entry_points(group=GROUP):
+        if entry.name in found:
+            raise Mistake(
+                f"algorithm {entry.name}: its name is one of prunefront's own; got it from entry point {entry.value} too"
+            )
         try:
             found[entry.name] = entry.load()()
         except Exception as error:  # another package's code: whatever it raises, say whose it is
             raise Mistake(f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({error})") from error
     return dict(sorted(found.items()))
+
+
+def included(algorithm: Algorithm) -> bool:
+    """Whether an algorithm is a file of this folder."""
+    return type(algorithm).__module__.startswith(f"{__name__}.")
 
 
 @functools.cache

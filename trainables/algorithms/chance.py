@@ -31,6 +31,9 @@ class Chance(GradientPruner):
         if hp["granularity"] == "node" and not task.structure.hidden:
             raise Mistake(f"`granularity` node needs units whose readers are known; model {task.model} has none")
 
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        return True
+
     def init(self, params: Params, ctx: Context) -> Pruning:
         hp = ctx.hp
         mask = masks.at_random(

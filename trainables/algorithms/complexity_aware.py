@@ -76,6 +76,7 @@ class ComplexityAware(GradientPruner):
     """
 
     source = "Guenter & Sideris 2024 (arXiv 2411.09127) for the method; equations: derivation"
+    charges = True
     space = space(
         nu=Domain("real", 0.1, "nats of training loss that the whole complexity may cost", low=0, log=True),
         alpha=Domain("real", 1.0, "what complexity is: FLOPs (1) or parameters (0)", low=0, high=1),

@@ -44,6 +44,7 @@ class CronosAM(GradientPruner):
     """
 
     source = "Feng, Frangella, Pilanci 2024 (arXiv 2411.01088); Defazio & Mishchenko 2023 (arXiv 2301.07733)"
+    charges = True
     space = space(
         head=Domain(
             "choice", "convex", "how the last two layers are found", static=True,

@@ -1,5 +1,10 @@
 """Dense training: no pruning, the parent that everything is compared with."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..contract import Value
 from ..gradient import GradientPruner
 
 
@@ -9,3 +14,6 @@ class Dense(GradientPruner):
     source = "baseline: ordinary training"
     control = True
     standard = {"dense": {}, "dense, narrower": {"width": (0.7, 0.5, 0.35, 0.25, 0.18, 0.125)}}
+
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        return True

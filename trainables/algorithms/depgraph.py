@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import masks, stack
-from ..contract import Domain, Member, State
+from ..contract import Domain, Member, State, Value
 from ..gradient import dense_networks, space
 from ..structure import node_masks
 from ..structured import Structured
@@ -26,6 +26,7 @@ class DepGraph(Structured):
 
     source = "Fang et al. 2023, DepGraph (arXiv 2301.12900), as in Torch-Pruning: GroupMagnitudeImportance, layer by layer"
     from_dense = True
+    charges = True  # its graph takes one example, once: that is no search
     space = space(
         sparsity=Domain("real", 0.5, "the share of each hidden layer's units that is removed", low=0, high=1, open_high=True)
     )
@@ -34,6 +35,9 @@ class DepGraph(Structured):
         if importlib.util.find_spec("torch_pruning") is None:
             return "it needs the package torch-pruning: pip install 'prunefront[peers]'"
         return None
+
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        return True
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         dense = dense_networks(task, [member.seed for member in members], self.before(task, members[0].hp))

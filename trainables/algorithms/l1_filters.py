@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .. import masks
-from ..contract import Domain
+from ..contract import Domain, Value
 from ..gradient import Context, Params, Pruning, space
 from ..structure import node_masks
 from ..structured import Structured
@@ -21,6 +23,9 @@ class L1Filters(Structured):
     space = space(
         sparsity=Domain("real", 0.5, "the share of each hidden layer's units that is removed", low=0, high=1, open_high=True)
     )
+
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        return True
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         alive = {

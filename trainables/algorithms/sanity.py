@@ -42,6 +42,13 @@ class Sanity(GradientPruner):
         "scratch": Check("from scratch", smaller=True),
     }
 
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        return True
+
+    def alone(self, hp: Mapping[str, Value]) -> Mapping[str, Value]:
+        """A mask that keeps everything takes as much memory as any."""
+        return {**hp, "of": None}
+
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if hp["of"] is not None:
             member_of(task, str(hp["of"]), 0)

@@ -47,6 +47,9 @@ class Scratch(Structured):
                 why = ", in a block that is gone" if layer.name in gone else ""
                 raise Mistake(f"`units` of layer {layer.name}{why}: a whole number in [{low}, {high}]; got {kept:g}")
 
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        return True
+
     def init(self, params: Params, ctx: Context) -> Pruning:
         structure, device = ctx.structure, ctx.seed.device
         count = ctx.hp.get("units")
