@@ -8,3 +8,9 @@ class Mistake(ValueError):
 
     Every other exception is a fault of ours, and keeps its traceback.
     """
+
+
+class Wrong(Exception):
+    """A network that would leave is not the one that was measured: its text is one sentence, and a command ends with it and exit
+    code 3. Nothing was written.
+    """

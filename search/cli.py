@@ -14,9 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..analysis.mistake import Mistake
+from ..analysis.mistake import Mistake, Wrong
 from ..analysis.storage import Location, locate
-from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED
+from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED, WRONG
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
     "Searches for small, accurate neural networks: a study file goes in, a table of measured networks and fronts of "
@@ -109,7 +109,7 @@ def pick(
     max_flops: Annotated[float | None, typer.Option(help="The most accurate one of at most so many FLOPs.")] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="The cheapest one of at least this validation accuracy.")] = None,
     knee: Annotated[bool, typer.Option("--knee", help="The one at the knee of the front.")] = False,
-    cost: Annotated[str, typer.Option(help="The FLOPs meant: masked or shrunk.")] = "masked",
+    cost: Annotated[str, typer.Option(help="The FLOPs meant: shrunk, of the file, or masked.")] = "shrunk",
     out: Annotated[
         str | None, typer.Option(help="The folder or URI to export to; default DIR/picked/<member>.", metavar="FOLDER")
     ] = None,
@@ -224,6 +224,9 @@ def main() -> None:
     except Mistake as error:
         print(f"prunefront: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except Wrong as error:
+        print(f"prunefront: {error}", file=sys.stderr)
+        sys.exit(WRONG)
     except OSError as error:  # a disk that is full, a store that does not answer
         print(f"prunefront: {error.filename or ''}: {error.strerror or error}; the same command goes on", file=sys.stderr)
         sys.exit(INTERRUPTED)
