@@ -11,6 +11,7 @@ class Mistake(ValueError):
 
 
 class Wrong(Exception):
-    """A network that would leave is not the one that was measured: its text is one sentence, and a command ends with it and exit
-    code 3. Nothing was written.
+    """A network that would leave is not the one that was measured, and nothing was written.
+
+    Its text is one sentence, and a command ends with it and exit code 3.
     """

@@ -49,7 +49,8 @@ def build(folder: Location, published: Path | None = None) -> Location:
     others = (
         None if published is None else literature.beside(literature.read(published), str(rows["dataset"].iloc[0]), published)
     )
-    arms, compared = answer.arms(last), _compared(folder)
+    arms, compared = answer.both(last), _compared(folder)
+    uncounted = front.unknown_operations(last[last["status"] == "done"])
     surfaces, refused = attainment.surfaces(attainment.points(own))
     checked, kept = controls.checked(last), layers.shares(last)
     spent = attainment.spent(attainment.compute(own))
@@ -88,8 +89,8 @@ def build(folder: Location, published: Path | None = None) -> Location:
     drawings = {name: plot.svg(picture) for name, picture in pictures.items()}
     body = [
         *sections.headline(rows),
-        *sections.question(arms, compared),
-        *sections.fronts(drawings),
+        *sections.question(arms, compared, uncounted),
+        *sections.fronts(drawings, last),
         *sections.bands(refused, drawings),
         *sections.published_points(others),
         *sections.operating_points(summary, points),
@@ -114,7 +115,9 @@ def build(folder: Location, published: Path | None = None) -> Location:
         (target / f"{name}.csv").unlink(missing_ok=True)
         if len(frame):
             save(target / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode())
-    save(target / "arms.md", (wording.grid(*sections.arms_table(arms)) + "\n").encode())
+    table_of_arms = wording.grid(*sections.arms_table(arms, uncounted))
+    notes = "".join(f"\n{sentence}\n" for sentence in _cautions(last))
+    save(target / "arms.md", f"{table_of_arms}\n{notes}".encode())
     for name, drawing in drawings.items():
         file = "front" if name == "flops_masked" else name
         save(target / f"{file}.svg", plot.paper(drawing).encode())
@@ -125,15 +128,31 @@ def build(folder: Location, published: Path | None = None) -> Location:
 
 
 def front_table(folder: Location) -> list[list[str]]:
-    """The front of all arms as rows of text, the heading first; points as `front.listed` has them.
+    """The fronts of all arms as rows of text, the heading first; points as `front.listed` has them.
 
-    Raises Mistake as `build` does.
+    What leaves costs its shrunk FLOPs: the front by these comes first, then what is on the one by masked FLOPs alone. The
+    column `front` says by which.  Raises Mistake as `build` does.
     """
     rows, summary = _load(folder)
     points = front.listed(summary, table.last(rows))
     points = points[~controls.is_check(points)]
-    lines = [sections.point(each) for each in sections.records(front.ordered(points[front.fronts(points)]))]
-    return [list(lines[0]), *[list(line.values()) for line in lines]]
+    on = {cost: front.fronts(points, cost) for cost in front.COSTS}
+    words = on["flops_shrunk"].map({True: "shrunk", False: "masked"}).where(~on["flops_shrunk"] | ~on["flops_masked"], "both")
+    chosen = points.assign(on=words)[on["flops_shrunk"] | on["flops_masked"]]
+    chosen = front.ordered(chosen, "flops_shrunk")
+    lines = [sections.point(each) | {"front": each["on"]} for each in sections.records(chosen)]
+    head = list(lines[0]) if lines else [*sections.point(sections.records(summary)[0]), "front"]
+    return [head, *[list(line.values()) for line in lines]]
+
+
+def cautions(folder: Location) -> list[str]:
+    """What is to be known beside every figure of FLOPs: operations that are not counted, networks that are no points."""
+    return _cautions(table.last(table.current(folder, table.read(folder))))
+
+
+def _cautions(last: pd.DataFrame) -> list[str]:
+    uncounted = front.uncounted(front.unknown_operations(last[last["status"] == "done"]))
+    return [sentence for sentence in [uncounted, *front.left_out(last)] if sentence]
 
 
 def _load(folder: Location) -> tuple[pd.DataFrame, pd.DataFrame]:

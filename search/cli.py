@@ -187,9 +187,10 @@ _COLUMNS = {
     "n": "n",
     "valid. accuracy %": "valid %",
     "test accuracy %": "test %",
-    "FLOPs masked": "FLOPs",
-    "compression": "compr.",
-    "speed-up ideal": "speed-up",
+    "FLOPs shrunk": "shrunk",
+    "FLOPs masked": "masked",
+    "any hardware": "speed-up",
+    "front": "front",
 }
 """What a terminal has room for beside arm and setting, of the report's columns."""
 
@@ -204,15 +205,22 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
     try:
         page = report.build(folder, published)
         head, *lines = report.front_table(folder)
+        cautions = report.cautions(folder)
     except OSError as error:
         raise Mistake(f"{folder}: rows can be read and the report written there; got: {error.strerror}") from error
-    table = Table(title="the front: mean validation accuracy against FLOPs", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="the fronts: mean validation accuracy against FLOPs, shrunk (the file's) and masked",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("arm: setting")
     for short in _COLUMNS.values():
         table.add_column(short, justify="right", no_wrap=True)
     for line in lines:
         table.add_row(f"{line[0]}: {line[1]}", *(line[head.index(name)] for name in _COLUMNS))
     console.print(table)
+    for caution in cautions:
+        console.print(caution, highlight=False, markup=False, soft_wrap=True)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from rich.console import Console
 from torch import nn
@@ -43,6 +44,8 @@ def pick(folder: Location, chosen: picking.Pick, out: Location | None, console: 
     say(f"         {_figures(point, point['done'])}")
     say(f"member   {member}, seed {row['seed']} ({chosen.why[1]})")
     say(f"         {_figures(row)}")
+    if uncounted := front.uncounted(front.unknown_operations(pd.DataFrame([row]))):
+        say(f"beware   {uncounted}")
     module, kept, parent = load(folder, member)
     with at(folder):
         task = _task(folder)
@@ -107,14 +110,15 @@ def _onnx(
 def _leaving(chosen: picking.Pick) -> str:
     """What the file computes, beside the cost that chose it."""
     flops, params = int(chosen.member["flops_shrunk"]), int(chosen.member["params_shrunk"])
-    file = f"a dense network of {flops:,} FLOPs and {params:,} parameters (shrunk)"
+    bound = "≥ " if chosen.member.get("unknown_ops") else ""
+    file = f"a dense network of {bound}{flops:,} FLOPs and {params:,} parameters (shrunk)"
     if chosen.cost == "flops_shrunk":
         return file
     masked = int(chosen.member[chosen.cost])
     over = ""
     if chosen.max_flops is not None and flops > chosen.max_flops:
         over = f", more than the {chosen.max_flops:,.15g} of --max-flops: no hardware but a sparse one reaches those"
-    return f"{file}{over}; the {masked:,} FLOPs it was chosen for (masked) count removed weights as free"
+    return f"{file}{over}; the {bound}{masked:,} FLOPs it was chosen for (masked) count removed weights as free"
 
 
 def _apart(folder: Location, out: Location) -> None:
@@ -124,13 +128,17 @@ def _apart(folder: Location, out: Location) -> None:
 
 
 def _figures(line: dict[str, Any], n: int | None = None) -> str:
-    """Accuracies and counts of a member, or the means and deviations of `n` members of a setting."""
-    told = []
+    """Accuracies and counts of a member, or the means and deviations of `n` members of a setting; ≥: not all is counted."""
+    told, bound = [], "≥ " if line.get("unknown_ops") else ""
     for score in front.SCORES:
         spread = "" if n is None else f" ± {100 * line[f'{score}_std']:.2f}" if n > 1 else " ± -"
         told.append(f"{score.removeprefix('accuracy_')} accuracy {100 * line[score]:.2f}{spread} %")
     flops, sizes = (
-        ", ".join(f"{line[name]:,.0f} {name.removeprefix(kind)}" for name in front.COUNTS if name.startswith(kind))
+        ", ".join(
+            f"{bound if kind == 'flops_' else ''}{line[name]:,.0f} {name.removeprefix(kind)}"
+            for name in front.COUNTS
+            if name.startswith(kind)
+        )
         for kind in ("flops_", "params_")
     )
     return f"{', '.join(told)}{'' if n is None else f' (n = {n})'}; FLOPs {flops}; parameters {sizes}"

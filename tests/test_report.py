@@ -209,8 +209,12 @@ def test_every_figure_of_the_csv_comes_from_the_rows(study: Path) -> None:
         assert line["speedup_shrunk"] == pytest.approx(total["flops_dense"] / total["flops_shrunk"])
         gains = [row["accuracy_valid"] - dense[row["seed"]]["accuracy_valid"] for row in part]
         assert line["difference_valid"] == pytest.approx(statistics.mean(gains), abs=1e-12)
-    best = written[written["front_masked"]]
-    assert len(report.front_table(study)) == 1 + len(best)
+    best = written[written["front_masked"] | written["front_shrunk"]]
+    head, *told = report.front_table(study)
+    assert len(told) == len(best)
+    words = {(True, True): "both", (True, False): "masked", (False, True): "shrunk"}
+    expected = sorted(words[pair] for pair in zip(best["front_masked"], best["front_shrunk"], strict=True))
+    assert sorted(line[head.index("front")] for line in told) == expected
     assert written["front_masked"].tolist() == sorted(written["front_masked"], reverse=True)
 
 

@@ -80,7 +80,8 @@ def check_counts(network: nn.Module, row: Mapping[str, Any], input_shape: tuple[
 def check_answers(network: Callable[[Tensor], Tensor], kept: nn.Module, row: Mapping[str, Any], data: Data) -> int:
     """Raise Wrong unless a file answers on the test split as its row says; returns the row's number of right answers.
 
-    network: of the file, inputs -> logits.  kept: the network as it was kept, removed parameters zero.  Both on the CPU, in the row's precision.
+    network: of the file, inputs -> logits.  kept: the network as it was kept, removed parameters zero.  Both are on the CPU, in
+    the row's precision.
     """
     examples = len(data.labels["test"])
     recorded = round(row["accuracy_test"] * examples)
