@@ -121,11 +121,11 @@ def question(arms: pd.DataFrame, compared: verdicts.Verdicts | str, uncounted: S
     head, lines = arms_table(arms, uncounted)
     yield page.grid(head, lines, kind="first")
     yield page.say(
-        "FLOPs shrunk: of the dense network that `prunefront pick` hands over; masked: removed weights cost nothing. At a share: "
-        "test accuracy in percent, mean ± standard deviation over seeds, at this share of the parent's FLOPs, read off each "
-        "seed's own front of validation accuracy and these FLOPs, between its networks and never beyond them. Within: the fewest "
-        "FLOPs of a network whose validation accuracy is at most so many percentage points below the parent's of the same seed, "
-        "mean over seeds. “-”: not every seed gets there. Hypervolume: with its 95 % t interval. "
+        "FLOPs shrunk: of the dense network that `prunefront pick` hands over; masked: removed weights cost nothing. At a "
+        "share: test accuracy in percent, mean ± standard deviation over seeds, at this share of the parent's FLOPs, read off "
+        "each seed's own front of validation accuracy and these FLOPs, between its networks and never beyond them. Within: the "
+        "fewest FLOPs of a network whose validation accuracy is at most so many percentage points below the parent's of the "
+        "same seed, mean over seeds. “-”: not every seed gets there. Hypervolume: with its 95 % t interval. "
         "Charged: to all networks of a seed, search included. The same table is in arms.md and arms.csv."
     )
 

@@ -542,6 +542,43 @@ def test_show_tells_rungs_and_layers(done: Path, command: Callable[..., Any]):
     assert rungs[1][5] == f"{100 * row['accuracy_test']:.2f}"
 
 
+@pytest.fixture(scope="module")
+def uncounted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a study whose model transforms by Fourier, which has no FLOPs formula."""
+    place = tmp_path_factory.mktemp("uncounted")
+    text = STUDY.replace("widths = [12]", 'model = "example_models.fourier"').split('[[arm]]\nalgorithm = "chance"')[0]
+    (place / "study.toml").write_text(text.replace("seeds = [0, 1, 2]", "seeds = [0]"))
+    study, folder = studies.read(place / "study.toml"), place / "run"
+    planned = plan.Plan(study, folder, 1)
+    planned.open()
+    for each in planned.grow(lambda arm, number, count: []):
+        finish(folder, study.task, plan.read_cohort(folder, each))
+    return folder
+
+
+def test_operations_that_are_not_counted_are_said_by_pick_and_show(
+    uncounted: Path, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(deploy, "missing", lambda: ["onnx"])
+    last = table.last(table.read(uncounted))
+    (name,) = set(last["unknown_ops"])
+    assert "fft" in name
+    sentence = f"FLOPs leave out what has no formula here: {name}. Every count of FLOPs is a lower bound"
+    code, said, _ = command("pick", uncounted, "--min-accuracy", 0.1, "--out", tmp_path / "out")
+    assert code == DONE
+    about = json.loads((tmp_path / "out" / deploy.ABOUT).read_text())["row"]
+    assert about["unknown_ops"] == name
+    assert said.count(name) == 1
+    assert sentence in said
+    assert f"≥ {about['flops_shrunk']:,} FLOPs" in said
+    assert f"≥ {about['flops_masked']:,} masked" in said
+    code, said, _ = command("show", uncounted, about["member"])
+    assert code == DONE
+    assert said.count(name) == 1
+    assert sentence in said
+    assert said.count(f"≥ {about['flops_shrunk']:,}") >= 2, "of the last rung, and of all layers"
+
+
 def test_show_tells_what_it_can_of_a_network_that_was_not_kept(done: Path, tmp_path: Path):
     folder = shutil.copytree(done, tmp_path / "run")
     keep_only(folder, set())
