@@ -51,10 +51,11 @@ def arms(last_rows: pd.DataFrame, cost: front.Cost = "flops_shrunk", at: Sequenc
     """One line for each label, in the order of (control, arm).
 
     last_rows: as from `table.last`.  cost: what leaves is a dense network, which costs its shrunk FLOPs.  at: shares of the
-    parent's FLOPs; None: `shares`.  Columns: arm, control; `networks`, the most that a seed has; for each share `accuracy_at_<percent>` and `_std`, of test data, read off each seed's own front of
-    validation accuracy as comparisons are (`compare.at`), NaN if a seed does not reach it; for each of `DROPS`
-    `flops_within_<points>`, the fewest FLOPs of a network whose validation accuracy is at most so much below the parent's of
-    the same seed, mean over seeds, NaN if a seed has none; as from `attainment.averaged`: seeds and `hypervolume`; and
+    parent's FLOPs; None: `shares`.  Columns: arm, control; `networks`, the most that a seed has; for each share
+    `accuracy_at_<percent>` and `_std`, of test data, read off each seed's own front of validation accuracy as comparisons are
+    (`compare.at`), NaN if a seed does not reach it; for each of `DROPS` `flops_within_<points>`, the fewest FLOPs of a network
+    whose validation accuracy is at most so much below the parent's of the same seed, mean over seeds, NaN if a seed has none;
+    as from `attainment.averaged`: seeds and `hypervolume`; and
     `train_flops` and `seconds`, charged to all networks of a seed, mean over seeds.
     """
     last_rows = last_rows[~controls.is_check(last_rows)]
