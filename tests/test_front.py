@@ -372,7 +372,7 @@ def test_kept_are_the_networks_of_both_fronts_and_not_only_beside_sanity_checks(
 
 
 def test_operations_without_a_formula_are_named_once(last_rows: pd.DataFrame) -> None:
-    rows = last_rows.assign(unknown_ops=["", "linalg_qr,fft_r2c", "fft_r2c", None, "", "", ""])
+    rows = last_rows.assign(unknown_ops=["", "linalg_qr,fft_r2c", "fft_r2c", *[""] * 4])
     assert front.unknown_operations(rows) == ["fft_r2c", "linalg_qr"]
     assert front.unknown_operations(last_rows) == []
     assert front.uncounted([]) == ""

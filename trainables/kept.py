@@ -72,7 +72,8 @@ def export(folder: Location, member: str, path: Location) -> None:
     """
     module, kept, parent = load(folder, member)
     rows = table.last(table.read(folder))
-    (row,) = rows[rows["member"] == member].drop_duplicates("member").to_dict("records")
+    own = rows[rows["member"] == member].iloc[0]
+    row = {str(name): value for name, value in own.items()}
     data = leaving.task(folder).data
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "network.safetensors"
