@@ -16,11 +16,13 @@ from . import attainment, compare, controls, front
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 """Shares of the parent's FLOPs at which accuracy is told, of those that two labels reach at most `MOST`."""
 MOST = 4
+BY_COST = ("accuracy_at_", "flops_within_", "hypervolume")
+"""How the columns begin that are others for another cost."""
 DROPS = (0.005, 0.02)
 """How much less validation accuracy than the parent's is asked for, where the fewest FLOPs are told."""
 
 
-def shares(done: pd.DataFrame, cost: front.Cost = "flops_masked") -> list[float]:
+def shares(done: pd.DataFrame, cost: front.Cost = "flops_shrunk") -> list[float]:
     """Of `SHARES` those that at least two labels reach in every seed, the first `MOST`."""
     known = [_lines(rows, cost) for _, rows in _labelled(done)]
     dense = float(done["flops_dense"].max())
@@ -28,14 +30,32 @@ def shares(done: pd.DataFrame, cost: front.Cost = "flops_masked") -> list[float]
     return reached[:MOST]
 
 
-def arms(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked", at: Sequence[float] | None = None) -> pd.DataFrame:
+def both(last_rows: pd.DataFrame) -> pd.DataFrame:
+    """`arms` by shrunk FLOPs, and by masked ones where these are others; figures that go by a cost end in its name."""
+    done = last_rows[last_rows["status"] == "done"]
+    costs = front.COSTS if (done["flops_masked"] != done["flops_shrunk"]).any() else front.COSTS[:1]
+    found = pd.DataFrame()
+    for cost in costs:
+        kind = cost.removeprefix("flops_")
+        lines = arms(last_rows, cost)
+        own = [str(name) for name in lines if str(name).startswith(BY_COST)]
+        lines = lines.rename(columns={name: f"{name}_{kind}" for name in own})
+        if found.empty:
+            found = lines
+            continue
+        found = found.merge(lines[["arm", "control", *(f"{name}_{kind}" for name in own)]], on=["arm", "control"], how="left")
+    return found
+
+
+def arms(last_rows: pd.DataFrame, cost: front.Cost = "flops_shrunk", at: Sequence[float] | None = None) -> pd.DataFrame:
     """One line for each label, in the order of (control, arm).
 
-    last_rows: as from `table.last`.  at: shares of the parent's FLOPs; None: `shares`.  Columns: arm, control; `networks`, the
-    most that a seed has; for each share `accuracy_at_<percent>` and `_std`, of test data, read off each seed's own front of
-    validation accuracy as comparisons are (`compare.at`), NaN if a seed does not reach it; for each of `DROPS`
-    `flops_within_<points>`, the fewest FLOPs of a network whose validation accuracy is at most so much below the parent's of
-    the same seed, mean over seeds, NaN if a seed has none; as from `attainment.averaged`: seeds and `hypervolume`; and
+    last_rows: as from `table.last`.  cost: what leaves is a dense network, which costs its shrunk FLOPs.  at: shares of the
+    parent's FLOPs; None: `shares`.  Columns: arm, control; `networks`, the most that a seed has; for each share
+    `accuracy_at_<percent>` and `_std`, of test data, read off each seed's own front of validation accuracy as comparisons are
+    (`compare.at`), NaN if a seed does not reach it; for each of `DROPS` `flops_within_<points>`, the fewest FLOPs of a network
+    whose validation accuracy is at most so much below the parent's of the same seed, mean over seeds, NaN if a seed has none;
+    as from `attainment.averaged`: seeds and `hypervolume`; and
     `train_flops` and `seconds`, charged to all networks of a seed, mean over seeds.
     """
     last_rows = last_rows[~controls.is_check(last_rows)]
@@ -52,7 +72,8 @@ def arms(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked", at: Sequenc
             name = f"accuracy_at_{100 * share:g}"
             line[name], line[f"{name}_std"] = (scores.mean(), scores.std()) if reached else (math.nan, math.nan)
         for drop in DROPS:
-            enough = rows[rows["accuracy_valid"] >= rows["seed"].map(parent) - drop - compare.ALIKE]
+            able = rows[front.eligible(rows)]
+            enough = able[able["accuracy_valid"] >= able["seed"].map(parent) - drop - compare.ALIKE]
             least = enough.groupby("seed")[cost].min()
             line[f"flops_within_{100 * drop:g}"] = least.mean() if len(least) == rows["seed"].nunique() else math.nan
         found.append(line)

@@ -41,10 +41,12 @@ def points(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.Dat
     """One line for each label, seed and distinct network that is done and measured; of one network the cheapest to train.
 
     last_rows: as from `table.last`.  Columns: arm, control, seed, member, `CHARGES`, accuracy_valid, and `relative`, the
-    cost as a share of the parent's, `flops_dense`.  Rows with a NaN or null measure are left out.
+    cost as a share of the parent's, `flops_dense`.  Rows that are not `front.eligible` are left out.
     """
     seen = front.selectable(last_rows)
-    seen = seen[seen["status"] == "done"].assign(relative=lambda rows: rows[cost] / rows["flops_dense"])
+    seen = seen[(seen["status"] == "done") & front.eligible(seen)].assign(
+        relative=lambda rows: rows[cost] / rows["flops_dense"]
+    )
     seen = seen.assign(network=front.networks(seen)).dropna(subset=list(OBJECTIVES))
     seen = seen.sort_values("train_flops", kind="stable").drop_duplicates([*LABEL, "seed", "network"]).sort_index()
     return seen[[*LABEL, "seed", "member", *CHARGES, *OBJECTIVES]].reset_index(drop=True)
@@ -53,15 +55,17 @@ def points(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.Dat
 def read(folder: Location, cost: front.Cost = "flops_masked") -> pd.DataFrame:
     """The front of each label and seed of a study of any size: arm, control, seed, accuracy_valid, relative.
 
-    Goes through the files once, reads five columns of the rows that are done, and keeps what nothing dominates, since the
+    Goes through the files once, reads seven columns of the rows that are done, and keeps what nothing dominates, since the
     front of all is the front of fronts: memory does not grow with the rows. What is computed from `points` comes out the same
     from this, but for numbers of points. Raises Mistake as `table.read` does.
     """
     names, kept = [*LABEL, "seed"], dict[tuple[Any, ...], NDArray[np.float64]]()
     places, bounds = dict[tuple[Any, ...], int](), np.empty((0, BINS))
-    for rows in table.scan(folder, [*names, "accuracy_valid", cost, "flops_dense"], "done", BATCH):
-        accuracy, spent, dense = (rows[name].to_numpy() for name in ("accuracy_valid", cost, "flops_dense"))
-        values = np.column_stack([accuracy, spent / dense])
+    measures = ["accuracy_valid", *front.COSTS, "flops_dense"]
+    for rows in table.scan(folder, [*names, *measures], "done", BATCH):
+        measured = pd.DataFrame({name: rows[name].to_numpy() for name in measures})
+        measured = measured.where(front.eligible(measured))  # NaN is on no front
+        values = np.column_stack([measured["accuracy_valid"], measured[cost] / measured["flops_dense"]])
         number, keys = _numbered(rows, names)
         for key in (key for key in keys if key not in places):
             places[key] = len(places)

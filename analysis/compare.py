@@ -187,10 +187,10 @@ def lines(rows: pd.DataFrame, cost: front.Cost) -> dict[int, NDArray[np.float64]
 
     rows: done rows of one arm.  A line: (points, 3), the logarithm of FLOPs, ascending, and `front.SCORES`; means of networks
     alike in FLOPs.  From the best network on it is level, as more FLOPs buy nothing better there, up to the costliest that was
-    measured.  Networks of no FLOPs, which have no logarithm, are left out, as are those of an accuracy that is not known.
+    measured.  Networks that are not `front.eligible` are left out: those of no FLOPs have no logarithm.
     """
     found: dict[int, NDArray[np.float64]] = {}
-    for seed, part in rows[(rows[cost] > 0) & rows["accuracy_valid"].notna()].groupby("seed"):
+    for seed, part in rows[front.eligible(rows)].groupby("seed"):
         points = part[["accuracy_valid", cost, *front.SCORES]].to_numpy(dtype=float)
         chosen = points[front.front(points[:, :2], front.DIRECTIONS)]
         flops, place = np.unique(chosen[:, 1], return_inverse=True)

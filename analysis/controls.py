@@ -8,6 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from . import compare, front
+from .front import is_check as is_check
 
 CHECKS = {
     "random": "random masks with as many weights (or units) in each layer, on initial weights",
@@ -16,13 +17,6 @@ CHECKS = {
     "scratch": "whole layers of as many units as can influence the output, on initial weights",
 }
 """What each check trains."""
-
-
-def is_check(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Which rows, or operating points with their `hp`, are of sanity checks."""
-    if "hp_of" in rows:
-        return rows["hp_of"].notna()
-    return rows["hp"].str.contains('"of":', regex=False)
 
 
 def checked(last_rows: pd.DataFrame) -> pd.DataFrame:

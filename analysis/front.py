@@ -22,6 +22,7 @@ from .mistake import Mistake
 Cost = Literal["flops_masked", "flops_shrunk"]
 POINT = ["arm", "algorithm", "control", "hp", "setting"]
 SCORES = ["accuracy_valid", "accuracy_test"]
+COSTS: tuple[Cost, Cost] = ("flops_shrunk", "flops_masked")
 COUNTS = ["flops_dense", "flops_masked", "flops_shrunk", "params_dense", "params_kept", "params_shrunk"]
 CHARGES = ["seconds", "train_flops", "search_flops"]
 SPREAD = [*SCORES, "sparsity", "flops_masked", "flops_shrunk", "params_kept"]
@@ -81,6 +82,60 @@ def selectable(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[[name for name in frame.columns if "_test" not in name]]
 
 
+def is_check(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows, or operating points with their `hp`, are of sanity checks."""
+    if "hp_of" in rows:
+        return rows["hp_of"].notna()
+    return rows["hp"].str.contains('"of":', regex=False)
+
+
+def computes(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Which lines have FLOPs left, by every count of `COSTS` that the frame has: a network without gives one answer for all."""
+    costs = [cost for cost in COSTS if cost in frame]
+    return (frame[costs].astype(float) > 0).all(axis=1)
+
+
+def eligible(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Which lines may be on a front: networks that have FLOPs left, of a validation accuracy that is a finite number."""
+    scores = frame["accuracy_valid"].astype(float)
+    return computes(frame) & scores.map(np.isfinite).astype(bool)
+
+
+def left_out(last_rows: pd.DataFrame) -> list[str]:
+    """How many members that are done are on no front, and why, in sentences; none if all may be.
+
+    last_rows: as from `table.last`.
+    """
+    done = last_rows[last_rows["status"] == "done"]
+    computing = computes(done)
+    unknown = computing & ~eligible(done)
+    said = []
+    if count := int((~computing).sum()):
+        said.append(f"{count} of {len(done)} networks have no FLOPs left, and are no points of a front.")
+    if count := int(unknown.sum()):
+        said.append(f"{count} of {len(done)} networks have a validation accuracy that is no finite number, and are not drawn.")
+    return said
+
+
+def unknown_operations(rows: pd.DataFrame) -> list[str]:
+    """The operations without a FLOPs formula that the networks of these rows, or operating points, compute."""
+    if "unknown_ops" not in rows:
+        return []
+    told = rows["unknown_ops"].dropna().unique()
+    return sorted({name for names in told for name in str(names).split(",") if name})
+
+
+def uncounted(operations: Sequence[str]) -> str:
+    """What operations without a formula mean for figures, in a sentence; empty without any."""
+    if not operations:
+        return ""
+    names = ", ".join(operations)
+    return (
+        f"FLOPs leave out what has no formula here: {names}. Every count of FLOPs is a lower bound (marked with ≥), and every "
+        "speed-up and share of FLOPs is of what is counted alone (marked with ?)."
+    )
+
+
 def parents(done: pd.DataFrame) -> list[str]:
     """The arms that are the parent: controls, whole and as large as the task's model, of the largest `flops_dense`.
 
@@ -115,10 +170,17 @@ def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
     means = measured[[*SCORES, "sparsity", *COUNTS, *CHARGES]].mean()
     spread = measured[SPREAD].std().add_suffix("_std")
     summary = status.reindex(columns=list(table.FINAL), fill_value=0).join([means, spread, _differences(done)])
+    if "unknown_ops" in done:
+        summary["unknown_ops"] = measured["unknown_ops"].agg(_joined)
     summary["compression"] = summary["params_dense"] / summary["params_kept"]
     summary["speedup_masked"] = summary["flops_dense"] / summary["flops_masked"]
     summary["speedup_shrunk"] = summary["flops_dense"] / summary["flops_shrunk"]
     return summary.rename_axis(columns=None).reset_index()
+
+
+def _joined(operations: pd.Series[str]) -> str:
+    """All that a column `unknown_ops` names, as it does."""
+    return ",".join(unknown_operations(pd.DataFrame({"unknown_ops": operations})))
 
 
 def settings(rows: pd.DataFrame) -> pd.Series[str]:
@@ -231,9 +293,11 @@ def fronts(summary: pd.DataFrame, cost: Cost = "flops_masked", within: str | Non
     """Which operating points are non-dominated in (mean validation accuracy up, mean cost down).
 
     within: a column; a point then competes only with those of its value there ("arm": the front of each arm).
+    Points that are not `eligible` neither belong nor dominate.
     """
     seen = selectable(summary)
     belongs = pd.Series(False, index=seen.index, dtype=bool)
+    seen = seen[eligible(seen)]
     for _, group in seen.groupby(np.zeros(len(seen)) if within is None else within):
         belongs[group.index] = front(group[["accuracy_valid", cost]].to_numpy(), DIRECTIONS)
     return belongs
@@ -244,11 +308,11 @@ def knees(summary: pd.DataFrame, cost: Cost = "flops_masked", within: str | None
 
     Distances are in (mean validation accuracy, logarithm of mean cost), each from 0 to 1 between the ends: a factor counts the
     same wherever it is, as in the chart; with linear cost the few dearest networks would set the scale. No point of a front is
-    a knee if none lies on the better side of the line. Points of no cost are left out; the cheapest wins ties.
+    a knee if none lies on the better side of the line. The cheapest wins ties.
     """
     seen = selectable(summary)
     found = pd.Series(False, index=seen.index, dtype=bool)
-    there = seen[fronts(summary, cost, within) & (seen[cost] > 0)].sort_values(cost, kind="stable")
+    there = seen[fronts(summary, cost, within)].sort_values(cost, kind="stable")
     for _, group in there.groupby(np.zeros(len(there)) if within is None else within):
         ends = pd.DataFrame({"accuracy": group["accuracy_valid"], "cost": np.log(group[cost])})
         spans = ends.iloc[-1] - ends.iloc[0]
@@ -261,11 +325,17 @@ def knees(summary: pd.DataFrame, cost: Cost = "flops_masked", within: str | None
 
 
 def members_on_front(last_rows: pd.DataFrame) -> set[str]:
-    """The done members of the operating points on the front of all arms, by masked or by shrunk FLOPs."""
+    """The done members of the operating points on the front of all arms, by masked or by shrunk FLOPs.
+
+    With sanity checks and without: a check may dominate the setting that it is about, which can be picked all the same.
+    """
     summary = summarise(last_rows)
-    points = summary[fronts(summary, "flops_masked") | fronts(summary, "flops_shrunk")]
-    chosen = last_rows[last_rows["status"] == "done"].merge(points[["arm", "hp"]])
-    return set(chosen["member"])
+    chosen = pd.Series(False, index=summary.index, dtype=bool)
+    for points in (summary, summary[~is_check(summary)]):
+        for cost in COSTS:
+            chosen |= fronts(points, cost).reindex(summary.index, fill_value=False)
+    done = last_rows[last_rows["status"] == "done"]
+    return set(done.merge(summary.loc[chosen, ["arm", "hp"]])["member"])
 
 
 def ordered(summary: pd.DataFrame, cost: Cost = "flops_masked") -> pd.DataFrame:

@@ -8,3 +8,10 @@ class Mistake(ValueError):
 
     Every other exception is a fault of ours, and keeps its traceback.
     """
+
+
+class Wrong(Exception):
+    """A network that would leave is not the one that was measured, and nothing was written.
+
+    Its text is one sentence, and a command ends with it and exit code 3.
+    """

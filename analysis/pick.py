@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import controls, front
+from . import front
 from .mistake import Mistake
 
 COSTS: dict[str, front.Cost] = {"masked": "flops_masked", "shrunk": "flops_shrunk"}
@@ -21,23 +21,29 @@ NEAR = 3
 
 @dataclasses.dataclass(frozen=True)
 class Pick:
-    """A setting of the front, a line of `front.summarise`; one of its members, a last row; and why it was these."""
+    """A setting of the front, a line of `front.summarise`; one of its members, a last row; and why it was these.
+
+    cost: which FLOPs chose.  max_flops: the most that was asked for, if it was.
+    """
 
     point: dict[str, Any]
     member: dict[str, Any]
     why: tuple[str, str]
+    cost: front.Cost = "flops_shrunk"
+    max_flops: float | None = None
 
 
 def pick(
     last_rows: pd.DataFrame,
-    cost: front.Cost = "flops_masked",
+    cost: front.Cost = "flops_shrunk",
     max_flops: float | None = None,
     min_accuracy: float | None = None,
     at_knee: bool = False,
 ) -> Pick:
     """One member on the front of all arms, in (mean validation accuracy up, mean `cost` down).
 
-    last_rows: as from `table.last`; sanity checks are never taken.  Exactly one of the others says which setting: max_flops,
+    last_rows: as from `table.last`; sanity checks are never taken.  cost: what leaves is a dense network, which costs its
+    shrunk FLOPs; masked ones are for hardware that skips zeros.  Exactly one of the others says which setting: max_flops,
     the most accurate one of a mean cost of at most so many; min_accuracy, the cheapest one of at least that mean validation
     accuracy; at_knee, that of `front.knees`, the most accurate one if there is none.
     Of its seeds, the member is the one of the median validation accuracy (the lower one of two): the best one is the luckiest.
@@ -53,10 +59,12 @@ def pick(
         raise Mistake(f"--max-flops: is a number of FLOPs from 0; got {max_flops:g}")
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise Mistake(f"--min-accuracy: is a share, in [0, 1]; got {min_accuracy:g}")
-    last_rows = last_rows[~controls.is_check(last_rows)]
+    last_rows = last_rows[~front.is_check(last_rows)]
     summary = front.summarise(last_rows)
     points = front.ordered(summary[front.fronts(summary, cost)], cost)  # from the dearest, most accurate to the cheapest
     if points.empty:
+        if summary["done"].any():
+            raise Mistake(f"no member is on the front: {' '.join(front.left_out(last_rows))}")
         raise Mistake("no member is done yet, and so none is on the front")
     seen, kind = front.selectable(points), cost.removeprefix("flops_")
     if max_flops is not None:
@@ -82,7 +90,7 @@ def pick(
     middle = able.index[(len(able) - 1) // 2]
     among = f"the {len(able)} of {len(members)} seeds within the bound" if len(able) < len(members) else f"{len(members)} seeds"
     reasons = f"{why}; means over seeds", f"of the median validation accuracy of {among}"
-    return Pick(_record(point), _record(last_rows.loc[middle]), reasons)
+    return Pick(_record(point), _record(last_rows.loc[middle]), reasons, cost, max_flops)
 
 
 def find(rows: pd.DataFrame, member: str) -> str:

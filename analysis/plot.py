@@ -58,7 +58,7 @@ def chart(
     published: points as from `published.read`, faint crosses with names; those counted as masked only beside masked FLOPs.
     """
     points = _points(summary, cost)
-    drawn = points[points["cost"] > 0]
+    drawn = points[front.eligible(points)]
     if drawn.empty:
         raise Mistake(f"{study}: no point has FLOPs left ({cost}), so a logarithmic axis cannot hold any")
     base = alt.Chart(alt.NamedData("points"))  # altair would copy and check the points in each layer
@@ -750,8 +750,13 @@ def _title(points: pd.DataFrame, study: str, cost: front.Cost, others: int) -> a
         f"Mean over {_seeds(points['done'])}{spread}; nothing here was chosen by test data.",
         "Lines: each arm's front; faint: dominated there; hollow, dashed: control; grey band: front of all arms.",
     ]
-    if nothing := int((points["cost"] <= 0).sum()):
+    computing = front.computes(points)
+    if nothing := int((~computing).sum()):
         lines.append(f"Not drawn: {nothing} of {len(points)} points have no FLOPs left (they are in the table).")
+    if unknown := int((computing & ~front.eligible(points)).sum()):
+        lines.append(f"Not drawn: {unknown} of {len(points)} points have an accuracy that is no finite number.")
+    if operations := front.unknown_operations(points):
+        lines.append(f"FLOPs leave out what has no formula: {', '.join(operations)}.")
     if others:
         lines.append(CAVEAT)
     counted = {"flops_masked": "FLOPs", "flops_shrunk": "FLOPs after dead units are cut out"}[cost]

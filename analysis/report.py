@@ -76,7 +76,12 @@ class Found:
 
     @functools.cached_property
     def arms(self) -> pd.DataFrame:
-        return answer.arms(self.last)
+        return answer.both(self.last)
+
+    @functools.cached_property
+    def uncounted(self) -> list[str]:
+        """Operations without a FLOPs formula."""
+        return front.unknown_operations(self.last[self.last["status"] == "done"])
 
     @functools.cached_property
     def compared(self) -> verdicts.Verdicts | str:
@@ -174,7 +179,9 @@ def build(folder: Location, published: Path | None = None) -> Location:
             if len(lines := frame(found)):
                 save(target / f"{name}.csv", _encoded(lines.to_csv(index=False, lineterminator="\n")))
     with _alone("arms.md", failed):
-        save(target / "arms.md", _encoded(wording.grid(*sections.arms_table(found.arms)) + "\n"))
+        table_of_arms = wording.grid(*sections.arms_table(found.arms, found.uncounted))
+        notes = "".join(f"\n{sentence}\n" for sentence in _cautions(found.last))
+        save(target / "arms.md", _encoded(f"{table_of_arms}\n{notes}"))
     for name, drawing in drawings.items():
         file = "front" if name == "flops_masked" else name
         with _alone(f"{file}.svg and {file}.pdf", failed):
@@ -297,8 +304,8 @@ def _dominance(found: Found, drawings: sections.Drawings) -> Iterator[str]:
 
 _SECTIONS: dict[str, Callable[[Found, sections.Drawings], Iterator[str]]] = {
     "headline": lambda found, _: sections.headline(found.rows),
-    "question": lambda found, _: sections.question(found.arms, found.compared),
-    "fronts": lambda found, drawings: sections.fronts(found.smaller, drawings),
+    "question": lambda found, _: sections.question(found.arms, found.compared, found.uncounted),
+    "fronts": lambda found, drawings: sections.fronts(found.smaller, found.last, drawings),
     "bands": lambda found, drawings: sections.bands(found.surfaces[1], drawings),
     "published points": lambda found, _: sections.published_points(found.others),
     "operating points": lambda found, _: sections.operating_points(found.summary, found.points),
@@ -344,15 +351,31 @@ TABLES = tuple(_FRAMES)
 
 
 def front_table(folder: Location) -> list[list[str]]:
-    """The front of all arms as rows of text, the heading first; points as `front.listed` has them.
+    """The fronts of all arms as rows of text, the heading first; points as `front.listed` has them.
 
-    Raises Mistake as `build` does.
+    What leaves costs its shrunk FLOPs: the front by these comes first, then what is on the one by masked FLOPs alone. The
+    column `front` says by which.  Raises Mistake as `build` does.
     """
     rows, summary = _load(folder)
     points = front.listed(summary, table.last(rows))
     points = points[~controls.is_check(points)]
-    lines = [sections.point(each) for each in sections.records(front.ordered(points[front.fronts(points)]))]
-    return [list(lines[0]), *[list(line.values()) for line in lines]]
+    on = {cost: front.fronts(points, cost) for cost in front.COSTS}
+    words = on["flops_shrunk"].map({True: "shrunk", False: "masked"}).where(~on["flops_shrunk"] | ~on["flops_masked"], "both")
+    chosen = points.assign(on=words)[on["flops_shrunk"] | on["flops_masked"]]
+    chosen = front.ordered(chosen, "flops_shrunk")
+    lines = [sections.point(each) | {"front": each["on"]} for each in sections.records(chosen)]
+    head = list(lines[0]) if lines else [*sections.point(sections.records(summary)[0]), "front"]
+    return [head, *[list(line.values()) for line in lines]]
+
+
+def cautions(folder: Location) -> list[str]:
+    """What is to be known beside every figure of FLOPs: operations that are not counted, networks that are no points."""
+    return _cautions(table.last(table.current(folder, table.read(folder))))
+
+
+def _cautions(last: pd.DataFrame) -> list[str]:
+    uncounted = front.uncounted(front.unknown_operations(last[last["status"] == "done"]))
+    return [sentence for sentence in [uncounted, *front.left_out(last)] if sentence]
 
 
 def _load(folder: Location) -> tuple[pd.DataFrame, pd.DataFrame]:

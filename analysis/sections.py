@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, get_args
 
@@ -63,7 +63,9 @@ def _share(share: float) -> str:
 
 
 def point(line: Mapping[str, Any]) -> dict[str, str]:
-    """One operating point as text, by heading."""
+    """One operating point as text, by heading; what operations without a FLOPs formula touch is marked."""
+    uncounted = bool(line.get("unknown_ops"))
+    doubt = "x ?" if uncounted else "x"
     return {
         "arm": named(line),
         "setting": str(line["setting"]),
@@ -71,11 +73,11 @@ def point(line: Mapping[str, Any]) -> dict[str, str]:
         "valid. accuracy %": wording.spread(line["accuracy_valid"], line["accuracy_valid_std"]),
         "difference": wording.spread(line["difference_valid"], line["difference_valid_std"], "+z.2f"),
         "test accuracy %": wording.spread(line["accuracy_test"], line["accuracy_test_std"]),
-        "FLOPs masked": wording.large(line["flops_masked"]),
-        "FLOPs shrunk": wording.large(line["flops_shrunk"]),
+        "FLOPs masked": _flops(line["flops_masked"], uncounted),
+        "FLOPs shrunk": _flops(line["flops_shrunk"], uncounted),
         "compression": wording.number(line["compression"], ".3g") + "x",
-        "speed-up ideal": wording.number(line["speedup_masked"], ".3g") + "x",
-        "any hardware": wording.number(line["speedup_shrunk"], ".3g") + "x",
+        "speed-up ideal": wording.number(line["speedup_masked"], ".3g") + doubt,
+        "any hardware": wording.number(line["speedup_shrunk"], ".3g") + doubt,
         "train FLOPs (search)": wording.large(line["train_flops"]) + _share(line["search_flops"] / max(line["train_flops"], 1)),
         "seconds": wording.large(line["seconds"]),
     }
@@ -103,13 +105,17 @@ def headline(rows: pd.DataFrame) -> Iterator[str]:
         f"Charged to them: {wording.large(last['train_flops'].sum())} training FLOPs and {last['seconds'].sum():.3g} s, with "
         "what members share, a dense phase or a search, charged to each."
     )
+    if operations := front.unknown_operations(done):
+        yield page.say(front.uncounted(operations))
     if waiting := len(table.unfinished(rows)):
         yield page.say(f"The study is not finished: {waiting} members have rows but no last row, and are not in the figures.")
 
 
-def question(arms: pd.DataFrame, compared: verdicts.Verdicts | str) -> Iterator[str]:
+def question(arms: pd.DataFrame, compared: verdicts.Verdicts | str, uncounted: Sequence[str] = ()) -> Iterator[str]:
     """What a reader came for, first: which arm, at which budget, and whether the difference is real."""
     yield "<h2>Which arm, at which budget, and is the difference real?</h2>\n"
+    if uncounted:
+        yield page.say(front.uncounted(uncounted))
     if isinstance(compared, str):
         yield page.say(f"No difference between arms was tested: {compared}.")
     else:
@@ -122,38 +128,65 @@ def question(arms: pd.DataFrame, compared: verdicts.Verdicts | str) -> Iterator[
         yield f"<ul>\n{''.join(said)}</ul>\n"
         for caution in compared.cautions:
             yield page.say(caution)
-    head, lines = arms_table(arms)
+    head, lines = arms_table(arms, uncounted)
     yield page.grid(head, lines, kind="first")
     yield page.say(
-        "At a share: test accuracy in percent, mean ± standard deviation over seeds, at this share of the parent's FLOPs "
-        "(masked), read off each seed's own front of validation accuracy, between its networks and never beyond them. Within: "
-        "the fewest masked FLOPs of a network whose validation accuracy is at most so many percentage points below the "
-        "parent's of the same seed, mean over seeds. “-”: not every seed gets there. Hypervolume: with its 95 % t interval. "
+        "FLOPs shrunk: of the dense network that `prunefront pick` hands over; masked: removed weights cost nothing. At a "
+        "share: test accuracy in percent, mean ± standard deviation over seeds, at this share of the parent's FLOPs, read off "
+        "each seed's own front of validation accuracy and these FLOPs, between its networks and never beyond them. Within: the "
+        "fewest FLOPs of a network whose validation accuracy is at most so many percentage points below the parent's of the "
+        "same seed, mean over seeds. “-”: not every seed gets there. Hypervolume: with its 95 % t interval. "
         "Charged: to all networks of a seed, search included. The same table is in arms.md and arms.csv."
     )
 
 
-def arms_table(arms: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """The table of `answer.arms` as text: headings, and lines."""
+def arms_table(arms: pd.DataFrame, uncounted: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """The table of `answer.both` as text: headings, each with its cost, and lines.
+
+    uncounted: operations without a FLOPs formula, which make counts lower bounds.
+    """
     names = [str(name) for name in arms]
-    shares = [name for name in names if name.startswith("accuracy_at_") and not name.endswith("_std")]
-    drops = [name for name in names if name.startswith("flops_within_")]
-    head = ["arm", "seeds", "networks", *(f"at {name.removeprefix('accuracy_at_')} %" for name in shares)]
-    head += [f"FLOPs within {name.removeprefix('flops_within_')}" for name in drops]
-    lines = [
-        [
-            named(line),
-            wording.number(line["seeds"], ".0f"),
-            wording.number(line["networks"], ".0f"),
-            *(wording.spread(line[name], line[f"{name}_std"]) for name in shares),
-            *("-" if math.isnan(line[name]) else wording.large(line[name]) for name in drops),
-            *_mean(line, "hypervolume"),
-            wording.large(line["train_flops"]),
-            wording.large(line["seconds"]),
-        ]
-        for line in records(arms)
-    ]
-    return [*head, "hypervolume", "interval", "train FLOPs charged", "seconds charged"], lines
+    head, columns = ["arm", "seeds", "networks"], list[str]()
+    for cost in front.COSTS:
+        kind = cost.removeprefix("flops_")
+        for name in (name for name in names if name.endswith(f"_{kind}") and "_std" not in name):
+            short = name.removesuffix(f"_{kind}")
+            if short.startswith("accuracy_at_"):
+                head.append(f"at {short.removeprefix('accuracy_at_')} % of FLOPs, {kind}")
+            elif short.startswith("flops_within_"):
+                head.append(f"FLOPs {kind}, within {short.removeprefix('flops_within_')}")
+            elif short == "hypervolume":
+                head += [f"hypervolume, {kind}", "interval"]
+            else:
+                continue
+            columns.append(name)
+    lines = []
+    for line in records(arms):
+        cells = [named(line), wording.number(line["seeds"], ".0f"), wording.number(line["networks"], ".0f")]
+        for name in columns:
+            cells += _cells(line, name, bool(uncounted))
+        lines.append([*cells, wording.large(line["train_flops"]), wording.large(line["seconds"])])
+    return [*head, "train FLOPs charged", "seconds charged"], lines
+
+
+def _cells(line: Mapping[str, Any], name: str, uncounted: bool) -> list[str]:
+    """A column of `answer.both` as cells: a hypervolume has two, its mean and its interval."""
+    measure, _, kind = name.rpartition("_")
+    doubt = " ?" if uncounted else ""
+    if measure == "hypervolume":
+        parts = {f"hypervolume{end}": line[f"hypervolume{end}_{kind}"] for end in ("", "_std", "_low", "_high")}
+        mean, interval = _mean(parts, "hypervolume")
+        return [mean + doubt, interval]
+    if math.isnan(line[name]):
+        return ["-"]
+    if measure.startswith("accuracy_at_"):
+        return [wording.spread(line[name], line[f"{measure}_std_{kind}"]) + doubt]
+    return [_flops(line[name], uncounted)]
+
+
+def _flops(count: float, uncounted: bool) -> str:
+    """A count of FLOPs; a lower bound where operations have no formula."""
+    return f"{'≥ ' if uncounted else ''}{wording.large(count)}"
 
 
 def _against(arm: str, lines: pd.DataFrame) -> str:
@@ -278,8 +311,11 @@ def operating_points(summary: pd.DataFrame, listed: pd.DataFrame) -> Iterator[st
             "same networks in every seed are one point, with the costs of the fewest. Of these stay the counts at 1, 4, 16 "
             "and so on, the largest, and those on their arm's front: of many near-equal counts that is the luckiest."
         )
-    for bend in records(points[front.knees(points)]):
-        yield page.say(f"The knee of the front: {named(bend)}, {bend['setting']} (`prunefront pick --knee` takes it).")
+    for bend in records(points[front.knees(points, "flops_shrunk")]):
+        where = f"{named(bend)}, {bend['setting']}"
+        yield page.say(f"The knee of the front by shrunk FLOPs: {where} (`prunefront pick --knee` takes it).")
+    if operations := front.unknown_operations(points):
+        yield page.say(front.uncounted(operations))
     kinds = ["front" if belongs else "other" for belongs in front.fronts(points)]
     lines = [point(line) for line in records(points)]
     yield page.grid(list(lines[0]), [list(line.values()) for line in lines], kinds)
@@ -372,9 +408,14 @@ def _correlations(correlations: pd.DataFrame) -> Iterator[str]:
     yield page.grid(head, lines, kind="search")
 
 
-def fronts(smaller: bool, drawings: Drawings) -> Iterator[str]:
-    """The figures of accuracy against FLOPs. smaller: whether FLOPs after shrinking differ from the parent's."""
+def fronts(smaller: bool, last: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
+    """The figures of the fronts, and how many networks are no points of them.
+
+    smaller: whether FLOPs after shrinking differ from the parent's.
+    """
     yield "<h2>Fronts</h2>\n"
+    for sentence in front.left_out(last):
+        yield page.say(sentence)
     for name in (name for name in drawings if name in plot.COSTS):
         yield page.figure(name, drawings)
     if not smaller:
@@ -669,7 +710,7 @@ def _findings(folder: Location, rows: pd.DataFrame) -> Iterator[str]:
         "Removed parameters that came back (more kept at a rung than at the one before; some algorithms may): in "
         f"{back.sum()} of {len(done)} members{_among(names[back])}."
     )
-    unknown = sorted({op for ops in done["unknown_ops"].dropna() for op in ops.split(",") if op})
+    unknown = front.unknown_operations(done)
     yield f"Operations without a FLOPs formula: {', '.join(unknown) or 'none'}."
     if not controls.is_check(last).any():
         yield 'Sanity checks of what was found: none; controls = "standard" in [study] trains them, and baselines.'

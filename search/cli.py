@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from ..analysis.mistake import Mistake
+from ..analysis.mistake import Mistake, Wrong
 from ..analysis.storage import Location, locate
 from ..trainables.own import own_last
-from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED, interrupts
+from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED, WRONG, interrupts
 from .console import Console, columns, complain
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
@@ -108,7 +108,7 @@ def pick(
     max_flops: Annotated[float | None, typer.Option(help="The most accurate one of at most so many FLOPs.")] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="The cheapest one of at least this validation accuracy.")] = None,
     knee: Annotated[bool, typer.Option("--knee", help="The one at the knee of the front.")] = False,
-    cost: Annotated[str, typer.Option(help="The FLOPs meant: masked or shrunk.")] = "masked",
+    cost: Annotated[str, typer.Option(help="The FLOPs meant: shrunk, of the file, or masked.")] = "shrunk",
     out: Annotated[
         str | None, typer.Option(help="The folder or URI to export to; default DIR/picked/<member>.", metavar="FOLDER")
     ] = None,
@@ -185,9 +185,10 @@ _COLUMNS = {
     "n": "n",
     "valid. accuracy %": "valid %",
     "test accuracy %": "test %",
-    "FLOPs masked": "FLOPs",
-    "compression": "compr.",
-    "speed-up ideal": "speed-up",
+    "FLOPs shrunk": "shrunk",
+    "FLOPs masked": "masked",
+    "any hardware": "speed-up",
+    "front": "front",
 }
 """What a terminal has room for beside arm and setting, of the report's columns."""
 
@@ -207,12 +208,15 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
         except report.Incomplete as error:
             incomplete, page = error, error.page
         head, *lines = report.front_table(folder)
+        cautions = report.cautions(folder)
     except OSError as error:
         raise Mistake(f"{folder}: rows can be read and the report written there; got: {error.strerror}") from error
     grid = columns(["arm: setting", *_COLUMNS.values()], left=("arm: setting",))
     for line in lines:
         grid.add_row(f"{line[0]}: {line[1]}", *(line[head.index(name)] for name in _COLUMNS))
-    console.grid("the front: mean validation accuracy against FLOPs", grid)
+    console.grid("the fronts: mean validation accuracy against FLOPs, shrunk (the file's) and masked", grid)
+    for caution in cautions:
+        console.say(caution)
     console.say(f"report: {page}")
     if incomplete is not None:
         for error in incomplete.exceptions:
@@ -233,6 +237,9 @@ def _main() -> None:
     except Mistake as error:
         complain(f"prunefront: {error}")
         sys.exit(BAD_INPUT)
+    except Wrong as error:
+        complain(f"prunefront: {error}")
+        sys.exit(WRONG)
     except OSError as error:  # a disk that is full, a store that does not answer
         complain(f"prunefront: {error.filename or ''}: {error.strerror or error}; the same command goes on")
         sys.exit(INTERRUPTED)

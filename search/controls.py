@@ -126,12 +126,12 @@ def expected(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, int]:
     sizes: how many configurations each arm has.  Checks of the front are expected for as many settings as an arm would have
     there if all arms that are checked were alike: its share of them.
     """
-    checks = find(_checker()).checks
     own = {arm.follows for arm in arms if arm.follows}
     found = {}
     for arm in (arm for arm in arms if arm.follows):
         settings = sizes.get(arm.follows, 0)  # none where it cannot run on the task
-        found[arm.name] = -(-settings // len(own)) if checks[_check(arm)].front else settings
+        about = arm.algorithm.checks[_check(arm)]
+        found[arm.name] = -(-settings // len(own)) if about.front else settings
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.live import Live
 
-from ..analysis.front import front
+from ..analysis.front import COSTS, eligible, front
 from ..analysis.storage import Location, source
 from ..analysis.table import RUNNING
 from ..trainables.cohort import rows_path
@@ -35,7 +35,7 @@ class Progress:
         self.total, self.before, self.done = total, done, done
         self.stopped, self.spared = 0, 0.0  # members, and their share of the rungs that need no training
         self.work: dict[str, float] = {}  # cohort -> members x share of the rungs
-        self.points = np.empty((0, 2))  # non-dominated (accuracy, FLOPs)
+        self.points = np.empty((0, 2))  # non-dominated (accuracy, masked FLOPs)
         self.begun = self.said = time.monotonic()
         self.live = Live(self._line(), console=console, transient=True) if console.is_terminal else None
         self._over = threading.Event()
@@ -66,12 +66,12 @@ class Progress:
         if not planned.algorithm or not rung:
             return
         path = source(rows_path(self.folder, planned.name, rung))
-        rows = pq.read_table(path, columns=["status", "accuracy_valid", "flops_masked"]).to_pandas()
+        rows = pq.read_table(path, columns=["status", "accuracy_valid", *COSTS]).to_pandas()
         ended = rows[rows["status"] != RUNNING]
         self.done += len(ended)
         self.work[planned.name] = planned.size * rung / self.rungs
-        there = ended[ended["flops_masked"] > 0]  # a network without FLOPs only guesses
-        points = np.concatenate([self.points, there[["accuracy_valid", "flops_masked"]].to_numpy(float)])
+        measured = ended[eligible(ended)]
+        points = np.concatenate([self.points, measured[["accuracy_valid", "flops_masked"]].to_numpy(float)])
         self.points = np.unique(points[front(points, [True, False])], axis=0)
         self._show()
 
@@ -109,7 +109,8 @@ class Progress:
             parts.append(f"{_clock(seconds)} so far")
         if len(self.points):
             shown = self.points[np.unique(np.linspace(0, len(self.points) - 1, 4).astype(int))][::-1]
-            parts.append("best so far: " + ", ".join(f"{accuracy:.1%} at {flops:,.0f} FLOPs" for accuracy, flops in shown))
+            best = ", ".join(f"{accuracy:.1%} at {flops:,.0f} FLOPs" for accuracy, flops in shown)
+            parts.append(f"best so far: {best} (masked)")
         return "; ".join(parts)
 
 

@@ -48,13 +48,16 @@ def show(folder: Location, member: str, console: Console) -> None:
     say(f"{ended} at rung {last['rung']}{f': {reason}' if (reason := last['reason']) else ''}")
     spent = f"{last['train_flops']:,.0f} training FLOPs ({last['search_flops']:,.0f} of them for a search)"
     say(f"cost: {last['seconds']:.3g} s, {spent}, {last['steps']:,.0f} steps, {last['examples']:,.0f} examples")
+    uncounted = front.unknown_operations(mine)
+    if uncounted:
+        say(front.uncounted(uncounted))
     console.width = max(console.width, WIDTH)  # or digits would be cut off
-    console.grid("rung by rung, FLOPs", _rungs(steps, last["status"] != table.RUNNING))
+    console.grid("rung by rung, FLOPs", _rungs(steps, last["status"] != table.RUNNING, bool(uncounted)))
     if member not in kept_members(folder):
         say("layers are not shown: the study kept no network of it (`keep` says which are kept when it ends)")
         return
     module, kept, parent = load(folder, member)
-    console.grid("layer by layer, FLOPs", _layers(*layers(module, kept, parent)))
+    console.grid("layer by layer, FLOPs", _layers(*layers(module, kept, parent), bool(uncounted)))
     if gone := [block.name for block in parent.structure.blocks if not kept.get(block.name, True)]:
         say(f"residual blocks removed: {', '.join(gone)}")
 
@@ -88,7 +91,7 @@ def layers(module: nn.Module, kept: Mapping[str, Tensor], parent: Parent) -> tup
     return lines, {COUNTS[0]: counts.flops, **{kind: int(whole[f"flops_{kind}"]) for kind in COUNTS[1:]}}
 
 
-def _layers(lines: list[dict[str, Any]], whole: dict[str, int]) -> Table:
+def _layers(lines: list[dict[str, Any]], whole: dict[str, int], uncounted: bool) -> Table:
     grid = columns(["layer", "weight", "kept", "units", "removed", *COUNTS], left=("layer",))
     for line in lines:
         about = ["", "", "", ""]
@@ -97,17 +100,17 @@ def _layers(lines: list[dict[str, Any]], whole: dict[str, int]) -> Table:
             about = [shape, f"{100 * line['kept'] / line['parameters']:.1f} %", str(line["units"]), str(line["removed"])]
         grid.add_row(line["layer"], *about, *(f"{line[kind]:,}" for kind in COUNTS))
     grid.add_section()
-    grid.add_row("all", "", "", "", "", *(f"{whole[kind]:,}" for kind in COUNTS))
+    grid.add_row("all", "", "", "", "", *(f"{'≥ ' if uncounted else ''}{whole[kind]:,}" for kind in COUNTS))
     return grid
 
 
-def _rungs(steps: pd.DataFrame, ended: bool) -> Table:
-    """A line for each rung; test data at the last row only."""
+def _rungs(steps: pd.DataFrame, ended: bool, uncounted: bool) -> Table:
+    """A line for each rung; test data at the last row only. uncounted: whether FLOPs are lower bounds."""
     names = {"train %": "accuracy_train", "valid %": front.SCORES[0], "test %": front.SCORES[1]}
     grid = columns(["rung", "epochs", "loss", *names, "sparsity", *COUNTS[1:]])
     for number, row in enumerate(steps.to_dict("records"), 1):
         scores = [f"{100 * row[name]:.2f}" if not pd.isna(row[name]) else "" for name in names.values()]
-        counts = [_count(row[f"flops_{kind}"]) for kind in COUNTS[1:]]
+        counts = [_count(row[f"flops_{kind}"], uncounted) for kind in COUNTS[1:]]
         whole = [_real(row["epochs"], ".4g"), _real(row["loss_valid"], ".4f")]
         scores[-1] = scores[-1] if ended and number == len(steps) else ""
         grid.add_row(str(row["rung"]), *whole, *scores, _real(row["sparsity"], ".4f"), *counts)
@@ -118,5 +121,5 @@ def _real(value: float, form: str) -> str:
     return "" if math.isnan(value) else format(value, form)
 
 
-def _count(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:,.0f}"
+def _count(value: float, uncounted: bool) -> str:
+    return "" if math.isnan(value) else f"{'≥ ' if uncounted else ''}{value:,.0f}"

@@ -16,7 +16,7 @@ from prunefront.analysis import answer, controls, layers, plot, report, sections
 
 def test_every_figure_of_an_arm_is_a_loop_over_its_rows():
     last = pd.DataFrame(rows())
-    found = answer.arms(last, at=[0.1]).set_index("arm").to_dict("index")
+    found = answer.arms(last, "flops_masked", at=[0.1]).set_index("arm").to_dict("index")
     dense = {row["seed"]: row["accuracy_valid"] for row in rows() if row["arm"] == "dense"}
     for arm in ("dns", "magnitude", "chance"):
         tests, least, volumes, spent = [], [], [], []
@@ -53,13 +53,13 @@ def test_every_figure_of_an_arm_is_a_loop_over_its_rows():
 
 def test_accuracy_is_told_where_two_arms_get_in_every_seed():
     frame = pd.DataFrame(rows())
-    assert answer.shares(frame) == [0.25, 0.1, 0.05], "at half the FLOPs are not all seeds"
+    assert answer.shares(frame, "flops_masked") == [0.25, 0.1, 0.05], "at half the FLOPs are not all seeds"
     short = frame[
         (frame["arm"] == "dns") | ((frame["arm"] == "magnitude") & (frame["sparsity"] < 0.85)) | (frame["arm"] == "dense")
     ]
-    assert answer.shares(short) == [0.25]
+    assert answer.shares(short, "flops_masked") == [0.25]
     lacking = short[~((short["arm"] == "magnitude") & (short["seed"] == 2) & (short["sparsity"] > 0.6))]
-    assert answer.shares(lacking) == []
+    assert answer.shares(lacking, "flops_masked") == []
 
 
 def test_the_page_answers_first_and_names_no_winner_without_an_interval(tmp_path: Path):
@@ -68,7 +68,7 @@ def test_the_page_answers_first_and_names_no_winner_without_an_interval(tmp_path
     assert "Test accuracy minus that of chance, at equal masked FLOPs" in seen
     assert "dns: better at" in seen
     told = (tmp_path / "report" / "arms.md").read_text()
-    for line in answer.arms(pd.DataFrame(rows())).to_dict("records"):
+    for line in answer.arms(pd.DataFrame(rows()), "flops_masked").to_dict("records"):
         assert f"{100 * line['accuracy_at_25']:.2f}" in told or math.isnan(line["accuracy_at_25"])
     alone = Visible.of(report.build(save(tmp_path / "one", rows(seeds=(0,)))).read_text())
     assert "No difference between arms was tested: " in alone

@@ -54,7 +54,7 @@ def test_every_figure_is_computed_where_the_page_says():
     named = re.findall(r"`(\w+)\.(\w+)`", page)
     assert len(named) > 20
     for module, function in named:
-        home = "trainables" if module == "measure" else "analysis"
+        home = "trainables" if module == "removed" else "analysis"
         assert callable(getattr(importlib.import_module(f"prunefront.{home}.{module}"), function)), (module, function)
 
 

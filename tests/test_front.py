@@ -325,3 +325,58 @@ def test_a_test_column_cannot_be_reached_in_a_selectable_frame(last_rows: pd.Dat
         with pytest.raises(KeyError, match="accuracy_test"):
             front.selectable(frame)["accuracy_test"]
         assert not [name for name in front.selectable(frame) if "_test" in str(name)]
+
+
+def test_a_network_without_flops_is_no_point_of_a_front(last_rows: pd.DataFrame) -> None:
+    dead = [row("dead", "{}", seed, 0.98, 0.98, 0, flops_shrunk=0) for seed in (0, 1)]
+    cut = row("cut", "{}", 0, 0.98, 0.98, 10, flops_shrunk=0)  # weights are left, and none of them has a say
+    rows = pd.concat([last_rows, pd.DataFrame([*dead, cut])], ignore_index=True)
+    summary = front.summarise(rows)
+    for cost in front.COSTS:
+        on = summary["arm"][front.fronts(summary, cost)]
+        assert not {"dead", "cut"} & set(on)
+        assert "dns" in set(on), "it does not dominate either"
+        assert not {"dead", "cut"} & set(attainment.points(rows, cost)["arm"])
+    assert not {"dead", "cut"} & {member[:4].strip("{}0") for member in front.members_on_front(rows)}
+    assert hypervolumes(rows)["arm"].tolist() == hypervolumes(last_rows)["arm"].tolist()
+    pd.testing.assert_frame_equal(hypervolumes(rows), hypervolumes(last_rows))
+    assert front.left_out(rows) == ["3 of 9 networks have no FLOPs left, and are no points of a front."]
+    assert front.left_out(last_rows) == []
+
+
+@pytest.mark.parametrize("accuracy", [math.inf, math.nan])
+def test_an_accuracy_that_is_no_finite_number_is_no_point_and_said(last_rows: pd.DataFrame, accuracy: float) -> None:
+    odd = row("odd", "{}", 0, accuracy, 0.9, 10)
+    rows = pd.concat([last_rows, pd.DataFrame([odd])], ignore_index=True)
+    summary = front.summarise(rows)
+    assert set(summary["arm"][front.fronts(summary)]) == {"whole", "dns"}
+    pd.testing.assert_frame_equal(hypervolumes(rows), hypervolumes(last_rows))
+    (said,) = front.left_out(rows)
+    assert said.startswith("1 of 7 networks have a validation accuracy that is no finite number")
+
+
+def test_equal_accuracies_at_equal_flops_all_belong(last_rows: pd.DataFrame) -> None:
+    twins = pd.DataFrame([row(arm, "{}", 0, 0.95, 0.9, 100) for arm in ("one", "two")])
+    summary = front.summarise(pd.concat([last_rows, twins], ignore_index=True))
+    assert {"one", "two"} <= set(summary["arm"][front.fronts(summary, "flops_shrunk")])
+
+
+def test_kept_are_the_networks_of_both_fronts_and_not_only_beside_sanity_checks(last_rows: pd.DataFrame) -> None:
+    sparse = row("sparse", "{}", 0, 0.95, 0.9, 40, flops_shrunk=900)
+    small = row("small", "{}", 0, 0.93, 0.9, 200, flops_shrunk=60)
+    better = row("small, scratch", '{"of": "small"}', 0, 0.96, 0.9, 30, flops_shrunk=30, algorithm="sanity", control=True)
+    alone = pd.DataFrame([sparse, small])
+    assert front.members_on_front(alone) == {"sparse{}0", "small{}0"}
+    both = pd.DataFrame([sparse, small, better])
+    assert front.members_on_front(both) >= {"sparse{}0", "small{}0"}, "a check dominates them, and they may be picked"
+
+
+def test_operations_without_a_formula_are_named_once(last_rows: pd.DataFrame) -> None:
+    rows = last_rows.assign(unknown_ops=["", "linalg_qr,fft_r2c", "fft_r2c", *[""] * 4])
+    assert front.unknown_operations(rows) == ["fft_r2c", "linalg_qr"]
+    assert front.unknown_operations(last_rows) == []
+    assert front.uncounted([]) == ""
+    assert "leave out what has no formula here: fft_r2c, linalg_qr. Every" in front.uncounted(front.unknown_operations(rows))
+    told = lines(front.summarise(rows), "arm", "hp")
+    assert told['dns{"sparsity":0.9}']["unknown_ops"] == "fft_r2c"
+    assert told['dns{"sparsity":0.5}']["unknown_ops"] == ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +16,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from test_contract import TASK, several, taken
 from test_physical import PARENTS, whole_and_small
@@ -24,12 +29,13 @@ from test_report import measured, rows
 from torch import nn
 
 from prunefront.analysis import front, pick, table
+from prunefront.analysis.mistake import Wrong
 from prunefront.analysis.storage import locate
-from prunefront.search import BAD_INPUT, DONE, FAILED, cli, plan
+from prunefront.search import BAD_INPUT, DONE, FAILED, WRONG, cli, plan
 from prunefront.search import study as studies
 from prunefront.search.console import Console
 from prunefront.search.show import layers, show
-from prunefront.trainables import data, deploy, extract, physical
+from prunefront.trainables import data, deploy, extract, kept, leaving, physical
 from prunefront.trainables import latency as timing
 from prunefront.trainables.algorithms import known
 from prunefront.trainables.cohort import Cohort, Training
@@ -133,7 +139,7 @@ def test_nothing_of_test_data_chooses():
 def test_the_member_is_the_one_of_the_median_validation_accuracy():
     scores = [0.91, 0.99, 0.93, 0.92, 0.95]
     lines = [{**measured("dns", 0.5, seed, "x"), "accuracy_valid": score} for seed, score in enumerate(scores)]
-    frame = pd.DataFrame(lines).assign(flops_masked=[10, 20, 30, 40, 50])
+    frame = pd.DataFrame(lines).assign(flops_shrunk=[10, 20, 30, 40, 50])
     assert pick.pick(frame, at_knee=True).member["seed"] == 2
     assert pick.pick(frame.iloc[:4], at_knee=True).member["seed"] == 3, "the lower one of two"
     within = pick.pick(frame, max_flops=30)  # the mean is 30, and seeds 3 and 4 cost more
@@ -143,7 +149,7 @@ def test_the_member_is_the_one_of_the_median_validation_accuracy():
 
 
 def test_bounds_that_no_point_keeps_name_the_nearest():
-    cheapest = r"no point of the front has at most 10 FLOPs \(masked\); the nearest is \w+: sparsity 0.98 "
+    cheapest = r"no point of the front has at most 10 FLOPs \(shrunk\); the nearest is \w+: sparsity 0.98 "
     with pytest.raises(ValueError, match=cheapest):
         pick.pick(last(), max_flops=10)
     with pytest.raises(ValueError, match=r"has a validation accuracy of at least 1; the nearest is \w+: .* accuracy 0\.97"):
@@ -341,6 +347,138 @@ def test_a_data_set_that_came_from_another_process_knows_its_mean(done: Path):
     assert torch.equal(given.scale, found.scale)
 
 
+# ---- what leaves is what was measured
+
+
+def wrongly(module: nn.Module, *_: Any) -> nn.Module:
+    """What a wrong structure would give: a network of the right size whose classes are exchanged."""
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in list(module.parameters())[-2:]:
+            parameter.copy_(parameter.roll(1, 0))
+    return module
+
+
+def spoilt(path: Path) -> None:
+    """Edit a file of networks: each reads its inputs in another order."""
+    with safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name in [name for name in tensors if name.endswith("weight") and not name.startswith("kept/")]:
+        tensors[name] = tensors[name].flip(-1).contiguous()
+    save_file(tensors, path, about)
+
+
+@pytest.mark.parametrize("fault", ["shrunk", "file", "accuracy", "counts", "broken", "onnx"])
+def test_a_network_that_is_not_the_one_measured_does_not_leave(
+    done: Path, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+):
+    folder, out = shutil.copytree(done, tmp_path / "run"), tmp_path / "out"
+    words = ["pick", folder, "--min-accuracy", 0.1, "--out", out]
+    row = pick.pick(table.last(table.read(folder)), min_accuracy=0.1).member
+    right = round(359 * row["accuracy_test"])
+    share = f"{100 * row['accuracy_test']:.2f}"
+    figures = rf"its row has {right} of 359 \({share} %\) test examples right, the file \d+ of 359 \("
+    if fault == "shrunk":
+        monkeypatch.setattr(kept, "shrunk", lambda *given: wrongly(extract.shrunk(*given)))
+    if fault == "file":
+        for path in (folder / "networks").iterdir():
+            spoilt(path)
+    if fault in ("accuracy", "counts"):
+        for path in (folder / "rows").iterdir():
+            rows = pq.read_table(path)
+            name = "accuracy_test" if fault == "accuracy" else "flops_shrunk"
+            more = 3 / 359 if fault == "accuracy" else 2
+            change = pa.array([None if one is None else one + more for one in rows[name].to_pylist()], rows[name].type)
+            place = rows.schema.get_field_index(name)
+            pq.write_table(rows.set_column(place, rows.schema.field(name), change), path)
+    if fault == "accuracy":
+        right += 3
+        figures = rf"its row has {right} of 359 \(.* %\) test examples right, the file {right - 3} of 359 \("
+    if fault == "counts":
+        counts, params = row["flops_shrunk"], f"{row['params_shrunk']:,}"
+        figures = f"its row counts {counts + 2:,} FLOPs and {params} parameters, the file {counts:,} and {params};"
+    if fault == "broken":
+        monkeypatch.setattr(kept, "shrunk", lambda *_: nn.Linear(3, 10))
+        figures = r"its row counts .* FLOPs and .* parameters, and what would leave cannot be run: RuntimeError"
+    if fault == "onnx":
+        runtime = deploy.runtime
+        monkeypatch.setattr(deploy, "runtime", lambda *given: lambda x: runtime(*given)(x).roll(1, 1))
+        monkeypatch.setattr(deploy, "compare", lambda *_: deploy.Agreement(0.0, (right, right), 359))
+    code, _, told = command(*words)
+    assert code == WRONG
+    assert re.search(figures, told), told
+    assert told.endswith("nothing was written\n")
+    assert told.count("\n") == 1
+    assert not out.exists()
+    assert not (folder / "picked").exists()
+
+
+def test_export_refuses_too(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    member = pick.pick(table.last(table.read(done)), min_accuracy=0.1).member["member"]
+    monkeypatch.setattr(kept, "shrunk", lambda *given: wrongly(extract.shrunk(*given)))
+    with pytest.raises(Wrong, match=r"its row has \d+ of 359 .* the file \d+ of 359 .*; nothing was written"):
+        kept.export(done, member, tmp_path / "out.safetensors")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    kept.export(done, member, tmp_path / "out.safetensors")
+    assert (tmp_path / "out.safetensors").is_file()
+
+
+class Fixed(nn.Module):
+    """Logits that are what it is told."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits[: len(x)].to(x.dtype)
+
+
+def test_rounding_may_break_a_tie_and_nothing_else():
+    labels = torch.tensor([0, 0, 1, 2])
+    logits = torch.tensor([[9.0, 1, 0], [5, 5, 0], [5, 5 + 1e-4, 0], [0, 3, 1]])  # certain, two ties, never right
+    x = torch.zeros(4, 1)
+    found = data.Data({"test": x}, {"test": labels}, (1,), 3, "", x[:1], x[:1])
+    whole = Fixed(logits)
+    same = leaving.compare(whole, whole, found)
+    assert (same.right, same.least, same.most, same.other) == (3, 1, 3, 0)
+    other = logits.clone()
+    other[1, 1] += 1e-5
+    other[2, 0] += 1e-3
+    rounded = leaving.compare(Fixed(other), whole, found)
+    assert (rounded.right, rounded.other) == (1, 0)
+    row = {"member": "m", "accuracy_test": 3 / 4}
+    assert leaving.check_answers(Fixed(other), whole, row, found) == 3
+    with pytest.raises(
+        Wrong, match=r"its row has 4 of 4 \(100.00 %\) test examples right, the file 3 of 4 \(75.00 %\); nothing"
+    ):
+        leaving.check_answers(whole, whole, {**row, "accuracy_test": 1.0}, found)
+    other[0, 2] = 10  # as many right as could be, and an answer that no tie explains
+    other[3, 2] = 10
+    with pytest.raises(Wrong, match="and answers 2 of them as the network that was kept does not"):
+        leaving.check_answers(Fixed(other), whole, {**row, "accuracy_test": 1 / 4}, found)
+    exact = leaving.compare(whole.double(), whole.double(), dataclasses.replace(found, inputs={"test": x.double()}))
+    assert (exact.least, exact.most) == (2, 3), "in float64 two logits are a tie only if they are nearer"
+
+
+def test_a_sparse_pick_says_what_its_file_costs(done: Path, command: Callable[..., Any], tmp_path: Path):
+    summary = front.summarise(table.last(table.read(done)))
+    on = summary[front.fronts(summary, "flops_masked") & (summary["flops_masked"] < summary["flops_shrunk"])]
+    most = int(on["flops_masked"].max()) + 1
+    code, said, _ = command("pick", done, "--cost", "masked", "--max-flops", most, "--out", tmp_path / "out")
+    assert code == DONE
+    row = json.loads((tmp_path / "out" / deploy.ABOUT).read_text())["row"]
+    assert row["flops_masked"] <= most < row["flops_shrunk"]
+    assert f"a dense network of {row['flops_shrunk']:,} FLOPs" in said
+    assert f"more than the {most:,} of --max-flops" in said
+    assert f"the {row['flops_masked']:,} FLOPs it was chosen for (masked)" in said
+    code, said, _ = command("pick", done, "--max-flops", row["flops_shrunk"], "--out", tmp_path / "out")
+    about = json.loads((tmp_path / "out" / deploy.ABOUT).read_text())["row"]
+    assert about["flops_shrunk"] <= row["flops_shrunk"], "what leaves is counted as what leaves"
+    assert "--max-flops: no" not in said
+
+
 # ---- the commands
 
 
@@ -358,7 +496,10 @@ def test_pick_prints_recorded_figures_and_exports(done: Path, command: Callable[
         assert f"{score.removeprefix('accuracy_')} accuracy {mean:.2f} ± {std:.2f} %" in said
     assert row["accuracy_valid"] == setting["accuracy_valid"].median()
     right = round(row["accuracy_test"] * 359)
-    assert f"{right} of 359 test examples right in ONNX Runtime and in torch" in said
+    assert f"{right} of 359 test examples right in ONNX Runtime and in torch, {right} recorded" in said
+    assert (
+        f"leaving  a dense network of {row['flops_shrunk']:,} FLOPs and {row['params_shrunk']:,} parameters (shrunk)\n" in said
+    )
     names = {deploy.WEIGHTS, deploy.ABOUT, deploy.ONNX}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     for name in names:
@@ -402,6 +543,43 @@ def test_show_tells_rungs_and_layers(done: Path, command: Callable[..., Any]):
     assert rungs[1][5] == f"{100 * row['accuracy_test']:.2f}"
 
 
+@pytest.fixture(scope="module")
+def uncounted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a study whose model transforms by Fourier, which has no FLOPs formula."""
+    place = tmp_path_factory.mktemp("uncounted")
+    text = STUDY.replace("widths = [12]", 'model = "example_models.fourier"').split('[[arm]]\nalgorithm = "chance"')[0]
+    (place / "study.toml").write_text(text.replace("seeds = [0, 1, 2]", "seeds = [0]"))
+    study, folder = studies.read(place / "study.toml"), place / "run"
+    planned = plan.Plan(study, folder, 1)
+    planned.open()
+    for each in planned.grow(lambda arm, number, count: []):
+        finish(folder, study.task, plan.read_cohort(folder, each))
+    return folder
+
+
+def test_operations_that_are_not_counted_are_said_by_pick_and_show(
+    uncounted: Path, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(deploy, "missing", lambda: ["onnx"])
+    last = table.last(table.read(uncounted))
+    (name,) = set(last["unknown_ops"])
+    assert "fft" in name
+    sentence = f"FLOPs leave out what has no formula here: {name}. Every count of FLOPs is a lower bound"
+    code, said, _ = command("pick", uncounted, "--min-accuracy", 0.1, "--out", tmp_path / "out")
+    assert code == DONE
+    about = json.loads((tmp_path / "out" / deploy.ABOUT).read_text())["row"]
+    assert about["unknown_ops"] == name
+    assert said.count(name) == 1
+    assert sentence in said
+    assert f"≥ {about['flops_shrunk']:,} FLOPs" in said
+    assert f"≥ {about['flops_masked']:,} masked" in said
+    code, said, _ = command("show", uncounted, about["member"])
+    assert code == DONE
+    assert said.count(name) == 1
+    assert sentence in said
+    assert said.count(f"≥ {about['flops_shrunk']:,}") >= 2, "of the last rung, and of all layers"
+
+
 def test_show_tells_what_it_can_of_a_network_that_was_not_kept(done: Path, tmp_path: Path):
     folder = shutil.copytree(done, tmp_path / "run")
     keep_only(folder, set())
@@ -419,7 +597,7 @@ def test_show_tells_what_it_can_of_a_network_that_was_not_kept(done: Path, tmp_p
         (["pick", "run", "--knee", "--max-flops", "1"], "says what to pick; got --max-flops, --knee"),
         (["pick", "run", "--max-flops", "nan"], "--max-flops: is a number of FLOPs from 0; got nan"),
         (["pick", "run", "--min-accuracy", "97"], "--min-accuracy: is a share, in [0, 1]; got 97"),
-        (["pick", "run", "--max-flops", "1"], "no point of the front has at most 1 FLOPs (masked); the nearest is "),
+        (["pick", "run", "--max-flops", "1"], "no point of the front has at most 1 FLOPs (shrunk); the nearest is "),
         (
             ["pick", "run", "--min-accuracy", "1"],
             "no point of the front has a validation accuracy of at least 1; the nearest is ",

@@ -20,6 +20,7 @@ from jsonschema import ValidationError
 
 from prunefront.analysis import answer, attainment, front, page, plot, report, searches, sections, table, wording
 from prunefront.search import cli
+from prunefront.search.console import Console
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 FLOPS, PARAMS = 2 * 50890, 50890
@@ -211,8 +212,12 @@ def test_every_figure_of_the_csv_comes_from_the_rows(study: Path) -> None:
         assert line["speedup_shrunk"] == pytest.approx(total["flops_dense"] / total["flops_shrunk"])
         gains = [row["accuracy_valid"] - dense[row["seed"]]["accuracy_valid"] for row in part]
         assert line["difference_valid"] == pytest.approx(statistics.mean(gains), abs=1e-12)
-    best = written[written["front_masked"]]
-    assert len(report.front_table(study)) == 1 + len(best)
+    best = written[written["front_masked"] | written["front_shrunk"]]
+    head, *told = report.front_table(study)
+    assert len(told) == len(best)
+    words = {(True, True): "both", (True, False): "masked", (False, True): "shrunk"}
+    expected = sorted(words[pair] for pair in zip(best["front_masked"], best["front_shrunk"], strict=True))
+    assert sorted(line[head.index("front")] for line in told) == expected
     assert written["front_masked"].tolist() == sorted(written["front_masked"], reverse=True)
 
 
@@ -493,3 +498,54 @@ def test_a_wider_network_is_no_parent(tmp_path: Path) -> None:
     assert "Parent, to which differences are taken: dense." in text
     assert "0.25x" in text
     assert 'id="flops_shrunk"' in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_operations_without_a_formula_are_said_beside_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, [{**row, "unknown_ops": "fft_r2c"} for row in rows()])
+    cli._report(tmp_path, Console(width=200))
+    said = capsys.readouterr().out
+    assert "FLOPs leave out what has no formula here: fft_r2c." in said
+    assert "≥ " in said
+    assert "x ?" in said
+    text = Visible.of((tmp_path / "report" / "report.html").read_text())
+    assert text.index("no formula here: fft_r2c") < text.index("Which arm, at which budget")
+    arms = (tmp_path / "report" / "arms.md").read_text()
+    assert arms.count("fft_r2c") == 1
+    assert "≥ " in arms
+    save(tmp_path / "known", rows())
+    cli._report(tmp_path / "known", Console(width=200))
+    assert not {"≥", "?"} & set(capsys.readouterr().out)
+    assert "≥" not in (tmp_path / "known" / "report" / "arms.md").read_text()
+
+
+def test_a_share_of_flops_names_its_cost_and_both_are_told(study: Path) -> None:
+    report.build(study)
+    head, *_ = (study / "report" / "arms.md").read_text().splitlines()
+    shares = [cell.strip() for cell in head.split("|") if "%" in cell or "FLOPs within" in cell]
+    assert shares
+    assert all(cell.endswith(("shrunk", "masked")) for cell in shares)
+    assert "FLOPs shrunk, within 2" in head
+    assert "FLOPs masked, within 2" in head
+    assert head.index("shrunk") < head.index("masked"), "what leaves comes first"
+    written = pd.read_csv(study / "report" / "arms.csv").set_index("arm")
+    last = pd.DataFrame(rows())
+    for cost in ("shrunk", "masked"):
+        expected = answer.arms(last, f"flops_{cost}").set_index("arm")  # type: ignore[arg-type]
+        assert written[f"flops_within_2_{cost}"].to_numpy() == pytest.approx(expected["flops_within_2"].to_numpy(), nan_ok=True)
+
+
+def test_networks_without_flops_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dead = {"accuracy_valid": 0.999, "flops_masked": 0, "flops_shrunk": 0, "params_kept": 10, "params_shrunk": 10}
+    found = [{**row, **dead} if (row["arm"], row["sparsity"] > 0.97) == ("dns", True) else row for row in rows()]
+    count = sum(row["flops_masked"] == 0 for row in found)
+    assert count == 3
+    save(tmp_path, found)
+    cli._report(tmp_path, Console(width=200))
+    said = capsys.readouterr().out
+    sentence = f"{count} of {len(found)} networks have no FLOPs left, and are no points of a front."
+    assert sentence in said
+    assert "99.90" not in said, "none of them is in the table of the front"
+    assert sentence in Visible.of((tmp_path / "report" / "report.html").read_text())
+    assert sentence in (tmp_path / "report" / "arms.md").read_text()
+    written = pd.read_csv(tmp_path / "report" / "front.csv")
+    assert not written.loc[written["flops_masked"] == 0, ["front_masked", "front_shrunk"]].to_numpy().any()

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, atomic
+from ..analysis.storage import save as publish
 from . import physical, tracing
 from .data import Data
 from .measure import EXAMPLES
@@ -79,11 +81,21 @@ def describe(network: nn.Module, parent: Parent, found: Data) -> dict[str, Any]:
     }
 
 
+def move(source: Path, target: Location) -> None:
+    """Move the files that `save` and `convert` wrote to another folder; files of another network do not stay beside them."""
+    for name in (WEIGHTS, ABOUT, ONNX):
+        (target / name).unlink(missing_ok=True)
+    for name in (WEIGHTS, ABOUT, ONNX):
+        if (source / name).exists():
+            publish(target / name, (source / name).read_bytes())
+
+
 def convert(network: nn.Module, path: Location, parent: Parent, found: Data) -> Agreement:
     """Write `network` to an ONNX file, inputs `input` (batch, ...), outputs `logits`, any batch; complete or absent.
 
     network: on the CPU, in evaluation mode.  Its logits and its accuracy on the test split are compared with torch's.
-    Raises Mistake if it cannot be exported, cannot be run, or does not agree.
+    Raises Mistake if it cannot be exported, cannot be run, or does not agree. Whether it is the network of a row is
+    `leaving`'s to say.
     """
     example = torch.zeros(2, *parent.input_shape, dtype=getattr(torch, parent.dtype))
     with atomic(path) as temporary:

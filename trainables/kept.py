@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from ..analysis import table
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location, atomic, each, local, read_range
-from . import physical
+from ..analysis.storage import Location, atomic, each, local, read_range, save
+from . import leaving, physical
+from .data import Data
 from .extract import shrunk
 from .physical import Parent
 
@@ -63,10 +67,31 @@ def load_shrunk(folder: Location, member: str) -> nn.Module:
 def export(folder: Location, member: str, path: Location) -> None:
     """Write what `load_shrunk` gives to one safetensors file, which `physical.load` reads.
 
-    Raises Mistake if the study did not keep it.
+    Raises Mistake if the study did not keep it or its data are not here, and Wrong, with nothing written, if it is not the
+    network that its row measured (`leaving`).
     """
     module, kept, parent = load(folder, member)
-    physical.save(path, shrink(module, kept, parent), parent)
+    rows = table.last(table.read(folder))
+    own = rows[rows["member"] == member].iloc[0]
+    row = {str(name): value for name, value in own.items()}
+    data = leaving.task(folder).data
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "network.safetensors"
+        written(file, shrink(module, kept, parent), module, parent, row, data)
+        save(path, file.read_bytes())
+
+
+def written(path: Path, network: nn.Module, kept: nn.Module, parent: Parent, row: Mapping[str, Any], data: Data) -> nn.Module:
+    """Write `network` to a file, and return what is loaded back from it, held against its row.
+
+    path: in a temporary place.  network, kept: shrunk, and as it was kept.  Raises Wrong as `leaving` does.
+    """
+    leaving.check_counts(network, row, parent.input_shape)
+    physical.save(path, network, parent)
+    file = physical.load(path)
+    leaving.check_counts(file, row, parent.input_shape)
+    leaving.check_answers(file, kept, row, data)
+    return file
 
 
 def kept_members(folder: Location) -> set[str]:
@@ -127,8 +152,12 @@ def load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tens
                 kind, _, inner = name.partition("/")
                 if kind == "kept":
                     kept[inner] = tensor
-                else:
+                elif inner in own and own[inner].shape == tensor.shape:
                     own[inner].copy_(tensor)
+                else:
+                    has = tuple(own[inner].shape) if inner in own else "none of that name"
+                    rule = f"the model {parent.model} is as it was when the study ran"
+                    raise Mistake(f"{path}: {rule}; the file has {inner} {tuple(tensor.shape)}, the model {has}")
         return module.eval(), kept, parent
     raise Mistake(f"{folder}: {_NOT_KEPT.format(member)}")
 
