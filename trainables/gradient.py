@@ -386,8 +386,10 @@ def dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
 
 def dense_ready(task: Task, seeds: Sequence[int]) -> bool:
     """Whether the networks of `seeds` after the task's dense phase are in `task.starts`."""
+    if not task.dense_steps:
+        return True
     phase = _dense_phase(task, task.dense_steps)
-    return not task.dense_steps or all((place := _place(task, phase, seed)) and place.exists() for seed in seeds)
+    return all((place := _place(task, phase, seed)) and place.exists() for seed in seeds)
 
 
 def _dense_phase(task: Task, steps: int) -> Task:
