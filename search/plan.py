@@ -13,15 +13,19 @@ import hashlib
 import itertools
 import json
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..analysis import table
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, atomic, read_range
+from ..trainables import models
+from ..trainables.algorithms import is_ours
 from ..trainables.cohort import Cohort
 from ..trainables.contract import Member, Value, canonical, code_path
 from ..trainables.memory import allowance, fitting, fitting_shapes, member_bytes
+from ..trainables.rehearsal import rehearse_algorithm
 from ..trainables.task import Task, identity
 from .domains import proposals
 from .study import MODELLED, Arm, Study, at
@@ -29,6 +33,10 @@ from .study import MODELLED, Arm, Study, at
 LEAST, MOST = 8, 4096
 """Members below which an automatic cohort is not cut to keep all workers busy: its steps would cost nearly the same; and the
 most that it has: what is lost with a worker, and written at once, stays small."""
+
+REHEARSED, PATIENCE = 4, 5.0
+"""Code paths of an algorithm of a user's own that are rehearsed, and the seconds after which a rehearsal is broken off: what is
+slow is no mistake."""
 
 Propose = Callable[[Arm, int, int], Sequence[Mapping[str, Value]]]
 """(arm, round, count) -> that many new configurations, or as many as there are."""
@@ -60,7 +68,7 @@ class Plan:
 
     def __init__(self, study: Study, folder: Location, workers: int, here: bool = True) -> None:
         self.study, self.folder, self.workers, self.here = study, folder, workers, here
-        self.arms = [arm for arm in study.arms if arm.algorithm.skip(study.task) is None]
+        self.arms = [arm for arm in study.arms if skipped(arm, study.task) is None]
         self.cohorts: list[Planned] = []
         self.rounds: dict[str, list[tuple[int, dict[str, Value]]]] = {
             arm.name: [] for arm in self.arms if arm.sampler in MODELLED or arm.follows
@@ -258,7 +266,7 @@ class Plan:
                     self._bytes[kind] = member_bytes(task, arm.algorithm, first)
             each = self._bytes[kind]
             return min(share, fitting(each, task.torch_device, self.workers)), each
-        except Exception:  # an algorithm that fails or hangs here does in its worker too, where it becomes rows
+        except (Exception, _LateError):  # an algorithm that fails or hangs here does in its worker too: it becomes rows
             return share, 0
 
 
@@ -266,18 +274,50 @@ def check(study: Study) -> None:
     """Raise Mistake with one sentence if data, model, budget and hyper-parameters do not fit together."""
     with at("[task]"):
         study.task.check()
-    for arm in (arm for arm in study.arms if not arm.follows):
-        if arm.algorithm.skip(study.task) is None:
+    arms = [arm for arm in study.arms if not arm.follows]
+    reasons = {arm.name: skipped(arm, study.task) for arm in arms}
+    if all(reasons.values()):
+        first = arms[0].name
+        raise Mistake(f'at least one arm can run on the task; got none: arm "{first}": {reasons[first]}')
+    for arm in arms:
+        if reasons[arm.name] is None:
             with at(f'arm "{arm.name}"'):
-                parents: dict[object, Task] = {}
-                spread = dataclasses.replace(arm, sampler="sobol", members=64) if arm.sampler in MODELLED else arm
-                for hp in proposals(spread):
-                    path = code_path(arm.algorithm.space, hp)
-                    if path not in parents:
-                        parents[path] = arm.algorithm.parent(study.task, hp)
-                        if parents[path] is not study.task:
-                            parents[path].check()
-                    arm.algorithm.check(parents[path], hp)
+                _check(arm, study.task)
+
+
+def skipped(arm: Arm, task: Task) -> str | None:
+    """Why an arm cannot run on the task, or None if it can."""
+    with at(f'arm "{arm.name}"'), _blamed(arm, "says whether it can run on the task"):
+        return arm.algorithm.skip(task)
+
+
+def _check(arm: Arm, task: Task) -> None:
+    """Raise Mistake if a configuration of an arm does not fit the task; an algorithm of a user's own is rehearsed too."""
+    parents: dict[object, Task] = {}
+    spread = dataclasses.replace(arm, sampler="sobol", members=64) if arm.sampler in MODELLED else arm
+    for hp in proposals(spread):
+        path = code_path(arm.algorithm.space, hp)
+        new = path not in parents
+        if new:
+            with _blamed(arm, "gives the network that members start from"):
+                parents[path] = arm.algorithm.parent(task, hp)
+            if parents[path] is not task:
+                parents[path].check(rehearsed=False)  # the model was rehearsed at its own width
+        with _blamed(arm, "checks its hyper-parameters"):
+            arm.algorithm.check(parents[path], hp)
+        if new and not is_ours(arm.algorithm) and len(parents) <= REHEARSED:
+            with contextlib.suppress(_LateError), _within(PATIENCE):
+                rehearse_algorithm(arm.algorithm_name, arm.algorithm, parents[path], hp)
+
+
+@contextlib.contextmanager
+def _blamed(arm: Arm, doing: str) -> Iterator[None]:
+    """What an algorithm of a user's own raises is a Mistake that names it."""
+    if is_ours(arm.algorithm):
+        yield
+        return
+    with models.blamed(f"algorithm {arm.algorithm_name}: {doing}"):
+        yield
 
 
 def check_memory(study: Study, workers: int) -> None:
@@ -309,12 +349,19 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             raise Mistake(f"{rule}: `{key}` was {was.get(key)!r}; got {is_.get(key)!r}; give it another --out")
 
 
+class _LateError(BaseException):
+    """A block took too long. No `except Exception` inside it takes this for a fault."""
+
+
 @contextlib.contextmanager
 def _within(seconds: float | None) -> Iterator[None]:
-    """Raise TimeoutError where the block takes longer; None: it may take for ever."""
+    """Raise _LateError where the block takes longer; None, or outside of the main thread: it may take for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def late(*_: object) -> None:
-        raise TimeoutError
+        raise _LateError
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds or 0)

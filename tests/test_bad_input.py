@@ -83,11 +83,14 @@ TASKS: tuple[tuple[str, str], ...] = (
     ('model = "theirs.number"', "model theirs.number: a model is a callable; got int"),
     ('model = "theirs.nope"', "model theirs.nope: cannot be imported (AttributeError: "),
     ('model = "theirs_broken.f"', "model theirs_broken.f: cannot be imported (SyntaxError: "),
-    ('model = "theirs_raises.f"', "model theirs_raises.f: cannot be imported (ZeroDivisionError: division by zero (theirs_raises.py, line 1))"),
+    ('model = "theirs_raises.f"',
+     "model theirs_raises.f: cannot be imported (ZeroDivisionError: division by zero (theirs_raises.py, line 1))"),
     ('model = "theirs.no_module"', "model theirs.no_module: a model returns an nn.Module; got int"),
     ('model = "theirs.no_arguments"', "model theirs.no_arguments: called with ((1, 8, 8), 10) it raised TypeError: "),
-    ('model = "theirs.raises"', "model theirs.raises: called with ((1, 8, 8), 10) it raised KeyError: 'first\\nsecond' (theirs.py, line 10)"),
-    ('model = "theirs.refuses"', "model theirs.refuses: called with ((1, 8, 8), 10) it raised ValueError: first (theirs.py, line 11)"),
+    ('model = "theirs.raises"',
+     "model theirs.raises: called with ((1, 8, 8), 10) it raised KeyError: 'first\\nsecond' (theirs.py, line 10)"),
+    ('model = "theirs.refuses"',
+     "model theirs.refuses: called with ((1, 8, 8), 10) it raised ValueError: first (theirs.py, line 11)"),
     ('model = "theirs.deep"', "`depth` is missing: model theirs.deep needs it"),
     ('model = "theirs.deep"\ndepht = 3',
      "`depht` is no key of a task with dataset digits and model theirs.deep; did you mean \"depth\"?"),
@@ -113,7 +116,8 @@ TASKS: tuple[tuple[str, str], ...] = (
     ('dataset = "theirs.not_finite"', "dataset theirs.not_finite: inputs are finite numbers; got NaN or infinity"),
     ('dataset = "theirs.two_shapes"', "inputs of all splits have one shape; got {'train': (1, 8, 8), 'test': (1, 4, 8)}"),
     ('dataset = "theirs.two_examples"', "has a split `test`, or enough examples in `train` to carve it out"),
-    ('dataset = "theirs.divides"', "dataset theirs.divides: called with () it raised ZeroDivisionError: division by zero (theirs.py, line 42)"),
+    ('dataset = "theirs.divides"',
+     "dataset theirs.divides: called with () it raised ZeroDivisionError: division by zero (theirs.py, line 42)"),
 )  # fmt: skip
 
 Refusal = Callable[..., str]
@@ -193,7 +197,8 @@ def test_hyper_parameters_that_do_not_fit_the_model(refused: Refusal, arm: str, 
 
 def test_a_model_without_units_to_remove(refused: Refusal) -> None:
     text = study("widths = []", '[[arm]]\nalgorithm = "chance"\nspace.granularity = "node"')
-    assert refused("run", text, "--out", "out").startswith('study.toml: arm "chance": `granularity` node needs units')
+    said = refused("run", text, "--out", "out")
+    assert said.startswith('study.toml: arm "chance": `granularity` node: it needs hidden units whose readers are all known')
 
 
 def test_more_than_the_machine_has(refused: Refusal) -> None:
@@ -337,8 +342,12 @@ def test_a_second_driver(refused: Refusal, tmp_path: Path) -> None:
 def test_a_temporary_folder_too_long_for_the_sockets_of_ray(refused: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = "/tmp/".ljust(LONGEST_TEMPORARY + 1, "a")
     monkeypatch.setattr("tempfile.tempdir", folder)
+    Path(folder).mkdir(exist_ok=True)
     rule = f"{folder}: the temporary folder has a path of at most {LONGEST_TEMPORARY} bytes, for Ray's sockets below it"
-    said = refused("run", study(), "--out", "out")
+    try:
+        said = refused("run", study(), "--out", "out")
+    finally:
+        Path(folder).rmdir()
     assert said == f"{rule}; got {LONGEST_TEMPORARY + 1}; set TMPDIR to a shorter one, such as /tmp"
 
 

@@ -272,6 +272,13 @@ class GradientPruner(Algorithm):
                 state = self.every(task, state, x, y)
         return state
 
+    def first_step(self, task: Task, state: State) -> State:
+        """The members after their first step: a rehearsal."""
+        with torch.random.fork_rng(enabled=not task.stackable):
+            if state.size > 1 and not task.stackable:
+                return State.concatenate([self._train(task, state.select([k]), 1) for k in range(state.size)])
+            return self._train(task, state, 1)
+
     def _steps(
         self, task: Task, state: State, batches: Iterable[tuple[int, Tensor, Tensor]]
     ) -> tuple[dict[str, Any], Tensor, Tensor]:

@@ -199,7 +199,7 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing runs anybody's code
+    except (Exception, SystemExit) as error:  # importing runs anybody's code
         raise Mistake(f"{noun} {name}: cannot be imported ({raised(error)})") from error
     if not callable(found):
         raise Mistake(f"{noun} {name}: a {noun} is a callable; got {type(found).__name__}")
@@ -213,8 +213,8 @@ def call(noun: str, name: str, known: dict[str, Callable[..., Any]], /, *given: 
         return function(*given, **options)
     except Mistake as error:
         raise Mistake(f"{noun} {name}: {error}") from error
-    except Exception as error:  # anybody's code
-        if name in known and noun != "dataset" and not _from_library(error):
+    except (Exception, SystemExit) as error:  # anybody's code
+        if name in known and noun != "dataset" and not theirs(error):
             raise  # a fault of ours; what a reader of ours cannot read is the file's
         what = ", ".join([*map(repr, given), *(f"{key}={value!r}" for key, value in options.items())])
         raise Mistake(f"{noun} {name}: called with ({what}) it raised {raised(error)}") from error
@@ -230,14 +230,9 @@ def raised(error: BaseException) -> str:
 
 
 def theirs(error: BaseException) -> bool:
-    """Whether an exception comes from a user's code: a file of theirs, or a module of theirs that torch was running."""
-    place = _place(error)
-    if place is not None and not _is_ours(place.filename):
-        return True
-    after = list[str]()
-    for frame in traceback.extract_tb(error.__traceback__):
-        after = [] if _is_ours(frame.filename) else [*after, frame.name]
-    return "_call_impl" in after  # by which torch calls a module
+    """Whether an exception comes from a user's code, or from a library that was given a user's model or values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return not _is_ours(frames[-1].filename)
 
 
 @contextlib.contextmanager
@@ -247,15 +242,10 @@ def blamed(what: str) -> Iterator[None]:
         yield
     except Mistake:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not theirs(error):
             raise
-        raise Mistake(f"{what}: it raised {raised(error)}") from error
-
-
-def _from_library(error: BaseException) -> bool:
-    """Whether the very call that raised is not ours: torch refuses a size, say."""
-    return not _is_ours(traceback.extract_tb(error.__traceback__)[-1].filename)
+        raise Mistake(f"{what}; it raised {raised(error)}") from error
 
 
 def _place(error: BaseException) -> traceback.FrameSummary | None:

@@ -172,23 +172,18 @@ class Task:
     def _cuts(self) -> dict[str, tuple[nn.Module, Structure]]:
         return {}
 
-    def check(self) -> None:
-        """Raise Mistake with one sentence if data, model and budget do not fit together."""
+    def check(self, rehearsed: bool = True) -> None:
+        """Raise Mistake with one sentence if data, model and budget do not fit together.
+
+        rehearsed: a training step, evaluation, shrinking and files are tried too (`rehearsal.rehearse`).
+        """
         if self.torch_device.type == "cuda" and not torch.cuda.is_available():
             raise Mistake("`device` cuda is a GPU that torch can use; got none")
-        module, want = self.build(0), (2, self.data.classes)
-        try:
-            with torch.no_grad():
-                outputs = module.eval()(self.data.examples("train", torch.arange(2)))
-            self.initial([0])
-        except Exception as error:  # anybody's code
-            why = models.raised(error)
-            raise Mistake(f"model {self.model}: takes inputs of shape {self.data.shape}; it raised {why}") from error
-        if not isinstance(outputs, Tensor) or outputs.shape != want:
-            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise Mistake(f"model {self.model}: gives two examples logits of shape {want}; got {got}")
-        if not self.structure.layers:
-            raise Mistake(f"model {self.model}: has removable layers (linear or convolution); got none")
+        from . import rehearsal  # it needs the loop that trains tasks
+
+        rehearsal.fits(self)
+        if rehearsed:
+            rehearsal.rehearse(self)
         after_dense = self.steps - self.dense_steps
         if self.rungs > after_dense:
             raise Mistake(f"`rungs` is at most the number of steps after the dense phase, {after_dense}; got {self.rungs}")

@@ -14,7 +14,7 @@ import pkgutil
 
 from ...analysis.mistake import Mistake
 from ..contract import Algorithm
-from ..models import lookup
+from ..models import blamed, lookup, raised
 
 GROUP = "prunefront.algorithms"
 
@@ -38,9 +38,14 @@ def known() -> dict[str, Algorithm]:
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
             found[entry.name] = entry.load()()
-        except Exception as error:  # another package's code: whatever it raises, say whose it is
-            raise Mistake(f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({error})") from error
+        except (Exception, SystemExit) as error:  # another package's code: whatever it raises, say whose it is
+            raise Mistake(f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({raised(error)})") from error
     return dict(sorted(found.items()))
+
+
+def is_ours(algorithm: Algorithm) -> bool:
+    """Whether an algorithm is of this folder, and not of a user's own."""
+    return type(algorithm).__module__.startswith(f"{__name__}.")
 
 
 @functools.cache
@@ -51,4 +56,8 @@ def find(name: str) -> Algorithm:
     found = lookup(name, dict.fromkeys(known(), object), "algorithm")
     if not (inspect.isclass(found) and issubclass(found, Algorithm)):
         raise Mistake(f"algorithm {name}: an algorithm is a class that implements the contract; got {found!r}")
-    return found()
+    lacking = [method for method in ("source", "space") if not hasattr(found, method)]
+    if lacking:
+        raise Mistake(f"algorithm {name}: an algorithm has a `{lacking[0]}`; got none")
+    with blamed(f"algorithm {name}: is made without arguments"):
+        return found()

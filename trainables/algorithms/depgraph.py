@@ -33,7 +33,7 @@ class DepGraph(Structured):
     def skip(self, task: Task) -> str | None:
         if importlib.util.find_spec("torch_pruning") is None:
             return "it needs the package torch-pruning: pip install 'prunefront[peers]'"
-        return None
+        return super().skip(task)
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         dense = dense_networks(task, [member.seed for member in members], self.before(task, members[0].hp))

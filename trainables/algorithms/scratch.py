@@ -30,7 +30,6 @@ class Scratch(Structured):
     )
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        super().check(task, hp)
         if not isinstance(units := hp["units"], tuple):
             return
         hidden, blocks = task.structure.hidden, task.structure.blocks
