@@ -87,14 +87,14 @@ def build(folder: Location, published: Path | None = None) -> Location:
 
     drawings = {name: plot.svg(picture) for name, picture in pictures.items()}
     body = [
-        *sections.headline(rows),
+        *sections.headline(rows, table.cautions(folder)),
         *sections.question(arms, compared),
         *sections.fronts(drawings),
         *sections.bands(refused, drawings),
         *sections.published_points(others),
         *sections.operating_points(summary, points),
         *sections.differences(compared, drawings),
-        *sections.sanity(checked, drawings),
+        *sections.sanity(checked, drawings, table.cautions(folder)),
         *sections.hypervolumes(own),
         *sections.compute(drawings),
         *sections.by_layer(drawings),

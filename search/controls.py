@@ -13,7 +13,7 @@ from ..analysis import front, table
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location
 from ..trainables.algorithms import find, known
-from ..trainables.contract import Value, complete, hyperparameters, setting
+from ..trainables.contract import Algorithm, Value, complete, hyperparameters, setting
 from ..trainables.kept import kept_members
 from ..trainables.task import Task
 from .study import Arm, Study
@@ -22,13 +22,14 @@ from .study import Arm, Study
 def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
     """The arms of a study with the standard controls: baselines that it lacks, and the checks of each arm that is no control.
 
-    Raises Mistake if one of its own has the name of one of these.
+    Controls that need new initial weights are left out where the model has none (`cautions` says which).  Raises Mistake if one of its own has the name of one of these.
     """
     arms = [*own, *(arm for arm in _baselines(task) if not any(_same(arm, other) for other in own))]
     checker = _checker()
     for arm in (arm for arm in own if not arm.algorithm.control):
         for check, about in find(checker).checks.items():
-            if not about.from_dense or (arm.algorithm.from_dense and task.dense_steps):
+            fitting = not about.from_dense or (arm.algorithm.from_dense and task.dense_steps)
+            if fitting and not (about.needs_initial and task.loaded):
                 name, space = f"{arm.name}, {about.called}", {"check": (check,)}
                 arms.append(Arm(name, checker, find(checker), "follows", None, space, follows=arm.name))
     names = {arm.name for arm in own}
@@ -48,9 +49,36 @@ def _baselines(task: Task) -> list[Arm]:
     for name, algorithm in known().items():
         for arm, space in algorithm.standard.items():
             with contextlib.suppress(Mistake):  # a model without a width
-                algorithm.parent(task, complete(algorithm.space, {key: values[0] for key, values in space.items()}))
-                arms.append(Arm(arm, name, algorithm, "grid", None, space))
+                other = _is_other(algorithm, space, task)
+                if not (other and task.loaded):
+                    arms.append(Arm(arm, name, algorithm, "grid", None, space))
     return arms
+
+
+def _is_other(algorithm: Algorithm, space: Mapping[str, tuple[Value, ...]], task: Task) -> bool:
+    """Whether a standard arm trains another network than the task's model: a narrower one, say. Mistake if there is none."""
+    first = {key: values[0] for key, values in space.items()}
+    return algorithm.parent(task, complete(algorithm.space, first)) != task
+
+
+def cautions(study: Study) -> list[str]:
+    """What a reader should know of the study before any verdict, one sentence each."""
+    task = study.task
+    if not task.loaded:
+        return []
+    said = [
+        f"The model function {task.model} gives {task.loaded} the same initial weights for every seed: seeds differ in the order "
+        "of examples only, nothing was trained from new initial weights, and no figure here says whether the weights were needed."
+    ]
+    if study.about.controls == "standard":
+        checks = [about.called for about in find(_checker()).checks.values() if about.needs_initial]
+        others = []
+        for algorithm in known().values():
+            for arm, space in algorithm.standard.items():
+                with contextlib.suppress(Mistake):
+                    others += [arm] if _is_other(algorithm, space, task) else []
+        said.append(f"Controls that need new initial weights were left out for that reason: {', '.join([*checks, *others])}.")
+    return said
 
 
 def _same(one: Arm, other: Arm) -> bool:

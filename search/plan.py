@@ -19,7 +19,7 @@ from typing import Any
 
 from ..analysis import table
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location, atomic, read_range
+from ..analysis.storage import Location, atomic, read_range, remove_tree
 from ..trainables import models
 from ..trainables.algorithms import is_ours
 from ..trainables.cohort import Cohort
@@ -27,6 +27,7 @@ from ..trainables.contract import Member, Value, canonical, code_path
 from ..trainables.memory import allowance, fitting, fitting_shapes, member_bytes
 from ..trainables.rehearsal import rehearse_algorithm
 from ..trainables.task import Task, identity
+from . import controls
 from .domains import proposals
 from .study import MODELLED, Arm, Study, at
 
@@ -88,11 +89,15 @@ class Plan:
         return sum(sizes) * len(self.study.about.seeds)
 
     def open(self) -> None:
-        """Read what is planned. Raises Mistake if the folder holds another study, or another task's rows."""
+        """Read what is planned. Raises Mistake if the folder holds rows of another study or task; without rows it is planned anew."""
         place, about = self.folder / "plan", self._about()
         with at(self.folder):
-            if (before := table.planned(self.folder)) is not None:
-                _compare(before, about)
+            before = table.planned(self.folder)
+            differs = None if before is None else _unlike(before, about)
+            if differs and _measured(self.folder):
+                raise Mistake(differs)
+            if differs:
+                _clear(self.folder)
             files = sorted(place.glob("cohorts-*.jsonl"), key=lambda path: path.name)
             for path in files:
                 self._read_rounds(path)
@@ -122,6 +127,7 @@ class Plan:
         self.cohorts = sorted([*self.cohorts, *(d for d in dense if d.name in needed)], key=lambda planned: planned.name)
         about["arms"] = {arm.name: arm.algorithm_name for arm in self.study.arms}
         about["removed"] = removed
+        about["cautions"] = controls.cautions(self.study)
         with atomic(place / "study.json") as temporary:
             temporary.write_text(json.dumps(about))
 
@@ -338,15 +344,29 @@ def _settings(task: Task) -> dict[str, Any]:
     return {key: value for key, value in task.to_json().items() if key != "starts"}
 
 
-def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to mix rows of different studies or tasks in one folder."""
+def _unlike(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Why rows of what was planned before do not go with those of what is planned now, or None if they do."""
     if before["name"] != now["name"]:
-        raise Mistake(f'holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out')
+        return f'holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out'
     was, is_ = ({**d, **d["model_options"]} for d in (before["description"], json.loads(json.dumps(now["description"]))))
     for key in sorted(was.keys() | is_.keys()):
         if key != "model_options" and was.get(key) != is_.get(key):
             rule = "was begun with another task, and its rows would not compare"
-            raise Mistake(f"{rule}: `{key}` was {was.get(key)!r}; got {is_.get(key)!r}; give it another --out")
+            return f"{rule}: `{key}` was {was.get(key)!r}; got {is_.get(key)!r}; give it another --out"
+    return None
+
+
+def _measured(folder: Location) -> bool:
+    """Whether a folder has rows, other than those of members that were skipped or failed."""
+    return any(not path.name.startswith("skipped-") and not path.name.endswith("-failed.parquet") for path in table.files(folder))
+
+
+def _clear(folder: Location) -> None:
+    """Remove a plan that nothing was measured of, and what was begun of it."""
+    for path in table.files(folder):
+        path.unlink(missing_ok=True)
+    for name in ("state", "networks", "plan"):
+        remove_tree(folder / name)
 
 
 class _LateError(BaseException):

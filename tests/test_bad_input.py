@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -354,6 +355,8 @@ def test_a_temporary_folder_too_long_for_the_sockets_of_ray(refused: Refusal, mo
 def test_another_study_or_task_in_the_folder(refused: Refusal) -> None:
     with pytest.raises(RayStartedError):
         refused("run", study(), "--out", "out")
+    Path("out/rows").mkdir()
+    Path("out/rows/00000-1.parquet").touch()
     name = "study.name='t'"
     assert refused("run", study(), "--out", "out", "--set", name) == 'out: holds the study "s"; got "t"; give it another --out'
     rule = "out: was begun with another task, and its rows would not compare"
@@ -361,6 +364,22 @@ def test_another_study_or_task_in_the_folder(refused: Refusal) -> None:
     assert said == f"{rule}: `epochs` was 2.0; got 3.0; give it another --out"
     said = refused("run", study("widths = [5]"), "--out", "out")
     assert said == f"{rule}: `widths` was [4]; got [5]; give it another --out"
+
+
+def test_a_folder_without_rows_refuses_nothing(refused: Refusal) -> None:
+    for task in ("", "epochs = 3", "widths = [5]", "dense_share = 0.0"):
+        with pytest.raises(RayStartedError):
+            refused("run", study(task), "--out", "out")
+    with pytest.raises(RayStartedError):
+        refused("run", study(), "--out", "out", "--set", "study.name='t'")
+    assert json.loads(Path("out/plan/study.json").read_text())["name"] == "t"
+    assert len(list(Path("out/plan").glob("cohorts-*.jsonl"))) == 1
+
+
+def test_no_dense_phase(refused: Refusal) -> None:
+    """Of an algorithm that would start from one."""
+    with pytest.raises(RayStartedError):
+        refused("run", study("dense_share = 0.0", '[[arm]]\nalgorithm = "magnitude"'), "--out", "out")
 
 
 def test_reports_of_nothing(refused: Refusal) -> None:

@@ -104,6 +104,29 @@ class Task:
             module = models.build(self.model, self.data.shape, self.data.classes, **self.model_options)
         return module.to(self.torch_device, self.torch_dtype)
 
+    @functools.cached_property
+    def loaded(self) -> str:
+        """A layer's weight with the same initial values for two seeds, though they are not all one number; "" if none has.
+
+        The model function then loads trained weights, or draws by a seed of its own, and no initial weights are new.
+        """
+        one, other = self.build(0), self.build(1)
+        values = dict(other.named_parameters())
+        for layer, part in one.named_modules():
+            if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
+                for name, parameter in part.named_parameters(layer):
+                    varies = parameter.ndim > 1 and parameter.requires_grad and bool((parameter != parameter.flatten()[0]).any())
+                    if varies and torch.equal(parameter, values[name]):
+                        return name
+        return ""
+
+    @property
+    def loaded_reason(self) -> str | None:
+        """Why nothing can be trained from new initial weights, or None if it can."""
+        if not self.loaded:
+            return None
+        return f"it needs new initial weights; model {self.model} gives {self.loaded} the same ones for every seed"
+
     def initial(self, seeds: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Parameters and buffers, name -> (K, ...), with the initial weights of `seeds`; equal seeds are drawn once."""
         distinct = {seed: stack.prepare(self.build(seed)) for seed in dict.fromkeys(seeds)}
