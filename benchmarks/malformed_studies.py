@@ -320,7 +320,7 @@ def wrong_sampler(draft: Draft, draw: random.Random) -> None:
     draft.arm["sampler"] = f'"{sampler}"'
     if sampler == "grid":
         key, value = draw.choice((("members", "3"), ("sampler_seed", "1"), ("space.lr", "{ low = 0.01, high = 0.1 }"),
-                                  ("space.lr", str([0.001 * n for n in range(1, 5000)]))))  # fmt: skip
+                                  ("space.lr", "[-0.5, 0.5]")))  # fmt: skip
         draft.arm[key] = value
     else:
         draft.arm["members"] = draw.choice(("0", "-1", "1.5", '"a"', "100000000", "3"))

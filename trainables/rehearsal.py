@@ -113,7 +113,7 @@ def _evaluates(task: Task) -> None:
 
 def _expect_same(task: Task, one: Tensor, other: Tensor, rule: str) -> None:
     """Raise Mistake if the logits of an example differ."""
-    apart, scale = float((one - other).abs().max()), float(one.abs().max())
+    apart, scale = float((one - other).abs().max()), float(torch.stack([one, other]).abs().max())
     if apart > LIKE * scale:  # not where either is NaN: members that diverge are rows
         raise Mistake(f"model {task.model}: gives an example {rule}; got a difference of {apart:.3g} in {scale:.3g}")
 

@@ -14,7 +14,7 @@ import pkgutil
 
 from ...analysis.mistake import Mistake
 from ..contract import Algorithm
-from ..models import blamed, lookup, raised
+from ..models import lookup, raised
 
 GROUP = "prunefront.algorithms"
 
@@ -37,9 +37,10 @@ def known() -> dict[str, Algorithm]:
         found[module.name] = own[0]()
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
-            found[entry.name] = entry.load()()
+            loaded = entry.load()
         except (Exception, SystemExit) as error:  # another package's code: whatever it raises, say whose it is
             raise Mistake(f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({raised(error)})") from error
+        found[entry.name] = _made(entry.name, loaded)
     return dict(sorted(found.items()))
 
 
@@ -54,10 +55,27 @@ def find(name: str) -> Algorithm:
     if name in known():
         return known()[name]
     found = lookup(name, dict.fromkeys(known(), object), "algorithm")
+    return _made(name, found)
+
+
+def _made(name: str, found: object) -> Algorithm:
+    """The algorithm of a user's own class. Raises Mistake if it is none, or if a method takes other arguments than ours does."""
     if not (inspect.isclass(found) and issubclass(found, Algorithm)):
         raise Mistake(f"algorithm {name}: an algorithm is a class that implements the contract; got {found!r}")
-    lacking = [method for method in ("source", "space") if not hasattr(found, method)]
-    if lacking:
-        raise Mistake(f"algorithm {name}: an algorithm has a `{lacking[0]}`; got none")
-    with blamed(f"algorithm {name}: is made without arguments"):
+    for attribute in ("source", "space"):
+        if not hasattr(found, attribute):
+            raise Mistake(f"algorithm {name}: an algorithm has a `{attribute}`; got none")
+    for method, own in inspect.getmembers(found, inspect.isfunction):
+        for base in found.__mro__:
+            ours = vars(base).get(method)
+            if base.__module__.startswith(__package__.rpartition(".")[0]) and inspect.isfunction(ours):
+                wanted = [p for p in inspect.signature(ours).parameters.values() if p.default is p.empty]
+                try:
+                    inspect.signature(own).bind(*wanted)
+                except TypeError as error:
+                    rule = f"algorithm {name}: `{method}` takes {', '.join(p.name for p in wanted)}"
+                    raise Mistake(f"{rule}; with these, {error}") from None
+    try:
         return found()
+    except (Exception, SystemExit) as error:
+        raise Mistake(f"algorithm {name}: is made without arguments; it raised {raised(error)}") from error
