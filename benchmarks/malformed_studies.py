@@ -166,7 +166,21 @@ class Draft:
 
 
 Kind = Callable[[Draft, random.Random], None]
-WRONG = ("true", '"x"', "[]", "[[1]]", "{ a = 1 }", "-1", "-0.5", "nan", "inf", "-inf", "1979-05-27", '""', "0x7fffffffffffffff")
+WRONG = (
+    "true",
+    '"x"',
+    "[]",
+    "[[1]]",
+    "{ a = 1 }",
+    "-1",
+    "-0.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1979-05-27",
+    '""',
+    "0x7fffffffffffffff",
+)
 """Values, of which few are right for any key."""
 
 
@@ -307,11 +321,16 @@ def wrong_space(draft: Draft, draw: random.Random) -> None:
 def wrong_when(draft: Draft, draw: random.Random) -> None:
     """Conditions that nothing meets, or that go round in a circle."""
     draft.arm["algorithm"] = '"dns"'
-    condition = draw.choice(("{ nothing = 1 }", '{ scope = "sideways" }', '{ scope = "layerwise", gamma = 1 }', "{ power = 3 }", "[1]"))
+    condition = draw.choice(
+        ("{ nothing = 1 }", '{ scope = "sideways" }', '{ scope = "layerwise", gamma = 1 }', "{ power = 3 }", "[1]")
+    )
     draft.arm["space.scope"] = '["global"]'
     draft.arm["space.power"] = f"{{ values = [1, 2], when = {condition} }}"
     if draw.random() < 0.3:
-        draft.arm |= {"space.power": "{ values = [1, 2], when = { gamma = 1 } }", "space.gamma": "{ values = [1], when = { power = 1 } }"}
+        draft.arm |= {
+            "space.power": "{ values = [1, 2], when = { gamma = 1 } }",
+            "space.gamma": "{ values = [1], when = { power = 1 } }",
+        }
 
 
 def wrong_sampler(draft: Draft, draw: random.Random) -> None:

@@ -358,7 +358,9 @@ def _unlike(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 def _measured(folder: Location) -> bool:
     """Whether a folder has rows, other than those of members that were skipped or failed."""
-    return any(not path.name.startswith("skipped-") and not path.name.endswith("-failed.parquet") for path in table.files(folder))
+    return any(
+        not path.name.startswith("skipped-") and not path.name.endswith("-failed.parquet") for path in table.files(folder)
+    )
 
 
 def _clear(folder: Location) -> None:

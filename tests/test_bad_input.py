@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import malformed_studies
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ DENSE = '[[arm]]\nalgorithm = "dense"\n'
 
 THEIRS = '''
 """Models and data sets of a user, most of them wrong."""
+import malformed_studies
 import numpy as np
 import torch
 from torch import nn
@@ -380,6 +382,14 @@ def test_no_dense_phase(refused: Refusal) -> None:
     """Of an algorithm that would start from one."""
     with pytest.raises(RayStartedError):
         refused("run", study("dense_share = 0.0", '[[arm]]\nalgorithm = "magnitude"'), "--out", "out")
+
+
+@pytest.mark.parametrize("seed", range(0, 40, 10))
+def test_malformed_studies_drawn_at_random(seed: int) -> None:
+    """Ten of those that `benchmarks/malformed_studies.py` draws, from a seed on."""
+    for each in range(seed, seed + 10):
+        kind, draft = malformed_studies.drawn(each)
+        assert malformed_studies.fault(draft) is None, (each, kind, draft.text())
 
 
 def test_reports_of_nothing(refused: Refusal) -> None:

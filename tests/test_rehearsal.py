@@ -83,7 +83,11 @@ class OneSize(Own):
 
 
 REFUSED = (
-    ("normed", {"batch_size": 1}, "is trained with `batch_size` = 1; it raised ValueError: Expected more than 1 value per channel"),
+    (
+        "normed",
+        {"batch_size": 1},
+        "is trained with `batch_size` = 1; it raised ValueError: Expected more than 1 value per channel",
+    ),
     ("Squeezing", {}, "gives one example logits of shape (1, 10) in evaluation; got (10,)"),
     ("Normalising", {}, "gives an example the same logits in evaluation alone and beside 255 others; got a difference of "),
     ("Dropping", {}, "gives an example the same logits twice in evaluation; got a difference of "),
@@ -126,6 +130,7 @@ def wrapped(shape: tuple[int, ...], classes: int, by: str) -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, classes))
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
 @pytest.mark.parametrize("wrapper", sorted(WRAPPERS))
 def test_wrapped_layers_are_whole_and_trained(wrapper: str) -> None:
     found = task("wrapped", model_options={"by": wrapper})
@@ -133,13 +138,12 @@ def test_wrapped_layers_are_whole_and_trained(wrapper: str) -> None:
     assert [layer.name for layer in found.structure.layers] == ["3", "5"]
     plain = GradientPruner()
     members = [Member(complete(plain.space, {}), seed) for seed in range(2)]
-    before = plain.start(found, members)
-    after = plain.first_step(found, before)
-    own = [name for name in before.members["params"] if name.startswith("1.")]
+    before, _ = found.initial([0, 1])
+    after = plain.first_step(found, plain.start(found, members)).members["params"]
+    own = [name for name in before if name.startswith("1.")]
     assert own
     for name in own:
-        moved = before.members["params"][name] != after.members["params"][name]
-        assert moved.any() or name.endswith("original0"), name
+        assert not torch.equal(before[name], after[name]), name
 
 
 @pytest.mark.parametrize("model", ["pooled", "normed"])
@@ -169,7 +173,10 @@ def test_a_users_exception_is_theirs_and_ours_is_ours() -> None:
     def inner() -> None:
         raise KeyError("x")
 
-    with pytest.raises(Mistake, match=r"^the model; it raised KeyError: 'x' \(test_rehearsal.py, line \d+\)$"), models.blamed("the model"):
+    with (
+        pytest.raises(Mistake, match=r"^the model; it raised KeyError: 'x' \(test_rehearsal.py, line \d+\)$"),
+        models.blamed("the model"),
+    ):
         inner()
     with pytest.raises(AttributeError), models.blamed("the model"):
         rehearsal.fits(None)  # type: ignore[arg-type]  # raised in our file
@@ -306,7 +313,11 @@ def test_controls_that_need_new_weights_are_refused_with_the_reason(tmp_path: Pa
     assert {"dense, narrower", "magnitude, from scratch", "magnitude, re-initialised"} <= names
 
     study = planned(tmp_path, f'model = "{HERE}.trained"', magnitude, controlled=True)
-    assert names - {arm.name for arm in study.arms} == {"dense, narrower", "magnitude, from scratch", "magnitude, re-initialised"}
+    assert names - {arm.name for arm in study.arms} == {
+        "dense, narrower",
+        "magnitude, from scratch",
+        "magnitude, re-initialised",
+    }
     first, second = controls.cautions(study)
     assert f"model function {HERE}.trained gives 1.weight the same initial weights for every seed" in first
     assert second.endswith("re-initialised, from scratch, dense, narrower.")

@@ -115,7 +115,9 @@ class Task:
         for layer, part in one.named_modules():
             if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
                 for name, parameter in part.named_parameters(layer):
-                    varies = parameter.ndim > 1 and parameter.requires_grad and bool((parameter != parameter.flatten()[0]).any())
+                    varies = (
+                        parameter.ndim > 1 and parameter.requires_grad and bool((parameter != parameter.flatten()[0]).any())
+                    )
                     if varies and torch.equal(parameter, values[name]):
                         return name
         return ""
