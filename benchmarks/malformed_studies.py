@@ -2,8 +2,9 @@
 
     python benchmarks/malformed_studies.py [--count 200] [--seed 0]
 
-A study that is right is spoilt by one mistake of a kind drawn at random, with a value drawn at random. `prunefront run` is called
-in this process, with a Ray that must not start. Printed are the studies of each kind, and those that did not end as they should.
+A study that is right is spoilt by one mistake of a kind drawn at random, with a value drawn at random. `prunefront run` is
+called in this process, with a Ray that must not start. Printed are the studies of each kind, and those that did not end as
+they should.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ class WrongShape(GradientPruner):
 
 ERRORS = (
     'KeyError("x")', 'ValueError("no")', "ZeroDivisionError()", 'RuntimeError("first\\nsecond")', "AssertionError()",
-    'TypeError("[red]x[/red]")', "NotImplementedError()", 'OSError(2, "No such file")', 'FileNotFoundError("a")', "StopIteration()",
+    'TypeError("[red]x[/red]")', "NotImplementedError()", 'OSError(2, "No such file")', 'FileNotFoundError("a")',
+    "StopIteration()",
     'UnicodeDecodeError("utf-8", b"a", 0, 1, "bad")', "MemoryError()", 'AttributeError("a")', "RecursionError()",
 )  # fmt: skip
 METHODS = ("skip", "parent", "check", "start", "begin", "advance", "networks", "init", "effective", "loss", "penalty",
@@ -137,7 +139,8 @@ MODELS = tuple(
     "tuple_in_training wrong_classes wrong_inputs squeezes transposes sums normalises drops nothing_to_remove untracked".split()
 )
 DATA = tuple(f"data_{name}" for name in (
-    "raises none list no_train other_split nan infinite few empty short negative real text shapes scalars ragged objects".split()
+    "raises none list no_train other_split nan infinite few empty short negative real text shapes scalars ragged "
+    "objects".split()
 ))  # fmt: skip
 ALGORITHMS = tuple("NoClass Abstract InMethod WrongState NoState NoNetworks NothingKept KeepsNumbers WrongShape".split())
 
@@ -210,8 +213,8 @@ def wrong_value_in_study(draft: Draft, draw: random.Random) -> None:
 def wrong_value_in_task(draft: Draft, draw: random.Random) -> None:
     """A value of another type, or out of range, in [task]."""
     key = draw.choice(
-        ("optimizer", "schedule", "dtype", "device", "stream", "epochs", "batch_size", "lr", "momentum", "weight_decay", "rungs",
-         "dense_share", "split_seed", "augment", "dataset", "model", "widths")
+        ("optimizer", "schedule", "dtype", "device", "stream", "epochs", "batch_size", "lr", "momentum", "weight_decay",
+         "rungs", "dense_share", "split_seed", "augment", "dataset", "model", "widths")
     )  # fmt: skip
     allowed = {"widths": ("[]",), "augment": ("[]",), "split_seed": ("0x7fffffffffffffff",), "lr": ("0x7fffffffffffffff",),
                "weight_decay": ("0x7fffffffffffffff",), "epochs": ("0x7fffffffffffffff",)}  # fmt: skip
@@ -262,7 +265,8 @@ def bad_toml(draft: Draft, draw: random.Random) -> None:
     draft.content = draw.choice(
         (text[:place] + b"\xff\xfe" + text[place:], text[:place] + b"\x00" + text[place:], text + b"\n[study]\nname = 1",
          text[:line_end] + b"= 3\n" + text[line_end:], text[:line_end] + b"[[\n" + text[line_end:],
-         text.replace(b'"s"', b'"s'), text.replace(b"[task]", b"[task"), b"{" * 2000, b"a = " + b"[" * 3000, text.decode().encode("utf-16"))
+         text.replace(b'"s"', b'"s'), text.replace(b"[task]", b"[task"), b"{" * 2000, b"a = " + b"[" * 3000,
+         text.decode().encode("utf-16"))
     )  # fmt: skip
 
 
@@ -270,7 +274,8 @@ def bad_path_of_code(draft: Draft, draw: random.Random) -> None:
     """A dotted path that leads to no callable, or a name of ours misspelt."""
     table, key = draw.choice(((draft.task, "model"), (draft.task, "dataset"), (draft.arm, "algorithm")))
     path = draw.choice(("nowhere.f", ".f", "theirs.", "theirs..f", "theirs.number", "theirs.nope", "theirs/f", "os", "mlpp",
-                        "dens", "digit", "théirs.f", "theirs.f.g", "broken.f", "raising.f", "leaving.f", "..", " ", "a b.c"))  # fmt: skip
+                        "dens", "digit", "théirs.f", "theirs.f.g", "broken.f", "raising.f", "leaving.f",
+                        "..", " ", "a b.c"))  # fmt: skip
     if key != "algorithm" and path == "theirs.number" and draw.random() < 0.5:
         path = "math.pi"
     draft.files |= {"broken.py": b"def f(:", "raising.py": b"raise KeyError('x')", "leaving.py": b"import sys; sys.exit(0)"}
@@ -404,8 +409,8 @@ def things_that_do_not_fit(draft: Draft, draw: random.Random) -> None:
 
 KINDS: tuple[Kind, ...] = (
     wrong_value_in_study, wrong_value_in_task, huge_value, unknown_key, something_missing, bad_toml, bad_path_of_code,
-    wrong_model, wrong_model, batch_of_one, wrong_data, wrong_algorithm, wrong_algorithm, wrong_space, wrong_when, wrong_sampler,
-    duplicates, wrong_files, wrong_command, things_that_do_not_fit,
+    wrong_model, wrong_model, batch_of_one, wrong_data, wrong_algorithm, wrong_algorithm, wrong_space, wrong_when,
+    wrong_sampler, duplicates, wrong_files, wrong_command, things_that_do_not_fit,
 )  # fmt: skip
 
 

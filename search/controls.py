@@ -22,7 +22,8 @@ from .study import Arm, Study
 def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
     """The arms of a study with the standard controls: baselines that it lacks, and the checks of each arm that is no control.
 
-    Controls that need new initial weights are left out where the model has none (`cautions` says which).  Raises Mistake if one of its own has the name of one of these.
+    Controls that need new initial weights are left out where the model has none (`cautions` says which).
+    Raises Mistake if one of its own has the name of one of these.
     """
     arms = [*own, *(arm for arm in _baselines(task) if not any(_same(arm, other) for other in own))]
     checker = _checker()
@@ -67,8 +68,9 @@ def cautions(study: Study) -> list[str]:
     if not task.loaded:
         return []
     said = [
-        f"The model function {task.model} gives {task.loaded} the same initial weights for every seed: seeds differ in the order "
-        "of examples only, nothing was trained from new initial weights, and no figure here says whether the weights were needed."
+        f"The model function {task.model} gives {task.loaded} the same initial weights for every seed: seeds differ in the "
+        "order of examples only, nothing was trained from new initial weights, and no figure here says whether the weights "
+        "were needed."
     ]
     if study.about.controls == "standard":
         checks = [about.called for about in find(_checker()).checks.values() if about.needs_initial]

@@ -89,7 +89,7 @@ class Plan:
         return sum(sizes) * len(self.study.about.seeds)
 
     def open(self) -> None:
-        """Read what is planned. Raises Mistake if the folder holds rows of another study or task; without rows it is planned anew."""
+        """Read what is planned. Raises Mistake if the folder has rows of another study or task; without rows it begins anew."""
         place, about = self.folder / "plan", self._about()
         with at(self.folder):
             before = table.planned(self.folder)

@@ -276,7 +276,8 @@ def test_a_sound_algorithm_of_a_users_own(tmp_path: Path) -> None:
 
 def test_structured_arms_are_skipped_with_what_stood_in_the_way(tmp_path: Path) -> None:
     model = f'model = "{HERE}.pooled"'
-    why = f"it needs hidden units whose readers are all known; model {HERE}.pooled has none (1: they are not what 3 takes for its columns)"
+    obstacle = "1: they are not what 3 takes for its columns"
+    why = f"it needs hidden units whose readers are all known; model {HERE}.pooled has none ({obstacle})"
     lasso = '[[arm]]\nalgorithm = "group_lasso"\n'
     study = planned(tmp_path, model, DENSE + lasso)
     plan.check(study)

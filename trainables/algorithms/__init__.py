@@ -59,7 +59,7 @@ def find(name: str) -> Algorithm:
 
 
 def _made(name: str, found: object) -> Algorithm:
-    """The algorithm of a user's own class. Raises Mistake if it is none, or if a method takes other arguments than ours does."""
+    """The algorithm of a user's own class. Raises Mistake if it is none, or if a method takes other arguments than ours."""
     if not (inspect.isclass(found) and issubclass(found, Algorithm)):
         raise Mistake(f"algorithm {name}: an algorithm is a class that implements the contract; got {found!r}")
     for attribute in ("source", "space"):
