@@ -26,7 +26,6 @@ DENSE = '[[arm]]\nalgorithm = "dense"\n'
 
 THEIRS = '''
 """Models and data sets of a user, most of them wrong."""
-import malformed_studies
 import numpy as np
 import torch
 from torch import nn
