@@ -108,7 +108,8 @@ def test_the_last_part_of_each_split(monkeypatch: pytest.MonkeyPatch) -> None:
     """257 test examples leave one alone, 286 leave thirty."""
     found = task("OneSize")
     monkeypatch.setitem(found.data.labels, "test", found.data.labels["test"][:1].repeat(286))
-    monkeypatch.setitem(found.data.inputs, "test", found.data.inputs["test"][:1].expand(286, -1, -1, -1))
+    inputs = found.data.examples("test", torch.zeros(286, dtype=torch.long))
+    monkeypatch.setitem(found.data.inputs, "test", inputs)
     with pytest.raises(Mistake, match=r"evaluates 30 examples at a time; it raised ValueError: thirty"):
         found.check()
 
@@ -218,7 +219,7 @@ class RaisesInStep(Mine):
 
 
 class ReturnsNothing(Mine):
-    def advance(self, task, state):
+    def advance(self, task, state):  # type: ignore[override]
         return None
 
 
@@ -228,7 +229,7 @@ class KeepsNoMask(Mine):
 
 
 class OtherArguments(Mine):
-    def init(self, params):
+    def init(self, params):  # type: ignore[override]
         return {}
 
 
@@ -294,10 +295,11 @@ def test_structured_arms_are_skipped_with_what_stood_in_the_way(tmp_path: Path) 
 
 def trained(shape: tuple[int, ...], classes: int, width: float = 1) -> nn.Module:
     """A model that loads weights: those of one seed, as from a file. Its last layer is new."""
-    module = nn.Sequential(nn.Flatten(), nn.Linear(64, round(8 * width)), nn.ReLU(), nn.Linear(round(8 * width), classes))
+    units = round(8 * width)
+    first = nn.Linear(64, units)
     with torch.no_grad():
-        module[1].weight.copy_(torch.linspace(-1, 1, module[1].weight.numel()).view_as(module[1].weight))
-    return module
+        first.weight.copy_(torch.linspace(-1, 1, 64 * units).view(units, 64))
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(units, classes))
 
 
 def test_trained_weights_are_seen() -> None:

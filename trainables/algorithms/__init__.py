@@ -68,7 +68,7 @@ def _made(name: str, found: object) -> Algorithm:
     for method, own in inspect.getmembers(found, inspect.isfunction):
         for base in found.__mro__:
             ours = vars(base).get(method)
-            if base.__module__.startswith(__package__.rpartition(".")[0]) and inspect.isfunction(ours):
+            if base.__module__.startswith(Algorithm.__module__.rpartition(".")[0]) and inspect.isfunction(ours):
                 wanted = [p for p in inspect.signature(ours).parameters.values() if p.default is p.empty]
                 try:
                     inspect.signature(own).bind(*wanted)
