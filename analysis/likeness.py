@@ -49,6 +49,8 @@ def load(folders: Sequence[Location], anyway: bool = False) -> tuple[pd.DataFram
         studies = [rows.assign(label=name + ": " + rows["label"]) for name, rows in zip(names, studies, strict=True)]
     studies = [_recipe(rows, tasks[name][0]) for name, rows in zip(names, studies, strict=True)]
     said = [f"The studies differ in their task: {differ}."] if differ else []
+    for folder in folders:
+        said += table.cautions(folder)
     said += _parents(dict(zip(names, studies, strict=True)))
     if about := _differ(
         {name: [{k: f[k] for k in ABOUT if k in f} for f in found] for name, found in zip(names, footers, strict=True)}

@@ -303,14 +303,14 @@ def _dominance(found: Found, drawings: sections.Drawings) -> Iterator[str]:
 
 
 _SECTIONS: dict[str, Callable[[Found, sections.Drawings], Iterator[str]]] = {
-    "headline": lambda found, _: sections.headline(found.rows),
+    "headline": lambda found, _: sections.headline(found.rows, table.cautions(found.folder)),
     "question": lambda found, _: sections.question(found.arms, found.compared, found.uncounted),
     "fronts": lambda found, drawings: sections.fronts(found.smaller, found.last, drawings),
     "bands": lambda found, drawings: sections.bands(found.surfaces[1], drawings),
     "published points": lambda found, _: sections.published_points(found.others),
     "operating points": lambda found, _: sections.operating_points(found.summary, found.points),
     "differences": lambda found, drawings: sections.differences(found.compared, drawings),
-    "sanity checks": lambda found, drawings: sections.sanity(found.checked, drawings),
+    "sanity checks": lambda found, drawings: sections.sanity(found.checked, drawings, table.cautions(found.folder)),
     "hypervolume": lambda found, _: sections.hypervolumes(found.own),
     "compute": lambda _, drawings: sections.compute(drawings),
     "layers": lambda _, drawings: sections.by_layer(drawings),

@@ -93,8 +93,8 @@ def lacking(failed: Mapping[str, Exception]) -> Iterator[str]:
         yield "</ul>\n"
 
 
-def headline(rows: pd.DataFrame) -> Iterator[str]:
-    """What was measured, in a sentence or two."""
+def headline(rows: pd.DataFrame, cautions: Sequence[str]) -> Iterator[str]:
+    """What was measured, in a sentence or two, and what to know before any verdict."""
     first = rows.iloc[0]
     last = table.last(rows)
     done = last[last["status"] == "done"]
@@ -109,6 +109,8 @@ def headline(rows: pd.DataFrame) -> Iterator[str]:
         yield page.say(front.uncounted(operations))
     if waiting := len(table.unfinished(rows)):
         yield page.say(f"The study is not finished: {waiting} members have rows but no last row, and are not in the figures.")
+    for caution in cautions:
+        yield page.say(caution)
 
 
 def question(arms: pd.DataFrame, compared: verdicts.Verdicts | str, uncounted: Sequence[str] = ()) -> Iterator[str]:
@@ -232,8 +234,8 @@ def bands(refused: Mapping[tuple[str, bool], str], drawings: Drawings) -> Iterat
         yield page.say(f"No band for {', '.join(names)}: {reason}.")
 
 
-def sanity(checked: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
-    """Settings against the sanity checks of them."""
+def sanity(checked: pd.DataFrame, drawings: Drawings, cautions: Sequence[str]) -> Iterator[str]:
+    """Settings against the sanity checks of them, and what those cannot say."""
     if checked.empty:
         return
     yield "<h2>Sanity checks</h2>\n"
@@ -243,6 +245,8 @@ def sanity(checked: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
         f"mask, or both. {told[0].upper()}{told[1:]}. If a check is as accurate as the setting, what was taken from it was not "
         "needed."
     )
+    for caution in cautions:
+        yield page.say(caution)
     yield page.figure("checks", drawings)
     yield page.say(
         "Difference: test accuracy of the setting minus the check's of the same seed, mean over n seeds, in percentage points, "

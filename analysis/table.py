@@ -258,6 +258,12 @@ def planned(folder: Location) -> dict[str, Any] | None:
     return about
 
 
+def cautions(folder: Location) -> list[str]:
+    """What the plan of the study in `folder` says that a reader should know before any verdict, one sentence each."""
+    about = planned(folder)
+    return [] if about is None else list(about.get("cautions", []))
+
+
 def ended(path: Location) -> set[str]:
     """The members whose last rows are in a row file."""
     rows = pq.read_table(source(path), columns=["member", "status"]).to_pylist()

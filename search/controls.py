@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ..analysis import front, table
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location
-from ..trainables.algorithms import find, included, known
+from ..trainables.algorithms import find, is_ours, known
 from ..trainables.contract import Algorithm, Value, complete, hyperparameters, setting
 from ..trainables.kept import kept_members
 from ..trainables.task import Task
@@ -22,6 +22,7 @@ from .study import Arm, Study
 def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
     """The arms of a study with the standard controls: baselines that it lacks, and the checks of each arm that is no control.
 
+    Controls that need new initial weights are left out where the model has none (`cautions` says which).
     Raises Mistake if one of its own has the name of one of these.
     """
     arms = [*own, *(arm for arm in _baselines(task) if not any(_same(arm, other) for other in own))]
@@ -36,7 +37,7 @@ def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
 def _checkers() -> dict[str, Algorithm]:
     """The algorithms that make sanity checks, by name; those of this package before others that are installed."""
     makers = {name: algorithm for name, algorithm in known().items() if algorithm.checks}
-    own = {name: algorithm for name, algorithm in makers.items() if included(algorithm)}
+    own = {name: algorithm for name, algorithm in makers.items() if is_ours(algorithm)}
     return {**own, **makers}
 
 
@@ -46,6 +47,8 @@ def _checks(arm: Arm, task: Task) -> list[Arm]:
     for checker, algorithm in _checkers().items():
         for check, about in algorithm.checks.items():
             if about.from_dense and not (arm.algorithm.from_dense and task.dense_steps):
+                continue
+            if about.needs_initial and task.loaded:
                 continue
             name = f"{arm.name}, {about.called}"
             if name in arms:
@@ -60,9 +63,39 @@ def _baselines(task: Task) -> list[Arm]:
     for name, algorithm in known().items():
         for arm, space in algorithm.standard.items():
             with contextlib.suppress(Mistake):  # a model without a width
-                algorithm.parent(task, complete(algorithm.space, {key: values[0] for key, values in space.items()}))
-                arms.append(Arm(arm, name, algorithm, "grid", None, space))
+                other = _is_other(algorithm, space, task)
+                if not (other and task.loaded):
+                    arms.append(Arm(arm, name, algorithm, "grid", None, space))
     return arms
+
+
+def _is_other(algorithm: Algorithm, space: Mapping[str, tuple[Value, ...]], task: Task) -> bool:
+    """Whether a standard arm trains another network than the task's model: a narrower one, say. Mistake if there is none."""
+    first = {key: values[0] for key, values in space.items()}
+    return algorithm.parent(task, complete(algorithm.space, first)) != task
+
+
+def cautions(study: Study) -> list[str]:
+    """What a reader should know of the study before any verdict, one sentence each."""
+    task = study.task
+    if not task.loaded:
+        return []
+    said = [
+        f"The model function {task.model} gives {task.loaded} the same initial weights for every seed: seeds differ in the "
+        "order of examples only, nothing was trained from new initial weights, and no figure here says whether the weights "
+        "were needed."
+    ]
+    if study.about.controls == "standard":
+        checks: list[str] = []
+        for checker in _checkers().values():
+            checks += [about.called for about in checker.checks.values() if about.needs_initial]
+        others: list[str] = []
+        for algorithm in known().values():
+            for arm, space in algorithm.standard.items():
+                with contextlib.suppress(Mistake):
+                    others += [arm] if _is_other(algorithm, space, task) else []
+        said.append(f"Controls that need new initial weights were left out for that reason: {', '.join([*checks, *others])}.")
+    return said
 
 
 def _same(one: Arm, other: Arm) -> bool:

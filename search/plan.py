@@ -13,15 +13,19 @@ import hashlib
 import itertools
 import json
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..analysis import table
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location, atomic, read_range
+from ..analysis.storage import Location, atomic, read_range, remove_tree
+from ..trainables import models
+from ..trainables.algorithms import is_ours
 from ..trainables.cohort import Cohort
 from ..trainables.contract import Member, Value, canonical, code_path
 from ..trainables.memory import allowance, fitting, fitting_shapes, member_bytes
+from ..trainables.rehearsal import rehearse_algorithm
 from ..trainables.task import Task, identity
 from . import controls
 from .domains import proposals
@@ -30,6 +34,10 @@ from .study import MODELLED, Arm, Study, at
 LEAST, MOST = 8, 4096
 """Members below which an automatic cohort is not cut to keep all workers busy: its steps would cost nearly the same; and the
 most that it has: what is lost with a worker, and written at once, stays small."""
+
+REHEARSED, PATIENCE = 4, 5.0
+"""Code paths of an algorithm of a user's own that are rehearsed, and the seconds after which a rehearsal is broken off: what is
+slow is no mistake."""
 
 Propose = Callable[[Arm, int, int], Sequence[Mapping[str, Value]]]
 """(arm, round, count) -> that many new configurations, or as many as there are."""
@@ -61,7 +69,7 @@ class Plan:
 
     def __init__(self, study: Study, folder: Location, workers: int, here: bool = True) -> None:
         self.study, self.folder, self.workers, self.here = study, folder, workers, here
-        self.arms = [arm for arm in study.arms if arm.algorithm.skip(study.task) is None]
+        self.arms = [arm for arm in study.arms if skipped(arm, study.task) is None]
         self.cohorts: list[Planned] = []
         self.rounds: dict[str, list[tuple[int, dict[str, Value]]]] = {
             arm.name: [] for arm in self.arms if arm.sampler in MODELLED or arm.follows
@@ -92,11 +100,15 @@ class Plan:
         return self.total + max(0, checks - known) * len(self.study.about.seeds), True
 
     def open(self) -> None:
-        """Read what is planned. Raises Mistake if the folder holds another study, or another task's rows."""
+        """Read what is planned. Raises Mistake if the folder has rows of another study or task; without rows it begins anew."""
         place, about = self.folder / "plan", self._about()
         with at(self.folder):
-            if (before := table.planned(self.folder)) is not None:
-                _compare(before, about)
+            before = table.planned(self.folder)
+            differs = None if before is None else _unlike(before, about)
+            if differs and _measured(self.folder):
+                raise Mistake(differs)
+            if differs:
+                _clear(self.folder)
             files = sorted(place.glob("cohorts-*.jsonl"), key=lambda path: path.name)
             for path in files:
                 self._read_rounds(path)
@@ -126,6 +138,7 @@ class Plan:
         self.cohorts = sorted([*self.cohorts, *(d for d in dense if d.name in needed)], key=lambda planned: planned.name)
         about["arms"] = {arm.name: arm.algorithm_name for arm in self.study.arms}
         about["removed"] = removed
+        about["cautions"] = controls.cautions(self.study)
         with atomic(place / "study.json") as temporary:
             temporary.write_text(json.dumps(about))
 
@@ -271,7 +284,7 @@ class Plan:
                     self._bytes[kind] = member_bytes(task, arm.algorithm, first)
             each = self._bytes[kind]
             return min(share, fitting(each, task.torch_device, self.workers)), each
-        except Exception:  # an algorithm that fails or hangs here does in its worker too, where it becomes rows
+        except (Exception, _LateError):  # an algorithm that fails or hangs here does in its worker too: it becomes rows
             return share, 0
 
 
@@ -279,18 +292,50 @@ def check(study: Study) -> None:
     """Raise Mistake with one sentence if data, model, budget and hyper-parameters do not fit together."""
     with at("[task]"):
         study.task.check()
-    for arm in (arm for arm in study.arms if not arm.follows):
-        if arm.algorithm.skip(study.task) is None:
+    arms = [arm for arm in study.arms if not arm.follows]
+    reasons = {arm.name: skipped(arm, study.task) for arm in arms}
+    if all(reasons.values()):
+        first = arms[0].name
+        raise Mistake(f'at least one arm can run on the task; got none: arm "{first}": {reasons[first]}')
+    for arm in arms:
+        if reasons[arm.name] is None:
             with at(f'arm "{arm.name}"'):
-                parents: dict[object, Task] = {}
-                spread = dataclasses.replace(arm, sampler="sobol", members=64) if arm.sampler in MODELLED else arm
-                for hp in proposals(spread):
-                    path = code_path(arm.algorithm.space, hp)
-                    if path not in parents:
-                        parents[path] = arm.algorithm.parent(study.task, hp)
-                        if parents[path] is not study.task:
-                            parents[path].check()
-                    arm.algorithm.check(parents[path], hp)
+                _check(arm, study.task)
+
+
+def skipped(arm: Arm, task: Task) -> str | None:
+    """Why an arm cannot run on the task, or None if it can."""
+    with at(f'arm "{arm.name}"'), _blamed(arm, "says whether it can run on the task"):
+        return arm.algorithm.skip(task)
+
+
+def _check(arm: Arm, task: Task) -> None:
+    """Raise Mistake if a configuration of an arm does not fit the task; an algorithm of a user's own is rehearsed too."""
+    parents: dict[object, Task] = {}
+    spread = dataclasses.replace(arm, sampler="sobol", members=64) if arm.sampler in MODELLED else arm
+    for hp in proposals(spread):
+        path = code_path(arm.algorithm.space, hp)
+        new = path not in parents
+        if new:
+            with _blamed(arm, "gives the network that members start from"):
+                parents[path] = arm.algorithm.parent(task, hp)
+            if parents[path] is not task:
+                parents[path].check(rehearsed=False)  # the model was rehearsed at its own width
+        with _blamed(arm, "checks its hyper-parameters"):
+            arm.algorithm.check(parents[path], hp)
+        if new and not is_ours(arm.algorithm) and len(parents) <= REHEARSED:
+            with contextlib.suppress(_LateError), _within(PATIENCE):
+                rehearse_algorithm(arm.algorithm_name, arm.algorithm, parents[path], hp)
+
+
+@contextlib.contextmanager
+def _blamed(arm: Arm, doing: str) -> Iterator[None]:
+    """What an algorithm of a user's own raises is a Mistake that names it."""
+    if is_ours(arm.algorithm):
+        yield
+        return
+    with models.blamed(f"algorithm {arm.algorithm_name}: {doing}"):
+        yield
 
 
 def check_memory(study: Study, workers: int) -> None:
@@ -311,23 +356,46 @@ def _settings(task: Task) -> dict[str, Any]:
     return {key: value for key, value in task.to_json().items() if key != "starts"}
 
 
-def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to mix rows of different studies or tasks in one folder."""
+def _unlike(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Why rows of what was planned before do not go with those of what is planned now, or None if they do."""
     if before["name"] != now["name"]:
-        raise Mistake(f'holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out')
+        return f'holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out'
     was, is_ = ({**d, **d["model_options"]} for d in (before["description"], json.loads(json.dumps(now["description"]))))
     for key in sorted(was.keys() | is_.keys()):
         if key != "model_options" and was.get(key) != is_.get(key):
             rule = "was begun with another task, and its rows would not compare"
-            raise Mistake(f"{rule}: `{key}` was {was.get(key)!r}; got {is_.get(key)!r}; give it another --out")
+            return f"{rule}: `{key}` was {was.get(key)!r}; got {is_.get(key)!r}; give it another --out"
+    return None
+
+
+def _measured(folder: Location) -> bool:
+    """Whether a folder has rows, other than those of members that were skipped or failed."""
+    return any(
+        not path.name.startswith("skipped-") and not path.name.endswith("-failed.parquet") for path in table.files(folder)
+    )
+
+
+def _clear(folder: Location) -> None:
+    """Remove a plan that nothing was measured of, and what was begun of it."""
+    for path in table.files(folder):
+        path.unlink(missing_ok=True)
+    for name in ("state", "networks", "plan"):
+        remove_tree(folder / name)
+
+
+class _LateError(BaseException):
+    """A block took too long. No `except Exception` inside it takes this for a fault."""
 
 
 @contextlib.contextmanager
 def _within(seconds: float | None) -> Iterator[None]:
-    """Raise TimeoutError where the block takes longer; None: it may take for ever."""
+    """Raise _LateError where the block takes longer; None, or outside of the main thread: it may take for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def late(*_: object) -> None:
-        raise TimeoutError
+        raise _LateError
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds or 0)

@@ -59,7 +59,7 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
         planned.open()
         for path, why in table.set_aside(folder).items():
             say(f"{path.name}: {why}; moved to {folder / 'rejected'}")
-        _skip(study, folder)
+        _skip(study, folder, say)
         work = Work(study, folder, planned, held.check)
         if work.anything():
             before = work.members - work.left
@@ -154,11 +154,12 @@ def _held(file: IO[str]) -> bool:
     return True
 
 
-def _skip(study: Study, folder: Location) -> None:
+def _skip(study: Study, folder: Location, say: Callable[[str], None]) -> None:
     """Rows for the members of arms that cannot run on the task, with the reason."""
     for arm in study.arms:
-        reason = arm.algorithm.skip(study.task)
+        reason = plan.skipped(arm, study.task)
         if reason is not None:
+            say(f"arm {arm.name}: skipped: {reason}")
             name = f"skipped-{hashlib.sha256(arm.name.encode()).hexdigest()[:12]}"
             known = plan.members(arm, study.about.seeds)
             write_ends(study, folder, Cohort(name, arm.name, arm.algorithm_name, tuple(known)), "skipped", reason)

@@ -177,6 +177,8 @@ def read(path: Path, settings: Sequence[str] = ()) -> Study:
             goals = Goals.parse(file.study.maximize, file.study.minimize, file.study.constraints)
         arms = _arms(file.arm)
         if file.study.controls == "standard":
+            with at("[task]"):
+                _ = task.loaded  # controls are given to what there is
             with at("[study]"):
                 arms = _controlled(file.study, task, arms)
         return Study(file.study, task, arms, path, goals)

@@ -33,6 +33,8 @@ def taken(algorithm: Algorithm, *tasks: Task) -> list[Task]:
     found: list[Task] = []
     for task in tasks:
         for each in (task, HEADED) if task is TASK else (task,):
+            if algorithm.skip(each) is not None:
+                continue
             (member, *_) = several(algorithm, task=each)
             parent = algorithm.parent(each, member.hp)
             if parent.model != each.model and each is not TASK:

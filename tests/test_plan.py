@@ -249,7 +249,10 @@ def test_arms_that_skip_the_task_are_not_planned(tmp_path: Path) -> None:
     ],
 )
 def test_another_task_is_refused(tmp_path: Path, change: dict[str, str], sentence: str) -> None:
-    prepare(study(tmp_path, DENSE), tmp_path, 2)
+    (cohort,) = prepare(study(tmp_path, DENSE), tmp_path, 2)
+    measured = rows_path(tmp_path, cohort.name, 1)
+    measured.parent.mkdir()
+    measured.touch()
     written = {path: path.read_bytes() for path in (tmp_path / "plan").iterdir()}
     settings = [f"{'study' if key == 'name' else 'task'}.{key}={value}" for key, value in change.items()]
     with pytest.raises(ValueError, match="give it another --out") as caught:
@@ -257,6 +260,19 @@ def test_another_task_is_refused(tmp_path: Path, change: dict[str, str], sentenc
     assert str(caught.value).startswith(f"{tmp_path}: ")
     assert sentence in str(caught.value)
     assert {path: path.read_bytes() for path in (tmp_path / "plan").iterdir()} == written
+
+
+def test_another_task_takes_the_place_of_one_without_measured_rows(tmp_path: Path) -> None:
+    """Also of one whose members all failed or were skipped; nothing of it stays."""
+    (cohort,) = prepare(study(tmp_path, DENSE), tmp_path, 2)
+    left = [rows_path(tmp_path, cohort.name, "failed"), tmp_path / "rows" / "skipped-0.parquet", tmp_path / "state" / "a"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    prepare(read(tmp_path / "study.toml", ["task.epochs=3"]), tmp_path, 2)
+    assert not any(path.exists() for path in left)
+    assert json.loads((tmp_path / "plan" / "study.json").read_text())["task"]["epochs"] == 3
+    assert len(list((tmp_path / "plan").glob("cohorts-*.jsonl"))) == 1
 
 
 def test_device_and_keep_may_change(tmp_path: Path) -> None:

@@ -102,12 +102,14 @@ class Check:
 
     called: what its arm is called behind the name of the arm it is about.  front: of settings on the front alone, not of all.
     smaller: of networks that have fewer units than the parent.  from_dense: of algorithms that start from dense networks.
+    needs_initial: on initial weights that are drawn anew, which not every model has (`Task.loaded`).
     """
 
     called: str
     front: bool = True
     smaller: bool = False
     from_dense: bool = False
+    needs_initial: bool = False
 
 
 @dataclasses.dataclass

@@ -283,6 +283,13 @@ class GradientPruner(Algorithm):
                 state = self.every(task, state, x, y)
         return state
 
+    def first_step(self, task: Task, state: State) -> State:
+        """The members after their first step: a rehearsal."""
+        with torch.random.fork_rng(enabled=not task.stackable):
+            if state.size > 1 and not task.stackable:
+                return State.concatenate([self._train(task, state.select([k]), 1) for k in range(state.size)])
+            return self._train(task, state, 1)
+
     def _steps(
         self, task: Task, state: State, batches: Iterable[tuple[int, Tensor, Tensor]]
     ) -> tuple[dict[str, Any], Tensor, Tensor]:
@@ -419,8 +426,10 @@ def _dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
 
 def dense_ready(task: Task, seeds: Sequence[int]) -> bool:
     """Whether the networks of `seeds` after the task's dense phase are in `task.starts`."""
+    if not task.dense_steps:
+        return True
     phase = _dense_phase(task, task.dense_steps)
-    return not task.dense_steps or all((place := _place(task, phase, seed)) and place.exists() for seed in seeds)
+    return all((place := _place(task, phase, seed)) and place.exists() for seed in seeds)
 
 
 def _dense_phase(task: Task, steps: int) -> Task:

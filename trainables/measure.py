@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -59,14 +60,20 @@ def measure(task: Task, algorithm: Algorithm, state: State, last: bool, dense: C
     return [{**progress, **{name: column[k] for name, column in values.items()}} for k in range(len(networks.of))]
 
 
-@torch.no_grad()
 def evaluate(task: Task, networks: Networks, split: str) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy (M,) float64 and accuracy (M,) float64 of the networks on a split."""
+    loss, right = scored(task, networks, task.data.parts(split, EXAMPLES)) / len(task.data.labels[split])
+    return loss, right
+
+
+@torch.no_grad()
+def scored(task: Task, networks: Networks, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sums over all examples of `parts`, inputs and labels, of loss and of right answers, (2, M) float64."""
     call, count = stack.Call(task.template.eval()), next(iter(networks.params.values())).shape[0]
     together = count > 1 and task.stackable
     groups = torch.arange(count).tensor_split(-(-count // MEMBERS) if together else count)
     totals = torch.zeros(2, count, dtype=torch.float64, device=task.torch_device)
-    for x, labels in task.data.parts(split, EXAMPLES):
+    for x, labels in parts:
         for group in groups:
             here = slice(int(group[0]), int(group[-1]) + 1)
             params, buffers = ({name: t[here] for name, t in tree.items()} for tree in (networks.params, networks.buffers))
@@ -75,8 +82,7 @@ def evaluate(task: Task, networks: Networks, split: str) -> tuple[Tensor, Tensor
             else:
                 logits = call(stack.single(params), stack.single(buffers), x)[None]
             totals[:, here] += torch.stack(_scores(logits, labels))
-    loss, right = totals / len(task.data.labels[split])
-    return loss, right
+    return totals
 
 
 def _scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -197,7 +201,7 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
         found = getattr(imported(module), attribute)
     except Mistake as error:
         raise Mistake(f"{noun} {name}: {error}") from None
-    except Exception as error:  # importing runs anybody's code
+    except (Exception, SystemExit) as error:  # importing runs anybody's code
         raise Mistake(f"{noun} {name}: cannot be imported ({raised(error)})") from error
     if not callable(found):
         raise Mistake(f"{noun} {name}: a {noun} is a callable; got {type(found).__name__}")
@@ -211,14 +215,66 @@ def call(noun: str, name: str, known: dict[str, Callable[..., Any]], /, *given: 
         return function(*given, **options)
     except Mistake as error:
         raise Mistake(f"{noun} {name}: {error}") from error
-    except Exception as error:  # anybody's code
+    except (Exception, SystemExit) as error:  # anybody's code
+        if name in known and noun != "dataset" and not theirs(error):
+            raise  # a fault of ours; what a reader of ours cannot read is the file's
         what = ", ".join([*map(repr, given), *(f"{key}={value!r}" for key, value in options.items())])
         raise Mistake(f"{noun} {name}: called with ({what}) it raised {raised(error)}") from error
 
 
-def raised(error: Exception) -> str:
-    """An exception on one line."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+def raised(error: BaseException) -> str:
+    """An exception on one line: type, first line of its text, and where in a user's own file it was raised."""
+    text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    place = _place(error)
+    if place is None or _is_ours(place.filename):
+        return text
+    return f"{text} ({Path(place.filename).name}, line {place.lineno})"
+
+
+def theirs(error: BaseException) -> bool:
+    """Whether an exception comes from a user's code, or from a library that was given a user's model or values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return not _is_ours(frames[-1].filename)
+
+
+@contextlib.contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Turn what a user's code inside raises into a Mistake about `what`; an exception of our own code passes."""
+    try:
+        yield
+    except Mistake:
+        raise
+    except (Exception, SystemExit) as error:
+        if not theirs(error):
+            raise
+        raise Mistake(f"{what}; it raised {raised(error)}") from error
+
+
+def _place(error: BaseException) -> traceback.FrameSummary | None:
+    """The last call on the way to an exception that is in a file of ours or of a user."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_ours(frame.filename) or not _is_library(Path(frame.filename)):
+            return frame
+    return None
+
+
+def _is_ours(file: str) -> bool:
+    return Path(file).is_relative_to(_HERE)
+
+
+def _is_library(path: Path) -> bool:
+    """Whether a file is of Python or of a package that we use; what else is installed may be a user's own."""
+    for folder in ("site-packages", "dist-packages"):
+        if folder in path.parts:
+            package = path.parts[path.parts.index(folder) + 1]
+            return package in _PACKAGES
+    return not path.is_file() or path.is_relative_to(_PYTHON)
+
+
+_HERE = Path(__file__).resolve().parent
+_PYTHON = Path(sysconfig.get_path("stdlib"))
+_PACKAGES = ("PIL", "functorch", "numpy", "optuna", "pandas", "pyarrow", "ray", "safetensors", "scipy", "sklearn", "torch",
+             "torchvision", "typing_extensions.py")  # fmt: skip
 
 
 def options(function: Callable[..., Any], given: int = 0) -> tuple[dict[str, bool], bool]:

@@ -54,12 +54,12 @@ def _structure(parent: str) -> Structure:
     return trial.find(found.build(), found.input_shape)
 
 
-def save(path: Location, network: nn.Module, parent: Parent) -> None:
+def save(path: Location, network: nn.Module, parent: Parent, structure: Structure | None = None) -> None:
     """Write `network`, as from `shrunk`, to one safetensors file from which `load` makes it again; complete or absent.
 
-    Raises Mistake if it was not cut from `parent`.
+    structure: the parent's, where it is known already.  Raises Mistake if it was not cut from `parent`.
     """
-    structure = parent.structure
+    structure = structure or parent.structure
     parts = dict(network.named_modules())
     gone = [block.name for block in structure.blocks if block.name not in parts]
     lost = {name for block in structure.blocks if block.name in gone for name in block.layers}
@@ -71,16 +71,17 @@ def save(path: Location, network: nn.Module, parent: Parent) -> None:
             "gone": gone,
             "positions": {name: list(part.shape[1:]) for name, part in parts.items() if isinstance(part, Constant)},
         }
-        _restore(_described(*_read(about)), values)
+        _restore(_described(*_read(about), structure), values)
     except (Mistake, AttributeError) as error:
         raise Mistake(f"{path}: what is saved was cut from its parent, {parent.model}; got: {error}") from None
     with atomic(path) as temporary:
         save_file(values, temporary, metadata={HEADER: json.dumps(about)})
 
 
-def load(path: Location) -> nn.Module:
+def load(path: Location, structure: Structure | None = None) -> nn.Module:
     """The network in a file that `save` wrote, in evaluation mode, bit for bit.
 
+    structure: the parent's, where it is known already.
     Raises Mistake if there is no such file, if it is torn or foreign, or if its model is now another one.
     """
     if not path.is_file():
@@ -92,7 +93,7 @@ def load(path: Location) -> nn.Module:
             parent, cut, shapes = _read(about)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise Mistake(f"{path}: a complete file that `physical.save` wrote; got {models.raised(error)}") from None
-    small = _described(parent, cut, shapes)
+    small = _described(parent, cut, shapes, structure or parent.structure)
     try:
         _restore(small, values)
     except Mistake as error:
@@ -106,10 +107,10 @@ def _read(about: Mapping[str, Any]) -> tuple[Parent, Cut, dict[str, tuple[int, .
     return parent, Cut(about["widths"], tuple(about["gone"])), {n: (0, *shape) for n, shape in about["positions"].items()}
 
 
-def _described(parent: Parent, cut: Cut, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+def _described(parent: Parent, cut: Cut, shapes: Mapping[str, tuple[int, ...]], structure: Structure) -> nn.Module:
     """The module that the header of a file describes, with values of no meaning."""
     module = parent.build().eval()
-    return cut_module(module, parent.structure, cut, shapes)
+    return cut_module(module, structure, cut, shapes)
 
 
 def _restore(module: nn.Module, values: Mapping[str, Tensor]) -> None:

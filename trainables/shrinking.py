@@ -7,7 +7,6 @@ members. Units of a layer are exchangeable, so all this changes nothing but roun
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .contract import leaves, nest
+from .stack import copied
 from .structure import Layer, Structure
 from .tracing import without
 
@@ -57,7 +57,7 @@ def narrowed(structure: Structure, cut: Cut) -> Structure:
 
 def narrowed_module(module: nn.Module, structure: Structure, cut: Cut) -> nn.Module:
     """A copy of `module` with the shape `cut`, its tensors zero where they have another shape than before."""
-    module = without(copy.deepcopy(module), structure, cut.gone)
+    module = without(copied(module), structure, cut.gone)
     new = narrowed(structure, cut)
     parts = dict(module.named_modules())
     for layer in new.layers:

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import _add_batch_dim, _remove_batch_dim, _vmap_decrement_nesting, _vmap_increment_nesting
+from torch._C._functorch import (
+    _add_batch_dim,
+    _remove_batch_dim,
+    _vmap_decrement_nesting,
+    _vmap_increment_nesting,
+    is_functorch_wrapped_tensor,
+)
 from torch.func import vmap
 from torch.utils.hooks import RemovableHandle
 
@@ -51,6 +57,25 @@ def prepare(module: nn.Module) -> nn.Module:
     return module
 
 
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of `module`. What a wrapper of a layer has computed, a weight under weight_norm say, is left behind as it was.
+
+    Such tensors are attributes, made anew in each call, and may be of a call that is over and cannot be copied.
+    """
+    computed: list[tuple[dict[str, Any], str, Tensor]] = []
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and (is_functorch_wrapped_tensor(value) or not value.is_leaf):
+                computed.append((vars(part), name, value))
+    for attributes, name, value in computed:
+        attributes[name] = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+    try:
+        return copy.deepcopy(module)
+    finally:
+        for attributes, name, value in computed:
+            attributes[name] = value
+
+
 class FeaturesFirst(nn.Linear):
     """A linear layer that computes (W x^T)^T for x (examples, features).
 
@@ -68,11 +93,11 @@ class FeaturesFirst(nn.Linear):
 
 def features_first(module: nn.Module) -> nn.Module:
     """A copy of `module`, its linear layers computing as FeaturesFirst does."""
-    copied = copy.deepcopy(module)
-    for part in copied.modules():
+    first = copied(module)
+    for part in first.modules():
         if type(part) is nn.Linear:
             part.__class__ = FeaturesFirst
-    return copied
+    return first
 
 
 def dropout_shapes(module: nn.Module, inputs: Tensor) -> dict[str, tuple[int, ...]]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
-from ..analysis.mistake import Mistake
 from . import masks
-from .contract import Value
 from .gradient import Context, GradientPruner, Params, Pruning
 from .structure import Structure
 from .task import Task
@@ -20,9 +16,8 @@ class Structured(GradientPruner):
     The batch-norm entries of a removed unit do not matter, since the columns that read the unit are gone.
     """
 
-    def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        if not task.structure.hidden:
-            raise Mistake(f"whole units need a model in which all that reads them is known; model {task.model} has none")
+    def skip(self, task: Task) -> str | None:
+        return no_units(task)
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return removed(ctx.structure, params, pruning["mask"])
@@ -32,6 +27,20 @@ class Structured(GradientPruner):
 
     def lasting(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return pruning["mask"]
+
+
+def no_units(task: Task) -> str | None:
+    """Why no hidden units of the task's model can be removed, with the first that stood in the way; None if some can."""
+    if task.structure.hidden:
+        return None
+    return f"it needs hidden units whose readers are all known; model {task.model} has none{obstacle(task)}"
+
+
+def obstacle(task: Task) -> str:
+    """The first thing that stood in the way of removing units or blocks, as the end of a sentence; empty if nothing did."""
+    for name, why in task.structure.obstacles[:1]:
+        return f" ({name}: {why})" if name else f" ({why})"
+    return ""
 
 
 def removed(structure: Structure, params: Params, mask: Params) -> dict[str, Tensor]:

@@ -104,6 +104,31 @@ class Task:
             module = models.build(self.model, self.data.shape, self.data.classes, **self.model_options)
         return module.to(self.torch_device, self.torch_dtype)
 
+    @functools.cached_property
+    def loaded(self) -> str:
+        """A layer's weight with the same initial values for two seeds, though they are not all one number; "" if none has.
+
+        The model function then loads trained weights, or draws by a seed of its own, and no initial weights are new.
+        """
+        one, other = self.build(0), self.build(1)
+        values = dict(other.named_parameters())
+        for layer, part in one.named_modules():
+            if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
+                for name, parameter in part.named_parameters(layer):
+                    varies = (
+                        parameter.ndim > 1 and parameter.requires_grad and bool((parameter != parameter.flatten()[0]).any())
+                    )
+                    if varies and torch.equal(parameter, values[name]):
+                        return name
+        return ""
+
+    @property
+    def loaded_reason(self) -> str | None:
+        """Why nothing can be trained from new initial weights, or None if it can."""
+        if not self.loaded:
+            return None
+        return f"it needs new initial weights; model {self.model} gives {self.loaded} the same ones for every seed"
+
     def initial(self, seeds: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Parameters and buffers, name -> (K, ...), with the initial weights of `seeds`; equal seeds are drawn once."""
         distinct = {seed: stack.prepare(self.build(seed)) for seed in dict.fromkeys(seeds)}
@@ -172,23 +197,18 @@ class Task:
     def _cuts(self) -> dict[str, tuple[nn.Module, Structure]]:
         return {}
 
-    def check(self) -> None:
-        """Raise Mistake with one sentence if data, model and budget do not fit together."""
+    def check(self, rehearsed: bool = True) -> None:
+        """Raise Mistake with one sentence if data, model and budget do not fit together.
+
+        rehearsed: a training step, evaluation, shrinking and files are tried too (`rehearsal.rehearse`).
+        """
         if self.torch_device.type == "cuda" and not torch.cuda.is_available():
             raise Mistake("`device` cuda is a GPU that torch can use; got none")
-        module, want = self.build(0), (2, self.data.classes)
-        try:
-            with torch.no_grad():
-                outputs = module.eval()(self.data.examples("train", torch.arange(2)))
-            self.initial([0])
-        except Exception as error:  # anybody's code
-            why = models.raised(error)
-            raise Mistake(f"model {self.model}: takes inputs of shape {self.data.shape}; it raised {why}") from error
-        if not isinstance(outputs, Tensor) or outputs.shape != want:
-            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise Mistake(f"model {self.model}: gives two examples logits of shape {want}; got {got}")
-        if not self.structure.layers:
-            raise Mistake(f"model {self.model}: has removable layers (linear or convolution); got none")
+        from . import rehearsal  # it needs the loop that trains tasks
+
+        rehearsal.fits(self)
+        if rehearsed:
+            rehearsal.rehearse(self)
         after_dense = self.steps - self.dense_steps
         if self.rungs > after_dense:
             raise Mistake(f"`rungs` is at most the number of steps after the dense phase, {after_dense}; got {self.rungs}")

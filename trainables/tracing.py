@@ -302,10 +302,13 @@ def _traced(module: nn.Module) -> fx.GraphModule:
 def _constant(module: nn.Module) -> bool:
     """Whether the model's own code does the same in training as in evaluation: its graph then is the model in both."""
     modes = {part: part.training for part in module.modules()}
-    codes = {_traced(module.train(mode)).code for mode in (True, False)}
-    for part, training in modes.items():
-        part.training = training
-    return len(codes) == 1
+    try:
+        return len({_traced(module.train(mode)).code for mode in (True, False)}) == 1
+    except Exception:  # code that can be followed in one mode alone
+        return False
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def _norm(name: str, part: nn.Module) -> Norm:

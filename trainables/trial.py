@@ -7,7 +7,6 @@ weights, and what is left is held against the masked network: in outputs, in eva
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from .extract import shrunk
 from .flops import Counts, count
 from .models import raised
 from .removed import compression
-from .stack import CounterDropout
+from .stack import CounterDropout, copied
 from .structure import Structure, node_masks
 
 EXAMPLES = 3
@@ -98,7 +97,7 @@ class _Trial:
     def __init__(self, module: nn.Module, input_shape: tuple[int, ...]) -> None:
         self.shape = input_shape
         self.random = torch.Generator().manual_seed(0)
-        self.module = _scrambled(copy.deepcopy(module), self.random)
+        self.module = _scrambled(copied(module), self.random)
         device = next(module.parameters()).device
         drawn = torch.randn(EXAMPLES, *input_shape, generator=self.random, dtype=torch.float64).to(device)
         own = next(module.parameters()).dtype
@@ -202,7 +201,7 @@ def _scrambled(module: nn.Module, random: torch.Generator) -> nn.Module:
 @torch.no_grad()
 def _masked(module: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
     """A copy of the module with what is removed at zero, and blocks that are gone giving nothing."""
-    masked = copy.deepcopy(module)
+    masked = copied(module)
     params = dict(masked.named_parameters())
     for name, mask in kept.items():
         if name in structure.parameters:

@@ -14,7 +14,7 @@ import pkgutil
 
 from ...analysis.mistake import Mistake
 from ..contract import Algorithm
-from ..models import lookup
+from ..models import lookup, raised
 
 GROUP = "prunefront.algorithms"
 
@@ -41,14 +41,15 @@ def known() -> dict[str, Algorithm]:
                 f"algorithm {entry.name}: its name is one of prunefront's own; got it from entry point {entry.value} too"
             )
         try:
-            found[entry.name] = entry.load()()
-        except Exception as error:  # another package's code: whatever it raises, say whose it is
-            raise Mistake(f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({error})") from error
+            loaded = entry.load()
+        except (Exception, SystemExit) as error:  # another package's code: whatever it raises, say whose it is
+            raise Mistake(f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({raised(error)})") from error
+        found[entry.name] = _made(entry.name, loaded)
     return dict(sorted(found.items()))
 
 
-def included(algorithm: Algorithm) -> bool:
-    """Whether an algorithm is a file of this folder."""
+def is_ours(algorithm: Algorithm) -> bool:
+    """Whether an algorithm is of this folder, and not of a user's own."""
     return type(algorithm).__module__.startswith(f"{__name__}.")
 
 
@@ -58,6 +59,27 @@ def find(name: str) -> Algorithm:
     if name in known():
         return known()[name]
     found = lookup(name, dict.fromkeys(known(), object), "algorithm")
+    return _made(name, found)
+
+
+def _made(name: str, found: object) -> Algorithm:
+    """The algorithm of a user's own class. Raises Mistake if it is none, or if a method takes other arguments than ours."""
     if not (inspect.isclass(found) and issubclass(found, Algorithm)):
         raise Mistake(f"algorithm {name}: an algorithm is a class that implements the contract; got {found!r}")
-    return found()
+    for attribute in ("source", "space"):
+        if not hasattr(found, attribute):
+            raise Mistake(f"algorithm {name}: an algorithm has a `{attribute}`; got none")
+    for method, own in inspect.getmembers(found, inspect.isfunction):
+        for base in found.__mro__:
+            ours = vars(base).get(method)
+            if base.__module__.startswith(Algorithm.__module__.rpartition(".")[0]) and inspect.isfunction(ours):
+                wanted = [p for p in inspect.signature(ours).parameters.values() if p.default is p.empty]
+                try:
+                    inspect.signature(own).bind(*wanted)
+                except TypeError as error:
+                    rule = f"algorithm {name}: `{method}` takes {', '.join(p.name for p in wanted)}"
+                    raise Mistake(f"{rule}; with these, {error}") from None
+    try:
+        return found()
+    except (Exception, SystemExit) as error:
+        raise Mistake(f"algorithm {name}: is made without arguments; it raised {raised(error)}") from error

@@ -8,6 +8,7 @@ from ...analysis.mistake import Mistake
 from .. import masks
 from ..contract import Domain, Value
 from ..gradient import Context, GradientPruner, Params, Pruning, space
+from ..structured import no_units
 from ..task import Task
 
 
@@ -28,8 +29,8 @@ class Chance(GradientPruner):
     )
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        if hp["granularity"] == "node" and not task.structure.hidden:
-            raise Mistake(f"`granularity` node needs units whose readers are known; model {task.model} has none")
+        if hp["granularity"] == "node" and (why := no_units(task)):
+            raise Mistake(f"`granularity` node: {why}")
 
     def fixed(self, hp: Mapping[str, Value]) -> bool:
         return True

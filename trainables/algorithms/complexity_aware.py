@@ -31,7 +31,7 @@ from ..contract import Domain, Member, Networks, State, Value
 from ..flips import Sample, Site, measured, on_batches, without_statistics, worths
 from ..gradient import Context, Dense, GradientPruner, Params, Pruning, space, varying
 from ..structure import Structure, expected, gated, node_masks
-from ..structured import removed
+from ..structured import obstacle, removed
 from ..task import Task
 
 OFTEN = 40
@@ -98,9 +98,13 @@ class ComplexityAware(GradientPruner):
         ),
     )
 
+    def skip(self, task: Task) -> str | None:
+        if task.structure.sites:
+            return None
+        needs = "it needs hidden units whose readers are all known, or residual blocks"
+        return f"{needs}; model {task.model} has none{obstacle(task)}"
+
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        if not task.structure.sites:
-            raise Mistake(f"units whose readers are known, or residual blocks, can be removed; model {task.model} has none")
         if hp["beta"] and not task.structure.blocks:
             raise Mistake(f"`beta` above 0 is for models with residual blocks; {task.model} has none")
         warm, settle = _warm(hp, task.steps), _settle(hp, task.steps)

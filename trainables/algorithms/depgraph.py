@@ -34,7 +34,7 @@ class DepGraph(Structured):
     def skip(self, task: Task) -> str | None:
         if importlib.util.find_spec("torch_pruning") is None:
             return "it needs the package torch-pruning: pip install 'prunefront[peers]'"
-        return None
+        return super().skip(task)
 
     def fixed(self, hp: Mapping[str, Value]) -> bool:
         return True

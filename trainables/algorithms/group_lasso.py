@@ -39,7 +39,6 @@ class GroupLasso(Structured):
     )
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        super().check(task, hp)
         if task.optimizer == "dadapt_adam":  # finds a rate for itself
             raise Mistake("the proximal step is as long as the learning rate says: sgd or adam; got dadapt_adam")
 

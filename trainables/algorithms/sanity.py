@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ...analysis.mistake import Mistake
 from ...analysis.storage import locate
 from .. import draws, masks
 from ..contract import Check, Domain, Member, State, Value, complete, hyperparameters
@@ -38,8 +39,8 @@ class Sanity(GradientPruner):
     checks = {
         "random": Check("random masks", front=False),
         "shuffled": Check("shuffled masks", from_dense=True),
-        "reinitialised": Check("re-initialised"),
-        "scratch": Check("from scratch", smaller=True),
+        "reinitialised": Check("re-initialised", needs_initial=True),
+        "scratch": Check("from scratch", smaller=True, needs_initial=True),
     }
 
     def fixed(self, hp: Mapping[str, Value]) -> bool:
@@ -50,6 +51,8 @@ class Sanity(GradientPruner):
         return {**hp, "of": None}
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
+        if self.checks[str(hp["check"])].needs_initial and task.loaded_reason:
+            raise Mistake(f"`check` {hp['check']}: {task.loaded_reason}")
         if hp["of"] is not None:
             member_of(task, str(hp["of"]), 0)
 

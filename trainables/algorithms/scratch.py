@@ -29,8 +29,10 @@ class Scratch(Structured):
         units=Domain("reals", None, "the units of each hidden layer, then 1 or 0 for each block (default: all)", low=0),
     )
 
+    def skip(self, task: Task) -> str | None:
+        return super().skip(task) or task.loaded_reason
+
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        super().check(task, hp)
         if not isinstance(units := hp["units"], tuple):
             return
         hidden, blocks = task.structure.hidden, task.structure.blocks

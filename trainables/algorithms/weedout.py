@@ -28,6 +28,7 @@ from .. import draws, masks, stack
 from ..contract import Algorithm, Domain, Member, Networks, State, Value
 from ..gradient import Context, Dense, GradientPruner, Params, Pruning, dense_networks, space
 from ..structure import column_masks
+from ..structured import no_units
 from ..task import Task
 
 CHUNK, OUTPUTS = 128, 1 << 26
@@ -92,8 +93,8 @@ class Weedout(Algorithm):
         return _TRAINING.parent(task, hp)
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        if hp["granularity"] == "node" and not task.structure.hidden:
-            raise Mistake(f"`granularity` node needs units whose readers are known; model {task.model} has none")
+        if hp["granularity"] == "node" and (why := no_units(task)):
+            raise Mistake(f"`granularity` node: {why}")
         if _whole(hp["warmup"]) > task.steps - task.rungs:
             rule = f"`warmup` leaves at least a step for each rung: it is at most {task.steps - task.rungs}"
             raise Mistake(f"{rule}; got {hp['warmup']}")
