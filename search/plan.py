@@ -164,6 +164,7 @@ class Plan:
             "keep": study.about.keep,
             "task": _settings(study.task),
             "description": study.task.describe(),
+            "cautions": list(study.task.data.cautions),
             "goals": {"maximize": study.goals.maximize, "minimize": study.goals.minimize}
             | {"constraints": list(map(str, study.goals.constraints))},
         }
