@@ -74,13 +74,13 @@ def classes(labels: Mapping[str, np.ndarray]) -> int:
     labels_told = _several("1 label", f"{len(known):,} labels", len(known))
     got = f"got {labels_told} in {_examples(len(labels['train']))}: {', '.join(shown)}"
     cure = "number the classes so, and leave out rows that have none"
+    if len(known) >= LEAST and 2 * len(known) > len(labels["train"]):
+        raise Mistake(f"split train: a class has two training examples or more, on average; {got}; is the label an identifier?")
     if known[-1] != len(known) - 1:
         rule = "labels number the classes 0, 1, 2, ... without a gap, each with training examples"
         raise Mistake(f"split train: {rule}; {got}; {cure}")
     if len(known) == 1:
         raise Mistake(f"split train: has two classes or more; {got}")
-    if len(known) >= LEAST and 2 * len(known) > len(labels["train"]):
-        raise Mistake(f"split train: a class has two training examples or more, on average; {got}; is the label an identifier?")
     for split, others in labels.items():
         if (strange := np.setdiff1d(others, known)).size:
             count = int((others == strange[0]).sum())
@@ -139,7 +139,7 @@ def marks(where: str, inputs: np.ndarray, names: Sequence[str] = ()) -> list[str
     low, high = inputs.min(0), inputs.max(0)
     sizes = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
     found: list[str] = []
-    for place in np.flatnonzero(sizes >= MARK):
+    for place in map(int, np.flatnonzero(sizes >= MARK)):
         column = inputs[:, place].astype(np.float64)
         size = np.abs(column)
         large = size > sizes[place] / 2
