@@ -221,7 +221,9 @@ def test_values_that_cannot_be_meant_are_refused_with_their_place(dtype: torch.d
 def test_a_value_is_named_by_its_column(tmp_path: Path):
     frame = pd.DataFrame({"a": NOISE[:, 0], "height in m": NOISE[:, 1], "label": MIXED})
     frame.loc[99, "height in m"] = -3.4028234663852886e38
-    with pytest.raises(ValueError, match=r"^dataset features: split train: .*; got -3.40282e\+38 \(column `height in m`, row 99"):
+    with pytest.raises(
+        ValueError, match=r"^dataset features: split train: .*; got -3.40282e\+38 \(column `height in m`, row 99"
+    ):
         table(tmp_path, frame)
     frame["label"] = MIXED
     given.clear()
@@ -241,7 +243,9 @@ def test_the_least_whole_number_is_no_value(kind: type):
     x = DRAWS.integers(0, 50, (COUNT, 3)).astype(kind)
     x[7, 2] = np.iinfo(kind).min
     said = refusal({"train": (x, MIXED)})
-    assert said.startswith("split train: a value is less than 1.7e+07 times as large as all others, or float32 cannot tell them")
+    assert said.startswith(
+        "split train: a value is less than 1.7e+07 times as large as all others, or float32 cannot tell them"
+    )
     assert f"; got column 2: {float(np.iinfo(kind).min):.6g} in 1 of 400 rows, and from 0 to 49 in the others; " in said
 
 
@@ -331,7 +335,10 @@ def test_arrays_that_are_not_what_they_seem():
 @pytest.mark.parametrize(
     ("labels", "got"),
     [
-        (np.array([0, 1, 2, 255])[MIXED], "4 labels in 400 examples: 0 (100 examples), 1 (100 examples), 2 (100 examples), 255"),
+        (
+            np.array([0, 1, 2, 255])[MIXED],
+            "4 labels in 400 examples: 0 (100 examples), 1 (100 examples), 2 (100 examples), 255",
+        ),
         (MIXED + 1, "4 labels in 400 examples: 1 (100 examples), 2"),
         (2 * MIXED, "4 labels in 400 examples: 0 (100 examples), 2"),
         (30_000_000 * (MIXED == 3), "2 labels in 400 examples: 0 (300 examples), 30000000 (100 examples); "),

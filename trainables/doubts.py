@@ -103,7 +103,9 @@ def lacking(labels: Mapping[str, np.ndarray], known: int) -> Iterator[str]:
         if split == "train":
             left = sum(int((others == missing[0]).sum()) for others in labels.values())
             where = f"all {left} of class {missing[0]} were drawn for another split"
-            raise Mistake(f"split train: has examples of each class; got none of {what}: {where}; give it more, or leave it out")
+            raise Mistake(
+                f"split train: has examples of each class; got none of {what}: {where}; give it more, or leave it out"
+            )
         yield f"split {split} has no examples of {what}: its accuracy says nothing about that"
 
 
