@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -13,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from prunefront.trainables import data, datasets, doubts
+from prunefront.search import cli, cluster
+from prunefront.trainables import cohort, data, datasets, doubts
 from prunefront.trainables.task import Task
 
 COUNT = 400
@@ -402,3 +406,28 @@ def test_cautions_go_to_workers_with_the_data():
         data._GIVEN.clear()
         data._given.cache_clear()
     assert again.cautions == found.cautions != ()
+
+
+class Started(BaseException):
+    """Ray was about to be started."""
+
+
+def test_a_run_says_cautions_before_it_starts_and_rows_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    np.savez(tmp_path / "a.npz", x_train=np.column_stack([NOISE, np.zeros(COUNT)]), y_train=MIXED)
+    options = f'dataset = "npz"\npath = "{tmp_path}/a.npz"\nwidths = [4]\nepochs = 1\nrungs = 1'
+    study = tmp_path / "study.toml"
+    study.write_text(f'[study]\nname = "s"\nseeds = [0]\n[task]\n{options}\n[[arm]]\nalgorithm = "dense"\n')
+    monkeypatch.setattr(cluster.ray, "init", mock.Mock(side_effect=Started))
+    monkeypatch.setattr(sys, "argv", ["prunefront", "run", str(study), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(Started):
+        cli.main()
+    caution = "dataset npz: split train: column 3 is constant in float32"
+    assert f"caution: {caution}\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/plan/study.json").read_text())["cautions"] == [caution]
+    task = Task("npz", model_options={"widths": [4]}, dataset_options={"path": f"{tmp_path}/a.npz"})
+    assert cohort.footer(task)["cautions"] == [caution]
+    assert "cautions" not in cohort.footer(Task())
+    assert "cautions" not in task.describe(), "members are known by what they are trained on, not by what is said of it"
