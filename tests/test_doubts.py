@@ -345,7 +345,7 @@ def test_arrays_that_are_not_what_they_seem():
         ),
         (MIXED + 1, "4 labels in 400 examples: 1 (100 examples), 2"),
         (2 * MIXED, "4 labels in 400 examples: 0 (100 examples), 2"),
-        (30_000_000 * (MIXED == 3), "2 labels in 400 examples: 0 (300 examples), 30000000 (100 examples); "),
+        (30_000_000 * (MIXED == 3), "2 labels in 400 examples: 0 (300 examples), 30000000 (100 examples), and "),
         (np.array([0, 1, 2, 2**62])[MIXED], "4 labels in 400 examples: "),
         (np.array([0, 1, 2, 255])[MIXED].astype(np.uint8), "4 labels in 400 examples: "),
     ],
@@ -355,7 +355,8 @@ def test_labels_with_gaps_are_refused_with_their_counts(labels: np.ndarray, got:
     said = refusal({"train": (NOISE, labels)})
     rule = "split train: labels number the classes 0, 1, 2, ... without a gap, each with training examples; got "
     assert said.startswith(rule + got)
-    assert said.endswith(" examples); number the classes so, and leave out rows that have none")
+    gap = min(set(range(len(labels))) - set(labels.tolist()))
+    assert said.endswith(f" examples), and no example of class {gap}; number the classes so, and leave out rows that have none")
 
 
 def test_labels_that_are_no_classes():

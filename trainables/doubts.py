@@ -78,7 +78,8 @@ def classes(labels: Mapping[str, np.ndarray]) -> int:
         raise Mistake(f"split train: a class has two training examples or more, on average; {got}; is the label an identifier?")
     if known[-1] != len(known) - 1:
         rule = "labels number the classes 0, 1, 2, ... without a gap, each with training examples"
-        raise Mistake(f"split train: {rule}; {got}; {cure}")
+        gap = np.flatnonzero(known != np.arange(len(known)))[0]
+        raise Mistake(f"split train: {rule}; {got}, and no example of class {gap}; {cure}")
     if len(known) == 1:
         raise Mistake(f"split train: has two classes or more; {got}")
     for split, others in labels.items():
