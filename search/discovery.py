@@ -99,7 +99,7 @@ def _npz(path: Path) -> Found | None:
 
 
 def _parquet(path: Path) -> Found | None:
-    """Encoded images and labels; a file named alike, with `test` for `train`, belongs to it."""
+    """Encoded images, or numbers in columns, and labels; a file named alike, with `test` for `train`, belongs to it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -108,11 +108,16 @@ def _parquet(path: Path) -> Found | None:
     images = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
     labels = [f.name for f in schema if pa.types.is_integer(f.type)]
     train, test = (path.with_name(path.name.replace(*words)) for words in (("test", "train"), ("train", "test")))
-    if not images or not labels or (train != path and train.is_file()):
+    if not labels or (train != path and train.is_file()):
         return None
+    tests = {"test": test} if test != path and test.is_file() else {}
+    if not images:
+        numbers = [f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
+        whole = "label" in labels and len(numbers) > 1
+        task = _task("features", train=path, **tests)
+        return Found(path, f"features in Parquet: {rows:,} rows, {len(schema):,} columns", task) if whole else None
     label = next((name for name in ("label", "fine_label") if name in labels), labels[0])
     columns = {key: name for key, name in {"image": images[0], "label": label}.items() if name != key}
-    tests = {"test": test} if test != path and test.is_file() else {}
     return Found(path, f"images in Parquet: {rows:,}", _task("parquet", train=path, **tests, **columns))
 
 

@@ -14,6 +14,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from ..analysis.mistake import Mistake
 from . import DONE, FAILED, LONGEST_TEMPORARY, discovery
 from .console import Console
 from .discovery import quoted, raised
@@ -30,6 +32,8 @@ MEMINFO, SHM, NVIDIA = Path("/proc/meminfo"), Path("/dev/shm"), Path("/proc/driv
 
 DRIVER, WORKER = 0.8 * 2**30, 0.5 * 2**30
 """Bytes that Ray and the driver take, and each worker before it trains: 1.3 GiB for one worker (Ray 2.60, torch 2.14)."""
+SMALL = 64 << 20
+"""Bytes of a file of numbers that is read, to say what is wrong with it."""
 STORE, DISK = 100 << 20, 1 << 30
 """Bytes of Ray's object store, as `cluster.local_ray` asks for; less room than that on a disk is noted."""
 
@@ -227,9 +231,27 @@ def data_sets(folders: Iterable[str]) -> Iterator[Finding]:
         found = None
         for found in discovery.find(Path(folder)):
             what = f"{quoted(os.path.relpath(found.path, folder))}: {found.what}"
-            yield Finding(what, "" if found.task else "download it or write it again", task=found.task)
+            yield Finding(what, doubts(found) if found.task else "download it or write it again", task=found.task)
         if not found:
             yield Finding(f"no data set in {quoted(folder)}", "it may hold Parquet, IDX or .npz files, or images")
+
+
+def doubts(found: discovery.Found) -> str:
+    """What is or may be wrong with a data set whose arrays are read in a moment; empty if nothing is known."""
+    task = tomllib.loads(found.task)
+    name = task.pop("dataset")
+    if name not in ("npz", "features") or found.path.stat().st_size > SMALL:
+        return ""
+    try:
+        import torch
+
+        from ..trainables import data
+
+        return "; ".join(data.load(name, task, 0, torch.float32, torch.device("cpu")).cautions)
+    except ImportError:  # said above
+        return ""
+    except Mistake as error:
+        return str(error)
 
 
 def _gib(size: float) -> str:

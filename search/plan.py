@@ -138,7 +138,7 @@ class Plan:
         self.cohorts = sorted([*self.cohorts, *(d for d in dense if d.name in needed)], key=lambda planned: planned.name)
         about["arms"] = {arm.name: arm.algorithm_name for arm in self.study.arms}
         about["removed"] = removed
-        about["cautions"] = controls.cautions(self.study)
+        about["cautions"] = cautions(self.study)
         with atomic(place / "study.json") as temporary:
             temporary.write_text(json.dumps(about))
 
@@ -286,6 +286,14 @@ class Plan:
             return min(share, fitting(each, task.torch_device, self.workers)), each
         except (Exception, _LateError):  # an algorithm that fails or hangs here does in its worker too: it becomes rows
             return share, 0
+
+
+def cautions(study: Study) -> list[str]:
+    """What a reader should know of the study before any verdict, one sentence each: of its data, its model, its controls."""
+    said = list(study.task.data.cautions)
+    for name, why in study.task.structure.failed:
+        said.append(f"model {study.task.model}: {name or 'all of it'} stays whole, though it looked as if it could go: {why}")
+    return [*said, *controls.cautions(study)]
 
 
 def check(study: Study) -> None:

@@ -59,6 +59,8 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
         planned.open()
         for path, why in table.set_aside(folder).items():
             say(f"{path.name}: {why}; moved to {folder / 'rejected'}")
+        for caution in plan.cautions(study):
+            say(f"caution: {caution}")
         _skip(study, folder, say)
         work = Work(study, folder, planned, held.check)
         if work.anything():

@@ -101,7 +101,7 @@ def test_sanity_checks_have_their_own_figure_and_table_and_are_in_no_ranking():
     assert line["difference_test"] == pytest.approx(0.055)
     assert line["difference_test_verdict"] == "better"
     drawings = {"checks": plot.svg(plot.checks(verdicts.drawn(controls.checked(last)), "digits"))}
-    text = Visible.of("".join(sections.sanity(controls.checked(last), drawings)))
+    text = Visible.of("".join(sections.sanity(controls.checked(last), drawings, [])))
     assert "+5.50" in text
     assert "random masks" not in set(answer.arms(last)["arm"])
     assert not controls.checked(pd.DataFrame(rows())).size

@@ -253,6 +253,7 @@ def test_data_sets_of_known_kinds_are_found_with_the_lines_that_read_them(tmp_pa
     parquet(top / ".hidden/set.parquet")
     (top / "again").symlink_to(top, target_is_directory=True)
     pq.write_table(pa.table({"x": [1]}), top / "numbers.parquet")
+    pq.write_table(pa.table({"x": np.arange(20.0), "label": NUMBERS}), top / "table.parquet")
     np.savez(top / "weights.npz", w=DIGITS)
     paired = {"train": f"{top}/a/digits-train.parquet", "test": f"{top}/a/digits-test.parquet"}
     got = found(top)
@@ -263,6 +264,7 @@ def test_data_sets_of_known_kinds_are_found_with_the_lines_that_read_them(tmp_pa
         "plain": {"dataset": "idx", "root": f"{top}/plain"},
         "split": {"dataset": "folder", "root": f"{top}/split"},
         "classes": {"dataset": "folder", "root": f"{top}/classes"},
+        "table.parquet": {"dataset": "features", "train": f"{top}/table.parquet"},
         "set.npz": {"dataset": "npz", "path": f"{top}/set.npz"},
         "cifar-100-python": {"dataset": "torchvision", "name": "CIFAR100", "root": str(top)},
     }
@@ -270,6 +272,19 @@ def test_data_sets_of_known_kinds_are_found_with_the_lines_that_read_them(tmp_pa
         name = task.pop("dataset")
         if name in data.DATASETS and name != "torchvision":  # CIFAR's file was empty
             assert len(data.DATASETS[name](**task)["train"][1]) == 20
+
+
+def test_what_may_be_wrong_with_numbers_is_noted(tmp_path: Path):
+    rows, labels = np.arange(200), np.arange(200) // 50
+    noise = np.random.default_rng(0).normal(size=(200, 2))
+    top = tmp_path / "data"
+    for name, x in (("fine", noise), ("constant", noise * [0, 1]), ("index", np.column_stack([noise, rows]))):
+        np.savez(top / f"{name}.npz", x_train=x, y_train=labels)
+    constant, fine, index = (line for line in text(doctor.data_sets, [str(top)]).splitlines()[1:])
+    assert constant.startswith('note: "constant.npz": arrays: x_train, y_train -> ')
+    assert constant.endswith("-> dataset npz: split train: column 0 is constant in float32")
+    assert fine == 'ok: "fine.npz": arrays: x_train, y_train -> '
+    assert index.endswith("got column 2, from 0 to 199 in 200 rows; leave it out")
 
 
 def test_files_that_are_broken_are_noted(tmp_path: Path):

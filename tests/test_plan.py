@@ -250,9 +250,8 @@ def test_arms_that_skip_the_task_are_not_planned(tmp_path: Path) -> None:
 )
 def test_another_task_is_refused(tmp_path: Path, change: dict[str, str], sentence: str) -> None:
     (cohort,) = prepare(study(tmp_path, DENSE), tmp_path, 2)
-    measured = rows_path(tmp_path, cohort.name, 1)
-    measured.parent.mkdir()
-    measured.touch()
+    (tmp_path / "rows").mkdir()
+    rows_path(tmp_path, cohort.name, 1).write_bytes(b"")
     written = {path: path.read_bytes() for path in (tmp_path / "plan").iterdir()}
     settings = [f"{'study' if key == 'name' else 'task'}.{key}={value}" for key, value in change.items()]
     with pytest.raises(ValueError, match="give it another --out") as caught:

@@ -328,6 +328,7 @@ def footer(task: Task) -> dict[str, Any]:
         | {name: importlib.metadata.version(name) for name in ("prunefront", "numpy", "pyarrow")},
         "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
         "task": task.describe(),
+        **({"cautions": list(task.data.cautions)} if task.data.cautions else {}),
     }
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ..analysis.mistake import Mistake
-from . import draws
+from . import doubts, draws
 from .datasets import DATASETS, Lazy
 from .memory import free_bytes
 from .models import call, raised
@@ -49,17 +49,19 @@ AUGMENTATIONS = ("crop", "flip")
 
 @dataclasses.dataclass(frozen=True)
 class Guarded:
-    """Inputs that are read when they are reached, whatever they are: arrays of one shape and type, or a Mistake."""
+    """Inputs that are read when they are reached, whatever they are: arrays of one shape and type, of numbers that can be
+    meant, or a Mistake."""
 
     source: Lazy
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    split: str
 
     @staticmethod
-    def of(source: Lazy) -> Guarded:
+    def of(source: Lazy, split: str) -> Guarded:
         """`source`, with the shape and type of its first example."""
         first = _read(source, 0)
-        return Guarded(source, first.shape, first.dtype)
+        return Guarded(source, first.shape, first.dtype, split)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -69,6 +71,7 @@ class Guarded:
         if (found.shape, found.dtype) != (self.shape, self.dtype):
             got = f"{self.shape} {self.dtype} and, in row {row}, {found.shape} {found.dtype}"
             raise Mistake(f"inputs have one shape and type; got {got}")
+        doubts.numbers(f"split {self.split}", found[None], row=row)
         return found
 
 
@@ -154,6 +157,7 @@ class Data:
     """A data set: split name -> inputs (n, *shape), standardised, on the device or streaming to it; labels (n,) int64 there.
 
     mean, scale: (1, ...), broadcastable to inputs, on the CPU: what was subtracted from them, and then divided by.
+    cautions: a sentence about each thing that may be wrong with the data.
     """
 
     inputs: Mapping[str, Tensor | Stream]
@@ -163,6 +167,7 @@ class Data:
     digest: str
     mean: Tensor
     scale: Tensor
+    cautions: tuple[str, ...] = ()
 
     def examples(self, split: str, rows: Tensor) -> Tensor:
         """Inputs at rows (int64 of any shape): (*rows.shape, *shape)."""
@@ -226,7 +231,8 @@ def pack(found: Data) -> Packed | None:
         return None
     arrays = {part: {split: x.numpy(force=True) for split, x in getattr(found, part).items()} for part in ("inputs", "labels")}
     standard = {"mean": found.mean.numpy(), "scale": found.scale.numpy()}
-    return {**arrays, **standard, "shape": found.shape, "classes": found.classes, "digest": found.digest}
+    about = {name: getattr(found, name) for name in ("shape", "classes", "digest", "cautions")}
+    return {**arrays, **standard, **about}
 
 
 def give(name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dtype, packed: Packed) -> None:
@@ -246,23 +252,26 @@ def _given(name: str, options: str, split_seed: int, dtype: torch.dtype, device:
             part: {split: torch.from_numpy(x).to(device) for split, x in packed[part].items()} for part in ("inputs", "labels")
         }
         standard = torch.from_numpy(packed["mean"]), torch.from_numpy(packed["scale"])
-    return Data(tensors["inputs"], tensors["labels"], packed["shape"], packed["classes"], packed["digest"], *standard)
+    about = packed["shape"], packed["classes"], packed["digest"]
+    return Data(tensors["inputs"], tensors["labels"], *about, *standard, packed["cautions"])
 
 
 @functools.lru_cache(maxsize=2)
 def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: torch.device, stream: str) -> Data:
     where = f"dataset {name}"
-    splits, shape = _checked(where, call("dataset", name, DATASETS, **json.loads(options)))
+    splits, shape, names = _checked(where, call("dataset", name, DATASETS, **json.loads(options)))
     try:
-        digest = _digest(splits)
+        classes = doubts.classes({split: y for split, (_, y) in splits.items()})
+        glimpses = {split: _glimpse(x) for split, (x, _) in splits.items()}
+        cautions = _doubted(splits, glimpses, names, dtype)
+        digest = _digest(splits, glimpses)
         for split, share in (("test", TEST_SHARE), ("valid", VALID_SHARE)):
             if split not in splits:
                 splits["train"], splits[split] = _carve(splits["train"], share, split_seed, split)
                 if not len(splits[split][1]):
                     raise Mistake(f"has a split `{split}`, or enough examples in `train` to carve it out")
+        cautions += doubts.lacking({split: y for split, (_, y) in splits.items()}, classes)
         sample = _sample(splits["train"][0], shape, dtype)
-        if not all(bool(torch.isfinite(x).all()) for x in itertools.chain([sample], _reals(splits, dtype))):
-            raise Mistake("inputs are finite numbers; got NaN or infinity")
         across = [dim for dim in range(sample.ndim) if dim != 1]
         mean, deviation = sample.mean(across, keepdim=True), sample.std(across, keepdim=True)
         del sample
@@ -278,7 +287,8 @@ def _load(name: str, options: str, split_seed: int, dtype: torch.dtype, device: 
         )
     except Mistake as error:
         raise Mistake(f"{where}: {error}") from error
-    return Data(inputs, labels, shape, 1 + max(int(y.max()) for _, y in splits.values()), digest, mean, scale)
+    told = tuple(f"{where}: {caution}" for caution in cautions)
+    return Data(inputs, labels, shape, classes, digest, mean, scale, told)
 
 
 def _whole(stream: Stream, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -297,14 +307,31 @@ def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tenso
     return _whole(Stream(source, torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)), rows.sort().values, shape)
 
 
-def _reals(splits: Mapping[str, Split], dtype: torch.dtype) -> Iterator[Tensor]:
-    """All inputs that are arrays of real numbers, a few at a time."""
-    for x, _ in splits.values():
-        if isinstance(x, np.ndarray) and x.dtype.kind == "f":
-            yield from (torch.from_numpy(x[place : place + GLIMPSE].copy()).to(dtype) for place in range(0, len(x), GLIMPSE))
+def _doubted(
+    splits: Mapping[str, Split], glimpses: Mapping[str, np.ndarray], names: Sequence[str], dtype: torch.dtype
+) -> list[str]:
+    """Cautions about inputs; those that cannot be meant are refused. Before anything is carved out: rows are the user's."""
+    cautions = []
+    for split, (x, labels) in splits.items():
+        where = f"split {split}"
+        known = glimpses[split]
+        if isinstance(x, np.ndarray):
+            doubts.numbers(where, x, names)  # those that are read when they are reached are looked at then
+        if known.ndim == 2:
+            cautions += doubts.marks(where, known, names)
+        if known.ndim == 2 and split == "train":
+            kind = np.dtype(str(dtype).removeprefix("torch."))
+            theirs = labels if isinstance(x, np.ndarray) else labels[doubts.spread(len(x), GLIMPSE)]
+            cautions += doubts.columns(known, theirs, names, kind, isinstance(x, np.ndarray))
+    return cautions
 
 
-def _digest(splits: Mapping[str, Split]) -> str:
+def _glimpse(source: Source) -> np.ndarray:
+    """Inputs that are known at once: all of an array; GLIMPSE of those that are read when they are reached."""
+    return source if isinstance(source, np.ndarray) else read(source, doubts.spread(len(source), GLIMPSE))
+
+
+def _digest(splits: Mapping[str, Split], glimpses: Mapping[str, np.ndarray]) -> str:
     """Names the data: 16 hexadecimal digits of a hash of all arrays.
 
     Of inputs that are read when they are reached, which would cost an epoch: their own `digest`, if they have one (of image
@@ -313,41 +340,61 @@ def _digest(splits: Mapping[str, Split]) -> str:
     digest = hashlib.sha256()
     for split in sorted(splits):
         x, labels = splits[split]
-        if not isinstance(x, np.ndarray):
+        if isinstance(x, Guarded):
             digest.update(str(getattr(x.source, "digest", "")).encode())
-            x = read(x, np.unique(np.linspace(0, len(x) - 1, GLIMPSE).astype(int)))
-        for array in (x, labels):
+        for array in (glimpses[split], labels):
             digest.update(f"{split}{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 
-def _checked(where: str, found: Any) -> tuple[dict[str, Split], tuple[int, ...]]:
-    """What a data set returned, and the shape of an input. Raises Mistake naming what is wrong with it."""
+def _checked(where: str, found: Any) -> tuple[dict[str, Split], tuple[int, ...], Sequence[str]]:
+    """What a data set returned, the shape of an input, and names of features, if it has any.
+
+    Raises Mistake naming what is wrong with it.
+    """
     splits = ("train", "valid", "test")
     if not isinstance(found, Mapping) or "train" not in found or not found.keys() <= set(splits):
         got = list(found) if isinstance(found, Mapping) else type(found).__name__
         raise Mistake(f"{where}: is a mapping with a split `train`, and perhaps `valid` and `test`; got {got}")
     checked: dict[str, Split] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    names: Sequence[str] = ()
     for split, pair in found.items():
+        place = f"{where}: split {split}"
         try:
             given, labels = pair
-            inputs, labels = Guarded.of(given) if _lazy(given) and len(given) else np.asarray(given), np.asarray(labels)
-        except (ValueError, TypeError) as error:
-            raise Mistake(f"{where}: split {split}: is a pair of arrays, inputs and labels; {raised(error)}") from error
+            inputs = Guarded.of(given, split) if _lazy(given) and len(given) else np.asarray(given)
+            hidden = [np.ma.is_masked(part) for part in (given, labels)]
+            labels = np.asarray(labels)
+        except Mistake as error:
+            raise Mistake(f"{where}: {error}") from error
+        except Exception as error:  # anybody's arrays
+            raise Mistake(f"{place}: is a pair of arrays, inputs and labels; {raised(error)}") from error
+        if any(hidden):
+            raise Mistake(f"{place}: has a value in each place; got an array with masked ones")
         shape = (len(inputs), *inputs.shape) if isinstance(inputs, Guarded) else inputs.shape
-        if len(shape) < 2 or inputs.dtype.kind not in "biuf":
-            raise Mistake(f"{where}: split {split}: inputs are numbers (n, ...); got {inputs.dtype} {shape}")
+        doubts.kinds(place, inputs.dtype, shape)
+        if len(shape) < 2:
+            raise Mistake(f"{place}: inputs are numbers (n, ...); got {inputs.dtype} {shape}")
         if labels.shape != shape[:1] or not len(labels):
-            raise Mistake(f"{where}: split {split}: has one label for each input; got {labels.shape} for {shape}")
-        if labels.dtype.kind not in "iu" or (labels := labels.astype(np.int64)).min() < 0:
-            got = labels.min() if labels.dtype.kind == "i" else f"{labels.dtype} {labels[:3].tolist()}"
-            raise Mistake(f"{where}: split {split}: labels are whole numbers from 0; got {got}")
-        checked[split], shapes[split] = (_native(inputs), labels), shape[1:]
+            raise Mistake(f"{place}: has one label for each input; got {labels.shape} for {shape}")
+        if not math.prod(shape):
+            raise Mistake(f"{place}: an input has one number or more; got shape {shape[1:]}")
+        checked[split], shapes[split] = (_native(inputs), doubts.whole_labels(place, labels)), shape[1:]
+        names = _columns(given, shape) if split == "train" else names
     if len(set(shapes.values())) > 1:
         raise Mistake(f"{where}: inputs of all splits have one shape; got {shapes}")
-    return checked, shapes["train"]
+    return checked, shapes["train"], names
+
+
+def _columns(given: Any, shape: tuple[int, ...]) -> Sequence[str]:
+    """Names of the features of inputs (n, d), if what holds them has `columns`, as a table has."""
+    try:
+        names = [str(name) for name in getattr(given, "columns", ())]
+    except Exception:  # anybody's code
+        return ()
+    return names if len(names) == shape[1] and len(shape) == 2 else ()
 
 
 def _lazy(inputs: Any) -> bool:

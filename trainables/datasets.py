@@ -34,8 +34,20 @@ class Lazy(Protocol):
     def __getitem__(self, row: int, /) -> Any: ...
 
 
-Arrays = Mapping[str, tuple[np.ndarray | Lazy, np.ndarray]]
+Arrays = Mapping[str, tuple["np.ndarray | Table | Lazy", np.ndarray]]
 """Split name -> inputs (n, ...) of any number type, or a sequence of n; labels (n,) whole numbers from 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Features (n, d), with a name for each column."""
+
+    values: np.ndarray
+    columns: Sequence[str]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The features, as NumPy asks for them."""
+        return np.array(self.values, dtype, copy=copy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +139,7 @@ def npz(path: str) -> Arrays:
             arrays = {name: archive[name] for name in names}
     except FileNotFoundError:
         raise Mistake(f"no file {file}") from None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # NumPy raises a dozen kinds of errors for what it cannot read
         raise Mistake(f"{file}: is a NumPy archive (.npz) of arrays of numbers; {raised(error)}") from None
     pairs = {split: (f"x_{split}", f"y_{split}") for split in ("train", "valid", "test")}
     known = [name for pair in pairs.values() for name in pair]
@@ -214,9 +226,9 @@ def torchvision(name: str, root: str, download: bool = False, size: int = 0, **o
         for word in words:
             try:
                 dataset = kind(str(place), **options, **({asked: word} if asked else {}))
-            except ValueError:  # it has no such split
+            except ValueError as error:  # it has no such split
                 if split == "train" and word == words[-1]:
-                    raise
+                    raise Mistake(str(error)) from None
                 continue
             except (RuntimeError, OSError) as error:
                 cure = "; `download = true` would fetch it" if "download" in takes and not download else ""
@@ -286,7 +298,8 @@ def features(train: str, valid: str = "", test: str = "", columns: Sequence[str]
     """Feature vectors in the columns of Parquet files: tables of numbers, or embeddings in a column of lists.
 
     train, valid, test: paths.  columns: names of columns of numbers, or of one column of lists of numbers, all equally long;
-    empty: all columns of numbers but the label, as `train` has them.  label: name of a column.  Nothing else is read.
+    empty: all columns of numbers but the label, as `train` has them, and but the index of a pandas table.  label: name of a
+    column.  Nothing else is read.
     """
     given = [columns] if isinstance(columns, str) else columns
     if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given) or len(set(given)) < len(given):
@@ -295,7 +308,7 @@ def features(train: str, valid: str = "", test: str = "", columns: Sequence[str]
         raise Mistake(f"`columns` are what the label is to be found from; got `{label}`, the label itself")
     paths = {"train": _path("train", train)}
     paths |= {split: _path(split, place) for split, place in {"valid": valid, "test": test}.items() if place}
-    names = list(given) or [field.name for field in _schema(paths["train"]) if _number(field.type) and field.name != label]
+    names = list(given) or _features(_schema(paths["train"]), label)
     if not names:
         raise Mistake(f"{paths['train']}: has columns of numbers beside `{label}`, or lists of them that `columns` names")
     return {split: _columns(path, names, label) for split, path in paths.items()}
@@ -314,13 +327,22 @@ def _schema(path: Path) -> Any:
         raise Mistake(f"{path}: is a Parquet file; got: {str(error).splitlines()[0]}") from None
 
 
+def _features(schema: Any, label: str) -> list[str]:
+    """Columns of numbers, but the label, and but the index of the pandas table that was written: that numbers the rows."""
+    try:
+        index = (schema.pandas_metadata or {}).get("index_columns", [])
+    except (ValueError, AttributeError):  # it is some other program's
+        index = []
+    return [field.name for field in schema if _number(field.type) and field.name != label and field.name not in index]
+
+
 def _number(kind: Any) -> bool:
     import pyarrow as pa
 
     return any(check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean))
 
 
-def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray, np.ndarray]:
+def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray | Table, np.ndarray]:
     """Inputs (n, d) and labels (n,) in a Parquet file, of the type that they have there."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -329,6 +351,8 @@ def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray, 
     for name in (*names, label):
         if name not in schema.names:
             raise Mistake(f"{path}: no column `{name}`;{hint(name, schema.names)}")
+        if (count := schema.names.count(name)) > 1:
+            raise Mistake(f"{path}: a column has a name of its own; got {count} columns `{name}`")
     try:
         table = pq.read_table(path, columns=[*names, label])
     except (pa.ArrowException, OSError) as error:
@@ -343,7 +367,7 @@ def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray, 
         if not _number(kind := schema.field(name).type):
             rule = "`columns` names columns of numbers, or one of lists of numbers"
             raise Mistake(f"{path}: {rule}; got `{name}` of type {kind}")
-    return np.stack([table[name].to_numpy() for name in names], 1), labels
+    return Table(np.stack([table[name].to_numpy() for name in names], 1), names), labels
 
 
 def _lists(kind: Any) -> bool:
