@@ -20,19 +20,20 @@ class Step:
 
     inputs: places of the steps that it reads, in the flow.  module: the part that it calls; empty if it calls none.
     block: the residual block that it adds to its shortcut, and the place of what that block gives; None if it adds none.
-    flops: of one example.  params: (name, entries) of the parameters that it reads.
+    flops: (layer, FLOPs of one example) as `flops.count` attributes them; the layer is empty where there is none.
+    params: (name, entries) of the parameters that it reads.
     """
 
     inputs: tuple[int, ...]
     module: str = ""
     block: tuple[str, int] | None = None
-    flops: int = 0
+    flops: tuple[tuple[str, int], ...] = ()
     params: tuple[tuple[str, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Left:
-    """What is left of a flow: the modules that are called, and the FLOPs and parameters of all that is not named apart."""
+    """What is left of a flow: the modules that are called or read, and FLOPs and parameters of all that is not named apart."""
 
     modules: frozenset[str]
     flops: int
@@ -61,19 +62,21 @@ def left(
         skipped = step.block[1] if step.block and step.block[0] in gone else None
         pending += [source for source in step.inputs if source != skipped]
     flops, params = 0, dict[str, int]()
+    modules: set[str] = set()
     for place in reached:
         step = steps[place]
-        if step.module not in apart:
-            flops += step.flops
+        flops += sum(number for layer, number in step.flops if layer not in apart)
         params.update(step.params)
+        modules |= {step.module, *(name.rpartition(".")[0] for name, _ in step.params)}
     counted = sum(number for name, number in params.items() if name not in entries)
-    return Left(frozenset(steps[place].module for place in reached), flops, counted)
+    return Left(frozenset(modules), flops, counted)
 
 
 def steps(graph: fx.GraphModule, example: Tensor, blocks: Mapping[fx.Node, tuple[str, fx.Node]]) -> tuple[Step, ...]:
     """The flow of a traced model.  example: one input (1, ...).  blocks: node -> the block it adds, and what that gives."""
     costs = _Costs(graph)
-    costs.run(example)
+    with costs.counter.watching(graph), costs.counter:
+        costs.run(example)
     nodes = list(graph.graph.nodes)
     places = {node: place for place, node in enumerate(nodes)}
     first = {id(parameter): name for name, parameter in graph.named_parameters()}
@@ -85,7 +88,7 @@ def steps(graph: fx.GraphModule, example: Tensor, blocks: Mapping[fx.Node, tuple
                 inputs=tuple(places[source] for source in node.all_input_nodes),
                 module=str(node.target) if node.op == "call_module" else "",
                 block=None if block is None else (block[0], places[block[1]]),
-                flops=costs.spent.get(node, 0),
+                flops=costs.spent.get(node, ()),
                 params=tuple((first[id(parameter)], parameter.numel()) for parameter in _read(graph, node)),
             )
         )
@@ -107,12 +110,13 @@ class _Costs(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
-        self.spent: dict[fx.Node, int] = {}
+        self.counter = Counter()
+        self.spent: dict[fx.Node, tuple[tuple[str, int], ...]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        with Counter() as counter:
-            result = super().run_node(n)
-        self.spent[n] = sum(counter.spent.values())
+        self.counter.spent.clear()
+        result = super().run_node(n)
+        self.spent[n] = tuple(self.counter.spent.items())
         return result
 
 

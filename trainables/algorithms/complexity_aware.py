@@ -76,6 +76,7 @@ class ComplexityAware(GradientPruner):
     """
 
     source = "Guenter & Sideris 2024 (arXiv 2411.09127) for the method; equations: derivation"
+    version = 2
     charges = True
     space = space(
         nu=Domain("real", 0.1, "nats of training loss that the whole complexity may cost", low=0, log=True),
