@@ -50,9 +50,10 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
             stack.enter_context(cluster.joined_ray(address, insecure))
         with at(study.path):
             slots = cluster.workers(study, address is not None)
-            if address is None and table.planned(folder) is None:
-                plan.check_memory(study, slots)
         held = stack.enter_context(locked(folder))
+        if address is None and table.planned(folder) is None:
+            with at(study.path):
+                plan.check_memory(study, slots)
         if address is not None:
             cluster.shared(folder)
         planned = plan.Plan(study, folder, slots, here=address is None)

@@ -27,6 +27,8 @@ TINY = {
     "equal_flops.py": "{finished} --of magnitude --share 0.7 --scratch",
     "intervals.py": "--studies 20 --tables 1",
     "leaving.py": "--epochs 0.2 --models 1",
+    "malformed_data.py": "--draws 3",
+    "malformed_studies.py": "--count 3",
     "path.py": "--rounds 1 --betas 2 --gates 2 --threads 1 --tolerance 0.1",
     "scoring.py": "--candidates 8 --examples 64 --rounds 1",
     "shrink.py": "--model mlp --steps 4 --rungs 1 --audit 8 --threads 1",

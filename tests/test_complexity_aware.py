@@ -469,7 +469,6 @@ def test_resnet_20_shrinks_on_real_images(shared_data: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("model", "hp", "sentence"),
     [
-        ("example_models.odd", {}, "model example_models.odd has none"),
         ("mlp", {"beta": 0.5}, "`beta` above 0 is for models with residual blocks"),
         ("mlp", {"warmup": 0.9}, "`interval` is such that gates are learnt between `warmup` and `settle`"),
         ("mlp", {"interval": 10_000}, "got 10000"),
@@ -480,3 +479,10 @@ def test_bad_input_is_one_sentence(model: str, hp: dict[str, Any], sentence: str
     task = dataclasses.replace(TASK, model=model, model_options={})
     with pytest.raises(ValueError, match=sentence):
         AWARE.check(task, member(**hp).hp)
+
+
+def test_a_model_without_units_and_blocks_is_skipped_with_the_reason():
+    task = dataclasses.replace(TASK, model="example_models.odd", model_options={})
+    reason = AWARE.skip(task)
+    assert reason is not None
+    assert "model example_models.odd has none" in reason
