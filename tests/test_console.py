@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
@@ -25,6 +26,15 @@ from prunefront.search import cluster, controls, plan, progress, study
 from prunefront.search.console import Console, columns, complain, shown
 from prunefront.trainables import models, own, tuning
 from prunefront.trainables.contract import complete
+
+
+@pytest.fixture(autouse=True)
+def any_width() -> Iterator[None]:
+    """As it is where output goes to a file: processes of tests are told a width."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield
+
 
 NASTY = ["[/2]", "[red]", "[/]", "[bold", "]", "\\", "\x1b[31m", "\x9b2J", "\r", "\n", "\t", "\x00", "\udcff", "\u202e", "±"]
 NASTY += [":smile:", "😀", "é", "\u2028", "\ufeff", "<script>", "'", '"', "{x}", "%s", "a.b[0]", "https://x.y/z", "42", " "]

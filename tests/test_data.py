@@ -166,12 +166,16 @@ def test_data_stream_if_they_would_take_more_than_half_of_what_is_free(monkeypat
 def test_a_row_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Decoded, "broken", 77)
     for stream in ("never", "always"):
-        with pytest.raises(ValueError, match=r"^dataset test_data.lazy: row 77 of .* it raised KeyError: 77 \(test_data.py, line 108\)$"):
+        with pytest.raises(
+            ValueError, match=r"^dataset test_data.lazy: row 77 of .* it raised KeyError: 77 \(test_data.py, line 108\)$"
+        ):
             data._load.__wrapped__("test_data.lazy", "{}", 0, torch.float32, CPU, stream)
     monkeypatch.setattr(Decoded, "broken", -1)
     found = data._load.__wrapped__("test_data.lazy", "{}", 0, torch.float32, CPU, "always")
     monkeypatch.setattr(Decoded, "broken", 77)
-    with pytest.raises(ValueError, match=r"^row 77 of the inputs cannot be read; it raised KeyError: 77 \(test_data.py, line 108\)$"):
+    with pytest.raises(
+        ValueError, match=r"^row 77 of the inputs cannot be read; it raised KeyError: 77 \(test_data.py, line 108\)$"
+    ):
         list(found.parts("train", 16))
 
 

@@ -66,7 +66,7 @@ def test_the_driver_knows_no_algorithm_by_name():
 def test_what_proposes_stops_or_plans_names_no_test_column():
     """Test columns are named where they are measured, recorded and shown; in front.py and goals.py, to leave them out."""
     may = {f"analysis/{name}.py" for name in ("table", "front", "goals", "answer", "sections", "verdicts")}
-    may.add("trainables/cohort.py")
+    may |= {"trainables/cohort.py", "trainables/leaving.py"}  # measured there; held against what leaves here
     for path in sources():
         texts = [
             n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant) and isinstance(n.value, str)

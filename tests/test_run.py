@@ -56,6 +56,7 @@ PLUGIN = '''
 
 import os, pathlib, signal
 
+import ray
 import torch
 from prunefront.trainables import masks
 from prunefront.trainables.contract import Domain
@@ -96,7 +97,7 @@ class NotPrime(ArithmeticError):
 
 class Broken(Halving):
     def after_step(self, params, pruning, ctx):
-        if os.path.exists(os.environ["FAULT"]):
+        if os.path.exists(os.environ["FAULT"]) and ray.is_initialized():  # in a worker, not when it is rehearsed
             raise NotPrime("seven", "enough")
         return super().after_step(params, pruning, ctx)
 '''
@@ -346,12 +347,16 @@ def small(shape, classes):
 """
 
 SICK = """
+import ray
+
 from prunefront.trainables.algorithms.dense import Dense
 
 
 class Sick(Dense):
     def after_step(self, params, pruning, ctx):
-        raise Unspeakable("seven is not prime enough", 7)
+        if ray.is_initialized():  # in a worker, not when it is rehearsed
+            raise Unspeakable("seven is not prime enough", 7)
+        return params, pruning
 
 
 class Unspeakable(Exception):
