@@ -393,6 +393,7 @@ def test_files_named_like_modules_and_names_like_markup_harm_no_run(tmp_path: Pa
     (tmp_path / "mean.toml").write_text(MEAN, encoding="utf-8")
     command = [str(Path(sys.executable).with_name("prunefront")), "run", "mean.toml", "--out", "[draft]"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C"}
+    environment.pop("COLUMNS", None)  # processes of tests are told a width, and names would be folded
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="ascii", check=False)
     folder = tmp_path / "[draft]"
     assert done.returncode == 1, done
