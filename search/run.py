@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -45,15 +45,16 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
         plan.check(study)
     from . import cluster  # Ray takes two seconds to import, and bad input should not wait for it
 
+    last_words: list[str] = []
     with interrupts.handled(), contextlib.ExitStack() as stack:
+        stack.callback(_say_all, say, last_words)  # when Ray is gone, which says something of its own until then
         if address is not None:
             stack.enter_context(cluster.joined_ray(address, insecure))
         with at(study.path):
             slots = cluster.workers(study, address is not None)
-        held = stack.enter_context(locked(folder))
-        if address is None and table.planned(folder) is None:
-            with at(study.path):
+            if address is None and _is_new(folder):
                 plan.check_memory(study, slots)
+        held = stack.enter_context(locked(folder))
         if address is not None:
             cluster.shared(folder)
         planned = plan.Plan(study, folder, slots, here=address is None)
@@ -75,10 +76,11 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
                 try:
                     cluster.train(study, work, held.scratch, packed, progress)
                 except OSError as error:
-                    say(f"{folder}: {error.strerror or error}; rows are kept: the same command goes on")
+                    last_words.append(f"{folder}: {error.strerror or error}; rows are kept: the same command goes on")
                     return INTERRUPTED
             if not work.over:
-                say(f"interrupted with {work.left} members to go; rows are kept in {folder}: the same command goes on")
+                left = f"interrupted with {work.left} members to go"
+                last_words.append(f"{left}; rows are kept in {folder}: the same command goes on")
                 return INTERRUPTED
         remove_tree(folder / "state")
         sweep(folder)
@@ -89,6 +91,19 @@ def run(study: Study, folder: Location, console: Console, address: str | None = 
             if lost := keep_only(folder, chosen):
                 say(f"{lost} networks now on the front were dropped when the study was smaller")
         return FAILED if failed else DONE
+
+
+def _say_all(say: Callable[[str], None], sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        say(sentence)
+
+
+def _is_new(folder: Location) -> bool:
+    """Whether a folder holds no plan yet. What cannot be read is not new: `locked` says what is wrong with it."""
+    try:
+        return table.planned(folder) is None
+    except OSError:
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
