@@ -16,7 +16,7 @@ from ..analysis.storage import Location
 from ..trainables import flops
 from ..trainables.kept import kept_members, load
 from ..trainables.physical import Parent
-from ..trainables.removed import by_layer, compression
+from ..trainables.removed import by_layer, compression, elsewhere
 from ..trainables.structure import alive
 from .console import Console, columns
 
@@ -71,7 +71,8 @@ def layers(module: nn.Module, kept: Mapping[str, Tensor], parent: Parent) -> tup
     """
     found, counts = parent.structure, flops.count(module, parent.input_shape)
     stack = {name: mask[None] for name, mask in kept.items()}
-    left = by_layer(found, counts, stack, *alive(found, stack))
+    units, columns = alive(found, stack)
+    left = by_layer(found, counts, stack, units, columns, elsewhere(found, counts, stack, columns))
     lines = [
         {
             "layer": layer.name,
@@ -85,8 +86,8 @@ def layers(module: nn.Module, kept: Mapping[str, Tensor], parent: Parent) -> tup
         }
         for layer in found.layers
     ]
-    if elsewhere := counts.flops - sum(line[COUNTS[0]] for line in lines):
-        lines.append({"layer": "elsewhere", **dict.fromkeys(COUNTS, elsewhere)})
+    if rest := counts.flops - sum(line[COUNTS[0]] for line in lines):
+        lines.append({"layer": "elsewhere", **dict.fromkeys(COUNTS, rest)})
     whole = compression(found, counts, stack)
     return lines, {COUNTS[0]: counts.flops, **{kind: int(whole[f"flops_{kind}"]) for kind in COUNTS[1:]}}
 

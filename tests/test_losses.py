@@ -99,6 +99,8 @@ def test_a_cohort_whose_worker_ran_out_of_memory_is_tried_smaller_and_then_faile
         "in 6 parts",
         "in 6 parts",
     ]
+    logs = [note.partition("; traceback: ")[2] for note in hands.notes[:4]]
+    assert [Path(log).is_file() for log in logs] == [True] * 4, "each loss says where its traceback is"
     assert hands.failed == {"a": "Ray ended its worker as memory ran low, at 21.34GB of 23.54GB"}
     assert parts_asked(tmp_path, "a") == 64
     assert parts_asked(tmp_path, "b") == 1

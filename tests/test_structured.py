@@ -408,3 +408,11 @@ def test_a_model_that_cannot_be_stacked_or_made_narrower_is_not_cut(model: str):
     assert [int(kept[task.structure.hidden[0].weight][k].flatten(1).any(1).sum()) for k in range(2)] in ([8, 4], [3, 2], [3, 1])
     whole = WholeL1Filters()
     agree(networks(pruner, task, state), networks(whole, task, train(whole, task, given)))
+
+
+def test_a_model_with_its_width_written_in_the_code_has_no_units_to_cut():
+    task = dataclasses.replace(MLP, model="example_models.written", model_options={})
+    assert not task.structure.hidden
+    reason = L1Filters().skip(task)
+    assert reason is not None
+    assert "model example_models.written has none" in reason

@@ -23,13 +23,13 @@ def compression(structure: Structure, counts: Counts, kept: Kept) -> dict[str, T
     counts: of the parent.
     """
     units, columns = alive(structure, kept)
-    lines = by_layer(structure, counts, kept, units, columns)
+    smaller = elsewhere(structure, counts, kept, columns)
+    lines = by_layer(structure, counts, kept, units, columns, smaller)
     entries = torch.stack([line["kept"] for line in lines.values()])
     left = entries.sum(0)
     removable = sum(kept[name][0].numel() for name in structure.parameters)
-    elsewhere = counts.flops - sum(counts.layers.get(layer.name, 0) for layer in structure.layers)
+    whole = counts.flops - sum(counts.layers.get(layer.name, 0) for layer in structure.layers)
     masked = torch.stack([line["flops_masked"] for line in lines.values()]).sum(0)
-    smaller = _elsewhere(structure, counts, kept, columns)
     flops_shrunk, params_shrunk = smaller["flops"], smaller["params"]
     for line in lines.values():
         flops_shrunk = flops_shrunk + line["flops_shrunk"]
@@ -38,7 +38,7 @@ def compression(structure: Structure, counts: Counts, kept: Kept) -> dict[str, T
         params_shrunk = params_shrunk + len(norm.parameters) * units[producer].sum(1) * smaller[norm.name]
     return {
         "sparsity": 1 - left.double() / removable,
-        "flops_masked": elsewhere + masked,
+        "flops_masked": whole + masked,
         "flops_shrunk": flops_shrunk,
         "params_kept": counts.params - (removable - left),
         "params_shrunk": params_shrunk,
@@ -59,13 +59,17 @@ def layers(structure: Structure, kept: Kept) -> list[str]:
 
 
 def by_layer(
-    structure: Structure, counts: Counts, kept: Kept, units: Mapping[str, Tensor], columns: Mapping[str, Tensor]
+    structure: Structure,
+    counts: Counts,
+    kept: Kept,
+    units: Mapping[str, Tensor],
+    columns: Mapping[str, Tensor],
+    called: Mapping[str, Tensor],
 ) -> dict[str, dict[str, Tensor]]:
     """What is left of each removable layer of M networks: layer -> `kept` parameters, live `units`, counts, (M,) int64 each.
 
-    counts: of the parent.  units, columns: as from `structure.alive` of `kept`.
+    counts: of the parent.  units, columns: as from `structure.alive` of `kept`.  called: as from `elsewhere`.
     """
-    called = _elsewhere(structure, counts, kept, columns)
     lines: dict[str, dict[str, Tensor]] = {}
     for layer in structure.layers:
         weight, spent = kept[layer.weight], counts.layers.get(layer.name, 0)
@@ -92,7 +96,7 @@ def _inner(structure: Structure) -> dict[Norm, str]:
     return {norm: link.producer for link in structure.links for norm in link.norms}
 
 
-def _elsewhere(structure: Structure, counts: Counts, kept: Kept, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def elsewhere(structure: Structure, counts: Counts, kept: Kept, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`flops` and `params` of all but removable layers and their batch-norm, and by the name of each of these whether it is
     still called (1) or not (0), (M,) int64 each.
 
@@ -118,7 +122,7 @@ def _elsewhere(structure: Structure, counts: Counts, kept: Kept, columns: Mappin
 
 
 def _whole_or_left(structure: Structure, counts: Counts, empty: frozenset[str], gone: frozenset[str]) -> dict[str, int]:
-    """What `_elsewhere` returns, of one network."""
+    """What `elsewhere` returns, of one network."""
     norms = _inner(structure)
     apart = frozenset([*(norm.name for norm in norms), *(layer.name for layer in structure.layers)])
     if empty or gone:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -226,25 +226,24 @@ def _whole(trial: _Trial, structure: Structure) -> Kept:
 
 def _nodes(trial: _Trial, structure: Structure, share: Callable[[], float]) -> Kept:
     """Units of every hidden layer are removed whole, with the probability that `share` gives for the layer."""
-    kept = _whole(trial, structure)
-    params = dict(trial.module.named_parameters())
     alive: dict[str, Tensor] = {}
     for layer in structure.hidden:
         alive[layer.name] = trial.drawn(layer.units) >= share()
-    masks = node_masks(structure, alive, params)
-    return {name: mask & masks[name] if name in masks else mask for name, mask in kept.items()}
+    return _with_units(trial, structure, alive)
+
+
+def _with_units(trial: _Trial, structure: Structure, alive: Mapping[str, Tensor]) -> Kept:
+    """Nothing is removed but the units of hidden layers that are not `alive`: layer -> (units,) bool."""
+    return _whole(trial, structure) | node_masks(structure, alive, dict(trial.module.named_parameters()))
 
 
 def _some_units(trial: _Trial, structure: Structure) -> Kept:
     """Some units of each layer, and at least one, where there are several; nothing else."""
-    kept = _whole(trial, structure)
-    params = dict(trial.module.named_parameters())
     alive: dict[str, Tensor] = {}
     for layer in structure.hidden:
         order = trial.drawn(layer.units).argsort()
         alive[layer.name] = order >= (layer.units + 2) // 3 if layer.units > 1 else order >= 0
-    masks = node_masks(structure, alive, params)
-    return {name: mask & masks[name] if name in masks else mask for name, mask in kept.items()}
+    return _with_units(trial, structure, alive)
 
 
 def _unread(trial: _Trial, structure: Structure) -> Kept:
