@@ -20,7 +20,7 @@ from scipy.special import gammaln
 
 from . import compare, front, latency, table
 from .mistake import Mistake
-from .storage import Location
+from .storage import Where
 
 LABEL = ["arm", "control"]
 OBJECTIVES = ("accuracy_valid", "relative")
@@ -52,7 +52,7 @@ def points(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.Dat
     return seen[[*LABEL, "seed", "member", *CHARGES, *OBJECTIVES]].reset_index(drop=True)
 
 
-def read(folder: Location, cost: front.Cost = "flops_masked") -> pd.DataFrame:
+def read(folder: Where, cost: front.Cost = "flops_masked") -> pd.DataFrame:
     """The front of each label and seed of a study of any size: arm, control, seed, accuracy_valid, relative.
 
     Goes through the files once, reads seven columns of the rows that are done, and keeps what nothing dominates, since the

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from . import table
 from .mistake import Mistake
-from .storage import Location
+from .storage import Where
 
 _LIMIT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
 
@@ -90,7 +90,7 @@ class Goals:
         return np.stack(columns, axis=1) if columns else np.empty((len(frame), 0))
 
 
-def recorded(folder: Location) -> Goals:
+def recorded(folder: Where) -> Goals:
     """What the study in `folder` looks for, as plan/study.json says; the default without one."""
     about = table.planned(folder)
     return Goals() if about is None else Goals.parse(**about["goals"])

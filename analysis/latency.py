@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from . import compare, front
 from .mistake import Mistake
-from .storage import Location, atomic, each, source
+from .storage import Location, Where, atomic, each, locate, source
 
 MOST = 12
 """Networks on the front that are measured at most."""
@@ -49,13 +49,14 @@ PLACE = ("device", "threads", "torch")
 GROUP = [*PLACE, "mode", "batch"]
 
 
-def path(folder: Location, member: str, place: Mapping[str, Any]) -> Location:
+def path(folder: Where, member: str, place: Mapping[str, Any]) -> Location:
     """Where the latencies of a member at a place (`PLACE`) are."""
+    folder = locate(folder)
     key = json.dumps([place[name] for name in PLACE])
     return folder / "latency" / f"{member}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.parquet"
 
 
-def write(target: Location, rows: Sequence[Mapping[str, Any]]) -> None:
+def write(target: Where, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows of one network to `target`, complete or not at all. Raises Mistake for a column that is unknown."""
     unknown = {name for row in rows for name in row} - {name for name, _, _ in COLUMNS}
     if unknown:
@@ -66,11 +67,12 @@ def write(target: Location, rows: Sequence[Mapping[str, Any]]) -> None:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=layout), temporary)
 
 
-def read(folder: Location) -> pd.DataFrame:
+def read(folder: Where) -> pd.DataFrame:
     """All latencies in a study's output folder, empty without any, sorted by `GROUP` and FLOPs.
 
     Raises Mistake naming a file that cannot be trusted.
     """
+    folder = locate(folder)
     found, files = [], sorted((folder / "latency").glob("[!.]*"), key=str)
     for file, origin in zip(files, each(source, files), strict=True):
         try:
@@ -88,7 +90,7 @@ def read(folder: Location) -> pd.DataFrame:
     return pa.concat_tables(found).to_pandas().sort_values([*GROUP, "flops_shrunk", "member"], ignore_index=True)
 
 
-def shown(folder: Location, last_rows: pd.DataFrame) -> pd.DataFrame:
+def shown(folder: Where, last_rows: pd.DataFrame) -> pd.DataFrame:
     """Latencies of the members in `last_rows` and of their parent, with `arm` and `setting` of each."""
     frame = read(folder)
     rows = last_rows.assign(setting=front.settings(last_rows)).drop_duplicates("member")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from . import compare, controls, front, table
 from .mistake import Mistake
-from .storage import Location
+from .storage import Location, Where, locate
 
 SPENT = ("epochs", "steps", "examples", "search_flops")
 """What of a member's budget is compared."""
@@ -26,7 +26,7 @@ ABOUT = ("commit", "device", "versions")
 MEASURES = ("accuracy_valid", "flops_masked", "flops_shrunk", *(score for score in front.SCORES if score != "accuracy_valid"))
 
 
-def load(folders: Sequence[Location], anyway: bool = False) -> tuple[pd.DataFrame, list[str]]:
+def load(folders: Sequence[Where], anyway: bool = False) -> tuple[pd.DataFrame, list[str]]:
     """The done rows of the studies in `folders` but for sanity checks, with `label`; and sentences about what is unlike.
 
     label: as from `compare.labels`; of several studies "study: arm", by the folders if they have the same names.
@@ -34,22 +34,23 @@ def load(folders: Sequence[Location], anyway: bool = False) -> tuple[pd.DataFram
     Raises Mistake if a folder has no rows or none that are done, a file cannot be trusted, a measure is missing, or tasks
     differ and `anyway` is false.
     """
-    if len(set(map(str, folders))) < len(folders):
-        raise Mistake(f"a study is compared once; got {', '.join(map(str, folders))}")
-    studies = [_done(folder) for folder in folders]
+    places = [locate(folder) for folder in folders]
+    if len(set(places)) < len(places):
+        raise Mistake(f"a study is compared once; got {', '.join(map(str, places))}")
+    studies = [_done(folder) for folder in places]
     names = [str(rows["study"].iloc[0]) for rows in studies]
     if len(set(names)) < len(names):
-        names = list(map(str, folders))
-    footers = [table.footers(folder) for folder in folders]
+        names = list(map(str, places))
+    footers = [table.footers(folder) for folder in places]
     tasks = {name: _tasks(found) for name, found in zip(names, footers, strict=True)}
     differ = _differ(tasks)
     if differ and not anyway:
         raise Mistake(f"studies are compared that share data, split, model and task; got {differ} (--anyway compares them)")
-    if len(folders) > 1:
+    if len(places) > 1:
         studies = [rows.assign(label=name + ": " + rows["label"]) for name, rows in zip(names, studies, strict=True)]
     studies = [_recipe(rows, tasks[name][0]) for name, rows in zip(names, studies, strict=True)]
     said = [f"The studies differ in their task: {differ}."] if differ else []
-    for folder in folders:
+    for folder in places:
         said += table.cautions(folder)
     said += _parents(dict(zip(names, studies, strict=True)))
     if about := _differ(

@@ -6,11 +6,12 @@ package: 2 per multiply-accumulate, one example, forward; a source that counts m
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 import pandas as pd
 
 from .mistake import Mistake
+from .storage import Where, locate
 
 COLUMNS = {
     "name": "of the method, as it is written beside its mark",
@@ -28,13 +29,13 @@ WORDS = ("name", "source", "dataset", "model", "protocol", "counted")
 CAVEAT = "Crosses: published test accuracies, not validation; protocols differ from this study's and from each other."
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(path: Where) -> pd.DataFrame:
     """The points of a file, in its order: `COLUMNS`, `params` NaN where it is not given.
 
     Raises Mistake with one sentence, naming file and line, for what is no such point.
     """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = pd.read_csv(io.BytesIO(locate(path).read_bytes()), dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except OSError as error:
         raise Mistake(f"{path}: published points are read from a CSV file; got: {error.strerror}") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -58,7 +59,7 @@ def read(path: Path) -> pd.DataFrame:
     return frame.assign(**{name: values.astype(float) for name, values in numbers.items()})
 
 
-def beside(points: pd.DataFrame, dataset: str, where: Path) -> pd.DataFrame:
+def beside(points: pd.DataFrame, dataset: str, where: Where) -> pd.DataFrame:
     """The points of this data set. Raises Mistake if there are none; where: the file, to name it."""
     found = points[points["dataset"] == dataset]
     if found.empty:
@@ -67,7 +68,7 @@ def beside(points: pd.DataFrame, dataset: str, where: Path) -> pd.DataFrame:
     return found
 
 
-def _demand(path: Path, frame: pd.DataFrame, name: str, right: pd.Series[bool], rule: str) -> None:
+def _demand(path: Where, frame: pd.DataFrame, name: str, right: pd.Series[bool], rule: str) -> None:
     if not right.all():
         place = int((~right).to_numpy().argmax())
         raise Mistake(f"{path}: point {place + 1}: `{name}` {rule}; got {str(frame[name].iloc[place])!r}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pandas as pd
 
@@ -33,7 +32,7 @@ from . import (
 )
 from . import published as literature
 from .mistake import Mistake
-from .storage import Location, save
+from .storage import Location, Where, locate, save
 
 
 class Incomplete(ExceptionGroup[Exception]):
@@ -48,7 +47,7 @@ class Found:
     published: a file of published points, or None.
     """
 
-    def __init__(self, folder: Location, rows: pd.DataFrame, summary: pd.DataFrame, published: Path | None) -> None:
+    def __init__(self, folder: Location, rows: pd.DataFrame, summary: pd.DataFrame, published: Where | None) -> None:
         self.folder, self.rows, self.summary = folder, rows, summary
         self.study = str(rows["study"].iloc[0])
         self.others = None
@@ -152,13 +151,14 @@ class Found:
         return latency.shown(self.folder, self.last)
 
 
-def build(folder: Location, published: Path | None = None) -> Location:
+def build(folder: Where, published: Where | None = None) -> Location:
     """Write `report/` of a study's output folder: `report.html`, each chart as SVG and PDF, `front.png`, `arms.md`, `TABLES`.
 
     published: a file of published points (`published.read`), drawn in the fronts and listed.
     Returns the page's path. Each part is tried alone: what fails is named on the page, and all else is written. Raises
     Mistake if there are no rows, a file cannot be trusted, or no member is done; and at the end Incomplete, if parts failed.
     """
+    folder = locate(folder)
     found = Found(folder, *_load(folder), published)
     failed: dict[str, Exception] = {}
     target = folder / "report"
@@ -350,12 +350,13 @@ TABLES = tuple(_FRAMES)
 """The CSV files of a report: those that have lines."""
 
 
-def front_table(folder: Location) -> list[list[str]]:
+def front_table(folder: Where) -> list[list[str]]:
     """The fronts of all arms as rows of text, the heading first; points as `front.listed` has them.
 
     What leaves costs its shrunk FLOPs: the front by these comes first, then what is on the one by masked FLOPs alone. The
     column `front` says by which.  Raises Mistake as `build` does.
     """
+    folder = locate(folder)
     rows, summary = _load(folder)
     points = front.listed(summary, table.last(rows))
     points = points[~controls.is_check(points)]
@@ -368,7 +369,7 @@ def front_table(folder: Location) -> list[list[str]]:
     return [head, *[list(line.values()) for line in lines]]
 
 
-def cautions(folder: Location) -> list[str]:
+def cautions(folder: Where) -> list[str]:
     """What is to be known beside every figure of FLOPs: operations that are not counted, networks that are no points."""
     return _cautions(table.last(table.current(folder, table.read(folder))))
 

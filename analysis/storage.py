@@ -148,9 +148,11 @@ class Remote:
 
 Location = Path | Remote
 """Where a file or folder of a study is."""
+Where = str | os.PathLike[str] | Remote
+"""What names a location; public functions take it and ask `locate`."""
 
 
-def locate(where: str | os.PathLike[str] | Remote) -> Location:
+def locate(where: Where) -> Location:
     """The location that `where` names: a URI (`s3://bucket/runs`; also `gs://`, `abfs://`, `hdfs://`), or a path.
 
     Nothing is asked of a server yet, but for the region of a bucket where none is set. Raises Mistake if it is no URI that
@@ -200,11 +202,12 @@ def _sentence(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def atomic(path: Location) -> Iterator[Path]:
+def atomic(path: Where) -> Iterator[Path]:
     """A temporary path on this machine that becomes `path` when the block ends well, and vanishes when it does not.
 
     An OSError names `path`.
     """
+    path = locate(path)
     if isinstance(path, Remote):
         with _temporary(path) as temporary:
             yield temporary
@@ -226,15 +229,16 @@ def atomic(path: Location) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def save(path: Location, content: bytes) -> None:
+def save(path: Where, content: bytes) -> None:
     """Make `path` a file with this content, complete or not at all."""
     with atomic(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
-def local(path: Location) -> Iterator[Path]:
+def local(path: Where) -> Iterator[Path]:
     """A path on this machine with the content of the file `path`: itself, or a copy that is removed afterwards."""
+    path = locate(path)
     if isinstance(path, Path):
         yield path
         return
@@ -258,13 +262,15 @@ def _temporary(path: Remote) -> Iterator[Path]:
         yield Path(folder) / path.name
 
 
-def source(path: Location) -> Path | pa.BufferReader:
+def source(path: Where) -> Path | pa.BufferReader:
     """What pyarrow reads the file `path` from: itself, or its content, fetched whole."""
+    path = locate(path)
     return path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
 
 
-def read_range(path: Location, offset: int, length: int) -> bytes:
+def read_range(path: Where, offset: int, length: int) -> bytes:
     """`length` bytes of the file `path` from `offset` on; fewer where it ends."""
+    path = locate(path)
     if isinstance(path, Remote):
         with path._reached() as (system, source), system.open_input_file(source) as remote:
             return remote.read_at(length, offset)
@@ -273,8 +279,9 @@ def read_range(path: Location, offset: int, length: int) -> bytes:
         return file.read(length)
 
 
-def remove_tree(folder: Location) -> None:
+def remove_tree(folder: Where) -> None:
     """Remove `folder` with all that is in it, if it is there."""
+    folder = locate(folder)
     if isinstance(folder, Remote):
         with contextlib.suppress(FileNotFoundError), folder._reached() as (system, path):
             system.delete_dir(path)
@@ -282,8 +289,9 @@ def remove_tree(folder: Location) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(folder: Location) -> None:
+def sweep(folder: Where) -> None:
     """Remove the temporary files that processes which were killed in the middle of writing left in `folder` and its folders."""
+    folder = locate(folder)
     if isinstance(folder, Path):
         for path in (path for pattern in (".*", "*/.*") for path in folder.glob(pattern)):
             if re.search(r"[.-][0-9a-f]{32}$", path.name):

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from .mistake import Mistake
-from .storage import Location, atomic, each, source
+from .storage import Location, Where, atomic, each, locate, source
 
 SCHEMA_VERSION = 3
 FOOTER = b"prunefront"
@@ -99,7 +99,7 @@ def schema(rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType
 
 
 def write(
-    path: Location, rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType], footer: Mapping[str, Any]
+    path: Where, rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType], footer: Mapping[str, Any]
 ) -> None:
     """Write `rows` to `path`, complete or not at all. A column that a row lacks is null; an unknown one is an error."""
     layout = schema(rows, hp_types)
@@ -111,8 +111,9 @@ def write(
         pq.write_table(pa.Table.from_pylist(list(rows), schema=stamped), temporary)
 
 
-def files(folder: Location) -> list[Location]:
+def files(folder: Where) -> list[Location]:
     """The row files of a study's output folder, sorted by name."""
+    folder = locate(folder)
     return sorted((path for path in (folder / "rows").glob("*") if not path.name.startswith(".")), key=str)
 
 
@@ -153,15 +154,16 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _sound(folder: Location, columns: Sequence[str] | None) -> tuple[list[pa.Table], dict[Location, str]]:
+def _sound(folder: Where, columns: Sequence[str] | None) -> tuple[list[pa.Table], dict[Location, str]]:
     """The rows in each file of `folder` that can be trusted, and the other files with what is wrong with each."""
     paths = files(folder)
     found = list(zip(paths, each(lambda path: _content(path, columns), paths), strict=True))
     return [rows for _, rows in found if isinstance(rows, pa.Table)], {p: why for p, why in found if isinstance(why, str)}
 
 
-def set_aside(folder: Location) -> dict[Location, str]:
+def set_aside(folder: Where) -> dict[Location, str]:
     """Move files that cannot be trusted from `rows/` to `rejected/`; returns where each was and what was wrong."""
+    folder = locate(folder)
     _, bad = _sound(folder, ["member"])
     for path in bad:
         (folder / "rejected").mkdir(exist_ok=True)
@@ -169,7 +171,7 @@ def set_aside(folder: Location) -> dict[Location, str]:
     return bad
 
 
-def read(folder: Location, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read(folder: Where, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Every row of a study, sorted by arm, hyper-parameters, seed and rung.
 
     folder: a study's output folder.  columns: read only these of the fixed columns; None reads all, with `hp_` and `m_`.
@@ -188,7 +190,7 @@ def read(folder: Location, columns: Sequence[str] | None = None) -> pd.DataFrame
     return frame if columns is None else frame[list(columns)]
 
 
-def scan(folder: Location, columns: Sequence[str], status: str, most: int) -> Iterator[pa.Table]:
+def scan(folder: Where, columns: Sequence[str], status: str, most: int) -> Iterator[pa.Table]:
     """The rows with a `status`, in parts of about `most` rows, never all at once; in the order of the files.
 
     columns: all that is read of them, fixed ones; text comes as dictionaries.  Of files whose statistics show no such row the
@@ -230,7 +232,7 @@ def _filtered(path: Location, columns: Sequence[str], status: str) -> pa.Table |
         return _unreadable(error)
 
 
-def current(folder: Location, frame: pd.DataFrame) -> pd.DataFrame:
+def current(folder: Where, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the members that the study holds as it is now: what was taken out of the study file keeps its rows.
 
     folder: the output folder, whose plan/study.json names its arms, and members that were taken out; all rows if there is none.
@@ -247,8 +249,9 @@ def current(folder: Location, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[held].reset_index(drop=True)
 
 
-def planned(folder: Location) -> dict[str, Any] | None:
+def planned(folder: Where) -> dict[str, Any] | None:
     """What plan/study.json says of the study in `folder`; None without one. Raises Mistake if it is not ours."""
+    folder = locate(folder)
     path = folder / "plan" / "study.json"
     if not path.exists():
         return None
@@ -258,19 +261,19 @@ def planned(folder: Location) -> dict[str, Any] | None:
     return about
 
 
-def cautions(folder: Location) -> list[str]:
+def cautions(folder: Where) -> list[str]:
     """What the plan of the study in `folder` says that a reader should know before any verdict, one sentence each."""
     about = planned(folder)
     return [] if about is None else list(about.get("cautions", []))
 
 
-def ended(path: Location) -> set[str]:
+def ended(path: Where) -> set[str]:
     """The members whose last rows are in a row file."""
     rows = pq.read_table(source(path), columns=["member", "status"]).to_pylist()
     return {row["member"] for row in rows if row["status"] != RUNNING}
 
 
-def length(path: Location) -> int:
+def length(path: Where) -> int:
     """How many rows a row file has."""
     return pq.read_metadata(source(path)).num_rows
 
@@ -298,7 +301,7 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[ended].drop_duplicates(["arm", "member", "rung"])
 
 
-def footers(folder: Location) -> list[dict[str, Any]]:
+def footers(folder: Where) -> list[dict[str, Any]]:
     """The distinct footers of a study's files: commit, versions, device, task description, data digest."""
     good, _ = _sound(folder, ["member"])
     stamps = {rows.schema.metadata[FOOTER] for rows in good}

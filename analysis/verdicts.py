@@ -14,7 +14,7 @@ import pandas as pd
 
 from . import compare, front, likeness, plot, wording
 from .mistake import Mistake
-from .storage import Location, save
+from .storage import Where, locate, save
 
 ABOUT = (
     "Accuracies are of test data, at FLOPs that both reach: each seed's own front of validation accuracy, chosen by it alone, "
@@ -53,9 +53,7 @@ class Verdicts:
         return [*self.notes, *unlike] or ["All arms share task, data, split, budget, learning rate and weight decay."]
 
 
-def build(
-    folders: Sequence[Location], baseline: str | None = None, flops: Sequence[float] = (), anyway: bool = False
-) -> Verdicts:
+def build(folders: Sequence[Where], baseline: str | None = None, flops: Sequence[float] = (), anyway: bool = False) -> Verdicts:
     """Compare the arms of the studies in `folders` with `baseline`, by masked and, where they differ, by shrunk FLOPs.
 
     baseline: an arm; of several studies "study: arm"; None: a control that is no parent, of several settings, one that removes
@@ -82,8 +80,9 @@ def build(
     return Verdicts(", ".join(done["study"].unique()), chosen, lines, tuple(notes))
 
 
-def write(found: Verdicts, target: Location) -> None:
+def write(found: Verdicts, target: Where) -> None:
     """Write `compare.csv`, `compare.md`, `compare.svg` and `compare.png` into a folder."""
+    target = locate(target)
     drawing = plot.svg(picture(found))
     save(target / "compare.csv", found.lines.to_csv(index=False, lineterminator="\n").encode())
     save(target / "compare.md", markdown(found).encode())

@@ -154,6 +154,7 @@ class _HandOut(Searcher):
         self.slots, self.counted = count(), time.monotonic()
         self.broken: Exception | None = None
         self.going: dict[str, Planned] = {}  # trial -> cohort
+        progress.at_work = lambda: list(self.going.values())
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing goes into Tune's snapshots."""
@@ -269,8 +270,9 @@ class _Report(tune.Callback):
 
 
 @contextlib.contextmanager
-def local_ray(scratch: Path, cpus: int, room: int = 0) -> Iterator[None]:
+def local_ray(scratch: str | os.PathLike[str], cpus: int, room: int = 0) -> Iterator[None]:
     """A Ray of our own on this machine, quiet, its files and its token in `scratch`. room: bytes of the data set."""
+    scratch = Path(scratch)
     token, before = scratch / "token", os.environ.get("RAY_AUTH_TOKEN_PATH")
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(_token())

@@ -30,7 +30,7 @@ class Found(NamedTuple):
     task: str = ""
 
 
-def find(top: Path) -> Iterator[Found]:
+def find(top: str | os.PathLike[str]) -> Iterator[Found]:
     """Data sets in `top` and below. Hidden folders are left out, links are followed once."""
     top, seen = Path(os.path.abspath(top)), set[str]()
     for name, folders, files in os.walk(top, followlinks=True):

@@ -52,7 +52,7 @@ class Finding:
         return "bad" if self.bad else "note" if self.advice else "ok"
 
 
-def examine(console: Console, data: Path | None = None) -> int:
+def examine(console: Console, data: str | os.PathLike[str] | None = None) -> int:
     """Print what there is and what to do about it; returns an exit code. `data`: one more folder with data sets."""
     sections: dict[str, Iterable[Finding]] = {
         section: itertools.chain.from_iterable(map(guarded, looks)) for section, looks in SECTIONS.items()

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..analysis import latency, table
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location
+from ..analysis.storage import Location, Where, locate
 from ..trainables import flops
 from ..trainables import latency as timing
 from ..trainables.kept import kept_members, load_shrunk
@@ -28,11 +28,12 @@ def check(study: Study) -> None:
         raise Mistake(f'{study.path}: [study]: `keep` is "front" or "all" for --latency; got "none"')
 
 
-def measure(study: Study, folder: Location, console: Console) -> None:
+def measure(study: Study, folder: Where, console: Console) -> None:
     """Measure what has not been measured on this machine yet: the parent, and networks on the front.
 
     On a CPU with as many threads as a cohort has CPUs ([study] cpus).
     """
+    folder = locate(folder)
 
     say = console.say
     task, device = study.task, study.task.torch_device

@@ -12,7 +12,7 @@ import pandas as pd
 from ..analysis import table
 from ..analysis.goals import Goals
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location
+from ..analysis.storage import Where
 from .samplers import quiet
 
 if TYPE_CHECKING:  # optuna takes a second to import
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # optuna takes a second to import
     from optuna.trial import FrozenTrial
 
 
-def export(folder: Location, url: str, wanted: Goals) -> list[str]:
+def export(folder: Where, url: str, wanted: Goals) -> list[str]:
     """Write the last rows in `folder` to the storage at `url`, a trial for each member; returns the names of the studies.
 
     url: of a database, or a path that ends in .log.  A member that is done is a complete trial; one that was stopped too, with

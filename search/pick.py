@@ -14,7 +14,7 @@ from torch import nn
 from ..analysis import front, table
 from ..analysis import pick as picking
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location
+from ..analysis.storage import Location, Where, locate
 from ..trainables import deploy, leaving
 from ..trainables import latency as timing
 from ..trainables.kept import load, shrink, written
@@ -25,13 +25,15 @@ from .console import Console
 from .study import at
 
 
-def pick(folder: Location, chosen: picking.Pick, out: Location | None, console: Console) -> int:
+def pick(folder: Where, chosen: picking.Pick, out: Where | None, console: Console) -> int:
     """Say what was chosen, and write it to `out`, by default `folder`/picked/<member>; returns an exit code.
 
     The network is written in a temporary place, and leaves it complete, or not at all.  Raises Mistake if the study did not
     keep it, if the data that it was trained on are not here, or if `out` lies among the study's own files; Wrong if it is not
     the network that its row measured (`leaving`).
     """
+    folder = locate(folder)
+    out = None if out is None else locate(out)
     if out is not None:
         _apart(folder, out)
 

@@ -13,10 +13,13 @@ from rich.live import Live
 from ..analysis.front import COSTS, eligible, front
 from ..analysis.storage import Location, source
 from ..analysis.table import RUNNING
+from ..trainables import pulse
 from ..trainables.cohort import rows_path
 from .console import Console
 from .plan import Planned
 
+NAMED = 2
+"""Cohorts that are told about while they train."""
 EVERY, SILENT = 10.0, 30.0
 """Where the output is no terminal: seconds between lines as members are measured, and the most without any line."""
 
@@ -37,6 +40,7 @@ class Progress:
         self.work: dict[str, float] = {}  # cohort -> members x share of the rungs
         self.points = np.empty((0, 2))  # non-dominated (accuracy, masked FLOPs)
         self.begun = self.said = time.monotonic()
+        self.at_work: Callable[[], list[Planned]] = list  # cohorts that train, in the order in which they began
         self.live = Live(self._line(), console=console, transient=True) if console.is_terminal else None
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="progress", daemon=True)
@@ -44,22 +48,20 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.live:
             self.live.start()
-        else:
-            self._heart.start()
+        self._heart.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._heart.join()
         if self.live:
             self.live.stop()
-        else:
-            self._over.set()
-            self._heart.join()
 
     def _beat(self) -> None:
         """Say how far it is, however long a rung takes."""
-        while not self._over.wait(max(0.0, self.said + SILENT - time.monotonic())):
-            if time.monotonic() - self.said >= SILENT:
-                self._say()
+        while not self._over.wait(pulse.EVERY if self.live else max(0.0, self.said + SILENT - time.monotonic())):
+            if self.live or time.monotonic() - self.said >= SILENT:
+                self._show(self.live is None)
 
     def reached(self, planned: Planned, rung: int) -> None:
         """A cohort wrote the rows of `rung`."""
@@ -86,15 +88,12 @@ class Progress:
         """Say something beside the display."""
         self.console.say(sentence)
 
-    def _show(self) -> None:
+    def _show(self, anyway: bool = False) -> None:
         if self.live:
             self.live.update(self._line())
-        elif time.monotonic() - self.said >= EVERY:
-            self._say()
-
-    def _say(self) -> None:
-        self.said = time.monotonic()
-        self.console.say(self._line())
+        elif anyway or time.monotonic() - self.said >= EVERY:
+            self.said = time.monotonic()
+            self.console.say(self._line())
 
     def _line(self) -> str:
         seconds = time.monotonic() - self.begun
@@ -111,7 +110,15 @@ class Progress:
             shown = self.points[np.unique(np.linspace(0, len(self.points) - 1, 4).astype(int))][::-1]
             best = ", ".join(f"{accuracy:.1%} at {flops:,.0f} FLOPs" for accuracy, flops in shown)
             parts.append(f"best so far: {best} (masked)")
+        parts += self._words()
         return "; ".join(parts)
+
+    def _words(self) -> list[str]:
+        """What the cohorts that have trained for longest say of themselves, as long as they say something."""
+        oldest = self.at_work()[:NAMED]
+        words = [(planned.arm or "dense networks", pulse.read(self.folder, planned.name)) for planned in oldest]
+        said = [f"{arm}: {word}" for arm, word in words if word is not None]
+        return [f"now {', '.join(said)}"] if said else []
 
 
 def _clock(seconds: float) -> str:

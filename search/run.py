@@ -19,7 +19,7 @@ from typing import IO
 
 from ..analysis import front, table
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location, Remote, remove_tree, sweep
+from ..analysis.storage import Location, Remote, Where, locate, remove_tree, sweep
 from ..trainables.cohort import Cohort
 from ..trainables.data import pack
 from ..trainables.kept import keep_only
@@ -30,13 +30,14 @@ from .study import Study, at
 from .work import Work, write_ends
 
 
-def run(study: Study, folder: Location, console: Console, address: str | None = None, insecure: bool = False) -> int:
+def run(study: Study, folder: Where, console: Console, address: str | None = None, insecure: bool = False) -> int:
     """Do what is left of `study` in `folder`; returns an exit code.
 
     address: of a Ray cluster to join; without it one is started on this machine.  insecure: join it though it is open;
     RAY_AUTH_MODE is `disabled` then, since before Ray was imported.
     Raises Mistake with one sentence, before anything is trained, if the study cannot run there.
     """
+    folder = locate(folder)
 
     say = console.say
     if insecure and address is None:

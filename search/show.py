@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..analysis import front, pick, table
-from ..analysis.storage import Location
+from ..analysis.storage import Where
 from ..trainables import flops
 from ..trainables.kept import kept_members, load
 from ..trainables.physical import Parent
@@ -26,7 +26,7 @@ WIDTH = 160
 """Columns that a table may take, whatever the terminal has."""
 
 
-def show(folder: Location, member: str, console: Console) -> None:
+def show(folder: Where, member: str, console: Console) -> None:
     """Print the story of the member whose name begins with `member`.
 
     Raises Mistake if that is not one member. Without its network, which a study may not have kept, layers are left out.

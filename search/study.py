@@ -7,6 +7,7 @@ import dataclasses
 import graphlib
 import json
 import math
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -158,11 +159,12 @@ def at(place: object) -> Iterator[None]:
         raise Mistake(f"{place}: {' '.join(str(error).splitlines())}") from None
 
 
-def read(path: Path, settings: Sequence[str] = ()) -> Study:
+def read(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Study:
     """The study in the TOML file `path`, with `settings` ("table.key=value", TOML values) in place of what it says.
 
     Raises Mistake with one sentence: file, key, rule, value.
     """
+    path = Path(path)
     with at(path):
         content = _content(path)
         for setting in settings:

@@ -163,7 +163,7 @@ def worker():
 os.environ["RAY_AUTH_TOKEN_PATH"] = "/before"
 tokens = set()
 for _ in range(2):
-    with tempfile.TemporaryDirectory(prefix="prunefront-test-") as scratch, cluster.local_ray(Path(scratch), 1):
+    with tempfile.TemporaryDirectory(prefix="prunefront-test-") as scratch, cluster.local_ray(scratch, 1):
         token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
         assert token.parent == Path(scratch)
         assert stat.S_IMODE(token.stat().st_mode) == 0o600

@@ -7,14 +7,13 @@ import importlib.util
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location, atomic
+from ..analysis.storage import Where, atomic, locate
 from ..analysis.storage import save as publish
 from . import physical, tracing
 from .data import Data
@@ -43,11 +42,12 @@ def missing() -> list[str]:
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
-def save(folder: Location, network: nn.Module, parent: Parent, found: Data, about: Mapping[str, Any]) -> None:
+def save(folder: Where, network: nn.Module, parent: Parent, found: Data, about: Mapping[str, Any]) -> None:
     """Write WEIGHTS, as `physical.save` does, and ABOUT, JSON that says how to use them; what was there of ONNX is removed.
 
     found: the data that it was trained on.  about: what else to say.  Each file is complete or absent.
     """
+    folder = locate(folder)
     for name in (WEIGHTS, ABOUT, ONNX):
         (folder / name).unlink(missing_ok=True)  # or files of two networks could stand side by side
     text = json.dumps({**describe(network, parent, found), **about}, indent=1)
@@ -81,8 +81,10 @@ def describe(network: nn.Module, parent: Parent, found: Data) -> dict[str, Any]:
     }
 
 
-def move(source: Path, target: Location) -> None:
+def move(source: Where, target: Where) -> None:
     """Move the files that `save` and `convert` wrote to another folder; files of another network do not stay beside them."""
+    source = locate(source)
+    target = locate(target)
     for name in (WEIGHTS, ABOUT, ONNX):
         (target / name).unlink(missing_ok=True)
     for name in (WEIGHTS, ABOUT, ONNX):
@@ -90,7 +92,7 @@ def move(source: Path, target: Location) -> None:
             publish(target / name, (source / name).read_bytes())
 
 
-def convert(network: nn.Module, path: Location, parent: Parent, found: Data) -> Agreement:
+def convert(network: nn.Module, path: Where, parent: Parent, found: Data) -> Agreement:
     """Write `network` to an ONNX file, inputs `input` (batch, ...), outputs `logits`, any batch; complete or absent.
 
     network: on the CPU, in evaluation mode.  Its logits and its accuracy on the test split are compared with torch's.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
-from . import stack
+from . import pulse, stack
 from .structure import gated
 from .task import Task
 
@@ -109,7 +109,7 @@ def worths(
     device, sums = task.torch_device, dict[str, Tensor]()
     parts = sample.rows.to(device).split(min(task.batch_size, len(sample.rows)))
     batches = sample.batches.to(device).clamp(max=len(parts))
-    for layer, block in structure.sites:
+    for site, (layer, block) in enumerate(structure.sites):
         order = _order(None if layer is None else sample.wanted[layer], len(batches), device)
         asked = [sample.wanted[name].view(len(batches), -1).any(1) for name in (layer, block) if name is not None]
         for name in (layer, block):
@@ -123,6 +123,7 @@ def worths(
             pair, ons, places = (networks, gates, order) if not among else _among(here, networks, gates, order)
             x, y = task.data.examples("train", part), task.data.labels["train"][part]
             x, y = (t.expand(len(here), *t.shape) for t in (x, y))
+            pulse.tell("audited batch", site * len(parts) + number, len(structure.sites) * len(parts))
             found = [differences(task, cut, (layer, block), pair, ons, some, x, y) for some in places.split(TOGETHER, 1)]
             share = batches[here]
             if layer is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, locate
-from . import draws, models, optimizers, shrinking, stack
+from . import draws, models, optimizers, pulse, shrinking, stack
 from .contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
 from .data import augment
 from .flops import charging, uncharged
@@ -336,6 +336,7 @@ class GradientPruner(Algorithm):
                 if follows:
                     params, pruning = _own(*follow(params, pruning, given))
                     params = map_tree(lambda p: p.detach().requires_grad_(), params)
+            pulse.tell("step", step + 1, steps)
         done = {**trees, "params": map_tree(Tensor.detach, params), "buffers": buffers, "pruning": pruning}
         return stack.restacked(done) if lone else done, inputs, labels
 

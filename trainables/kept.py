@@ -20,7 +20,7 @@ from torch import nn
 
 from ..analysis import table
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location, atomic, each, local, read_range, save
+from ..analysis.storage import Location, Where, atomic, each, local, locate, read_range, save
 from . import leaving, physical
 from .data import Data
 from .extract import shrunk
@@ -29,7 +29,7 @@ from .physical import Parent
 _NOT_KEPT = "no kept network of member {}; `keep` says which are kept when a study ends"
 
 
-def load_network(folder: Location, member: str) -> nn.Module:
+def load_network(folder: Where, member: str) -> nn.Module:
     """The kept network of `member` in a study's output folder, removed parameters zero, in evaluation mode.
 
     Raises Mistake if the study did not keep it.
@@ -37,7 +37,7 @@ def load_network(folder: Location, member: str) -> nn.Module:
     return load(folder, member)[0]
 
 
-def load_masks(folder: Location, members: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
+def load_masks(folder: Where, members: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
     """What is kept of those networks: member -> removable parameter -> bool of its shape, block -> () bool.
 
     Raises Mistake if the study did not keep one of them.
@@ -56,7 +56,7 @@ def load_masks(folder: Location, members: Sequence[str]) -> dict[str, dict[str, 
     return found
 
 
-def load_shrunk(folder: Location, member: str) -> nn.Module:
+def load_shrunk(folder: Where, member: str) -> nn.Module:
     """The same network, physically smaller: without the units and blocks that cannot influence its output.
 
     Raises Mistake if the study did not keep it.
@@ -64,7 +64,7 @@ def load_shrunk(folder: Location, member: str) -> nn.Module:
     return shrink(*load(folder, member))
 
 
-def export(folder: Location, member: str, path: Location) -> None:
+def export(folder: Where, member: str, path: Where) -> None:
     """Write what `load_shrunk` gives to one safetensors file, which `physical.load` reads.
 
     Raises Mistake if the study did not keep it or its data are not here, and Wrong, with nothing written, if it is not the
@@ -94,13 +94,14 @@ def written(path: Path, network: nn.Module, kept: nn.Module, parent: Parent, row
     return file
 
 
-def kept_members(folder: Location) -> set[str]:
+def kept_members(folder: Where) -> set[str]:
     """The members whose networks a study's output folder holds."""
     return {member for _, about in _networks(folder) for member in about["members"]}
 
 
-def _networks(folder: Location) -> list[tuple[Location, dict[str, Any]]]:
+def _networks(folder: Where) -> list[tuple[Location, dict[str, Any]]]:
     """The files of kept networks and what each says of itself; only their headers are read."""
+    folder = locate(folder)
     paths = sorted((folder / "networks").glob("*.safetensors"), key=str)
     return list(zip(paths, each(_about, paths), strict=True))
 
@@ -133,7 +134,7 @@ def shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) 
     return shrunk(module, parent.structure, kept, parent.input_shape)
 
 
-def load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
+def load(folder: Where, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
     """The kept network of a member as `load_network` gives it, what is kept of it, and what it was made from.
 
     Raises Mistake if the study did not keep it.
@@ -162,7 +163,7 @@ def load(folder: Location, member: str) -> tuple[nn.Module, dict[str, torch.Tens
     raise Mistake(f"{folder}: {_NOT_KEPT.format(member)}")
 
 
-def keep_only(folder: Location, members: set[str]) -> int:
+def keep_only(folder: Where, members: set[str]) -> int:
     """Drop every kept network whose member is not in `members`; returns how many of `members` have none."""
     found: set[str] = set()
     for path, about in _networks(folder):

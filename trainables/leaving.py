@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..analysis import table
 from ..analysis.mistake import Mistake, Wrong
-from ..analysis.storage import Location
+from ..analysis.storage import Where
 from . import flops
 from .data import Data
 from .measure import EXAMPLES
@@ -51,7 +51,7 @@ class Answers:
         return self.least <= right <= self.most
 
 
-def task(folder: Location) -> Task:
+def task(folder: Where) -> Task:
     """The task whose networks are in `folder`, on the CPU. Raises Mistake if its data are not here, or are others now."""
     about = table.planned(folder)
     if about is not None and "task" in about:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..analysis.mistake import Mistake
-from ..analysis.storage import Location, atomic, local
+from ..analysis.storage import Where, atomic, local, locate
 from . import models, trial
 from .extract import Constant, cut_module, fill, tensors
 from .shrinking import Cut
@@ -54,7 +54,7 @@ def _structure(parent: str) -> Structure:
     return trial.find(found.build(), found.input_shape)
 
 
-def save(path: Location, network: nn.Module, parent: Parent, structure: Structure | None = None) -> None:
+def save(path: Where, network: nn.Module, parent: Parent, structure: Structure | None = None) -> None:
     """Write `network`, as from `shrunk`, to one safetensors file from which `load` makes it again; complete or absent.
 
     structure: the parent's, where it is known already.  Raises Mistake if it was not cut from `parent`.
@@ -78,12 +78,13 @@ def save(path: Location, network: nn.Module, parent: Parent, structure: Structur
         save_file(values, temporary, metadata={HEADER: json.dumps(about)})
 
 
-def load(path: Location, structure: Structure | None = None) -> nn.Module:
+def load(path: Where, structure: Structure | None = None) -> nn.Module:
     """The network in a file that `save` wrote, in evaluation mode, bit for bit.
 
     structure: the parent's, where it is known already.
     Raises Mistake if there is no such file, if it is torn or foreign, or if its model is now another one.
     """
+    path = locate(path)
     if not path.is_file():
         raise Mistake(f"{path}: no such file; `physical.save` writes one")
     try:

@@ -21,6 +21,7 @@ from ..analysis.goals import Limit
 from ..analysis.mistake import Mistake
 from ..analysis.storage import locate, read_range
 from . import data as datasets
+from . import pulse
 from .algorithms import find
 from .cohort import Cohort, Training
 from .contract import Member, State, complete
@@ -79,7 +80,7 @@ class CohortTrainable(tune.Trainable):
             os.chdir(places[-1] if places else ".")
         self._limit, self._upto = config["limit"], config["upto"]
         torch.set_num_threads(max(1, int(config["threads"])))
-        folder = locate(config["folder"])
+        self._folder = folder = locate(config["folder"])
         name, offset, length = config["line"]
         self._cohort = Cohort.from_json(read_range(folder / "plan" / name, offset, length).decode())
         self._task = _task(task, str(folder / "starts"))
@@ -103,13 +104,17 @@ class CohortTrainable(tune.Trainable):
         if self._limit is not None:
             faulthandler.dump_traceback_later(self._limit, exit=True)
         try:
-            if self._training is None:
-                dense_networks(self._task, [member.seed for member in self._cohort.members], self._task.dense_steps)
-                return {"done": True, "rung": 0}
-            if not self._training.finished and self._training.rung < self._upto:
-                self._training.advance()
+            with pulse.left_in(self._folder, self._cohort.name):
+                return self._segment()
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+    def _segment(self) -> dict[str, Any]:
+        if self._training is None:
+            dense_networks(self._task, [member.seed for member in self._cohort.members], self._task.dense_steps)
+            return {"done": True, "rung": 0}
+        if not self._training.finished and self._training.rung < self._upto:
+            self._training.advance()
         rung = self._training.rung
         return {"done": self._training.finished or rung >= self._upto, "rung": rung}
 

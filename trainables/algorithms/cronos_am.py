@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...analysis.mistake import Mistake
-from .. import convex, stack, tracing
+from .. import convex, pulse, stack, tracing
 from ..contract import Domain, Member, Networks, State, Value
 from ..gradient import Context, Dense, GradientPruner, Params, Pruning, space
 from ..optimizers import DISTANCE
@@ -123,6 +123,7 @@ class CronosAM(GradientPruner):
         body = task.counts.flops - task.counts.layers[first.name] - task.counts.layers[last.name]
         targets = F.one_hot(task.data.labels["train"], classes).double()
         for k in range(state.size):
+            pulse.tell("head", k, state.size)
             params, buffers = ({n: t[k] for n, t in state.members.get(kind, {}).items()} for kind in ("params", "buffers"))
             parts = [call(params, dict(buffers), x) for x, _ in task.data.parts("train", EXAMPLES)]
             features, beta = torch.cat(parts).double(), state.members["hp"]["beta"][k]

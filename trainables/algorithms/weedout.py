@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from ...analysis.mistake import Mistake
-from .. import draws, masks, stack
+from .. import draws, masks, pulse, stack
 from ..contract import Algorithm, Domain, Member, Networks, State, Value
 from ..gradient import Context, Dense, GradientPruner, Params, Pruning, dense_networks, space
 from ..structure import column_masks
@@ -187,6 +187,7 @@ def search(task: Task, parents: Dense, place: int, member: Member, count: int) -
                 logits_ = found.mT.to(task.torch_dtype)  # (candidates, classes, examples)
                 total += F.cross_entropy(logits_, labels[part].expand(CHUNK, -1), reduction="none").sum(1)
             losses.append(total / len(rows))
+            pulse.tell("candidate", start + CHUNK, count)
         joined = torch.cat(losses).cpu()
     return Search(joined[:count], len(rows) * task.counts.flops, (time.perf_counter() - begun) / len(joined))
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .. import pulse
 from .admm import Anderson, Iterate, between, iterate
 from .certificate import Certificate, certificate
 from .linear import Apply, Kind, System, pcg, preconditioner
@@ -164,6 +165,7 @@ class Problem:
                 here = iterate(self.program, y[going], beta[going], here, self.solver, k, steps, anderson)
                 at.put(going, here)
                 made[going] += steps
+                pulse.tell("iteration", k + steps, begin + count)
         return at, made
 
     def path(self, betas: Tensor, count: int, tolerance: float) -> tuple[Iterate, Tensor]:
