@@ -420,7 +420,7 @@ def _connected(starting: contextlib.AbstractContextManager[None], **options: Any
     try:
         # Workers look for modules first where the driver is now: a user's own torch.py there would be taken for torch.
         with starting, contextlib.chdir("/"):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            _start(options)
         _end_at_once()
         interrupts.take()
         if interrupts.heard():  # by a handler that was Ray's
@@ -428,6 +428,25 @@ def _connected(starting: contextlib.AbstractContextManager[None], **options: Any
         yield
     finally:
         ray.shutdown()
+
+
+def _start(options: Mapping[str, Any]) -> None:
+    """Start Ray, or join it; a start that took too long, which a busy machine may do, is tried once more.
+
+    Raises Mistake if that is too slow too. Ray itself waits for 30 s, which no setting changes (2.60).
+    """
+    for attempt in range(2):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt:
+                rule = "Ray starts on this machine within the 30 s that it gives itself; twice it did not"
+                busy = f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs"
+                raise Mistake(f"{rule}, at {busy}: try again when the machine is less busy") from None
 
 
 def _end_at_once() -> None:

@@ -10,7 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import same_rows
 from test_packaging import ROOT
 from test_work import opened
 
@@ -30,6 +33,7 @@ TINY = {
     "malformed_data.py": "--draws 3",
     "malformed_studies.py": "--count 3",
     "path.py": "--rounds 1 --betas 2 --gates 2 --threads 1 --tolerance 0.1",
+    "same_rows.py": "{finished} {finished}",
     "scoring.py": "--candidates 8 --examples 64 --rounds 1",
     "shrink.py": "--model mlp --steps 4 --rungs 1 --audit 8 --threads 1",
     "step.py": "--members 2 --steps 5 --rounds 1",
@@ -119,6 +123,18 @@ def test_a_script_runs(
     said = capsys.readouterr().out
     assert not code, said
     assert said.strip()
+
+
+def test_a_bit_that_changed_is_found() -> None:
+    before = pd.DataFrame({"key": [1, 2, 3], "loss": [0.5, np.nan, 0.25], "reason": ["", None, "x"]}).set_index("key")
+    assert same_rows.differences(before, before.copy()) == []
+    after = before.copy()
+    after.loc[3, "loss"] = np.nextafter(0.25, 1)
+    assert same_rows.differences(before, after) == ["loss: 1 of 3 rows, the first 3: 0.25 became 0.25000000000000006"]
+    after = before.drop(index=2).assign(more=1.0)
+    assert same_rows.differences(before, after) == ["1 rows are in before alone, the first 2", "more: in one table alone"]
+    after = before.assign(reason=["", "y", "x"], loss=[0.5, 1.0, 0.25])
+    assert [line.split(":")[0] for line in same_rows.differences(before, after)] == ["loss", "reason"]
 
 
 @pytest.mark.parametrize("script", TINY_APART)

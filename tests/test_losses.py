@@ -16,6 +16,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 
 from faults import rows, start
 from prunefront.analysis import table
+from prunefront.analysis.mistake import Mistake
 from prunefront.search import cluster, losses
 from prunefront.trainables.cohort import parts_asked
 
@@ -158,3 +159,25 @@ def test_a_cohort_that_ray_ends_for_memory_trains_in_parts(tmp_path: Path) -> No
     assert driver.returncode == 0, said
     assert "Ray ended its worker as memory ran low" in said
     assert set(table.last(rows(tmp_path / "out"))["status"]) == {"done"}
+
+
+@pytest.mark.parametrize(("slow", "said"), [(0, ""), (1, ""), (2, "twice it did not, at load")])
+def test_a_ray_that_a_busy_machine_starts_too_late_is_started_once_more(slow: int, said: str, monkeypatch: pytest.MonkeyPatch):
+    calls = list[str]()
+
+    def init(**options: Any) -> None:
+        calls.append("init")
+        if calls.count("init") <= slow:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: calls.append("shutdown"))
+    with pytest.raises(Mistake, match=said) if said else contextlib.nullcontext():
+        cluster._start({})
+    assert calls == ["init", "shutdown", "init", "shutdown"][: 2 * slow + 1 if slow < 2 else 4]
+
+
+def test_another_fault_of_a_start_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster.ray, "init", lambda **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cluster._start({})
