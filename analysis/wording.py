@@ -33,9 +33,10 @@ def p(value: float) -> str:
     return "-" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
-def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; its first and its last column are text, the others numbers."""
-    cells = [head, ["---", *["---:"] * (len(head) - 2), "---"], *lines]
+def grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = True) -> str:
+    """A table in Markdown. numbers: all columns but the first and the last hold numbers; else all hold text."""
+    inner = "---:" if numbers else "---"
+    cells = [head, ["---", *[inner] * (len(head) - 2), "---"], *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
 
 

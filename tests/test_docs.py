@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_packaging import ROOT
 
-from prunefront.search import cli
+from prunefront.search import cli, reference
 
 PAGES = ("first-study.md", "table.md", "own.md")
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.M | re.S)
@@ -62,3 +62,13 @@ def test_links_of_documents_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), (page.name, link)
+
+
+def test_the_reference_is_what_the_code_says():
+    """Written by `python -m prunefront.search.reference > docs/reference.md`."""
+    page = (ROOT / "docs" / "reference.md").read_text()
+    assert page == reference.page(reference.ours())
+    for name, algorithm in reference.ours().items():
+        assert f"### `{name}`" in page
+        for parameter in algorithm.space:
+            assert f"| `{parameter}` |" in page

@@ -58,7 +58,7 @@ class Task:
         for name in ("dataset", "model"):
             if not isinstance(getattr(self, name), str):
                 raise Mistake(f"`{name}` is a name or a dotted path; got {getattr(self, name)!r}")
-        for name, domain in _DOMAINS.items():
+        for name, domain in DOMAINS.items():
             try:
                 object.__setattr__(self, name, domain.check(getattr(self, name)))
             except Mistake as error:
@@ -256,7 +256,7 @@ def identity(task: Task, name: str, algorithm: Algorithm, member: Member, versio
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_DOMAINS = {
+DOMAINS = {
     "optimizer": Domain("choice", "", "the optimiser", choices=("sgd", "adam", "dadapt_adam"), static=True),
     "schedule": Domain("choice", "", "the learning rate's course", choices=("constant", "cosine", "inverse"), static=True),
     "dtype": Domain("choice", "", "the type of parameters", choices=("float32", "float64"), static=True),
@@ -271,3 +271,4 @@ _DOMAINS = {
     "dense_share": Domain("real", 0, "the share of the budget for a dense phase", low=0, high=1, open_high=True),
     "split_seed": Domain("whole", 1, "the seed of the splits", low=0),
 }
+"""The keys of a task that hold one number or word, and the values that each may have."""
