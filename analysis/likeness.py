@@ -84,7 +84,7 @@ def _done(folder: Location) -> pd.DataFrame:
     last = table.last(table.current(folder, table.read(folder)))
     done = last[(last["status"] == "done") & ~controls.is_check(last)]
     if done.empty:
-        raise Mistake(f"{folder}: no member is done yet; a comparison needs those of two seeds at least")
+        raise Mistake(f"{folder}: no member is done; a comparison needs those of two seeds at least")
     for name in MEASURES:
         if done[name].isna().any():
             first = done[done[name].isna()].iloc[0]

@@ -65,7 +65,7 @@ def pick(
     if points.empty:
         if summary["done"].any():
             raise Mistake(f"no member is on the front: {' '.join(front.left_out(last_rows))}")
-        raise Mistake("no member is done yet, and so none is on the front")
+        raise Mistake("no member is done, and so none is on the front")
     seen, kind = front.selectable(points), cost.removeprefix("flops_")
     if max_flops is not None:
         rule = f"at most {max_flops:,.15g} FLOPs ({kind})"

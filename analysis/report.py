@@ -387,6 +387,7 @@ def _load(folder: Location) -> tuple[pd.DataFrame, pd.DataFrame]:
     summary = front.summarise(table.last(rows))
     if not summary["done"].sum():
         counts = [f"{summary[status].sum()} {status}" for status in table.FINAL if summary[status].sum()]
-        counts.append(f"{len(table.unfinished(rows))} unfinished")
-        raise Mistake(f"{folder}: no member is done yet ({', '.join(counts)}); a report needs at least one")
+        if waiting := len(table.unfinished(rows)):
+            counts.append(f"{waiting} unfinished")
+        raise Mistake(f"{folder}: a report needs a member that is done; got none ({', '.join(counts)})")
     return rows, summary

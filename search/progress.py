@@ -72,7 +72,7 @@ class Progress:
         ended = rows[rows["status"] != RUNNING]
         self.done += len(ended)
         self.work[planned.name] = planned.size * rung / self.rungs
-        measured = ended[eligible(ended)]
+        measured = ended[(ended["status"] == "done") & eligible(ended)]
         points = np.concatenate([self.points, measured[["accuracy_valid", "flops_masked"]].to_numpy(float)])
         self.points = np.unique(points[front(points, [True, False])], axis=0)
         self._show()

@@ -154,7 +154,7 @@ def test_bounds_that_no_point_keeps_name_the_nearest():
         pick.pick(last(), max_flops=10)
     with pytest.raises(ValueError, match=r"has a validation accuracy of at least 1; the nearest is \w+: .* accuracy 0\.97"):
         pick.pick(last(), min_accuracy=1)
-    with pytest.raises(ValueError, match="no member is done yet"):
+    with pytest.raises(ValueError, match="no member is done, and so none is on the front"):
         pick.pick(last().assign(status="diverged", accuracy_valid=np.nan), at_knee=True)
 
 

@@ -238,7 +238,101 @@ class RaisesInCheck(Mine):
         raise ValueError("check")
 
 
+class Masked(Mine):
+    """Removes every second entry, and is right about it."""
+
+    def init(self, params, ctx):
+        masks = {}
+        for name in ctx.structure.parameters:
+            masks[name] = (torch.arange(params[name].numel()) % 2 == 0).view(params[name].shape)
+        return masks
+
+    def effective(self, params, pruning, ctx):
+        return {name: p * pruning[name] if name in pruning else p for name, p in params.items()}
+
+    def kept(self, params, pruning, ctx):
+        return pruning
+
+
+class KeepsLessThanItSays(Masked):
+    def kept(self, params, pruning, ctx):
+        less = {}
+        for name, mask in pruning.items():
+            less[name] = mask & (torch.arange(mask.numel()) % 3 == 0).view(mask.shape)
+        return less
+
+
+class KeepsNothing(Masked):
+    def kept(self, params, pruning, ctx):
+        return {name: torch.zeros_like(mask) for name, mask in pruning.items()}
+
+
+class MeasuresAnother(Masked):
+    def measured(self, params, pruning, ctx):
+        return params
+
+
+class InitOfNothing(Masked):
+    def init(self, params, ctx):  # type: ignore[override]
+        return None
+
+
+class InitOfText(Masked):
+    def init(self, params, ctx):
+        return {"mask": "abc"}
+
+
+class EffectiveOfNothing(Masked):
+    def effective(self, params, pruning, ctx):  # type: ignore[override]
+        return None
+
+
+class EffectiveOfPart(Masked):
+    def effective(self, params, pruning, ctx):
+        return {"1.weight": params["1.weight"]}
+
+
+class KeptOfANumber(Masked):
+    def kept(self, params, pruning, ctx):  # type: ignore[override]
+        return 5
+
+
+class PenaltyOfEachWeight(Masked):
+    def penalty(self, params, pruning, ctx):
+        return params["1.weight"].abs()
+
+
+class AfterStepOfNothing(Masked):
+    def after_step(self, params, pruning, ctx):  # type: ignore[override]
+        return None
+
+
+class MetricsOfNumbers(Masked):
+    def metrics(self, params, pruning):  # type: ignore[override]
+        return {"mine": 3.0}
+
+
+class SpaceOfNumbers(Mine):
+    space = 5  # type: ignore[assignment]
+
+
+class VersionOfText(Mine):
+    version = "x"  # type: ignore[assignment]
+
+
+_ZERO = "what `kept` leaves out is zero in the network that `effective` gives; got "
 OWN = (
+    ("KeepsLessThanItSays", _ZERO),
+    ("KeepsNothing", _ZERO),
+    ("MeasuresAnother", _ZERO),
+    ("InitOfNothing", "`init` returns a dict of tensors by name; got NoneType"),
+    ("InitOfText", "`init` returns a dict of tensors by name; got str for 'mask'"),
+    ("EffectiveOfNothing", "`effective` returns a dict of tensors by name; got NoneType"),
+    ("EffectiveOfPart", "`effective` returns all parameters of the network by name; it lacks 1.bias"),
+    ("KeptOfANumber", "`kept` returns a dict of tensors by name; got int"),
+    ("PenaltyOfEachWeight", "`penalty` returns a tensor of shape (), or None; got a tensor of shape (4, 64)"),
+    ("AfterStepOfNothing", "`after_step` returns parameters and pruning; got NoneType"),
+    ("MetricsOfNumbers", "`metrics` returns a dict of tensors by name; got float for 'mine'"),
     ("RaisesInStart", "starts two members; it raised KeyError: 'start' (test_rehearsal.py, line "),
     ("RaisesInStep", "advances to the first rung; it raised KeyError: 'nothing' (test_rehearsal.py, line "),
     ("ReturnsNothing", "`advance` returns a State; got NoneType"),
@@ -266,8 +360,22 @@ def test_own_algorithms(tmp_path: Path, name: str, sentence: str) -> None:
     assert f'arm "{HERE}.{name}": algorithm {HERE}.{name}: {sentence}' in str(refused.value)
 
 
-def test_a_sound_algorithm_of_a_users_own(tmp_path: Path) -> None:
-    plan.check(planned(tmp_path, "widths = [4]", f'[[arm]]\nalgorithm = "{HERE}.Mine"\n'))
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("SpaceOfNumbers", "`space` is a dict of Domains by name; got 5"),
+        ("VersionOfText", "`version` is a whole number; got 'x'"),
+    ],
+)
+def test_own_algorithms_that_say_wrong_things_of_themselves(name: str, sentence: str) -> None:
+    with pytest.raises(Mistake) as refused:
+        algorithms.find(f"{HERE}.{name}")
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["Mine", "Masked"])
+def test_a_sound_algorithm_of_a_users_own(tmp_path: Path, name: str) -> None:
+    plan.check(planned(tmp_path, "widths = [4]", f'[[arm]]\nalgorithm = "{HERE}.{name}"\n'))
     assert not algorithms.is_ours(algorithms.find(f"{HERE}.Mine"))
     assert all(map(algorithms.is_ours, algorithms.known().values()))
 

@@ -286,7 +286,7 @@ def test_a_study_that_cannot_be_reported_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no rows"):
         report.build(tmp_path)
     save(tmp_path, [{**row, "status": "diverged" if row["seed"] else "running"} for row in rows()])
-    with pytest.raises(ValueError, match=r"no member is done yet \(32 diverged, 16 unfinished\)"):
+    with pytest.raises(ValueError, match=r"needs a member that is done; got none \(32 diverged, 16 unfinished\)"):
         report.front_table(tmp_path)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import types
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import example_models
-from prunefront.trainables import draws, flops, models, shrinking, structure, tracing, trial
+from prunefront.trainables import draws, extract, flops, models, shrinking, structure, tracing, trial
 from prunefront.trainables.removed import compression
-from prunefront.trainables.structure import Structure
+from prunefront.trainables.structure import Structure, node_masks
 
 IMAGE = (3, 16, 16)
 
@@ -280,3 +282,71 @@ def test_a_model_may_declare_what_the_tracer_cannot_find():
     assert [(link.producer, link.consumer) for link in found.links] == [("one", "two")]
     with pytest.raises(ValueError, match=r"a model that is to be cut can be traced by torch\.fx; it raised TraceError"):
         tracing.divisible(module)
+
+
+def unusual(values: Tensor) -> Tensor:
+    """Values as they are, but in another order where one of them is far larger than any that a trial or a data set has."""
+    return torch.where(values.abs().amax(1, keepdim=True) > 1e3, values.roll(1, 1), values)
+
+
+def with_forward_hook(module: nn.Module, name: str) -> None:
+    module.get_submodule(name).register_forward_hook(lambda part, given, out: unusual(out))  # type: ignore[arg-type]
+
+
+def with_hook_before(module: nn.Module, name: str) -> None:
+    module.get_submodule(name).register_forward_pre_hook(lambda part, given: (unusual(given[0]),))
+
+
+def with_forward_of_its_own(module: nn.Module, name: str) -> None:
+    part = module.get_submodule(name)
+    usual = type(part).forward
+    part.forward = types.MethodType(lambda own, x: unusual(usual(own, x)), part)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("change", [with_forward_hook, with_hook_before, with_forward_of_its_own])
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("0", {"0"}),  # its units go to the hook
+        ("1", {"0"}),
+        ("2", {"0"}),
+        ("3", {"0", "3"}),  # a layer that is read, and whose units are
+        ("4", {"3"}),
+    ],
+)
+def test_what_stands_behind_a_hook_stays_whole(change: Callable[[nn.Module, str], None], name: str, whole: set[str]):
+    """The hook acts on values that no trial draws: it must be seen, not tried."""
+    torch.manual_seed(0)
+    hidden = [nn.Linear(6, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()]
+    model = nn.Sequential(*hidden, nn.Linear(8, 3))
+    change(model, name)
+    found = trial.find(model, (6,))
+    assert {layer.name for layer in found.hidden} == {"0", "3", "5"} - whole
+    assert any("hook" in reason for _, reason in found.obstacles), found.obstacles
+    params = dict(model.named_parameters())
+    alive = {layer.name: torch.arange(layer.units) % 3 > 0 for layer in found.hidden}
+    kept = {name: torch.ones_like(params[name], dtype=torch.bool) for name in found.parameters}
+    kept |= node_masks(found, alive, params)
+    with torch.no_grad():
+        for name, mask in kept.items():
+            params[name].mul_(mask)
+        smaller = extract.shrunk(model.eval(), found, kept, (6,))
+        x = 1e4 * torch.randn(50, 6)
+        torch.testing.assert_close(smaller(x), model(x), rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("change", [with_forward_hook, with_hook_before, with_forward_of_its_own])
+@pytest.mark.parametrize("name", ["branch.0", "branch.1", "branch.2"])
+def test_a_branch_with_a_hook_is_no_block(change: Callable[[nn.Module, str], None], name: str):
+    class Branched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.branch(x)
+
+    model = nn.Sequential(nn.Linear(6, 4), Branched(), nn.Linear(4, 3))
+    assert [block.name for block in trial.find(model, (6,)).blocks] == ["1.branch.2"]
+    change(model[1], name)
+    assert not trial.find(model, (6,)).blocks

@@ -185,7 +185,7 @@ def far(row: dict[str, Any]) -> dict[str, Any]:
          'every done member has its `accuracy_valid`; 1 have none, the first of them of arm "tie", seed 1'),
         (lambda row: {**row, "accuracy_test": None}, range(2), [],
          'every done member has its `accuracy_test`; 36 have none, the first of them of arm "base", seed 0'),
-        (lambda row: {**row, "status": "failed"}, range(2), [], "no member is done yet; a comparison needs those of two seeds"),
+        (lambda row: {**row, "status": "failed"}, range(2), [], "no member is done; a comparison needs those of two seeds"),
         (lambda row: {**row, "arm": "base", "control": False}, range(2), [], "a comparison needs two arms; got base alone"),
     ],
 )  # fmt: skip

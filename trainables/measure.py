@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
+from ..analysis.mistake import Mistake
 from . import stack
 from .contract import Algorithm, Networks, State
 from .flops import Counts
@@ -27,6 +28,7 @@ def measure(task: Task, algorithm: Algorithm, state: State, last: bool, dense: C
     dense: counts of the network that they are compared with; of the one they started from, if it is not given.
     """
     networks = algorithm.networks(task, state)
+    _expect_removed(algorithm, task, networks)
     columns: dict[str, Tensor] = {}
     for split in ("train", "valid", "test") if last else ("train", "valid"):
         columns[f"loss_{split}"], columns[f"accuracy_{split}"] = evaluate(task, networks, split)
@@ -58,6 +60,25 @@ def measure(task: Task, algorithm: Algorithm, state: State, last: bool, dense: C
     lines = layers(task.structure, networks.kept)
     values["layers"] = [lines[m] for m in networks.of.tolist()]
     return [{**progress, **{name: column[k] for name, column in values.items()}} for k in range(len(networks.of))]
+
+
+def _expect_removed(algorithm: Algorithm, task: Task, networks: Networks) -> None:
+    """Raise Mistake unless what `kept` leaves out is zero in the network: accuracy and FLOPs would be of two networks.
+
+    Entries that are no number, of a network that has diverged, are left alone.
+    """
+    wanted = {name: networks.kept[name] for name in task.structure.parameters}
+    for block in task.structure.blocks:
+        for name in block.last:
+            there = networks.kept[block.name].view(-1, *[1] * (networks.params[name].ndim - 1))
+            wanted[name] = wanted.get(name, there.new_ones(())) & there
+    for name, kept in wanted.items():
+        removed = networks.params[name].masked_fill(kept, 0)
+        count = int((removed.isfinite() & (removed != 0)).sum())
+        if count:
+            kind = type(algorithm)
+            rule = "what `kept` leaves out is zero in the network that `effective` gives"
+            raise Mistake(f"algorithm {kind.__module__}.{kind.__qualname__}: {rule}; got {count} other entries in {name}")
 
 
 def evaluate(task: Task, networks: Networks, split: str) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,9 @@ What fails then would have failed in every member, after it was trained.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,7 @@ def rehearse_algorithm(name: str, algorithm: Algorithm, task: Task, hp: Mapping[
     short = dataclasses.replace(task, rungs=task.steps, dense_share=0.0, starts="")
     short.__dict__.update({known: vars(task)[known] for known in _SHARED if known in vars(task)})
     members = [Member(hp, seed) for seed in range(2)]
+    algorithm = _asked(name, algorithm, task)
     with blamed(f"algorithm {name}: starts two members"):
         state = algorithm.start(short, members)
     _expect(name, "`start`", state, State)
@@ -218,6 +220,74 @@ def rehearse_algorithm(name: str, algorithm: Algorithm, task: Task, hp: Mapping[
 
 _SHARED = ("data", "structure", "counts", "stackable", "narrows", "template")
 """What a task has found out about its data and model, whatever its budget."""
+
+
+def _asked(name: str, algorithm: Algorithm, task: Task) -> Algorithm:
+    """The algorithm; of a pruner one whose own functions of one network are asked whether they return what they should."""
+    if not isinstance(algorithm, GradientPruner):
+        return algorithm
+    kind, asked = type(algorithm), dict[str, Any]()
+    for method, rule in _RETURNED.items():
+        if getattr(kind, method) is not getattr(GradientPruner, method):
+            asked[method] = _asking(f"algorithm {name}: `{method}` returns", getattr(kind, method), rule, task)
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, **asked})()
+
+
+def _asking(says: str, method: Callable[..., Any], rule: Callable[[Any, Task], str], task: Task) -> Callable[..., Any]:
+    """`method`, which raises Mistake, beginning with `says`, if what it returns is not as `rule` wants it."""
+
+    @functools.wraps(method)
+    def checked(*given: Any) -> Any:
+        found = method(*given)
+        if wanted := rule(found, task):
+            raise Mistake(f"{says} {wanted}")
+        return found
+
+    return checked
+
+
+def _tensors(found: Any, task: Task) -> str:
+    """Why something is no tree of tensors by name; empty if it is one."""
+    if not isinstance(found, Mapping):
+        return f"a dict of tensors by name; got {type(found).__name__}"
+    for key, value in found.items():
+        if not isinstance(value, Tensor) and (not isinstance(value, Mapping) or _tensors(value, task)):
+            return f"a dict of tensors by name; got {type(value).__name__} for {key!r}"
+    return ""
+
+
+def _parameters(found: Any, task: Task) -> str:
+    """Why something does not have the model's parameters; empty if it has."""
+    wrong = _tensors(found, task)
+    lacking = [] if wrong else [name for name, p in task.template.named_parameters() if p.requires_grad and name not in found]
+    return f"all parameters of the network by name; it lacks {lacking[0]}" if lacking else wrong
+
+
+def _pair(found: Any, task: Task) -> str:
+    """Why something is not (parameters, pruning); empty if it is."""
+    if not isinstance(found, tuple) or len(found) != 2:
+        return f"parameters and pruning; got {type(found).__name__}"
+    return _parameters(found[0], task) or _tensors(found[1], task)
+
+
+def _number(found: Any, task: Task) -> str:
+    """Why something is neither one number in a tensor nor None; empty if it is."""
+    if found is None or (isinstance(found, Tensor) and not found.ndim):
+        return ""
+    got = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    return f"a tensor of shape (), or None; got {got}"
+
+
+_RETURNED: dict[str, Callable[[Any, Task], str]] = {
+    "init": _tensors,
+    "effective": _parameters,
+    "measured": _parameters,
+    "kept": _tensors,
+    "metrics": _tensors,
+    "after_step": _pair,
+    "penalty": _number,
+}
+"""Functions of one network that a pruner may have, and what is wrong with what they returned."""
 
 
 def _expect(name: str, method: str, found: object, kind: type) -> None:

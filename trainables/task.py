@@ -111,7 +111,7 @@ class Task:
         The model function then loads trained weights, or draws by a seed of its own, and no initial weights are new.
         """
         one, other = self.build(0), self.build(1)
-        values = dict(other.named_parameters())
+        values = dict(other.named_parameters(remove_duplicate=False))
         for layer, part in one.named_modules():
             if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
                 for name, parameter in part.named_parameters(layer):

@@ -61,7 +61,7 @@ def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
             whole[name] = "its channels are in groups"
     once = {name: layer for name, layer in by_name.items() if name not in whole}
     obstacles += whole.items()
-    modules = dict(module.named_modules())
+    modules = _known(module)
     links: list[Link] = []
     for node in graph.graph.nodes:
         if node.op != "call_module" or node.target not in once:
@@ -105,6 +105,8 @@ def _layers(module: nn.Module) -> tuple[tuple[Layer, ...], list[tuple[str, str]]
             obstacles.append((name, "it shares parameters with another layer"))
         elif not all(p.requires_grad for p in own.values()):
             obstacles.append((name, "it is frozen"))
+        elif hooked(part):
+            obstacles.append((name, "a hook of its own may change what it takes or gives"))
         else:
             layers.append(
                 Layer(
@@ -119,6 +121,24 @@ def _layers(module: nn.Module) -> tuple[tuple[Layer, ...], list[tuple[str, str]]
                 )
             )
     return tuple(layers), obstacles
+
+
+def hooked(part: nn.Module) -> bool:
+    """Whether calling a module does more than its type says: it has a hook, or a `forward` of its own."""
+    return bool(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
+
+
+class _Unknown(nn.Module):
+    """Stands for a module of which nothing is known by its type."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.told = f"{type(part).__name__} with a hook"
+
+
+def _known(module: nn.Module) -> dict[str, nn.Module]:
+    """The parts of a model by name, without those whose type does not say all that they do."""
+    return {name: _Unknown(part) if hooked(part) else part for name, part in module.named_modules()}
 
 
 def _zeros(module: nn.Module, examples: int, input_shape: tuple[int, ...]) -> Tensor:
@@ -190,7 +210,7 @@ def head(module: nn.Module, structure: Structure) -> tuple[Layer, Layer] | None:
         graph = _traced(module)
     except Exception:  # anybody's code
         return None
-    modules, layers = dict(graph.named_modules()), {layer.name: layer for layer in structure.layers}
+    modules, layers = _known(graph), {layer.name: layer for layer in structure.layers}
     node, found = next(node for node in graph.graph.nodes if node.op == "output"), []
     for kind in (nn.Linear, nn.ReLU, nn.Linear):
         if len(node.all_input_nodes) != 1 or len((node := node.all_input_nodes[0]).users) != 1:
@@ -322,7 +342,7 @@ def _blocks_of(graph: fx.GraphModule, structure: Structure) -> list[tuple[Block,
     layers = {layer.name: layer for layer in structure.layers}
     called = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     known = {block.name for block in structure.blocks}
-    found = _blocks(graph.graph, layers, dict(graph.named_modules()), called)
+    found = _blocks(graph.graph, layers, _known(graph), called)
     return [(block, total, branch) for block, total, branch in found if block.name in known]
 
 
@@ -456,7 +476,7 @@ def _follow(start: fx.Node, layer: Layer, layers: Mapping[str, Layer], modules: 
 def _told(node: fx.Node, part: Any) -> str:
     """An operation and where it is, for people."""
     if node.op == "call_module":
-        return f"{type(part).__name__} ({node.target})"
+        return f"{part.told if isinstance(part, _Unknown) else type(part).__name__} ({node.target})"
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     where = [str(user.target) for user in _closure([node], _users) if user.op == "call_module"]
     return f"{name}{f' before {where[0]}' if where else ''}"

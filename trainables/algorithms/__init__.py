@@ -11,9 +11,10 @@ import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+from collections.abc import Mapping
 
 from ...analysis.mistake import Mistake
-from ..contract import Algorithm
+from ..contract import Algorithm, Domain
 from ..models import lookup, raised
 
 GROUP = "prunefront.algorithms"
@@ -69,6 +70,10 @@ def _made(name: str, found: object) -> Algorithm:
     for attribute in ("source", "space"):
         if not hasattr(found, attribute):
             raise Mistake(f"algorithm {name}: an algorithm has a `{attribute}`; got none")
+    if not isinstance(found.space, Mapping) or not all(isinstance(domain, Domain) for domain in found.space.values()):
+        raise Mistake(f"algorithm {name}: `space` is a dict of Domains by name; got {found.space!r}")
+    if type(found.version) is not int:
+        raise Mistake(f"algorithm {name}: `version` is a whole number; got {found.version!r}")
     for method, own in inspect.getmembers(found, inspect.isfunction):
         for base in found.__mro__:
             ours = vars(base).get(method)
