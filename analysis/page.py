@@ -32,6 +32,7 @@ def page(study: str, body: str, pictures: Mapping[str, plot.Picture]) -> str:
     """The page, with everything it needs inside; the policy in its head forbids fetching anything."""
     study = escape(study)
     specs = json.dumps(pictures).replace("<", "\\u003c")
+    script = plot.script() if pictures else ""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:;
@@ -39,7 +40,7 @@ script-src 'unsafe-inline' 'unsafe-eval'">
 <title>{study}: accuracy against FLOPs</title><style>{STYLE}</style></head>
 <body><h1>{study}: accuracy against FLOPs</h1>
 {body}
-<script>{plot.script()}</script>
+<script>{script}</script>
 <script>{{
 const actions = {{export: true, source: false, compiled: false, editor: false}};
 for (const [name, spec] of Object.entries({specs})) vegaEmbed("#" + name, spec, {{renderer: "svg", actions}});

@@ -6,6 +6,9 @@ import functools
 import json
 import math
 import re
+import resource
+import subprocess
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -567,8 +570,26 @@ def _seeds(counts: pd.Series) -> str:
     return f"{least} seed{'' if most == 1 else 's'}" if least == most else f"{least} to {most} seeds"
 
 
+@functools.cache
+def hindrance() -> str:
+    """Why no picture can be drawn in this process; empty if they can.
+
+    vl_convert holds a JavaScript engine that reserves more than 60 GB of addresses, and where it may not, it ends the process.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    code = "import vl_convert; vl_convert.vegalite_to_svg({'mark': 'point', 'data': {'values': []}})"
+    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    if not tried.returncode:
+        return ""
+    return f"pictures take addresses for 80 GB (vl_convert reserves them); `ulimit -v` allows {limit / 1e9:.0f} GB"
+
+
 def svg(picture: Picture) -> str:
-    """The chart as SVG text, without a background."""
+    """The chart as SVG text, without a background. Raises Mistake where nothing can be drawn."""
+    if why := hindrance():
+        raise Mistake(why)
     return vl_convert.vegalite_to_svg({**_legal(picture), "background": "transparent"}, vl_version=_version())
 
 

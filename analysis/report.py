@@ -182,6 +182,9 @@ def build(folder: Where, published: Where | None = None) -> Location:
         table_of_arms = wording.grid(*sections.arms_table(found.arms, found.uncounted))
         notes = "".join(f"\n{sentence}\n" for sentence in _cautions(found.last))
         save(target / "arms.md", _encoded(f"{table_of_arms}\n{notes}"))
+    for path in [*target.glob("*.svg"), *target.glob("*.pdf"), target / "front.png"]:
+        if not path.name.startswith("compare."):  # those of another command
+            path.unlink(missing_ok=True)
     for name, drawing in drawings.items():
         file = "front" if name == "flops_masked" else name
         with _alone(f"{file}.svg and {file}.pdf", failed):

@@ -255,7 +255,11 @@ def planned(folder: Where) -> dict[str, Any] | None:
     path = folder / "plan" / "study.json"
     if not path.exists():
         return None
-    about = json.loads(path.read_text())
+    try:
+        about = json.loads(path.read_text())
+    except ValueError as error:
+        rule = "says what the folder holds, as JSON; without it `prunefront run` writes it again"
+        raise Mistake(f"{path} {rule}; got: {error}") from None
     if not isinstance(about, dict) or not {"name", "description", "arms", "removed", "goals"} <= about.keys():
         raise Mistake(f"{path} says what the folder holds; got one that this version of prunefront did not write")
     return about

@@ -81,11 +81,13 @@ def build(folders: Sequence[Where], baseline: str | None = None, flops: Sequence
 
 
 def write(found: Verdicts, target: Where) -> None:
-    """Write `compare.csv`, `compare.md`, `compare.svg` and `compare.png` into a folder."""
+    """Write `compare.csv`, `compare.md` and, where pictures can be drawn, `compare.svg` and `compare.png` into a folder."""
     target = locate(target)
-    drawing = plot.svg(picture(found))
     save(target / "compare.csv", found.lines.to_csv(index=False, lineterminator="\n").encode())
     save(target / "compare.md", markdown(found).encode())
+    if plot.hindrance():
+        return
+    drawing = plot.svg(picture(found))
     save(target / "compare.svg", plot.paper(drawing).encode())
     save(target / "compare.png", plot.png(drawing))
 

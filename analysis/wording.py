@@ -41,5 +41,8 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = Tr
 
 
 def raised(error: BaseException) -> str:
-    """An exception on one line: its type, and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    """An exception on one line: its type, and the first line of what it says, with dots where there were more."""
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    if not lines:
+        return kind
+    return f"{kind}: {lines[0]}{' ...' if len(lines) > 1 else ''}"

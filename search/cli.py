@@ -83,7 +83,7 @@ def compare(
     anyway: Annotated[bool, typer.Option("--anyway", help="Compare studies of other data, split, model or task too.")] = False,
 ) -> None:
     """Compare arms at equal FLOPs, paired by seed, with intervals and tests."""
-    from ..analysis import verdicts
+    from ..analysis import plot, verdicts
 
     places, console = list(map(locate, folders)), Console()
     target = locate(out) if out is not None else places[0] / "report"
@@ -99,6 +99,8 @@ def compare(
         console.grid(f"against {found.baseline}. {verdicts.title(str(cost))}", grid)
     for caution in found.cautions:
         console.say(caution)
+    if why := plot.hindrance():
+        console.say(f"without a picture: {why}")
     console.say(f"comparison: {target / 'compare.md'}")
 
 
@@ -198,7 +200,7 @@ _COMPARED = ("arm", "FLOPs", "n", "test %", "difference", "95 % interval", "p (H
 
 
 def _report(folder: Location, console: Console, published: Path | None = None) -> None:
-    from ..analysis import report
+    from ..analysis import plot, report
     from ..analysis.wording import raised
 
     incomplete = None
@@ -217,6 +219,8 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
     console.grid("the fronts: mean validation accuracy against FLOPs, shrunk (the file's) and masked", grid)
     for caution in cautions:
         console.say(caution)
+    if why := plot.hindrance():
+        console.say(f"the report has no pictures: {why}")
     console.say(f"report: {page}")
     if incomplete is not None:
         for error in incomplete.exceptions:

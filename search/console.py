@@ -11,9 +11,12 @@ from typing import IO, Any
 
 import rich.console
 from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+NARROW = 20
+"""Characters that a column of text has at least, however narrow the terminal."""
 WIDE = 100_000
 """Columns where the output is no terminal: tables take what they need, and nothing is cut off."""
 
@@ -46,14 +49,25 @@ class Console(rich.console.Console):
     def grid(self, title: str, grid: Table) -> None:
         """Print a table below its title."""
         self.say(title)
-        self.print(grid)
+        terminal, self.width = self.width, WIDE
+        needed = Measurement.get(self, self.options, grid).minimum
+        self.width = max(terminal, needed)
+        self.print(grid, crop=False)
+        self.width = terminal
 
 
 def columns(names: Iterable[str], left: Collection[str] = ()) -> Table:
-    """An empty table; columns hold numbers but for those in `left`. What a terminal has no room for is folded, not cut."""
-    grid = Table(box=box.SIMPLE_HEAD)
+    """An empty table; columns hold numbers but for those in `left`.
+
+    Text is folded where the terminal is narrow, down to `NARROW` characters; numbers and headings never are: then the table is
+    wider than the terminal.
+    """
+    grid = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name in names:
-        grid.add_column(name, justify="left" if name in left else "right", overflow="fold")
+        if name in left:
+            grid.add_column(name, justify="left", overflow="fold", min_width=NARROW)
+        else:
+            grid.add_column(name, justify="right", no_wrap=True)
     return grid
 
 

@@ -258,11 +258,20 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:,.1f} GiB"
 
 
+def pictures() -> Iterator[Finding]:
+    from ..analysis import plot
+
+    if why := plot.hindrance():
+        yield Finding(why, "raise it for `prunefront report` and `compare`")
+    else:
+        yield Finding("pictures of reports can be drawn")
+
+
 SECTIONS: dict[str, tuple[Callable[[], Iterator[Finding]], ...]] = {
     "Python": (versions,),
     "PyTorch and GPUs": (pytorch,),
     "Ray": (ray_token, temporary_folder, shared_memory),
-    "machine": (cores_and_memory, runs_folder),
+    "machine": (cores_and_memory, runs_folder, pictures),
     "environment": (variables,),
 }
 """Heading -> what is looked at, in this order."""

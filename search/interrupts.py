@@ -24,6 +24,8 @@ _first = threading.Event()
 """Set by whoever hears of a signal first: the handler, or the thread that keeps the time while a library has the handlers."""
 _stopping = False
 """Whether the handler has run."""
+_timed = False
+"""Whether a thread keeps the time, and ends the process if tidying up takes too long."""
 _last_acts: list[Callable[[], None]] = []
 
 
@@ -84,7 +86,7 @@ def _stop(number: int, frame: object) -> None:
     _first.set()
     if not again and callable(signal.getsignal(signal.SIGUSR1)):
         signal.raise_signal(signal.SIGUSR1)
-    elif not again or number == signal.SIGINT:  # who sends another SIGTERM need not disturb what is being tidied up
+    elif not again or (number == signal.SIGINT and not _timed):  # another signal need not disturb what is being tidied up
         raise KeyboardInterrupt
 
 
@@ -102,11 +104,15 @@ def bounded() -> Iterator[None]:
     os.set_blocking(writer, False)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    global _timed
+    _timed = True
     _begin()
     take()
     try:
         yield
     except BaseException as error:
+        if not heard() and isinstance(error, SystemExit) and _cut_short(error):
+            _say()  # a user's own code raised KeyboardInterrupt
         if not heard() or (isinstance(error, SystemExit) and not error.code):
             raise
         if not isinstance(error, SystemExit) or _cut_short(error):
@@ -115,6 +121,7 @@ def bounded() -> Iterator[None]:
     finally:
         for number, handler in before.items():  # after the first signal another one finds nothing left to stop
             signal.signal(number, signal.SIG_IGN if heard() else handler)
+        _timed = False
         if not heard():
             signal.set_wakeup_fd(-1)
             os.close(writer)

@@ -80,7 +80,7 @@ class About(_Table):
     )
     controls: Literal["none", "standard"] = _is("none or standard: whether the study is given controls", default="none")
     limit: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = _is(
-        "the most seconds that a cohort may take from rung to rung: a number above 0", default=None
+        "the most seconds that a cohort may take from rung to rung: a finite number above 0", default=None
     )
 
 

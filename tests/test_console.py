@@ -87,7 +87,7 @@ def test_a_narrow_terminal_folds_names_and_cuts_none(name: str, encoding: str, w
     page = Page(encoding, width=width)
     grid = columns(["arm"], left=("arm",))
     grid.add_row(name * 10)
-    page.console.print(grid)
+    page.console.grid("", grid)
     letters = "".join(page.text().split())
     whole = "".join(shown(name * 10, encoding).split())
     assert is_safe(page.text())

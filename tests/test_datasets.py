@@ -315,8 +315,8 @@ def test_what_are_no_features(tmp_path: Path):
         {"p": pa.array([], pa.float32()), "e": pa.array([], pa.list_(pa.float32())), "label": pa.array([], pa.int8())}
     )
     pq.write_table(empty, path)
-    assert said() == "split train: has one label for each input; got (0,) for (0, 1)"
-    assert said(columns="e") == "split train: has one label for each input; got (0,) for (0, 0)"
+    assert said() == "split train: has one example at least; got none"
+    assert said(columns="e") == "split train: has one example at least; got none"
     parquet_file(path, **PIXEL)
     path.write_bytes(path.read_bytes()[:1000])
     assert said().startswith(f"{path}: is a Parquet file; got: ")

@@ -331,8 +331,10 @@ def test_arrays_that_are_not_what_they_seem():
     assert refusal({"train": (missing, MIXED)}) == "split train: has a value in each place; got an array with masked ones"
     assert "an input has one number or more; got shape (0,)" in refusal({"train": (np.zeros((COUNT, 0)), MIXED)})
     grown = torch.from_numpy(NOISE).requires_grad_()
-    assert "is a pair of arrays, inputs and labels; RuntimeError: " in refusal({"train": (grown, MIXED)})
-    assert "is a pair of arrays, inputs and labels; TypeError: " in refusal({"train": (torch.zeros(9, 2).bfloat16(), MIXED)})
+    assert "is a pair, inputs and labels, that become NumPy arrays; got RuntimeError: " in refusal({"train": (grown, MIXED)})
+    assert "is a pair, inputs and labels, that become NumPy arrays; got TypeError: " in refusal(
+        {"train": (torch.zeros(9, 2).bfloat16(), MIXED)}
+    )
     assert load({"train": (torch.from_numpy(NOISE), torch.from_numpy(MIXED))}).classes == 4
 
 
@@ -372,10 +374,10 @@ def test_labels_that_are_no_classes():
 
 def test_a_class_has_examples_in_each_split():
     rare = np.array([0, 1, 2, 3, 4] * 79 + [0, 1, 2, 3, 5])
-    most = {"train": (NOISE, MIXED), "valid": (NOISE, MIXED)}
-    said = refusal({**most, "test": (NOISE, rare)})
+    most = {"train": (NOISE, MIXED), "valid": (NOISE + 1, MIXED)}
+    said = refusal({**most, "test": (NOISE + 2, rare)})
     assert said.startswith("split test: has the classes of `train`, 0 to 3; got class 4 (79 examples), which `train` lacks; ")
-    (caution,) = cautions({**most, "test": (NOISE, MIXED % 2)})
+    (caution,) = cautions({**most, "test": (NOISE + 2, MIXED % 2)})
     assert caution == "split test has no examples of classes 2, 3: its accuracy says nothing about that"
     single = np.where(np.arange(COUNT) == 5, 4, MIXED)
     seeds = {}
@@ -432,3 +434,29 @@ def test_a_run_says_cautions_before_it_starts_and_rows_hold_them(
     assert cohort.footer(task)["cautions"] == [caution]
     assert "cautions" not in cohort.footer(Task())
     assert "cautions" not in task.describe(), "members are known by what they are trained on, not by what is said of it"
+
+
+def test_a_column_along_which_the_classes_lie_one_after_the_other_is_named():
+    """A leaked score, a noisy copy of the label: values do not repeat, and yet they tell it."""
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=120)
+    inputs = random.normal(size=(120, 4))
+    inputs[:, 2] = labels * 100 + random.uniform(0, 99, 120)
+    (caution,) = cautions_of(inputs, labels)
+    assert "column 2 tells the label without the other columns" in caution
+    inputs[5, 2] = 1e4 if labels[5] < 2 else -1e4  # one example is out of order
+    assert not cautions_of(inputs, labels)
+
+
+def cautions_of(inputs: np.ndarray, labels: np.ndarray) -> list[str]:
+    return doubts.columns(inputs, labels, (), np.dtype("float32"))
+
+
+def test_examples_of_another_split_that_are_trained_on_are_named():
+    random = np.random.default_rng(0)
+    train, test = random.normal(size=(200, 3)), random.normal(size=(50, 3))
+    assert not list(doubts.shared(train, {"test": test}))
+    test[:20] = train[:20]
+    assert list(doubts.shared(train, {"test": test})) == [
+        "split test: 20 of 50 examples that were looked at are training examples too"
+    ]

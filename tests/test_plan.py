@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunefront.analysis.mistake import Mistake
 from prunefront.search import plan
 from prunefront.search.study import Study, read
 from prunefront.search.work import Work
@@ -286,3 +287,19 @@ def test_a_plan_that_is_not_ours_is_refused(tmp_path: Path, content: str) -> Non
     (tmp_path / "plan" / "study.json").write_text(content)
     with pytest.raises(ValueError, match=r"plan/study\.json says what the folder holds"):
         prepare(study(tmp_path, DENSE), tmp_path, 2)
+
+
+@pytest.mark.parametrize("name", ["study.json", "cohorts-000.jsonl"])
+@pytest.mark.parametrize("content", ['{"x":', "[]", "", '{"name": 3}', "\x00"])
+def test_a_damaged_plan_is_named(tmp_path: Path, name: str, content: str):
+    """It is said which file, and rows are not touched; an empty list of cohorts is what a plan may be."""
+    found = study(tmp_path, DNS)
+    prepare(found, tmp_path / "run", 1)
+    file = tmp_path / "run" / "plan" / name
+    file.write_text(content)
+    again = plan.Plan(found, tmp_path / "run", 1)
+    if (name, content) == ("cohorts-000.jsonl", ""):
+        again.open()
+        return
+    with pytest.raises(Mistake, match=name):
+        again.open()

@@ -451,3 +451,61 @@ def test_the_plan_and_the_page_say_so(tmp_path: Path) -> None:
     )  # fmt: skip
     page = "".join(sections.headline(rows, said))
     assert "no figure here says whether the weights were needed" in page
+
+
+# ---- models of other kinds
+
+
+class Complex(nn.Module):
+    def __init__(self, *given: object) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.complex(self.head(x.flatten(1)), x.flatten(1)[:, :10])
+
+
+def lazy(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def frozen(shape: tuple[int, ...], classes: int) -> nn.Module:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    module.requires_grad_(False)
+    return module
+
+
+def talkative(shape: tuple[int, ...], classes: int) -> nn.Module:
+    raise RuntimeError("boom\nand more")
+
+
+def silent(shape: tuple[int, ...], classes: int) -> nn.Module:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("Complex", "gives logits that are real numbers; got torch.complex64"),
+        ("lazy", "is returned with all its parameters made: call a lazy module once before; got 1.weight without values"),
+        ("frozen", "has removable layers (linear or convolution); got none (1: it is frozen)"),
+        ("talkative", "it raised RuntimeError: boom ... (test_rehearsal.py, line "),
+        ("silent", "it raised MemoryError (test_rehearsal.py, line "),
+    ],
+)
+def test_models_of_other_kinds_are_refused_in_plain_words(model: str, sentence: str) -> None:
+    with pytest.raises(Mistake) as refused:
+        Task(model=f"{HERE}.{model}").check()
+    assert sentence in str(refused.value)
+
+
+def test_a_budget_beyond_all_measure_is_refused() -> None:
+    with pytest.raises(Mistake, match=r"`epochs` makes at most 1,000,000,000 steps .* got 1e\+18 epochs"):
+        Task(epochs=1e18, model_options={"widths": [4]}).check()
+
+
+def test_tied_weights_do_not_hinder_a_study(tmp_path: Path) -> None:
+    study = planned(tmp_path, 'model = "example_models.odd"', DENSE)
+    plan.check(study)
+    assert study.task.loaded == ""
+    plan.cautions(study)

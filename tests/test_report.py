@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import statistics
+import subprocess
 import sys
 from html import escape
 from html.parser import HTMLParser
@@ -335,7 +337,7 @@ def test_a_part_that_fails_does_not_cost_the_report(
     assert incomplete.value.page == study / "report" / "report.html"
     text = Visible.of(incomplete.value.page.read_text())
     assert "Not in this report" in text
-    assert "failed, by a fault of prunefront (ZeroDivisionError: planted <b>)" in text
+    assert "failed, by a fault of prunefront (ZeroDivisionError: planted <b> ...)" in text
     assert "More information" not in text
     for heading in ("Operating points", "Hypervolume", "Checks", "Provenance"):
         assert heading in text, "the others are there"
@@ -549,3 +551,22 @@ def test_networks_without_flops_are_left_out_and_counted(tmp_path: Path, capsys:
     assert sentence in (tmp_path / "report" / "arms.md").read_text()
     written = pd.read_csv(tmp_path / "report" / "front.csv")
     assert not written.loc[written["flops_masked"] == 0, ["front_masked", "front_shrunk"]].to_numpy().any()
+
+
+def test_where_nothing_can_be_drawn_the_rest_of_the_report_is_written(study: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = study / "report"
+    report.build(study)
+    assert list(folder.glob("*.svg"))
+    monkeypatch.setattr(plot, "hindrance", lambda: "pictures take more than there is")
+    text = report.build(study).read_text()
+    assert "pictures take more than there is" in text
+    assert (folder / "arms.csv").is_file()
+    assert not [*folder.glob("*.svg"), *folder.glob("*.p[dn][fg]")], "no old pictures stay"
+
+
+def test_a_process_with_few_addresses_says_so_instead_of_dying():
+    code = "from prunefront.analysis import plot; print(plot.hindrance())"
+    limited = f"ulimit -Sv 30000000; exec {sys.executable} -c '{code}'"
+    ran = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=True)
+    assert "`ulimit -v` allows 31 GB" in ran.stdout
+    assert plot.hindrance() == "" or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY

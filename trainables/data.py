@@ -323,6 +323,10 @@ def _doubted(
             kind = np.dtype(str(dtype).removeprefix("torch."))
             theirs = labels if isinstance(x, np.ndarray) else labels[doubts.spread(len(x), GLIMPSE)]
             cautions += doubts.columns(known, theirs, names, kind, isinstance(x, np.ndarray))
+    arrays = {split: x for split, (x, _) in splits.items() if isinstance(x, np.ndarray)}
+    if "train" in arrays and len(arrays) > 1:
+        train = arrays.pop("train")
+        cautions += doubts.shared(train, arrays)
     return cautions
 
 
@@ -370,14 +374,16 @@ def _checked(where: str, found: Any) -> tuple[dict[str, Split], tuple[int, ...],
         except Mistake as error:
             raise Mistake(f"{where}: {error}") from error
         except Exception as error:  # anybody's arrays
-            raise Mistake(f"{place}: is a pair of arrays, inputs and labels; {raised(error)}") from error
+            raise Mistake(f"{place}: is a pair, inputs and labels, that become NumPy arrays; got {raised(error)}") from error
         if any(hidden):
             raise Mistake(f"{place}: has a value in each place; got an array with masked ones")
         shape = (len(inputs), *inputs.shape) if isinstance(inputs, Guarded) else inputs.shape
         doubts.kinds(place, inputs.dtype, shape)
         if len(shape) < 2:
             raise Mistake(f"{place}: inputs are numbers (n, ...); got {inputs.dtype} {shape}")
-        if labels.shape != shape[:1] or not len(labels):
+        if not shape[0]:
+            raise Mistake(f"{place}: has one example at least; got none")
+        if labels.shape != shape[:1]:
             raise Mistake(f"{place}: has one label for each input; got {labels.shape} for {shape}")
         if not math.prod(shape):
             raise Mistake(f"{place}: an input has one number or more; got shape {shape[1:]}")

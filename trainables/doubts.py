@@ -27,6 +27,8 @@ GLANCE = 1024
 """Examples, evenly spread over a split, in which columns are looked at first; what is found there is then looked at in all."""
 PART = 256
 """Examples that are looked at together."""
+SHARED = 0.1
+"""Share of a split that may be training examples too without a word."""
 LEAST = 16
 """Examples from which on an order of rows is no accident."""
 NAMED = 5
@@ -185,6 +187,16 @@ def columns(
     return [f"split train: {caution}{seen}" for caution in cautions]
 
 
+def shared(train: np.ndarray, others: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Cautions about examples of other splits, (n, ...) each, that are training examples too, looked for by a glance."""
+    known = {row.tobytes() for row in train}
+    for split, inputs in others.items():
+        glance = inputs[spread(len(inputs), GLANCE)].astype(train.dtype)
+        same = sum(row.tobytes() in known for row in glance)
+        if same > SHARED * len(glance):
+            yield f"split {split}: {same:,} of {len(glance):,} examples that were looked at are training examples too"
+
+
 class _Columns:
     """Features (n, d) of training examples, a glance at them, and their labels."""
 
@@ -245,7 +257,8 @@ class _Columns:
         if telling := self._one_value_a_class(places):
             has = _several("has", "have", len(telling))
             cautions.append(f"{self.named(telling)} {has} one value in each class: was that made from the label?")
-        if deciding := [place for place in places if place not in telling and self._decides(place)]:
+        others = (place for place in places if place not in telling)
+        if deciding := [place for place in others if self._decides(place) or self._separates(place)]:
             tells = _several("tells", "tell", len(deciding))
             cautions.append(f"{self.named(deciding)} {tells} the label without the other columns: was that made from it?")
         return cautions
@@ -289,6 +302,22 @@ class _Columns:
         for column, labels in ((self.few[:, place], self.their), (self.inputs[:, place], self.labels)):
             values, which = np.unique(column, return_inverse=True)
             if not 1 < len(values) <= len(column) / 4 or not _functions(labels[:, None], which)[0]:
+                return False
+        return True
+
+    def _separates(self, place: int) -> bool:
+        """Whether the classes lie one after the other along a column: a score, or a noisy copy of the label.
+
+        Not said of one in the order of the rows, of which `about_rows` speaks.
+        """
+        if len(self.labels) - len(self.counts) < LEAST or place in self._ordered([place]):
+            return False
+        for column, labels in ((self.few[:, place], self.their), (self.inputs[:, place], self.labels)):
+            order = np.argsort(column, kind="stable")
+            ranked, values = labels[order], column[order]
+            changes = np.flatnonzero(ranked[1:] != ranked[:-1])
+            present = len(np.unique(labels))
+            if present < 2 or len(changes) != present - 1 or (values[changes] == values[changes + 1]).any():
                 return False
         return True
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..analysis.mistake import Mistake
 from . import extract, physical, stack
@@ -33,6 +34,9 @@ example takes from others beside it far above."""
 def fits(task: Task) -> None:
     """Raise Mistake with one sentence if the task's model does not take its data, or has nothing to remove."""
     model = f"model {task.model}"
+    if lazy := [name for name, p in task.build(0).named_parameters() if is_lazy(p)]:
+        rule = "is returned with all its parameters made: call a lazy module once before"
+        raise Mistake(f"{model}: {rule}; got {lazy[0]} without values")
     with blamed(f"{model}: takes inputs of shape {task.data.shape}"):
         logits = _logits(task.build(0).eval(), task.data.examples("train", torch.arange(2)))
         task.initial([0])
@@ -42,7 +46,8 @@ def fits(task: Task) -> None:
     with blamed(f"{model}: is taken apart into layers"):
         layers = task.structure.layers
     if not layers:
-        raise Mistake(f"{model}: has removable layers (linear or convolution); got none")
+        why = [f" ({name}: {reason})" for name, reason in task.structure.obstacles if name][:1]
+        raise Mistake(f"{model}: has removable layers (linear or convolution); got none{''.join(why)}")
 
 
 def rehearse(task: Task) -> None:
@@ -73,6 +78,8 @@ def _logits(module: nn.Module, x: Tensor) -> Any:
 def _expect_logits(task: Task, found: Any, count: int, when: str = "") -> None:
     """Raise Mistake unless `found` has one line of logits for each of `count` examples."""
     want = (count, task.data.classes)
+    if isinstance(found, Tensor) and not found.is_floating_point():
+        raise Mistake(f"model {task.model}: gives logits that are real numbers{when}; got {found.dtype}")
     if not isinstance(found, Tensor) or found.shape != want:
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         examples = {1: "one example", 2: "two examples"}.get(count, f"{count} examples")

@@ -19,6 +19,9 @@ from .flops import Counts, count
 from .shrinking import Cut, narrowed, narrowed_module
 from .structure import Structure
 
+MOST_STEPS = 1_000_000_000
+"""Optimiser steps that a member may have: more is a slip of the pen."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -94,7 +97,8 @@ class Task:
             raise Mistake(f"`augment` is for images, (channels, height, width); got inputs of shape {found.shape}")
         if self.batch_size > len(found.labels["train"]):
             have = len(found.labels["train"])
-            raise Mistake(f"`batch_size` is at most the number of training examples, {have}; got {self.batch_size}")
+            default = ", the default" if self.batch_size == type(self).batch_size else ""
+            raise Mistake(f"`batch_size` is at most the number of training examples, {have}; got {self.batch_size}{default}")
         return found
 
     def build(self, seed: int) -> nn.Module:
@@ -209,6 +213,9 @@ class Task:
         rehearsal.fits(self)
         if rehearsed:
             rehearsal.rehearse(self)
+        if self.steps > MOST_STEPS:
+            rule = f"`epochs` makes at most {MOST_STEPS:,} steps of {self.batch_size} examples, a year at 30 a second"
+            raise Mistake(f"{rule}; got {self.epochs:g} epochs, {self.steps:,} steps")
         after_dense = self.steps - self.dense_steps
         if self.rungs > after_dense:
             raise Mistake(f"`rungs` is at most the number of steps after the dense phase, {after_dense}; got {self.rungs}")

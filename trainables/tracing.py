@@ -416,10 +416,16 @@ _UNITWISE = (
 )  # fmt: skip
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_FUNCTIONS = {F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, torch.tanh, torch.sigmoid, F.dropout,
-              F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d}  # fmt: skip
-_METHODS = {"relu", "tanh", "sigmoid", "contiguous"}
-_SHIFTS = (nn.Sigmoid, nn.Softplus, nn.Hardsigmoid, torch.sigmoid, "sigmoid")
+_FUNCTIONS = {
+    F.relu, torch.relu, F.relu_, F.relu6, F.leaky_relu, F.leaky_relu_, F.elu, F.elu_, F.selu, F.celu, F.gelu, F.silu, F.mish,
+    F.hardtanh, F.hardswish, F.tanh, F.sigmoid, F.softplus, F.hardsigmoid, torch.tanh, torch.sigmoid, F.dropout,
+    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
+    F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d,
+}  # fmt: skip
+_METHODS = {"relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_", "contiguous"}
+_SHIFTS = (
+    nn.Sigmoid, nn.Softplus, nn.Hardsigmoid, torch.sigmoid, F.sigmoid, F.softplus, F.hardsigmoid, "sigmoid", "sigmoid_",
+)  # fmt: skip
 """Of the above, those that make something of nothing."""
 _SHAPES = {torch.flatten, torch.reshape, "flatten", "view", "reshape"}
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
