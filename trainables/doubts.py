@@ -310,7 +310,8 @@ class _Columns:
 
         Not said of one in the order of the rows, of which `about_rows` speaks.
         """
-        if len(self.labels) - len(self.counts) < LEAST or place in self._ordered([place]):
+        steps = np.diff(self.few[:, place].astype(np.float64))
+        if len(self.labels) - len(self.counts) < LEAST or (steps >= 0).all() or (steps <= 0).all():
             return False
         for column, labels in ((self.few[:, place], self.their), (self.inputs[:, place], self.labels)):
             order = np.argsort(column, kind="stable")
