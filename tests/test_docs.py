@@ -59,9 +59,31 @@ def test_every_figure_is_computed_where_the_page_says():
 
 
 def test_links_of_documents_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), (page.name, link)
+
+
+def test_every_page_is_reached_from_a_readme_that_is_short():
+    readme = ROOT / "README.md"
+    assert len(readme.read_text().splitlines()) <= 150
+    seen, pending = set[Path](), [readme]
+    while pending:
+        page = pending.pop()
+        if page not in seen:
+            seen.add(page)
+            linked = re.findall(r"\]\((?!https?:)([^)#]+\.md)", page.read_text())
+            pending += [(page.parent / link).resolve() for link in linked]
+    assert {page.name for page in (ROOT / "docs").rglob("*.md")} <= {page.name for page in seen}
+
+
+def test_every_page_of_results_says_what_was_run_and_when():
+    pages = list((ROOT / "docs" / "results").glob("*.md"))
+    assert len(pages) >= 8
+    for page in pages:
+        text = page.read_text()
+        assert re.search(r"`(python )?benchmarks/\w+\.py|studies/\w+\.toml", text), page.name
+        assert re.search(r"\b20\d\d-\d\d-\d\d\b", text), page.name
 
 
 def test_the_reference_is_what_the_code_says():
