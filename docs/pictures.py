@@ -1,6 +1,6 @@
 """The pictures of the README, from the demo's output folder: the front, and the first screen of the report.
 
-    python docs/pictures.py runs/digits
+python docs/pictures.py runs/digits
 """
 
 from __future__ import annotations
