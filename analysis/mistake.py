@@ -15,3 +15,11 @@ class Wrong(Exception):
 
     Its text is one sentence, and a command ends with it and exit code 3.
     """
+
+
+def raised(error: BaseException) -> str:
+    """An exception on one line: its type, and the first line of what it says, with dots where there were more."""
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    if not lines:
+        return kind
+    return f"{kind}: {lines[0]}{' ...' if len(lines) > 1 else ''}"

@@ -36,6 +36,8 @@ COSTS = {
     "flops_shrunk": "dead units cut out, the rest dense (any hardware)",
 }
 WIDTH, HEIGHT = 720, 440
+ROOM = 60
+"""Pixels on the right of a picture that is a file."""
 SQUEEZED = 0.2
 """Share of the height for accuracies below a break in the axis."""
 PANELS = 12
@@ -607,8 +609,12 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def paper(drawing: str) -> str:
-    """A drawing as from `svg`, on white."""
-    return drawing.replace(">", '><rect width="100%" height="100%" fill="white"/>', 1)
+    """A drawing as from `svg`, on white, with room on the right: a reader's fonts may be wider than ours."""
+    head, rest = drawing.split(">", 1)
+    width = int(re.findall(r'width="(\d+)"', head)[0])
+    head = head.replace(f'width="{width}"', f'width="{width + ROOM}"', 1)
+    head = head.replace(f'viewBox="0 0 {width} ', f'viewBox="0 0 {width + ROOM} ', 1)
+    return f'{head}><rect width="100%" height="100%" fill="white"/>{rest}'
 
 
 def pdf(drawing: str) -> bytes:

@@ -27,7 +27,7 @@ from . import (
     wording,
 )
 from . import published as literature
-from .mistake import Mistake
+from .mistake import Mistake, raised
 from .storage import Location
 
 Drawings = Mapping[str, str]
@@ -88,7 +88,7 @@ def lacking(failed: Mapping[str, Exception]) -> Iterator[str]:
     if failed:
         yield "<h2>Not in this report</h2>\n<ul>\n"
         for part, error in failed.items():
-            why = str(error) if isinstance(error, Mistake) else f"failed, by a fault of prunefront ({wording.raised(error)})"
+            why = str(error) if isinstance(error, Mistake) else f"failed, by a fault of prunefront ({raised(error)})"
             yield f"<li>{escape(part)}: {escape(why)}</li>\n"
         yield "</ul>\n"
 

@@ -38,11 +38,3 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = Tr
     inner = "---:" if numbers else "---"
     cells = [head, ["---", *[inner] * (len(head) - 2), "---"], *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
-
-
-def raised(error: BaseException) -> str:
-    """An exception on one line: its type, and the first line of what it says, with dots where there were more."""
-    kind, lines = type(error).__name__, str(error).strip().splitlines()
-    if not lines:
-        return kind
-    return f"{kind}: {lines[0]}{' ...' if len(lines) > 1 else ''}"

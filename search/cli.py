@@ -201,7 +201,7 @@ _COMPARED = ("arm", "FLOPs", "n", "test %", "difference", "95 % interval", "p (H
 
 def _report(folder: Location, console: Console, published: Path | None = None) -> None:
     from ..analysis import plot, report
-    from ..analysis.wording import raised
+    from ..analysis.mistake import raised
 
     incomplete = None
     try:

@@ -108,7 +108,7 @@ def test_what_cannot_be_compiled_has_a_row_with_the_reason(quick: list[nn.Module
 
     monkeypatch.setattr(torch, "compile", fails)
     found = list(timing.measure(nn.Linear(3, 2), (3,)))
-    assert [row["reason"] for row in found] == ["", "", *["RuntimeError: no compiler (test_latency.py, line 107)"] * 2]
+    assert [row["reason"] for row in found] == ["", "", *["RuntimeError: no compiler ... (test_latency.py, line 107)"] * 2]
     assert ["milliseconds" in row for row in found] == [True, True, False, False]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..analysis import wording
+from ..analysis import mistake
 from ..analysis.mistake import Mistake
 from .own import imported
 
@@ -225,7 +225,7 @@ def call(noun: str, name: str, known: dict[str, Callable[..., Any]], /, *given: 
 
 def raised(error: BaseException) -> str:
     """An exception on one line: type, first line of its text, and where in a user's own file it was raised."""
-    text = wording.raised(error)
+    text = mistake.raised(error)
     place = _place(error)
     if place is None or _is_ours(place.filename):
         return text
