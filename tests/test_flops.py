@@ -342,3 +342,14 @@ def test_pairs_of_layers_are_linked_by_structure_not_by_name():
     ]
     names = [layer.name for layer in found.layers]
     assert list(pairwise(names)) == [(link.producer, link.consumer) for link in found.links]
+
+
+class SelfAttention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+def test_the_attention_of_a_report_about_another_counter():
+    """pytorch#195460: 12 heads of 64 tokens and 64 numbers, on a CPU."""
+    found = flops.count(SelfAttention(), (12, 64, 64))
+    assert (found.flops, found.unknown) == (12_582_912, ())
