@@ -112,6 +112,7 @@ def train(study: Study, work: Work, scratch: Path, packed: Packed | None, progre
         "limits": [str(limit) for limit in study.goals.constraints] if study.about.reduction_factor is not None else [],
     }
     hands = _HandOut(work, config, progress, lambda: _slots(study, _nodes()))
+    progress.at_work = lambda: list(hands.going.values())
     report = _Report(hands)
     trainable = tune.with_resources(tune.with_parameters(CohortTrainable, **shared), {"cpu": study.about.cpus, "gpu": gpus})
     losses.deaths_only()
@@ -154,7 +155,6 @@ class _HandOut(Searcher):
         self.slots, self.counted = count(), time.monotonic()
         self.broken: Exception | None = None
         self.going: dict[str, Planned] = {}  # trial -> cohort
-        progress.at_work = lambda: list(self.going.values())
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing goes into Tune's snapshots."""

@@ -29,6 +29,7 @@ from ..trainables.rehearsal import rehearse_algorithm
 from ..trainables.task import Task, identity
 from . import controls
 from .domains import proposals
+from .rungs import part_of_plan
 from .study import MODELLED, Arm, Study, at
 
 LEAST, MOST = 8, 4096
@@ -431,23 +432,11 @@ def members(arm: Arm, seeds: Sequence[int]) -> list[Member]:
     return [Member(hp, seed) for hp in proposals(plain) for seed in seeds]
 
 
-@contextlib.contextmanager
-def _ours(path: Location) -> Iterator[None]:
-    """Raise Mistake naming a file of the plan that is torn or not ours."""
-    try:
-        yield
-    except Mistake:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        rule = "is a part of the plan that `prunefront run` wrote, JSON; put it back as it was, or give another --out"
-        raise Mistake(f"{path} {rule}; got: {error}") from None
-
-
 def _lines(path: Location) -> Iterator[tuple[Planned, Cohort]]:
     """The cohorts in a file of the plan."""
     offset = 0
     for line in path.read_bytes().splitlines(keepends=True):
-        with _ours(path):
+        with part_of_plan(path):
             cohort = Cohort.from_json(line.decode())
         yield _planned(cohort, (path.name, offset, len(line))), cohort
         offset += len(line)

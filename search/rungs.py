@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from ..analysis import table
 from ..analysis.dominance import UNFIT, decide, settings_at
 from ..analysis.goals import Goals
+from ..analysis.mistake import Mistake
 from ..analysis.storage import Location, atomic, source
 from ..trainables.cohort import hp_types, rows_path
 from .study import Arm, Study
@@ -84,6 +86,18 @@ def decision(folder: Location, cohort: str, rung: int) -> Location:
     return folder / "plan" / f"rung-{rung}-{cohort}.json"
 
 
+@contextlib.contextmanager
+def part_of_plan(path: Location) -> Iterator[None]:
+    """Raise Mistake naming a file of the plan that is torn or not ours."""
+    try:
+        yield
+    except Mistake:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        rule = "is a part of the plan that `prunefront run` wrote, JSON; put it back as it was, or give another --out"
+        raise Mistake(f"{path} {rule}; got: {error}") from None
+
+
 def record(folder: Location, cohort: str, rung: int, gone: Mapping[str, str]) -> str:
     """Write a decision down, before anything is done about it; returns the name of its file."""
     path = decision(folder, cohort, rung)
@@ -94,7 +108,9 @@ def record(folder: Location, cohort: str, rung: int, gone: Mapping[str, str]) ->
 
 def stop(study: Study, folder: Location, arm: Arm, cohort: str, rung: int) -> int:
     """Write the last rows of the members that a recorded decision stops: their rows at the rung, with the reason; how many."""
-    gone: dict[str, str] = json.loads(decision(folder, cohort, rung).read_text())
+    decided = decision(folder, cohort, rung)
+    with part_of_plan(decided):
+        gone: dict[str, str] = dict(json.loads(decided.read_text()))
     path = rows_path(folder, cohort, f"stopped-{rung}")
     if not path.exists():
         found = pq.read_table(source(rows_path(folder, cohort, rung)))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunefront.analysis.mistake import Mistake
-from prunefront.search import plan
+from prunefront.search import plan, rungs
 from prunefront.search.study import Study, read
 from prunefront.search.work import Work
 from prunefront.trainables.algorithms.chance import Chance
@@ -303,3 +303,13 @@ def test_a_damaged_plan_is_named(tmp_path: Path, name: str, content: str):
         return
     with pytest.raises(Mistake, match=name):
         again.open()
+
+
+@pytest.mark.parametrize("content", ["{", "3", '["x"]', ""])
+def test_a_damaged_decision_is_named(tmp_path: Path, content: str):
+    found = study(tmp_path, DNS)
+    path = rungs.decision(tmp_path, "abc", 1)
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(Mistake, match="rung-1-abc"):
+        rungs.stop(found, tmp_path, found.arms[0], "abc", 1)

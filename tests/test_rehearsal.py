@@ -18,6 +18,7 @@ from prunefront.search.study import read
 from prunefront.trainables import algorithms, extract, models, rehearsal
 from prunefront.trainables.contract import Domain, Member, complete
 from prunefront.trainables.gradient import GradientPruner, space
+from prunefront.trainables.measure import measure
 from prunefront.trainables.task import Task
 
 HERE = __name__
@@ -509,3 +510,37 @@ def test_tied_weights_do_not_hinder_a_study(tmp_path: Path) -> None:
     plan.check(study)
     assert study.task.loaded == ""
     plan.cautions(study)
+
+
+class Frozen(nn.Module):
+    """A residual branch that ends with a batch-norm layer that is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.BatchNorm1d(16))
+        self.branch[-1].requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)
+
+
+def frozen_end(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), Frozen(), nn.Linear(16, classes))
+
+
+def frozen_between(shape: tuple[int, ...], classes: int) -> nn.Module:
+    norm = nn.BatchNorm1d(16).requires_grad_(False)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), norm, nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, classes))
+
+
+@pytest.mark.parametrize("model", ["frozen_end", "frozen_between"])
+@pytest.mark.parametrize("name", ["dense", "magnitude", "chance", "l1_filters", "group_lasso", "complexity_aware", "depgraph"])
+def test_norms_that_are_not_trained_hinder_nobody(model: str, name: str) -> None:
+    """As in a network whose trained weights were loaded: its parameters are no part of what a cohort trains."""
+    task = Task(model=f"{HERE}.{model}", epochs=0.5, rungs=1)
+    algorithm = algorithms.find(name)
+    assert not task.structure.blocks, "a frozen layer is never at zero"
+    assert task.structure.hidden
+    members = [Member(complete(algorithm.space, {}), seed) for seed in range(2)]
+    state = algorithm.advance(task, algorithm.start(task, members))
+    assert len(measure(task, algorithm, state, last=True)) == 2

@@ -350,3 +350,34 @@ def test_a_branch_with_a_hook_is_no_block(change: Callable[[nn.Module, str], Non
     assert [block.name for block in trial.find(model, (6,)).blocks] == ["1.branch.2"]
     change(model[1], name)
     assert not trial.find(model, (6,)).blocks
+
+
+class InPlace(nn.Module):
+    """Activations that are called as functions, or methods, which overwrite what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu_(self.layers[0](x))
+        x = F.leaky_relu_(self.layers[1](x))
+        x = F.elu_(self.layers[2](x))
+        x = self.layers[3](x).sigmoid_()
+        return self.layers[4](x)
+
+
+def test_functions_in_place_let_units_go():
+    torch.manual_seed(0)
+    model = InPlace().double().eval()
+    found = trial.find(model, (6,))
+    assert [layer.name for layer in found.hidden] == [f"layers.{place}" for place in range(4)]
+    params = dict(model.named_parameters())
+    alive = {layer.name: torch.arange(8) % 3 > 0 for layer in found.hidden}
+    kept = {name: torch.ones_like(params[name], dtype=torch.bool) for name in found.parameters}
+    kept |= node_masks(found, alive, params)
+    with torch.no_grad():
+        for name, mask in kept.items():
+            params[name].mul_(mask)
+        x = torch.randn(20, 6, dtype=torch.float64)
+        torch.testing.assert_close(extract.shrunk(model, found, kept, (6,))(x), model(x))

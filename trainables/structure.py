@@ -43,12 +43,16 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """A batch-norm layer: `units` entries in each of its parameters and statistics, all named in full."""
+    """A batch-norm layer: `units` entries in each of its parameters and statistics, all named in full.
+
+    frozen: whether one of the parameters is not trained.
+    """
 
     name: str
     units: int
     parameters: tuple[str, ...]
     statistics: tuple[str, ...]
+    frozen: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,11 +154,13 @@ class Structure:
     def scale(self, layer: str) -> tuple[str, ...]:
         """Names of the parameters that set how much a hidden layer's units give, one row or entry for each unit.
 
-        Those of the batch-norm layers behind it, and the layer's own where something reads it without one.
+        Those of the batch-norm layers behind it, and the layer's own where something reads it without one that is trained.
         """
         own = next(each.parameters for each in self.layers if each.name == layer)
         last = [
-            [norm.parameters for norm in link.norms if norm.parameters][-1:] for link in self.links if link.producer == layer
+            [norm.parameters for norm in link.norms if norm.parameters and not norm.frozen][-1:]
+            for link in self.links
+            if link.producer == layer
         ]
         return tuple(dict.fromkeys(name for norms in last for names in norms or [own] for name in names))
 

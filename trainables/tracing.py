@@ -334,7 +334,8 @@ def _constant(module: nn.Module) -> bool:
 def _norm(name: str, part: nn.Module) -> Norm:
     parameters = tuple(f"{name}.{each}" for each, _ in part.named_parameters())
     statistics = tuple(f"{name}.{each}" for each, tensor in part.named_buffers() if tensor.ndim)
-    return Norm(name, int(part.num_features), parameters, statistics)  # type: ignore[arg-type]
+    frozen = not all(parameter.requires_grad for parameter in part.parameters())
+    return Norm(name, int(part.num_features), parameters, statistics, frozen)  # type: ignore[arg-type]
 
 
 def _blocks_of(graph: fx.GraphModule, structure: Structure) -> list[tuple[Block, fx.Node, fx.Node]]:
@@ -386,11 +387,15 @@ def _block_part(node: fx.Node, part: Any, layers: Mapping[str, Layer], called: M
 
 
 def _last_affine(node: fx.Node, modules: Mapping[str, Any]) -> fx.Node | None:
-    """The layer that ends a branch: with its parameters at zero, all that follows it in the branch is zero."""
+    """The layer that ends a branch: with its parameters at zero, all that follows it in the branch is zero.
+
+    None if there is none, or if it is frozen, and so never at zero.
+    """
     while True:
         part = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(part, nn.Linear | _Conv) or (isinstance(part, _NORMS) and part.affine):
-            return node
+            frozen = not all(parameter.requires_grad for parameter in part.parameters())
+            return None if frozen else node
         zero = isinstance(part, _UNITWISE) or node.target in (*_FUNCTIONS, *_METHODS)
         if not zero or type(part) in _SHIFTS or node.target in _SHIFTS or not node.all_input_nodes:
             return None
