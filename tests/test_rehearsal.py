@@ -7,6 +7,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -384,6 +385,11 @@ def test_a_sound_algorithm_of_a_users_own(tmp_path: Path, name: str) -> None:
 # ---- arms that cannot run
 
 
+def images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return {"train": (random.normal(size=(200, 1, 16, 16)), random.integers(4, size=200))}
+
+
 def test_structured_arms_are_skipped_with_what_stood_in_the_way(tmp_path: Path) -> None:
     model = f'model = "{HERE}.pooled"'
     obstacle = "1: they are not what 3 takes for its columns"
@@ -397,6 +403,31 @@ def test_structured_arms_are_skipped_with_what_stood_in_the_way(tmp_path: Path) 
     assert str(refused.value) == f'at least one arm can run on the task; got none: arm "group_lasso": {why}'
     with pytest.raises(Mistake, match="`granularity` node: it needs hidden units"):
         plan.check(planned(tmp_path, model, '[[arm]]\nalgorithm = "chance"\nspace.granularity = "node"\n'))
+
+
+IMAGES = 'model = "lenet5"\ndataset = "test_rehearsal.images"\n'
+
+
+@pytest.mark.parametrize(
+    ("model", "arm", "reason"),
+    [
+        ("widths = [12, 19]", "cronos_am", "the last hidden layer has two units for each class, 20 or more; mlp has 19"),
+        (
+            'model = "lenet5"\ndataset = "test_rehearsal.images"\naugment = ["flip"]',
+            "cronos",
+            "the data are trained on as they are",
+        ),
+    ],
+)
+def test_a_convex_arm_that_the_task_does_not_allow_is_skipped_where_others_can_run(
+    tmp_path: Path, model: str, arm: str, reason: str
+) -> None:
+    table = f'[[arm]]\nalgorithm = "{arm}"\n'
+    study = planned(tmp_path, model, DENSE + table)
+    plan.check(study)
+    assert reason in str(plan.skipped(study.arms[1], study.task))
+    with pytest.raises(Mistake, match="at least one arm can run on the task; got none"):
+        plan.check(planned(tmp_path, model, table))
 
 
 # ---- trained weights

@@ -64,9 +64,12 @@ class Cronos(Algorithm):
         widths = [2 * _whole(hp["gates"]) * task.data.classes]
         return dataclasses.replace(task, model="mlp", model_options={"widths": widths})
 
+    def skip(self, task: Task) -> str | None:
+        return f"the data are trained on as they are: `augment` is []; got {task.augment}" if task.augment else None
+
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        if task.augment:
-            raise Mistake(f"the data are trained on as they are: `augment` is []; got {task.augment}")
+        if reason := self.skip(task):
+            raise Mistake(reason)
         if (iterations := _iterations(task, hp)) < task.rungs:
             raise Mistake(f"`iterations` is at least the number of rungs, {task.rungs}; got {iterations}")
 

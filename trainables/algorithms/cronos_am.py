@@ -62,15 +62,22 @@ class CronosAM(GradientPruner):
         task = super().parent(task, hp)
         return dataclasses.replace(task, optimizer="dadapt_adam", lr=1.0, weight_decay=0.0, schedule="constant")
 
+    def skip(self, task: Task) -> str | None:
+        """Why the model has no head to be solved for, or nothing before it; None if it has."""
+        head = tracing.head(task.template, task.structure)
+        if head is None or head[0].bias is None or head[1].bias is None:
+            return f"the model ends in linear, ReLU, linear, with biases; {task.model} does not"
+        least, units = 2 * task.data.classes, head[0].units
+        if units < least:
+            return f"the last hidden layer has two units for each class, {least} or more; {task.model} has {units}"
+        solved = {name for layer in head for name in layer.parameters}
+        if solved >= {name for name, _ in task.template.named_parameters()}:
+            return f"there are parameters before the last two layers, to be trained; {task.model} has none"
+        return None
+
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        found, least = tracing.head(task.template, task.structure), 2 * task.data.classes
-        if found is None or found[0].bias is None or found[1].bias is None:
-            raise Mistake(f"the model ends in linear, ReLU, linear, with biases; {task.model} does not")
-        if found[0].units < least:
-            have = found[0].units
-            raise Mistake(f"the last hidden layer has two units for each class, {least} or more; {task.model} has {have}")
-        if {name for layer in found for name in layer.parameters} >= {name for name, _ in task.template.named_parameters()}:
-            raise Mistake(f"there are parameters before the last two layers, to be trained; {task.model} has none")
+        if reason := self.skip(task):  # another `width` of the model may have too few units
+            raise Mistake(reason)
 
     def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
         state, begun = super().begin(task, members, dense), time.perf_counter()
