@@ -1,1 +1,3 @@
-"""Analysis of the measured rows: fronts, spread over seeds, pictures and reports. Imports neither torch nor ray."""
+"""Analysis of the measured rows: fronts, spread over seeds, pictures and reports. Imports neither
+torch nor ray.
+"""

@@ -1,4 +1,6 @@
-"""What the report's page is made of: the page itself, offline, light and dark, and its tables, terms and figures."""
+"""What the report's page is made of: the page itself, offline, light and dark, and its tables,
+terms and figures.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from . import plot
+from .draw import plot
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --page: #ffffff; --line: #d4d9df; --soft: #f3f5f7; --faint: #5c6670; }
@@ -48,17 +50,25 @@ for (const [name, spec] of Object.entries({specs})) vegaEmbed("#" + name, spec, 
 """
 
 
-def grid(head: Sequence[str], lines: Sequence[Sequence[str]], kinds: Sequence[str] = (), kind: str = "") -> str:
+def grid(
+    head: Sequence[str], lines: Sequence[Sequence[str]], kinds: Sequence[str] = (), kind: str = ""
+) -> str:
     """A table of text; `kinds` is the CSS class of each line, `kind` that of the table."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     classes = kinds or [""] * len(lines)
     cells = ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines]
-    filled = "".join(f'<tr class="{each}">{line}</tr>\n' for each, line in zip(classes, cells, strict=True))
+    filled = "".join(
+        f'<tr class="{each}">{line}</tr>\n' for each, line in zip(classes, cells, strict=True)
+    )
     return f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>\n{filled}</tbody></table></div>\n'
 
 
 def terms(pairs: Mapping[str, str]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs.items()) + "</dl>\n"
+    return (
+        "<dl>"
+        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs.items())
+        + "</dl>\n"
+    )
 
 
 def say(sentence: str) -> str:
@@ -66,7 +76,8 @@ def say(sentence: str) -> str:
 
 
 def figure(name: str, drawings: Mapping[str, str]) -> str:
-    """A chart as from `plot.svg`, for paper and readers without scripts; the script puts one with tooltips in its place.
+    """A chart as from `plot.svg`, for paper and readers without scripts; the script puts one with
+    tooltips in its place.
 
     Nothing where it could not be drawn, which the top of the page says.
     """

@@ -1,6 +1,8 @@
-"""The report of a study: one page that needs no network, its pictures as SVG and PDF, its tables as CSV and Markdown.
+"""The report of a study: one page that needs no network, its pictures as SVG and PDF, its tables as
+CSV and Markdown.
 
-Everything is computed from the rows. Points are marked and ordered by validation data alone (`front.py`).
+Everything is computed from the rows. Points are marked and ordered by validation data alone
+(`front.py`).
 """
 
 from __future__ import annotations
@@ -11,28 +13,16 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 
-from . import (
-    answer,
-    attainment,
-    budget,
-    certificates,
-    controls,
-    dominance,
-    front,
-    goals,
-    latency,
-    layers,
-    page,
-    plot,
-    searches,
-    sections,
-    table,
-    verdicts,
-    wording,
-)
-from . import published as literature
-from .mistake import Mistake
-from .storage import Location, Where, locate, save
+from . import page
+from .draw import plot
+from .inference import attainment, dominance, latency, verdicts
+from .points import front
+from .points import words as wording
+from .rows import goals, table
+from .rows import published as literature
+from .rows.mistake import Mistake
+from .rows.storage import Location, Where, locate, save
+from .sections import answer, blocks, budget, certificates, controls, layers, searches
 
 
 class Incomplete(ExceptionGroup[Exception]):
@@ -47,12 +37,16 @@ class Found:
     published: a file of published points, or None.
     """
 
-    def __init__(self, folder: Location, rows: pd.DataFrame, summary: pd.DataFrame, published: Where | None) -> None:
+    def __init__(
+        self, folder: Location, rows: pd.DataFrame, summary: pd.DataFrame, published: Where | None
+    ) -> None:
         self.folder, self.rows, self.summary = folder, rows, summary
         self.study = str(rows["study"].iloc[0])
         self.others = None
         if published is not None:
-            self.others = literature.beside(literature.read(published), str(rows["dataset"].iloc[0]), published)
+            self.others = literature.beside(
+                literature.read(published), str(rows["dataset"].iloc[0]), published
+            )
 
     @functools.cached_property
     def last(self) -> pd.DataFrame:
@@ -152,11 +146,13 @@ class Found:
 
 
 def build(folder: Where, published: Where | None = None) -> Location:
-    """Write `report/` of a study's output folder: `report.html`, each chart as SVG and PDF, `front.png`, `arms.md`, `TABLES`.
+    """Write `report/` of a study's output folder: `report.html`, each chart as SVG and PDF,
+    `front.png`, `arms.md`, `TABLES`.
 
     published: a file of published points (`published.read`), drawn in the fronts and listed.
-    Returns the page's path. Each part is tried alone: what fails is named on the page, and all else is written. Raises
-    Mistake if there are no rows, a file cannot be trusted, or no member is done; and at the end Incomplete, if parts failed.
+    Returns the page's path. Each part is tried alone: what fails is named on the page, and all else
+    is written. Raises Mistake if there are no rows, a file cannot be trusted, or no member is done;
+    and at the end Incomplete, if parts failed.
     """
     folder = locate(folder)
     found = Found(folder, *_load(folder), published)
@@ -177,9 +173,11 @@ def build(folder: Where, published: Where | None = None) -> Location:
         (target / f"{name}.csv").unlink(missing_ok=True)
         with _alone(f"{name}.csv", failed):
             if len(lines := frame(found)):
-                save(target / f"{name}.csv", _encoded(lines.to_csv(index=False, lineterminator="\n")))
+                save(
+                    target / f"{name}.csv", _encoded(lines.to_csv(index=False, lineterminator="\n"))
+                )
     with _alone("arms.md", failed):
-        table_of_arms = wording.grid(*sections.arms_table(found.arms, found.uncounted))
+        table_of_arms = wording.grid(*blocks.arms_table(found.arms, found.uncounted))
         notes = "".join(f"\n{sentence}\n" for sentence in _cautions(found.last))
         save(target / "arms.md", _encoded(f"{table_of_arms}\n{notes}"))
     for path in [*target.glob("*.svg"), *target.glob("*.pdf"), target / "front.png"]:
@@ -193,8 +191,10 @@ def build(folder: Where, published: Where | None = None) -> Location:
     if "flops_masked" in drawings:
         with _alone("front.png", failed):
             save(target / "front.png", plot.png(drawings["flops_masked"]))
-    missing = "".join(sections.lacking(failed))
-    save(target / "report.html", _encoded(page.page(found.study, missing + "".join(body), pictures)))
+    missing = "".join(blocks.lacking(failed))
+    save(
+        target / "report.html", _encoded(page.page(found.study, missing + "".join(body), pictures))
+    )
     faults = [error for error in failed.values() if not isinstance(error, Mistake)]
     if faults:
         incomplete = Incomplete(f"{target / 'report.html'} is written without what failed", faults)
@@ -205,7 +205,9 @@ def build(folder: Where, published: Where | None = None) -> Location:
 
 @contextlib.contextmanager
 def _alone(part: str, failed: dict[str, Exception]) -> Iterator[None]:
-    """Keep what goes wrong in a part of a report, so that it does not cost the others. A folder that fails fails them all."""
+    """Keep what goes wrong in a part of a report, so that it does not cost the others. A folder
+    that fails fails them all.
+    """
     try:
         yield
     except OSError:
@@ -251,14 +253,18 @@ def _layers(found: Found) -> plot.Picture | None:
 
 
 def _compute(found: Found) -> plot.Picture | None:
-    return plot.compute(found.spent, found.study) if found.spent["hypervolume"].gt(0).any() else None
+    return (
+        plot.compute(found.spent, found.study) if found.spent["hypervolume"].gt(0).any() else None
+    )
 
 
 def _search(found: Found) -> plot.Picture | None:
     lines = found.searched
     if lines.empty:
         return None
-    return plot.search(searches.curves(found.last), lines[lines["network"] == "random"], found.study)
+    return plot.search(
+        searches.curves(found.last), lines[lines["network"] == "random"], found.study
+    )
 
 
 def _budget(found: Found) -> plot.Picture | None:
@@ -296,40 +302,50 @@ _PICTURES: dict[str, Callable[[Found], plot.Picture | None]] = {
 """Figures by the name of their file; None where there is nothing to draw."""
 
 
-def _over(found: Found, drawings: sections.Drawings) -> Iterator[str]:
+def _over(found: Found, drawings: blocks.Drawings) -> Iterator[str]:
     lines, lacking = found.measured
-    return sections.over_the_budget(found.over, budget.early(lines, found.over), lacking, drawings)
+    return blocks.over_the_budget(found.over, budget.early(lines, found.over), lacking, drawings)
 
 
-def _dominance(found: Found, drawings: sections.Drawings) -> Iterator[str]:
-    return sections.stopping_by_dominance(found.rows, found.tried, found.wanted, found.departures, drawings)
+def _dominance(found: Found, drawings: blocks.Drawings) -> Iterator[str]:
+    return blocks.stopping_by_dominance(
+        found.rows, found.tried, found.wanted, found.departures, drawings
+    )
 
 
-_SECTIONS: dict[str, Callable[[Found, sections.Drawings], Iterator[str]]] = {
-    "headline": lambda found, _: sections.headline(found.rows, table.cautions(found.folder)),
-    "question": lambda found, _: sections.question(found.arms, found.compared, found.uncounted),
-    "fronts": lambda found, drawings: sections.fronts(found.smaller, found.last, drawings),
-    "bands": lambda found, drawings: sections.bands(found.surfaces[1], drawings),
-    "published points": lambda found, _: sections.published_points(found.others),
-    "operating points": lambda found, _: sections.operating_points(found.summary, found.points),
-    "differences": lambda found, drawings: sections.differences(found.compared, drawings),
-    "sanity checks": lambda found, drawings: sections.sanity(found.checked, drawings, table.cautions(found.folder)),
-    "hypervolume": lambda found, _: sections.hypervolumes(found.own),
-    "compute": lambda _, drawings: sections.compute(drawings),
-    "layers": lambda _, drawings: sections.by_layer(drawings),
-    "latency": lambda found, drawings: sections.latencies(found.timed, found.last, drawings),
-    "search": lambda found, drawings: sections.search_against_chance(found.searched, found.correlations, drawings),
+_SECTIONS: dict[str, Callable[[Found, blocks.Drawings], Iterator[str]]] = {
+    "headline": lambda found, _: blocks.headline(found.rows, table.cautions(found.folder)),
+    "question": lambda found, _: blocks.question(found.arms, found.compared, found.uncounted),
+    "fronts": lambda found, drawings: blocks.fronts(found.smaller, found.last, drawings),
+    "bands": lambda found, drawings: blocks.bands(found.surfaces[1], drawings),
+    "published points": lambda found, _: blocks.published_points(found.others),
+    "operating points": lambda found, _: blocks.operating_points(found.summary, found.points),
+    "differences": lambda found, drawings: blocks.differences(found.compared, drawings),
+    "sanity checks": lambda found, drawings: blocks.sanity(
+        found.checked, drawings, table.cautions(found.folder)
+    ),
+    "hypervolume": lambda found, _: blocks.hypervolumes(found.own),
+    "compute": lambda _, drawings: blocks.compute(drawings),
+    "layers": lambda _, drawings: blocks.by_layer(drawings),
+    "latency": lambda found, drawings: blocks.latencies(found.timed, found.last, drawings),
+    "search": lambda found, drawings: blocks.search_against_chance(
+        found.searched, found.correlations, drawings
+    ),
     "budget": _over,
     "stopping": _dominance,
-    "certificates": lambda found, drawings: sections.proofs(found.rows, found.proven, found.proofs, drawings),
-    "checks": lambda found, _: sections.measurement_checks(found.folder, found.rows, found.summary),
-    "provenance": lambda found, _: sections.provenance(found.folder),
+    "certificates": lambda found, drawings: blocks.proofs(
+        found.rows, found.proven, found.proofs, drawings
+    ),
+    "checks": lambda found, _: blocks.measurement_checks(found.folder, found.rows, found.summary),
+    "provenance": lambda found, _: blocks.provenance(found.folder),
 }
 
 
 def _front(found: Found) -> pd.DataFrame:
     summary = found.summary
-    marked = summary.assign(front_masked=front.fronts(summary), front_shrunk=front.fronts(summary, "flops_shrunk"))
+    marked = summary.assign(
+        front_masked=front.fronts(summary), front_shrunk=front.fronts(summary, "flops_shrunk")
+    )
     return front.ordered(marked)
 
 
@@ -356,24 +372,30 @@ TABLES = tuple(_FRAMES)
 def front_table(folder: Where) -> list[list[str]]:
     """The fronts of all arms as rows of text, the heading first; points as `front.listed` has them.
 
-    What leaves costs its shrunk FLOPs: the front by these comes first, then what is on the one by masked FLOPs alone. The
-    column `front` says by which.  Raises Mistake as `build` does.
+    What leaves costs its shrunk FLOPs: the front by these comes first, then what is on the one by
+    masked FLOPs alone. The column `front` says by which.  Raises Mistake as `build` does.
     """
     folder = locate(folder)
     rows, summary = _load(folder)
     points = front.listed(summary, table.last(rows))
     points = points[~controls.is_check(points)]
     on = {cost: front.fronts(points, cost) for cost in front.COSTS}
-    words = on["flops_shrunk"].map({True: "shrunk", False: "masked"}).where(~on["flops_shrunk"] | ~on["flops_masked"], "both")
+    words = (
+        on["flops_shrunk"]
+        .map({True: "shrunk", False: "masked"})
+        .where(~on["flops_shrunk"] | ~on["flops_masked"], "both")
+    )
     chosen = points.assign(on=words)[on["flops_shrunk"] | on["flops_masked"]]
     chosen = front.ordered(chosen, "flops_shrunk")
-    lines = [sections.point(each) | {"front": each["on"]} for each in sections.records(chosen)]
-    head = list(lines[0]) if lines else [*sections.point(sections.records(summary)[0]), "front"]
+    lines = [blocks.point(each) | {"front": each["on"]} for each in blocks.records(chosen)]
+    head = list(lines[0]) if lines else [*blocks.point(blocks.records(summary)[0]), "front"]
     return [head, *[list(line.values()) for line in lines]]
 
 
 def cautions(folder: Where) -> list[str]:
-    """What is to be known beside every figure of FLOPs: operations that are not counted, networks that are no points."""
+    """What is to be known beside every figure of FLOPs: operations that are not counted, networks
+    that are no points.
+    """
     return _cautions(table.last(table.current(folder, table.read(folder))))
 
 
@@ -389,8 +411,12 @@ def _load(folder: Location) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = table.current(folder, table.read(folder))
     summary = front.summarise(table.last(rows))
     if not summary["done"].sum():
-        counts = [f"{summary[status].sum()} {status}" for status in table.FINAL if summary[status].sum()]
+        counts = [
+            f"{summary[status].sum()} {status}" for status in table.FINAL if summary[status].sum()
+        ]
         if waiting := len(table.unfinished(rows)):
             counts.append(f"{waiting} unfinished")
-        raise Mistake(f"{folder}: a report needs a member that is done; got none ({', '.join(counts)})")
+        raise Mistake(
+            f"{folder}: a report needs a member that is done; got none ({', '.join(counts)})"
+        )
     return rows, summary

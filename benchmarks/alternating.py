@@ -1,10 +1,12 @@
 """CRONOS-AM against its ablations on a small convolutional network and digits, paired by seed.
 
-The heads of cronos_am - the convex program, a least-squares last layer, random features with the same gates, a frozen head, and
-D-Adaptation Adam on all parameters - each with its own learning-rate factor and beta, chosen on validation data out of --lr and
---beta by the mean over seeds; what is compared is test accuracy at the end of one budget. A setting's run is a cohort of all.
+The heads of cronos_am - the convex program, a least-squares last layer, random features with the
+same gates, a frozen head, and D-Adaptation Adam on all parameters - each with its own learning-rate
+factor and beta, chosen on validation data out of --lr and --beta by the mean over seeds; what is
+compared is test accuracy at the end of one budget. A setting's run is a cohort of all.
 
-    python benchmarks/alternating.py [--seeds 5] [--epochs 20] [--lr 1 .1] [--beta .001 .1 1 10] [--device cpu]
+    python benchmarks/alternating.py [--seeds 5] [--epochs 20] [--lr 1 .1] [--beta .001 .1 1 10]
+    [--device cpu]
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ import torch
 from torch import nn
 
 import hand
-from prunefront.analysis import compare
+from prunefront.analysis.inference import compare
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Member, complete
-from prunefront.trainables.measure import measure
+from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
 
 ALGORITHM = find("cronos_am")
@@ -55,11 +57,15 @@ def trained(task: Task, seeds: int, **hp: Any) -> pd.DataFrame:
     for _ in range(task.rungs):
         state = ALGORITHM.advance(parent, state)
     hand.synchronize(parent.torch_device)
-    return pd.DataFrame(measure(parent, ALGORITHM, state, last=True)).assign(**hp, wall=(time.perf_counter() - begun) / seeds)
+    return pd.DataFrame(measure(parent, ALGORITHM, state, last=True)).assign(
+        **hp, wall=(time.perf_counter() - begun) / seeds
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--lr", type=float, nargs="+", default=[1.0, 0.1])
@@ -83,15 +89,27 @@ def main() -> None:
     print(f"digits, {given.epochs:g} epochs of {task.batch_size}, {given.seeds} seeds, {where}")
     chosen: dict[str, pd.DataFrame] = {}
     for head in ALGORITHM.space["head"].choices:
-        betas = given.beta if head in ("convex", "least_squares", "random_features") else given.beta[:1]
+        betas = (
+            given.beta if head in ("convex", "least_squares", "random_features") else given.beta[:1]
+        )
         settings = [{"lr": lr, "beta": beta} for lr in given.lr for beta in betas]
-        runs = [trained(task, given.seeds, head=head, checkpoint=given.checkpoint, **setting) for setting in settings]
+        runs = [
+            trained(task, given.seeds, head=head, checkpoint=given.checkpoint, **setting)
+            for setting in settings
+        ]
         for rows, setting in zip(runs, settings, strict=True):
-            print(f"  {head:>15}, lr {setting['lr']:<4g}, beta {setting['beta']:<5g}: {words(rows)}", flush=True)
+            print(
+                f"  {head:>15}, lr {setting['lr']:<4g}, beta {setting['beta']:<5g}: {words(rows)}",
+                flush=True,
+            )
         chosen[head] = max(runs, key=lambda rows: rows["accuracy_valid"].mean())
-    print("test accuracy of the convex head minus that of the others, %, paired by seed, settings chosen on validation data")
+    print(
+        "test accuracy of the convex head minus that of the others, %, paired by seed, settings chosen on validation data"
+    )
     others = {
-        head: chosen["convex"]["accuracy_test"] - rows["accuracy_test"] for head, rows in chosen.items() if head != "convex"
+        head: chosen["convex"]["accuracy_test"] - rows["accuracy_test"]
+        for head, rows in chosen.items()
+        if head != "convex"
     }
     pairs = {head: compare.paired(difference) for head, difference in others.items()}
     adjusted = compare.holm([pair.p for pair in pairs.values()])
@@ -99,7 +117,9 @@ def main() -> None:
         verdict = compare.verdict(pair, p, compare.equivalence(others[head]))
         lr, beta = chosen[head][["lr", "beta"]].iloc[0]
         interval = f"{100 * pair.low:+.2f} to {100 * pair.high:+.2f}"
-        print(f"  {head:>15} (lr {lr:g}, beta {beta:g}): {100 * pair.mean:+.2f} ({interval}): {verdict}")
+        print(
+            f"  {head:>15} (lr {lr:g}, beta {beta:g}): {100 * pair.mean:+.2f} ({interval}): {verdict}"
+        )
 
 
 def words(rows: pd.DataFrame) -> str:

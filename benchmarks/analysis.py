@@ -1,16 +1,19 @@
-"""Fronts, hypervolumes and bands of tables with millions of rows: time and peak memory, beside pandas and Optuna.
+"""Fronts, hypervolumes and bands of tables with millions of rows: time and peak memory, beside
+pandas and Optuna.
 
-Writes tables in the schema of `table` (random networks of 5 arms and 5 seeds, accuracy rising with FLOPs), then runs each tool
-in a process of its own: seconds without imports, peak memory with them and above them. All tools but `optuna study` compute
-the fronts and hypervolumes of each arm and seed, and must agree on their sum.
+Writes tables in the schema of `table` (random networks of 5 arms and 5 seeds, accuracy rising with
+FLOPs), then runs each tool in a process of its own: seconds without imports, peak memory with them
+and above them. All tools but `optuna study` compute the fronts and hypervolumes of each arm and
+seed, and must agree on their sum.
 
-    python benchmarks/analysis.py --rows 1000000 10000000 [--rows-a-file 100000] [--rungs 1] [--out /tmp/rows]
+    python benchmarks/analysis.py --rows 1000000 10000000 [--rows-a-file 100000] [--rungs 1] [--out
+    /tmp/rows]
 
-prunefront       table.scan -> attainment.read -> hypervolumes, attainment surfaces
-pandas           the whole table by pandas.read_parquet, numpy's sort and running maximum
-pandas, columns  the same, of the columns and rows that are needed
-optuna arrays    reads as `pandas, columns`; Optuna's own functions on its arrays, which are private
-optuna study     the front of ONE arm and seed's objectives, by the public way: trials in a study in memory, best_trials
+prunefront       table.scan -> attainment.read -> hypervolumes, attainment surfaces pandas
+the whole table by pandas.read_parquet, numpy's sort and running maximum pandas, columns  the same,
+of the columns and rows that are needed optuna arrays    reads as `pandas, columns`; Optuna's own
+functions on its arrays, which are private optuna study     the front of ONE arm and seed's
+objectives, by the public way: trials in a study in memory, best_trials
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prunefront.analysis import attainment, table
+from prunefront.analysis.inference import attainment
+from prunefront.analysis.rows import table
 
 ARMS = ("complexity_aware", "dns", "dense", "random", "weedout")
 SEEDS = 5
@@ -43,7 +47,9 @@ Loss = NDArray[np.float64]
 
 
 def write(folder: Path, rows: int, each: int, rungs: int) -> None:
-    """A study's row files: `each` rows a file, one rung a file; of `rungs` files one has the rows that are done."""
+    """A study's row files: `each` rows a file, one rung a file; of `rungs` files one has the rows
+    that are done.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "rows").mkdir(parents=True)
     layout = table.schema([], {"sparsity": pa.float64()}).with_metadata(
@@ -56,7 +62,9 @@ def write(folder: Path, rows: int, each: int, rungs: int) -> None:
         pq.write_table(pa.table(columns, schema=layout), folder / "rows" / f"{number:06d}.parquet")
 
 
-def synthetic(draws: np.random.Generator, n: int, number: int, done: bool, layout: pa.Schema) -> list[pa.Array]:
+def synthetic(
+    draws: np.random.Generator, n: int, number: int, done: bool, layout: pa.Schema
+) -> list[pa.Array]:
     """The columns of one file."""
     share = 10 ** draws.uniform(-2, 0, n)
     arm = draws.integers(len(ARMS), size=n)
@@ -112,7 +120,10 @@ def by_optuna_study(folder: Path) -> float:
     frame = _columns(folder)
     study = optuna.create_study(directions=["maximize", "minimize"])
     study.add_trials(
-        [optuna.create_trial(values=values) for values in zip(frame["accuracy_valid"], frame["flops_masked"], strict=True)]
+        [
+            optuna.create_trial(values=values)
+            for values in zip(frame["accuracy_valid"], frame["flops_masked"], strict=True)
+        ]
     )
     return float(len(study.best_trials))
 
@@ -124,8 +135,13 @@ def _columns(folder: Path) -> pd.DataFrame:
 def _each(frame: pd.DataFrame, volume: Callable[[Loss], float]) -> float:
     """The sum, over arms and seeds of the rows that are done, of `volume` of (-accuracy, cost)."""
     frame = frame[frame["status"] == "done"]
-    losses = pd.DataFrame({"accuracy": -frame["accuracy_valid"], "cost": frame["flops_masked"] / frame["flops_dense"]})
-    return sum(volume(group.to_numpy()) for _, group in losses.groupby([frame["arm"], frame["control"], frame["seed"]]))
+    losses = pd.DataFrame(
+        {"accuracy": -frame["accuracy_valid"], "cost": frame["flops_masked"] / frame["flops_dense"]}
+    )
+    return sum(
+        volume(group.to_numpy())
+        for _, group in losses.groupby([frame["arm"], frame["control"], frame["seed"]])
+    )
 
 
 def _sorted(losses: Loss) -> float:
@@ -156,22 +172,34 @@ TOOLS: dict[str, Callable[[Path], float]] = {
 
 
 def measured(tool: str, folder: Path) -> dict[str, float]:
-    """Seconds, those of processors, peak MiB, MiB above what the imports take, and the answer of a tool, in this process."""
+    """Seconds, those of processors, peak MiB, MiB above what the imports take, and the answer of a
+    tool, in this process.
+    """
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun, started = time.perf_counter(), time.process_time()
     answer = TOOLS[tool](folder)
     seconds, processor = time.perf_counter() - begun, time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "processor": processor, "peak": peak / 1024, "above": (peak - before) / 1024, "answer": answer}
+    return {
+        "seconds": seconds,
+        "processor": processor,
+        "peak": peak / 1024,
+        "above": (peak - before) / 1024,
+        "answer": answer,
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--rows-a-file", type=int, default=100_000)
     parser.add_argument("--rungs", type=int, default=1)
     parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
-    parser.add_argument("--most", type=int, default=1_000_000, help="rows that `optuna study` is asked to hold")
+    parser.add_argument(
+        "--most", type=int, default=1_000_000, help="rows that `optuna study` is asked to hold"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/rows"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -185,7 +213,10 @@ def main() -> int:
         if not folder.exists():
             write(folder, rows, given.rows_a_file, given.rungs)
         size = sum(file.stat().st_size for file in (folder / "rows").iterdir()) / 2**20
-        print(f"{rows:,} rows, {given.rows_a_file:,} a file, one in {given.rungs} done: {size:,.0f} MiB of Parquet", flush=True)
+        print(
+            f"{rows:,} rows, {given.rows_a_file:,} a file, one in {given.rungs} done: {size:,.0f} MiB of Parquet",
+            flush=True,
+        )
         answers = []
         for tool in given.tools:
             if tool == "optuna study" and rows > given.most:
@@ -196,7 +227,10 @@ def main() -> int:
             cpu = sorted(run["processor"] for run in runs)[len(runs) // 2]
             median = took[len(took) // 2]
             told = f"{median:8.2f} s ({took[0]:.2f} to {took[-1]:.2f}), {cpu:.2f} s of CPU, peak {runs[0]['peak']:6,.0f} MiB"
-            print(f"  {tool:16} {told}, {runs[0]['above']:6,.0f} above imports; {runs[0]['answer']:.9f}", flush=True)
+            print(
+                f"  {tool:16} {told}, {runs[0]['above']:6,.0f} above imports; {runs[0]['answer']:.9f}",
+                flush=True,
+            )
             answers += [run["answer"] for run in runs if tool != "optuna study"]
         agree &= bool(np.allclose(answers, answers[0], rtol=1e-9))
     print(f"answers agree: {agree}")

@@ -1,8 +1,9 @@
 """Faults: a study that is hurt again and again ends with the table of a calm run, bit for bit.
 
-Runs STUDY once in peace, then hurts it at random times, uniform over the calm run's: several faults for each run, several runs
-for each output folder, until the same command ends by itself. Then the table (without what a clock wrote) and the kept networks
-are those of the calm run, the report is there, and no temporary, torn or rejected file. Kinds:
+Runs STUDY once in peace, then hurts it at random times, uniform over the calm run's: several faults
+for each run, several runs for each output folder, until the same command ends by itself. Then the
+table (without what a clock wrote) and the kept networks are those of the calm run, the report is
+there, and no temporary, torn or rejected file. Kinds:
 
     worker      kill -9 of a process that trains
     driver      kill -9 of the driver
@@ -43,18 +44,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunefront.analysis import table
-from prunefront.analysis.storage import Location, locate, remove_tree
-from prunefront.trainables.kept import kept_members
+from prunefront.analysis.rows import table
+from prunefront.analysis.rows.storage import Location, locate, remove_tree
+from prunefront.trainables.records.networks import kept_members
 
 RUNS = 12
 """Runs of a folder that are hurt before it is left in peace."""
 FAULTS = 3
-"""Faults of one run at most: a cohort whose worker dies more often than that may count as failed."""
+"""Faults of one run at most: a cohort whose worker dies more often than that may count as failed.
+"""
 OUTAGE = (0.5, 12.0)
 """Seconds for which storage fails. A cohort is tried again for about as long."""
 PATIENCE = 180.0
-"""Seconds in which the processes of a driver that was killed vanish: some try for a minute to reach the others."""
+"""Seconds in which the processes of a driver that was killed vanish: some try for a minute to reach
+the others.
+"""
 LONGEST = 900.0
 """Seconds after which a driver hangs."""
 SERVER = """
@@ -90,7 +94,13 @@ def start(study: Path, folder: Location, *more: str, **options: object) -> subpr
     """A driver of `study` in `folder`, its output captured."""
     main = "from prunefront.search.cli import main; main()"
     command = [sys.executable, "-c", main, "run", str(study), "--out", str(folder), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)  # type: ignore[call-overload]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
 
 
 def rows(folder: Location) -> pd.DataFrame:
@@ -106,14 +116,18 @@ def processes(session: int) -> dict[int, str]:
         with contextlib.suppress(OSError):
             state, _, _, of = (path / "stat").read_text().rpartition(")")[2].split()[:4]
             if int(of) == session and state != "Z":
-                found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(path.name)] = (
+                    (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                )
     return found
 
 
 def workers(session: int) -> list[int]:
     """The processes of a session that train, or are about to."""
     return sorted(
-        number for number, called in processes(session).items() if called.startswith("ray::") and "Trainable" in called
+        number
+        for number, called in processes(session).items()
+        if called.startswith("ray::") and "Trainable" in called
     )
 
 
@@ -138,7 +152,9 @@ def wrong(folder: Location, calm: pd.DataFrame, kept: set[str]) -> str:
         return f"temporary files are left: {hidden}"
     if any(path.startswith(("/state/", "/rejected/")) for path in found):
         return "states or rejected files are left"
-    if lacking := {"report.html", "front.csv", "front.svg", "front.png"} - {Path(p).name for p in found if "/report/" in p}:
+    if lacking := {"report.html", "front.csv", "front.svg", "front.png"} - {
+        Path(p).name for p in found if "/report/" in p
+    }:
         return f"the report lacks {sorted(lacking)}"
     if kept_members(folder) != kept:
         return "other networks were kept"
@@ -194,15 +210,22 @@ class Place:
             if time.monotonic() - looked > 0.5:
                 victims, looked = [*workers(driver.pid), driver.pid], time.monotonic()
             for part in ("rows", "state", "plan"):
-                with contextlib.suppress(FileNotFoundError), os.scandir(str(folder / part)) as found:
-                    if name := next((entry.name for entry in found if entry.name.startswith(".")), ""):
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    os.scandir(str(folder / part)) as found,
+                ):
+                    if name := next(
+                        (entry.name for entry in found if entry.name.startswith(".")), ""
+                    ):
                         kill(victims)
                         time.sleep(0.2)
                         return f"{part}: {'torn' if (folder / part / name).exists() else 'just written'}"
             time.sleep(0.0005)
         return ""
 
-    def interrupt(self, driver: subprocess.Popen[str], folder: Location, chance: random.Random) -> str:
+    def interrupt(
+        self, driver: subprocess.Popen[str], folder: Location, chance: random.Random
+    ) -> str:
         driver.send_signal(signal.SIGINT)
         return "once"
 
@@ -213,7 +236,9 @@ class Place:
         driver.send_signal(signal.SIGINT)
         return f"{between:.2f} s between"
 
-    def terminate(self, driver: subprocess.Popen[str], folder: Location, chance: random.Random) -> str:
+    def terminate(
+        self, driver: subprocess.Popen[str], folder: Location, chance: random.Random
+    ) -> str:
         driver.terminate()
         return "terminated"
 
@@ -233,7 +258,9 @@ class Disk(Place):
         self.disk = scratch / "disk"
         self.disk.mkdir()
         self.kinds = {"full": self.full}
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(self.disk)], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(self.disk)], check=True
+        )
 
     def folder(self, name: str) -> Location:
         return self.disk / name
@@ -258,7 +285,11 @@ class Store(Place):
         super().__init__(scratch)
         self.kinds = {"stall": self.stall, "refuse": self.refuse}
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         self.environment = {
             "AWS_ENDPOINT_URL": self.serve(),
@@ -267,7 +298,9 @@ class Store(Place):
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         os.environ |= self.environment
-        bucket = urllib.request.Request(f"{self.environment['AWS_ENDPOINT_URL']}/bucket", method="PUT")
+        bucket = urllib.request.Request(
+            f"{self.environment['AWS_ENDPOINT_URL']}/bucket", method="PUT"
+        )
         urllib.request.urlopen(bucket).close()
 
     def serve(self) -> str:
@@ -311,21 +344,39 @@ class Cluster(Place):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_worker_niceness": "0"}
+        self.environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_worker_niceness": "0",
+        }
         self.options = ("--address", self.address)
         port = self.address.partition(":")[2]
-        temporary = tempfile.mkdtemp(prefix="faults-", dir="/tmp")  # Ray's sockets need a short path
+        temporary = tempfile.mkdtemp(
+            prefix="faults-", dir="/tmp"
+        )  # Ray's sockets need a short path
         head = ["--head", "--port", port, "--include-dashboard=false", "--temp-dir", temporary]
         self.temporary, self.nodes = temporary, [self.started(head)]
         self.nodes.append(self.started(["--address", self.address]))
 
     def started(self, options: list[str]) -> subprocess.Popen[bytes]:
         said = self.scratch / "node"
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--block",
+            "--num-cpus",
+            "1",
+        ]
         command += ["--object-store-memory", str(100 << 20), "--disable-usage-stats", *options]
         with said.open("w") as file:
             node = subprocess.Popen(
-                command, env={**os.environ, **self.environment}, stdout=file, stderr=file, start_new_session=True
+                command,
+                env={**os.environ, **self.environment},
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
             )
         while "Ray runtime started" not in said.read_text():
             if node.poll() is not None:
@@ -349,7 +400,9 @@ class Cluster(Place):
 
 
 PLACES = {
-    kind: place for place, kinds in {Disk: ["full"], Store: ["stall", "refuse"], Cluster: ["node"]}.items() for kind in kinds
+    kind: place
+    for place, kinds in {Disk: ["full"], Store: ["stall", "refuse"], Cluster: ["node"]}.items()
+    for kind in kinds
 }
 
 
@@ -372,21 +425,38 @@ class Record:
 
 
 def hurt(
-    study: Path, place: Place, folder: Location, cards: list[str], seconds: float, chance: random.Random, record: Record
+    study: Path,
+    place: Place,
+    folder: Location,
+    cards: list[str],
+    seconds: float,
+    chance: random.Random,
+    record: Record,
 ) -> float:
-    """Run the study in `folder` with faults of the kinds that `cards` has from its end on, then until it ends well.
+    """Run the study in `folder` with faults of the kinds that `cards` has from its end on, then
+    until it ends well.
 
     seconds: of the calm run.  Returns the wall time of all runs.
     """
     spent, said = 0.0, ""
     for run in range(RUNS + 4):
         dealt: list[str] = []
-        while run < RUNS and cards and len(dealt) < FAULTS and not (dealt and dealt[-1] in place.ends):
+        while (
+            run < RUNS and cards and len(dealt) < FAULTS and not (dealt and dealt[-1] in place.ends)
+        ):
             dealt.append(cards.pop())
         begun = time.monotonic()
-        driver = start(study, folder, *place.options, start_new_session=True, env={**os.environ, **place.environment})
+        driver = start(
+            study,
+            folder,
+            *place.options,
+            start_new_session=True,
+            env={**os.environ, **place.environment},
+        )
         record.sessions.append(driver.pid)
-        for at, kind in zip(sorted(chance.uniform(0, seconds) for _ in dealt), list(dealt), strict=True):
+        for at, kind in zip(
+            sorted(chance.uniform(0, seconds) for _ in dealt), list(dealt), strict=True
+        ):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 driver.wait(max(0.0, begun + at - time.monotonic()))
             files = 0 if driver.poll() is not None else len(table.files(folder))
@@ -401,7 +471,9 @@ def hurt(
             said, _ = driver.communicate(timeout=LONGEST)
         except subprocess.TimeoutExpired:
             kill([*processes(driver.pid)])
-            record.wrong.append(f"{folder}: a driver hangs: it went on for {time.monotonic() - begun:.0f} s")
+            record.wrong.append(
+                f"{folder}: a driver hangs: it went on for {time.monotonic() - begun:.0f} s"
+            )
             return spent
         spent += time.monotonic() - begun
         if driver.returncode == 0:
@@ -415,7 +487,9 @@ def hurt(
 def vanished(sessions: list[int]) -> list[str]:
     """What lives on of drivers that were killed, after a while; it is ended."""
     end = time.monotonic() + PATIENCE
-    while (left := {number: called for s in sessions for number, called in processes(s).items()}) and time.monotonic() < end:
+    while (
+        left := {number: called for s in sessions for number, called in processes(s).items()}
+    ) and time.monotonic() < end:
         time.sleep(1)
     kill([*left])
     return [*left.values()]
@@ -428,8 +502,17 @@ class Calm:
         self.rows, self.kept = rows(folder), kept_members(folder)
 
 
-def series(study: Path, place: Place, cards: list[str], calm: Calm | None, chance: random.Random, record: Record) -> Calm:
-    """A calm run in `place`, then hurt ones until no card is left. calm: of another place; each must be equal to it."""
+def series(
+    study: Path,
+    place: Place,
+    cards: list[str],
+    calm: Calm | None,
+    chance: random.Random,
+    record: Record,
+) -> Calm:
+    """A calm run in `place`, then hurt ones until no card is left. calm: of another place; each
+    must be equal to it.
+    """
     label = type(place).__name__.lower()
     folder, overheads = place.folder(f"calm-{label}"), list[float]()
     seconds = hurt(study, place, folder, [], 0, chance, record)
@@ -437,23 +520,33 @@ def series(study: Path, place: Place, cards: list[str], calm: Calm | None, chanc
     why = wrong(folder, calm.rows, calm.kept)
     record.wrong += [f"{folder}: {why}"] if why else []
     members = calm.rows["member"].nunique()
-    print(f"{label}: calm run {seconds:.1f} s, {members} members, {len(calm.rows)} rows", flush=True)
+    print(
+        f"{label}: calm run {seconds:.1f} s, {members} members, {len(calm.rows)} rows", flush=True
+    )
     while cards:
         folder = place.folder(f"{label}-{len(overheads)}")
         overheads.append(hurt(study, place, folder, cards, seconds, chance, record) / seconds)
         why = wrong(folder, calm.rows, calm.kept)
         record.wrong += [f"{folder}: {why}"] if why else []
-        print(f"  {folder.name}: {overheads[-1]:.2f} of the calm run's time; {why or 'the same, bit for bit'}", flush=True)
+        print(
+            f"  {folder.name}: {overheads[-1]:.2f} of the calm run's time; {why or 'the same, bit for bit'}",
+            flush=True,
+        )
         if not why:
             remove_tree(folder)
     if overheads:
         low, middle, high = min(overheads), statistics.median(overheads), max(overheads)
-        print(f"{label}: {middle:.2f} of the calm run's wall time, the median ({low:.2f} to {high:.2f})", flush=True)
+        print(
+            f"{label}: {middle:.2f} of the calm run's wall time, the median ({low:.2f} to {high:.2f})",
+            flush=True,
+        )
     return calm
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path, nargs="?", default=Path("studies/faults.toml"))
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
@@ -473,9 +566,13 @@ def main() -> int:
     finally:
         kill([number for session in record.sessions for number in processes(session)])
     for kind in kinds:
-        print(f"{kind}: {record.done[kind]} faults, {record.late[kind]} of them after the first row")
+        print(
+            f"{kind}: {record.done[kind]} faults, {record.late[kind]} of them after the first row"
+        )
     done, late = record.done.total(), record.late.total()
-    print(f"all: {done} faults, {late} of them after the first row; {record.torn} tore a file that was being written")
+    print(
+        f"all: {done} faults, {late} of them after the first row; {record.torn} tore a file that was being written"
+    )
     for sentence in record.wrong:
         print(f"WRONG: {sentence}")
     if not record.wrong:

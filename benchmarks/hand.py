@@ -1,4 +1,6 @@
-"""Dynamic Network Surgery of one network, as a good user of PyTorch writes it by hand: an eager loop, nothing of ours."""
+"""Dynamic Network Surgery of one network, as a good user of PyTorch writes it by hand: an eager
+loop, nothing of ours.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,11 @@ def surgery(
     gamma: float = 1e-4,
     stop: float = 0.8,
 ) -> Iterator[int]:
-    """Operate on a trained model whose parameters are pairs of weights and biases; gives the step at each of `rungs` points.
+    """Operate on a trained model whose parameters are pairs of weights and biases; gives the step
+    at each of `rungs` points.
 
-    x: inputs (n, ...); y: labels (n,).  The model's own parameters hold what it computes with, W * T. The learning rate follows
-    a cosine to 0.
+    x: inputs (n, ...); y: labels (n,).  The model's own parameters hold what it computes with, W *
+    T. The learning rate follows a cosine to 0.
     """
     shown = list(model.parameters())
     dense = [p.detach().clone() for p in shown]
@@ -57,7 +60,16 @@ def surgery(
         rows = order[place * batch_size : (place + 1) * batch_size]
         grads = torch.autograd.grad(F.cross_entropy(model(x[rows]), y[rows]), shown)
         rate = 0.5 * lr * (1 + math.cos(math.pi * step / steps))
-        sgd(dense, list(grads), velocity, weight_decay=weight_decay, momentum=momentum, lr=rate, fused=True, **PLAIN)
+        sgd(
+            dense,
+            list(grads),
+            velocity,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            lr=rate,
+            fused=True,
+            **PLAIN,
+        )
         if step + 1 < round(stop * steps):
             for layer in range(0, len(dense), 2):
                 if random.random() < 1 / (1 + gamma * (step + 1)):
@@ -73,7 +85,9 @@ def surgery(
 def show(shown: list[Any], dense: list[Tensor], masks: list[Tensor]) -> None:
     """Write W * T into `shown`."""
     for p, w, mask in zip(shown, dense, masks, strict=True):
-        torch.mul(w, mask.view(torch.uint8), out=p)  # as bytes: three times as fast as bool on a CPU
+        torch.mul(
+            w, mask.view(torch.uint8), out=p
+        )  # as bytes: three times as fast as bool on a CPU
 
 
 @torch.no_grad()
@@ -90,13 +104,26 @@ def synchronize(device: torch.device) -> None:
 
 
 def yardstick(steps: int) -> float:
-    """Milliseconds of a fixed step: the least that plain PyTorch does to train 64-300-100-10 at batch 64, with momentum."""
-    model = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
+    """Milliseconds of a fixed step: the least that plain PyTorch does to train 64-300-100-10 at
+    batch 64, with momentum.
+    """
+    model = nn.Sequential(
+        nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
+    )
     params, x, y = list[Tensor](model.parameters()), torch.randn(64, 64), torch.arange(64) % 10
     velocity: list[Tensor | None] = [torch.zeros_like(p) for p in params]
     begun = time.perf_counter()
     for _ in range(steps):
         grads = torch.autograd.grad(F.cross_entropy(model(x), y), params)
         with torch.no_grad():
-            sgd(params, list(grads), velocity, weight_decay=0.0, momentum=0.9, lr=0.05, foreach=True, **PLAIN)
+            sgd(
+                params,
+                list(grads),
+                velocity,
+                weight_decay=0.0,
+                momentum=0.9,
+                lr=0.05,
+                foreach=True,
+                **PLAIN,
+            )
     return 1e3 * (time.perf_counter() - begun) / steps

@@ -1,9 +1,11 @@
-"""What leaves is what was measured: every kept network of studies, physically smaller, held against its row.
+"""What leaves is what was measured: every kept network of studies, physically smaller, held against
+its row.
 
-For each member of an output folder whose network was kept (`keep = "all"` keeps each), the network that `load_shrunk` gives is
-measured again: right answers on the test split against the row's accuracy, in the row's precision, FLOPs and parameters against
-the row's, to the digit. Without folders, models that are unlike each other are trained first, with arms that remove weights,
-units and blocks, without Ray.
+For each member of an output folder whose network was kept (`keep = "all"` keeps each), the network
+that `load_shrunk` gives is measured again: right answers on the test split against the row's
+accuracy, in the row's precision, FLOPs and parameters against the row's, to the digit. Without
+folders, models that are unlike each other are trained first, with arms that remove weights, units
+and blocks, without Ray.
 
     python benchmarks/leaving.py [STUDY.toml FOLDER]... [--epochs 1] [--models 99]
 """
@@ -20,20 +22,30 @@ from typing import Any
 
 import torch
 
-from prunefront.analysis import table
-from prunefront.analysis.mistake import Mistake
-from prunefront.trainables import flops
+from prunefront.analysis.rows import table
+from prunefront.analysis.rows.mistake import Mistake
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.cohort import Cohort, Training
 from prunefront.trainables.contract import Member, complete
-from prunefront.trainables.data import Data
-from prunefront.trainables.kept import kept_members, load_shrunk
-from prunefront.trainables.measure import EXAMPLES
+from prunefront.trainables.data.splits import Data
+from prunefront.trainables.measure import flops
+from prunefront.trainables.measure.members import EXAMPLES
+from prunefront.trainables.records.cohort import Cohort, Training
+from prunefront.trainables.records.networks import kept_members, load_shrunk
 from prunefront.trainables.task import Task
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
-MODELS = ["normed", "refused", "residual", "odd", "padded", "dropping", "written", "scaled", "bottleneck"]
+MODELS = [
+    "normed",
+    "refused",
+    "residual",
+    "odd",
+    "padded",
+    "dropping",
+    "written",
+    "scaled",
+    "bottleneck",
+]
 """Of tests/example_models.py."""
 BUILT_IN: list[tuple[str, dict[str, Any]]] = [
     ("mlp", {"widths": [20, 12]}),
@@ -42,7 +54,10 @@ BUILT_IN: list[tuple[str, dict[str, Any]]] = [
 ]
 ARMS: list[tuple[str, list[dict[str, Any]]]] = [
     ("dns", [{"sparsity": 0.5}, {"sparsity": 0.9}]),
-    ("chance", [{"sparsity": s, "granularity": g} for s in (0.5, 0.9, 0.98) for g in ("weight", "node")]),
+    (
+        "chance",
+        [{"sparsity": s, "granularity": g} for s in (0.5, 0.9, 0.98) for g in ("weight", "node")],
+    ),
     ("l1_filters", [{"sparsity": 0.5}, {"sparsity": 0.9}]),
     ("group_lasso", [{"penalty": 0.003}, {"penalty": 0.03}]),
     ("complexity_aware", [{"nu": 0.01}, {"nu": 1.0}]),
@@ -70,11 +85,15 @@ def faults(task: Task, folder: Path) -> tuple[int, list[str]]:
         got = right(network, task.data)
         wanted = round(row["accuracy_test"] * examples)
         if got != wanted:
-            lines.append(f"{row['arm']} {row['hp']} {member}: {got} of {examples} right, {wanted} in the row")
+            lines.append(
+                f"{row['arm']} {row['hp']} {member}: {got} of {examples} right, {wanted} in the row"
+            )
         counts = flops.count(network, task.data.shape)
         told = tuple(row[["flops_shrunk", "params_shrunk"]].astype(int))
         if (counts.flops, counts.params) != told:
-            lines.append(f"{row['arm']} {row['hp']} {member}: {counts.flops, counts.params}, {told} in the row")
+            lines.append(
+                f"{row['arm']} {row['hp']} {member}: {counts.flops, counts.params}, {told} in the row"
+            )
     return len(members), lines
 
 
@@ -92,14 +111,22 @@ def odd(epochs: float, models: int, scratch: Path) -> Iterator[tuple[str, Task, 
                     for member in members:
                         algorithm.check(task, member.hp)
                     if algorithm.skip(task) is None:
-                        Training(folder, model, task, Cohort(f"{name}-{place}", name, name, members), keep=True).advance()
+                        Training(
+                            folder,
+                            model,
+                            task,
+                            Cohort(f"{name}-{place}", name, name, members),
+                            keep=True,
+                        ).advance()
                 except Mistake:
                     continue  # this model has nothing for this arm to remove
         yield model, task, folder
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("studies", nargs="*", help="a study file and its output folder, and so on")
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--models", type=int, default=99)
@@ -107,7 +134,11 @@ def main() -> int:
     torch.set_num_threads(1)
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
-        for name, task, folder in studies(given.studies) if given.studies else odd(given.epochs, given.models, Path(scratch)):
+        for name, task, folder in (
+            studies(given.studies)
+            if given.studies
+            else odd(given.epochs, given.models, Path(scratch))
+        ):
             count, lines = faults(task, folder)
             wrong += len(lines)
             print(f"{name}: {count} networks, {len(lines)} faults", flush=True)
@@ -117,7 +148,7 @@ def main() -> int:
 
 def studies(places: list[str]) -> Iterator[tuple[str, Task, Path]]:
     """Studies that were run: name, task, folder."""
-    from prunefront.search import study as reading
+    from prunefront.search.study import parse as reading
 
     for path, folder in zip(places[::2], places[1::2], strict=True):
         read = reading.read(Path(path))

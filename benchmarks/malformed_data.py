@@ -1,13 +1,15 @@
-"""Malformed data: data sets with mistakes that are drawn at random end with one sentence and exit 2, before Ray starts.
+"""Malformed data: data sets with mistakes that are drawn at random end with one sentence and exit
+2, before Ray starts.
 
-A sound data set is drawn (examples, features or images, classes, types), written in one of the forms that can be read, and
-spoilt in one way. `prunefront run` has to refuse it: exit 2, nothing on standard output, one line that names the data set and
-what is wrong with it. A traceback, another exit code, a start of Ray, or a reader that raised where it foresaw nothing is a
-failure.
+A sound data set is drawn (examples, features or images, classes, types), written in one of the
+forms that can be read, and spoilt in one way. `prunefront run` has to refuse it: exit 2, nothing on
+standard output, one line that names the data set and what is wrong with it. A traceback, another
+exit code, a start of Ray, or a reader that raised where it foresaw nothing is a failure.
 
     python benchmarks/malformed_data.py [--draws 50] [--seed 0]
 
-Prints each kind of mistake with how often it was drawn and a sentence; exits with 1 after a failure.
+Prints each kind of mistake with how often it was drawn and a sentence; exits with 1 after a
+failure.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from prunefront.search import BAD_INPUT, cli, cluster
-from prunefront.trainables import data
+from prunefront.search import BAD_INPUT, cli
+from prunefront.search.drive import cluster
+from prunefront.trainables.data import splits
 
 STUDY = """[study]
 name = "malformed"
@@ -57,7 +60,9 @@ class Started(BaseException):
 
 @dataclasses.dataclass(frozen=True)
 class Spoilt:
-    """A data set in the working folder. task: the lines of [task] that read it.  says: what the refusal has to contain."""
+    """A data set in the working folder. task: the lines of [task] that read it.  says: what the
+    refusal has to contain.
+    """
 
     task: str
     says: str
@@ -75,9 +80,18 @@ class Sound:
 
 def vectors(random: Random) -> Sound:
     """Features of one of the types that there are; a few classes, none of them rare."""
-    count, features, classes = random.integers(100, 400), random.integers(2, 9), random.integers(2, 6)
+    count, features, classes = (
+        random.integers(100, 400),
+        random.integers(2, 9),
+        random.integers(2, 6),
+    )
     x = random.normal(size=(count + 60, features)).astype(random.choice(["float32", "float64"]))
-    return _split(x, random.permutation(np.arange(count + 60) % classes).astype(random.choice(["int64", "uint8", "int32"])))
+    return _split(
+        x,
+        random.permutation(np.arange(count + 60) % classes).astype(
+            random.choice(["int64", "uint8", "int32"])
+        ),
+    )
 
 
 def images(random: Random) -> Sound:
@@ -118,7 +132,9 @@ def lists(found: Sound) -> str:
 
 def pictures(found: Sound, column: str = "image", field: str = "bytes") -> str:
     """A Parquet file with encoded images, or with what stands for them."""
-    encoded = [image if image is None or isinstance(image, bytes) else _png(image) for image in found.x]
+    encoded = [
+        image if image is None or isinstance(image, bytes) else _png(image) for image in found.x
+    ]
     cells = pa.array([{field: code} for code in encoded], pa.struct([(field, pa.binary())]))
     pq.write_table(pa.table({column: cells, "label": pa.array(list(found.y))}), "train.parquet")
     return 'dataset = "parquet"\ntrain = "train.parquet"'
@@ -126,10 +142,15 @@ def pictures(found: Sound, column: str = "image", field: str = "bytes") -> str:
 
 def idx(found: Sound) -> str:
     """The four files of the MNIST family."""
-    for prefix, x, y in (("train", found.x[:, 0], found.y), ("t10k", found.x_test[:, 0], found.y_test)):
+    for prefix, x, y in (
+        ("train", found.x[:, 0], found.y),
+        ("t10k", found.x_test[:, 0], found.y_test),
+    ):
         for kind, array in (("images-idx3", x), ("labels-idx1", y)):
             extents = b"".join(int(extent).to_bytes(4, "big") for extent in array.shape)
-            Path(f"{prefix}-{kind}-ubyte").write_bytes(bytes((0, 0, 8, array.ndim)) + extents + array.tobytes())
+            Path(f"{prefix}-{kind}-ubyte").write_bytes(
+                bytes((0, 0, 8, array.ndim)) + extents + array.tobytes()
+            )
     return 'dataset = "idx"\nroot = "."'
 
 
@@ -168,7 +189,12 @@ FILES = {
     "columns": ["train.parquet", "test.parquet"],
     "lists": ["train.parquet"],
     "pictures": ["train.parquet"],
-    "idx": ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"],
+    "idx": [
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ],
 }
 """Files that a form consists of."""
 
@@ -224,7 +250,11 @@ def labels_that_are_no_whole_numbers(random: Random, found: Sound) -> str:
 
 @spoils("npz of features", "npz of images")
 def labels_of_a_strange_type(random: Random, found: Sound) -> str:
-    found.y = found.y.astype(random.choice(["complex64", "longdouble", "datetime64[D]", "timedelta64[s]", "S3", "float16"]))
+    found.y = found.y.astype(
+        random.choice(
+            ["complex64", "longdouble", "datetime64[D]", "timedelta64[s]", "S3", "float16"]
+        )
+    )
     return "labels are whole numbers from 0; got "
 
 
@@ -316,7 +346,9 @@ def the_least_whole_number_for_no_value(random: Random, found: Sound) -> str:
 
 @spoils("npz of features", "npz of images")
 def inputs_of_a_strange_type(random: Random, found: Sound) -> str:
-    found.x = found.x.astype(random.choice(["complex128", "longdouble", "datetime64[D]", "timedelta64[s]", "U8", "S8"]))
+    found.x = found.x.astype(
+        random.choice(["complex128", "longdouble", "datetime64[D]", "timedelta64[s]", "U8", "S8"])
+    )
     return "inputs are numbers (n, ...) of at most 64 bits; got "
 
 
@@ -334,7 +366,9 @@ def the_number_of_a_row(random: Random, found: Sound) -> str:
 
 @spoils(*TABLES, "lists")
 def a_copy_of_the_label(random: Random, found: Sound) -> str:
-    values = random.permutation(np.arange(len(np.unique(found.y))) * random.normal() + random.integers(100))
+    values = random.permutation(
+        np.arange(len(np.unique(found.y))) * random.normal() + random.integers(100)
+    )
     found.x, found.x_test = (
         np.column_stack([values[y], x]) for x, y in ((found.x, found.y), (found.x_test, found.y_test))
     )  # fmt: skip
@@ -355,8 +389,15 @@ def the_label_in_several_columns(random: Random, found: Sound) -> str:
 
 @spoils("npz of features", "npz of images")
 def inputs_that_are_no_examples(random: Random, found: Sound) -> str:
-    found.x = [found.x.reshape(-1), found.x.ravel()[0], found.x[:0], found.x[:, :0]][kind := random.integers(4)]
-    return ["inputs are numbers (n, ...); got", "inputs are numbers (n, ...); got", "one label", "one number or more"][kind]
+    found.x = [found.x.reshape(-1), found.x.ravel()[0], found.x[:0], found.x[:, :0]][
+        kind := random.integers(4)
+    ]
+    return [
+        "inputs are numbers (n, ...); got",
+        "inputs are numbers (n, ...); got",
+        "one label",
+        "one number or more",
+    ][kind]
 
 
 @spoils(*ARRAYS)
@@ -398,7 +439,13 @@ def lists_that_are_no_rows(random: Random, found: Sound) -> str:
 def what_is_no_picture(random: Random, found: Sound) -> str:
     found.x = list(found.x)
     code = _png(found.x[0])
-    spoilt = [b"", b"no picture", None, code[: random.integers(1, len(code) - 30)], random.bytes(50)][random.integers(5)]
+    spoilt = [
+        b"",
+        b"no picture",
+        None,
+        code[: random.integers(1, len(code) - 30)],
+        random.bytes(50),
+    ][random.integers(5)]
     found.x[random.integers(len(found.x))] = spoilt
     return "not an image that can be decoded"
 
@@ -452,7 +499,15 @@ def _broken(form: str) -> None:
     def a_file_that_is_another(random: Random) -> Spoilt:
         task = written(form, random)
         path = Path(random.choice(FILES[form]))
-        others = [b"", b"label,a\n0,1\n", b"PK\x03\x04", b"PAR1" * 5, b"\x89PNG\r\n", gzip.compress(b"a"), random.bytes(300)]
+        others = [
+            b"",
+            b"label,a\n0,1\n",
+            b"PK\x03\x04",
+            b"PAR1" * 5,
+            b"\x89PNG\r\n",
+            gzip.compress(b"a"),
+            random.bytes(300),
+        ]
         path.write_bytes(others[random.integers(len(others))])
         return Spoilt(task, path.name)
 
@@ -622,16 +677,18 @@ def working(place: Path) -> Iterator[None]:
     """In that folder; whatever is read there is read anew."""
     before = Path.cwd()
     os.chdir(place)
-    data._load.cache_clear()
+    splits._load.cache_clear()
     try:
         yield
     finally:
         os.chdir(before)
-        data._load.cache_clear()
+        splits._load.cache_clear()
 
 
 def refusal(task: str) -> tuple[str, str]:
-    """The sentence with which `prunefront run` refuses a task in the working folder, and what is wrong with how it ends."""
+    """The sentence with which `prunefront run` refuses a task in the working folder, and what is
+    wrong with how it ends.
+    """
     Path("study.toml").write_text(STUDY.format(task=task))
     printed, said, code = io.StringIO(), io.StringIO(), None
     words = ["prunefront", "run", "study.toml", "--out", "out"]
@@ -665,7 +722,9 @@ def refusal(task: str) -> tuple[str, str]:
 
 
 def trial(name: str, seed: int) -> tuple[str, str]:
-    """A mistake of a kind, drawn by seed: the sentence, and what is wrong with it; empty if nothing."""
+    """A mistake of a kind, drawn by seed: the sentence, and what is wrong with it; empty if
+    nothing.
+    """
     with tempfile.TemporaryDirectory(prefix="prunefront-data-") as place, working(Path(place)):
         spoilt = KINDS[name](np.random.default_rng(seed))
         sentence, wrong = refusal(spoilt.task)
@@ -683,13 +742,17 @@ def sound(form: str, seed: int) -> str:
 def drawn(draws: int, seed: int) -> list[tuple[str, int]]:
     """Kinds of mistakes, each with a seed: none twice before all were drawn."""
     random = np.random.default_rng(seed)
-    names = [name for _ in range(-(-draws // len(KINDS))) for name in random.permutation(sorted(KINDS))]
+    names = [
+        name for _ in range(-(-draws // len(KINDS))) for name in random.permutation(sorted(KINDS))
+    ]
     return [(str(name), int(random.integers(2**31))) for name in names[:draws]]
 
 
 def main() -> None:
     """Draws mistakes, prints a table, and exits with 1 after a failure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draws", type=int, default=50, help="data sets that are drawn")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     given = parser.parse_args()
@@ -703,7 +766,9 @@ def main() -> None:
         failures += [f"{name}: {why}" for why in wrong]
         print(f"| {name} | {len(found)} | {len(wrong)} | {found[0][0]} |")
     total = sum(map(len, outcomes.values()))
-    print(f"\n{total} malformed data sets of {len(outcomes)} kinds (out of {len(KINDS)}), {len(failures)} failures")
+    print(
+        f"\n{total} malformed data sets of {len(outcomes)} kinds (out of {len(KINDS)}), {len(failures)} failures"
+    )
     print("\n".join(failures))
     sys.exit(bool(failures))
 

@@ -1,10 +1,11 @@
-"""Malformed studies drawn at random from a grammar of mistakes: each ends with exit code 2 and one sentence, before Ray starts.
+"""Malformed studies drawn at random from a grammar of mistakes: each ends with exit code 2 and one
+sentence, before Ray starts.
 
     python benchmarks/malformed_studies.py [--count 200] [--seed 0]
 
-A study that is right is spoilt by one mistake of a kind drawn at random, with a value drawn at random. `prunefront run` is
-called in this process, with a Ray that must not start. Printed are the studies of each kind, and those that did not end as
-they should.
+A study that is right is spoilt by one mistake of a kind drawn at random, with a value drawn at
+random. `prunefront run` is called in this process, with a Ray that must not start. Printed are the
+studies of each kind, and those that did not end as they should.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from prunefront.search import BAD_INPUT, cli, cluster
-from prunefront.trainables import algorithms, data
+from prunefront.search import BAD_INPUT, cli
+from prunefront.search.drive import cluster
+from prunefront.trainables import algorithms
+from prunefront.trainables.data import splits
 
 MODULE = '''
 """What a user might write, most of it wrong."""
@@ -33,7 +36,7 @@ import sys
 import numpy as np
 import torch
 from torch import nn
-from prunefront.trainables.gradient import GradientPruner, space
+from prunefront.trainables.training.pruner import GradientPruner, space
 from prunefront.trainables.contract import Domain
 
 number = 3
@@ -142,11 +145,15 @@ DATA = tuple(f"data_{name}" for name in (
     "raises none list no_train other_split nan infinite few empty short negative real text shapes scalars ragged "
     "objects".split()
 ))  # fmt: skip
-ALGORITHMS = tuple("NoClass Abstract InMethod WrongState NoState NoNetworks NothingKept KeepsNumbers WrongShape".split())
+ALGORITHMS = tuple(
+    "NoClass Abstract InMethod WrongState NoState NoNetworks NothingKept KeepsNumbers WrongShape".split()
+)
 
 
 class Draft:
-    """A study file in the making: lines of TOML by table, words of the command line, files beside it."""
+    """A study file in the making: lines of TOML by table, words of the command line, files beside
+    it.
+    """
 
     def __init__(self) -> None:
         self.study = {"name": '"s"', "seeds": "[0]"}
@@ -191,14 +198,30 @@ def wrong_value_in_study(draft: Draft, draw: random.Random) -> None:
     """A value of another type, or out of range, in [study]."""
     wrong = {
         "name": ("3", '"a/b"', '".hidden"', '""', "true", '"a\\nb"'),
-        "seeds": ('"0"', "[0.5]", "[]", "[0, 0]", "[-1]", "0", "[true]", "[9223372036854775808]", '["a"]'),
+        "seeds": (
+            '"0"',
+            "[0.5]",
+            "[]",
+            "[0, 0]",
+            "[-1]",
+            "0",
+            "[true]",
+            "[9223372036854775808]",
+            '["a"]',
+        ),
         "keep": ("1", '"some"', "true", "[]"),
         "max_cohort": ("0", '"many"', "1.5", "-3", "true"),
         "cpus": ("0", "-1", "1.5", '"all"', "100000"),
         "gpus": ("-1", '"some"', "1.5", "1000"),
         "maximize": ('"accuracy_valid"', "[]", '["accuracy_test"]', '["acuracy_valid"]', "[3]"),
         "minimize": ('["flops"]', '["accuracy_test"]', "{}", '["flops_masked", "flops_masked"]'),
-        "constraints": ('["flops_masked"]', '["flops_masked < x"]', '["nothing <= 3"]', '["accuracy_test >= 0.5"]', "[1]"),
+        "constraints": (
+            '["flops_masked"]',
+            '["flops_masked < x"]',
+            '["nothing <= 3"]',
+            '["accuracy_test >= 0.5"]',
+            "[1]",
+        ),
         "batch": ("0", "-1", "0.5", "true"),
         "rounds": ('"often"', "1"),
         "reduction_factor": ("1", "0", "-2", "nan", "inf", '"two"'),
@@ -238,12 +261,16 @@ def unknown_key(draft: Draft, draw: random.Random) -> None:
     if place == "top":
         draft.more = f"[{key}]\na = 1"
     else:
-        {"study": draft.study, "task": draft.task}.get(place, draft.arm)[f"space.{key}" if place == "space" else key] = "1"
+        {"study": draft.study, "task": draft.task}.get(place, draft.arm)[
+            f"space.{key}" if place == "space" else key
+        ] = "1"
 
 
 def something_missing(draft: Draft, draw: random.Random) -> None:
     """A key or a table that must be there is not."""
-    what = draw.choice(("name", "seeds", "algorithm", "arm", "study", "members", "root", "everything"))
+    what = draw.choice(
+        ("name", "seeds", "algorithm", "arm", "study", "members", "root", "everything")
+    )
     if what in ("name", "seeds"):
         del draft.study[what]
     elif what == "algorithm":
@@ -251,9 +278,15 @@ def something_missing(draft: Draft, draw: random.Random) -> None:
     elif what == "members":
         draft.arm |= {"sampler": '"random"', "space.lr": "{ low = 0.01, high = 0.1 }"}
     elif what == "root":
-        draft.task["dataset"] = draw.choice(('"idx"', '"npz"', '"folder"', '"torchvision"', '"parquet"'))
+        draft.task["dataset"] = draw.choice(
+            ('"idx"', '"npz"', '"folder"', '"torchvision"', '"parquet"')
+        )
     else:
-        parts = {"arm": b'[study]\nname = "s"\nseeds = [0]', "study": b'[[arm]]\nalgorithm = "dense"', "everything": b""}
+        parts = {
+            "arm": b'[study]\nname = "s"\nseeds = [0]',
+            "study": b'[[arm]]\nalgorithm = "dense"',
+            "everything": b"",
+        }
         draft.content = parts[what]
 
 
@@ -272,13 +305,19 @@ def bad_toml(draft: Draft, draw: random.Random) -> None:
 
 def bad_path_of_code(draft: Draft, draw: random.Random) -> None:
     """A dotted path that leads to no callable, or a name of ours misspelt."""
-    table, key = draw.choice(((draft.task, "model"), (draft.task, "dataset"), (draft.arm, "algorithm")))
+    table, key = draw.choice(
+        ((draft.task, "model"), (draft.task, "dataset"), (draft.arm, "algorithm"))
+    )
     path = draw.choice(("nowhere.f", ".f", "theirs.", "theirs..f", "theirs.number", "theirs.nope", "theirs/f", "os", "mlpp",
                         "dens", "digit", "théirs.f", "theirs.f.g", "broken.f", "raising.f", "leaving.f",
                         "..", " ", "a b.c"))  # fmt: skip
     if key != "algorithm" and path == "theirs.number" and draw.random() < 0.5:
         path = "math.pi"
-    draft.files |= {"broken.py": b"def f(:", "raising.py": b"raise KeyError('x')", "leaving.py": b"import sys; sys.exit(0)"}
+    draft.files |= {
+        "broken.py": b"def f(:",
+        "raising.py": b"raise KeyError('x')",
+        "leaving.py": b"import sys; sys.exit(0)",
+    }
     table[key] = f'"{path}"'
     if key == "model":
         del draft.task["widths"]
@@ -313,10 +352,23 @@ def wrong_algorithm(draft: Draft, draw: random.Random) -> None:
 
 def wrong_space(draft: Draft, draw: random.Random) -> None:
     """Hyper-parameters out of their domains, or ranges that are none."""
-    name = draw.choice(("chance", "dns", "magnitude", "weedout", "group_lasso", "complexity_aware", "cronos", "dense"))
+    name = draw.choice(
+        (
+            "chance",
+            "dns",
+            "magnitude",
+            "weedout",
+            "group_lasso",
+            "complexity_aware",
+            "cronos",
+            "dense",
+        )
+    )
     space = algorithms.find(name).space
     draft.arm["algorithm"] = f'"{name}"'
-    key = draw.choice([key for key in sorted(space) if space[key].kind in ("real", "whole", "choice")])
+    key = draw.choice(
+        [key for key in sorted(space) if space[key].kind in ("real", "whole", "choice")]
+    )
     wrong = ["[]", "nan", "inf", '"never"', "true", "[[1]]", "{ low = 3 }", "{ low = 2, high = 1 }", "{ low = 1, high = 1 }",
              "{ when = 3, values = [1] }", "{ when = {}, values = [1] }", "{ low = 1, high = 2, step = 1 }", "-inf",
              "{ values = [] }"]  # fmt: skip
@@ -327,7 +379,13 @@ def wrong_when(draft: Draft, draw: random.Random) -> None:
     """Conditions that nothing meets, or that go round in a circle."""
     draft.arm["algorithm"] = '"dns"'
     condition = draw.choice(
-        ("{ nothing = 1 }", '{ scope = "sideways" }', '{ scope = "layerwise", gamma = 1 }', "{ power = 3 }", "[1]")
+        (
+            "{ nothing = 1 }",
+            '{ scope = "sideways" }',
+            '{ scope = "layerwise", gamma = 1 }',
+            "{ power = 3 }",
+            "[1]",
+        )
     )
     draft.arm["space.scope"] = '["global"]'
     draft.arm["space.power"] = f"{{ values = [1, 2], when = {condition} }}"
@@ -369,10 +427,14 @@ def duplicates(draft: Draft, draw: random.Random) -> None:
 
 def wrong_files(draft: Draft, draw: random.Random) -> None:
     """Data in files that are not there, or are none."""
-    garbage = draw.choice((b"", b"x", draw.randbytes(300), b"PK\x03\x04", b"PAR1", b"\x1f\x8b", b"\x93NUMPY\x01\x00"))
+    garbage = draw.choice(
+        (b"", b"x", draw.randbytes(300), b"PK\x03\x04", b"PAR1", b"\x1f\x8b", b"\x93NUMPY\x01\x00")
+    )
     draft.files["file"] = garbage
     place = draw.choice(("file", "nowhere", "nowhere/deep", ".", ""))
-    dataset, key = draw.choice((("idx", "root"), ("npz", "path"), ("folder", "root"), ("parquet", "train")))
+    dataset, key = draw.choice(
+        (("idx", "root"), ("npz", "path"), ("folder", "root"), ("parquet", "train"))
+    )
     draft.task |= {"dataset": f'"{dataset}"', key: draw.choice((f'"{place}"', "3", "[]"))}
 
 
@@ -400,7 +462,11 @@ def things_that_do_not_fit(draft: Draft, draw: random.Random) -> None:
         del draft.task["widths"]
     elif what == 4:
         draft.task["widths"] = "[]"
-        draft.arm |= {"algorithm": draw.choice(('"group_lasso"', '"l1_filters"', '"scratch"', '"complexity_aware"'))}
+        draft.arm |= {
+            "algorithm": draw.choice(
+                ('"group_lasso"', '"l1_filters"', '"scratch"', '"complexity_aware"')
+            )
+        }
     elif what == 5:
         draft.study |= {"controls": '"standard"', "keep": '"none"'}
     else:
@@ -433,7 +499,7 @@ def _workplace(draft: Draft) -> Iterator[list[str]]:
             Path(folder, name).write_bytes(content)
         Path(folder, "study.toml").write_bytes(draft.text())
         os.chdir(folder)
-        data._load.cache_clear()  # its key is a path, which is another one in each folder
+        splits._load.cache_clear()  # its key is a path, which is another one in each folder
         algorithms.find.cache_clear()
         bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         try:
@@ -444,7 +510,7 @@ def _workplace(draft: Draft) -> Iterator[list[str]]:
             sys.dont_write_bytecode = bytecode
             for name in ("theirs", "broken", "raising", "leaving"):
                 sys.modules.pop(name, None)
-            data._load.cache_clear()
+            splits._load.cache_clear()
             algorithms.find.cache_clear()
 
 
@@ -486,7 +552,9 @@ def drawn(seed: int) -> tuple[str, Draft]:
 
 def main() -> None:
     """Draw, run, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -496,7 +564,10 @@ def main() -> None:
         totals[kind] += 1
         if (why := fault(draft)) is not None:
             failed[kind] += 1
-            print(f"--- {seed}, {kind}: {why}\n{draft.text()[:1500]!r} {draft.words} {draft.error} {draft.method}", flush=True)
+            print(
+                f"--- {seed}, {kind}: {why}\n{draft.text()[:1500]!r} {draft.words} {draft.error} {draft.method}",
+                flush=True,
+            )
     print(f"{'mistake':32} studies  not as they should")
     for kind in sorted(totals):
         print(f"{kind:32} {totals[kind]:7}  {failed[kind]:7}")

@@ -1,10 +1,13 @@
-"""A path of regularisation weights of CRONOS in one solve against single solves, and its linear solvers; digits, all classes.
+"""A path of regularisation weights of CRONOS in one solve against single solves, and its linear
+solvers; digits, all classes.
 
-The single solves go from the largest weight down, each from the solution before it. `fresh`: each sets up products and factors
-of its own, as with a solver that knows no paths; `shared`: they are set up once. Setup and certificates are in all.
-All ways take turns, so that a machine whose speed drifts slows all. The first round has torch's first calls in it.
+The single solves go from the largest weight down, each from the solution before it. `fresh`: each
+sets up products and factors of its own, as with a solver that knows no paths; `shared`: they are
+set up once. Setup and certificates are in all. All ways take turns, so that a machine whose speed
+drifts slows all. The first round has torch's first calls in it.
 
-    python benchmarks/path.py [--rounds 3] [--betas 32] [--lowest .02] [--tolerance 1e-4] [--threads 2] [--dtype float64]
+    python benchmarks/path.py [--rounds 3] [--betas 32] [--lowest .02] [--tolerance 1e-4] [--threads
+    2] [--dtype float64]
 """
 
 from __future__ import annotations
@@ -52,7 +55,11 @@ def singles(data: Data, betas: Tensor, tolerance: float, shared: bool) -> Solved
     for k, beta in enumerate(betas.split(1)):
         if k and not shared:
             problem = convex.Problem(*data, "solve")
-        start = problem.start(beta) if at is None else dataclasses.replace(at, rho=at.rho * beta / betas[k - 1])
+        start = (
+            problem.start(beta)
+            if at is None
+            else dataclasses.replace(at, rho=at.rho * beta / betas[k - 1])
+        )
         at, made = problem.run(start, beta, 0, MOST, tolerance)
         objectives.append(problem.found(at, beta)[1].primal.sum())
         counts.append(made.sum())
@@ -76,9 +83,13 @@ def paths(data: Data, betas: Tensor, tolerance: float, rounds: int) -> None:
         "singles, shared setup": lambda: singles(data, betas, tolerance, True),
         "singles, fresh setup": lambda: singles(data, betas, tolerance, False),
     }
-    found = [{name: timed(way, data[0].device) for name, way in ways.items()} for _ in range(rounds)]
+    found = [
+        {name: timed(way, data[0].device) for name, way in ways.items()} for _ in range(rounds)
+    ]
     truth = found[0]["singles, fresh setup"][1][0]
-    print(f"{'':>26}{'first, s':>10}{'later, s':>10}{'iterations':>12}{'objectives':>12}   path's time as a share (range)")
+    print(
+        f"{'':>26}{'first, s':>10}{'later, s':>10}{'iterations':>12}{'objectives':>12}   path's time as a share (range)"
+    )
     for name in ways:
         first, *later = (one[name][0] for one in found)
         objectives, made = found[0][name][1]
@@ -91,7 +102,9 @@ def paths(data: Data, betas: Tensor, tolerance: float, rounds: int) -> None:
 
 def solvers(data: Data, rounds: int) -> None:
     """The second table: one right-hand side for each class, F'y / rho + a normal draw."""
-    print(f"{'':>16}{'rho':>6}{'setup, ms':>11}{'solve, ms':>11}{'(range)':>16}{'iterations':>12}{'residual':>10}")
+    print(
+        f"{'':>16}{'rho':>6}{'setup, ms':>11}{'solve, ms':>11}{'(range)':>16}{'iterations':>12}{'residual':>10}"
+    )
     kinds: dict[str, tuple[Kind, int]] = {
         "none": ("none", 0),
         "nystrom-10": ("nystrom", 10),
@@ -130,10 +143,17 @@ def solvers(data: Data, rounds: int) -> None:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--betas", type=int, default=32)
-    parser.add_argument("--lowest", type=float, default=0.02, help="the least weight, as a share of the largest useful one")
+    parser.add_argument(
+        "--lowest",
+        type=float,
+        default=0.02,
+        help="the least weight, as a share of the largest useful one",
+    )
     parser.add_argument("--gates", type=int, default=8)
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=2)
@@ -144,11 +164,19 @@ def main() -> None:
     task = Task(device=given.device, dtype=given.dtype)
     X = convex.with_ones(torch.cat([x.flatten(1) for x, _ in task.data.parts("train", 1024)]))
     Y = F.one_hot(task.data.labels["train"], task.data.classes).mT.to(X)
-    gates = convex.patterns(X, convex.gate_vectors(torch.tensor(0, device=X.device), given.gates, X.shape[1]))
+    gates = convex.patterns(
+        X, convex.gate_vectors(torch.tensor(0, device=X.device), given.gates, X.shape[1])
+    )
     top = float(convex.beta_max(convex.Program.of(X, gates), Y).max())
-    betas = top * torch.logspace(math.log10(0.8), math.log10(given.lowest), given.betas, dtype=X.dtype, device=X.device)
-    where = torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, threads: {given.threads}"
-    print(f"digits, n, d = {tuple(X.shape)}, {len(Y)} classes, {given.gates} gates, {given.dtype}, {where}")
+    betas = top * torch.logspace(
+        math.log10(0.8), math.log10(given.lowest), given.betas, dtype=X.dtype, device=X.device
+    )
+    where = (
+        torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, threads: {given.threads}"
+    )
+    print(
+        f"digits, n, d = {tuple(X.shape)}, {len(Y)} classes, {given.gates} gates, {given.dtype}, {where}"
+    )
     solvers((X, Y, gates), given.rounds)
     print(
         f"{given.betas} weights from .8 to {given.lowest:g} of the largest useful, to a gap of {given.tolerance:g}; "

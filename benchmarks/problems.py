@@ -1,7 +1,8 @@
-"""Test problems with a known front as algorithms that train nothing: hyper-parameters in, objectives out as metrics.
+"""Test problems with a known front as algorithms that train nothing: hyper-parameters in,
+objectives out as metrics.
 
-ZDT1-3 (Zitzler, Deb, Thiele 2000) and DTLZ2 (Deb et al. 2005), all to be minimized: columns m_f1, m_f2, (m_f3). In a study:
-`algorithm = "problems.ZDT1"`, with this folder on the path.
+ZDT1-3 (Zitzler, Deb, Thiele 2000) and DTLZ2 (Deb et al. 2005), all to be minimized: columns m_f1,
+m_f2, (m_f3). In a study: `algorithm = "problems.ZDT1"`, with this folder on the path.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ REFERENCE = 1.1
 
 
 class Problem(Algorithm):
-    """Objectives of the variables x0, x1, ... in [0, 1]; one untrained network stands for all members."""
+    """Objectives of the variables x0, x1, ... in [0, 1]; one untrained network stands for all
+    members.
+    """
 
     objectives: ClassVar[int] = 2
 
@@ -40,11 +43,16 @@ class Problem(Algorithm):
 
     @classmethod
     def hypervolume(cls) -> float:
-        """Of the true front up to `REFERENCE`, from 40,000 points on it: too small by less than 1e-4."""
+        """Of the true front up to `REFERENCE`, from 40,000 points on it: too small by less than
+        1e-4.
+        """
         return float(moocore.hypervolume(cls.front(40_000), ref=[REFERENCE] * cls.objectives))
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
-        x = torch.tensor([[member.hp[name] for name in _names(len(self.space))] for member in members], dtype=torch.float64)
+        x = torch.tensor(
+            [[member.hp[name] for name in _names(len(self.space))] for member in members],
+            dtype=torch.float64,
+        )
         held = {"x": x, "slot": torch.arange(len(members))}
         return State(
             {name: column.to(task.torch_device) for name, column in held.items()},
@@ -58,11 +66,18 @@ class Problem(Algorithm):
     def networks(self, task: Task, state: State) -> Networks:
         params, buffers = task.initial([0])
         device = task.torch_device
-        params, buffers = ({name: t.to(device) for name, t in tree.items()} for tree in (params, buffers))
-        kept = {name: torch.ones_like(params[name], dtype=torch.bool) for name in task.structure.parameters}
+        params, buffers = (
+            {name: t.to(device) for name, t in tree.items()} for tree in (params, buffers)
+        )
+        kept = {
+            name: torch.ones_like(params[name], dtype=torch.bool)
+            for name in task.structure.parameters
+        }
         found = self.values(state.members["x"])
         metrics = {f"f{k + 1}": found[:, k] for k in range(self.objectives)}
-        return Networks(params, buffers, kept, metrics, torch.zeros(state.size, dtype=torch.long, device=device))
+        return Networks(
+            params, buffers, kept, metrics, torch.zeros(state.size, dtype=torch.long, device=device)
+        )
 
 
 def _names(count: int) -> list[str]:
@@ -149,7 +164,9 @@ class DTLZ2(Problem):
     @classmethod
     def front(cls, count: int) -> NDArray[np.float64]:
         grid = torch.linspace(0, 1, round(count**0.5), dtype=torch.float64)
-        return cls.values(torch.cat([torch.cartesian_prod(grid, grid), torch.full((len(grid) ** 2, 10), 0.5)], 1)).numpy()
+        return cls.values(
+            torch.cat([torch.cartesian_prod(grid, grid), torch.full((len(grid) ** 2, 10), 0.5)], 1)
+        ).numpy()
 
     @classmethod
     def hypervolume(cls) -> float:

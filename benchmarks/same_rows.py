@@ -1,8 +1,10 @@
-"""Whether two tables of one study are the same, bit for bit: before a change of the code that may change no figure, and after.
+"""Whether two tables of one study are the same, bit for bit: before a change of the code that may
+change no figure, and after.
 
-Rows are paired by arm, hyper-parameters, seed and rung. Every column that either table has is compared, but for what a clock
-wrote (`table.CLOCK`) and for provenance: `member` is a hash of an algorithm's version too, `cohort` says who trained beside it.
-Exit code 1, and the columns that differ, if the tables are not the same.
+Rows are paired by arm, hyper-parameters, seed and rung. Every column that either table has is
+compared, but for what a clock wrote (`table.CLOCK`) and for provenance: `member` is a hash of an
+algorithm's version too, `cohort` says who trained beside it. Exit code 1, and the columns that
+differ, if the tables are not the same.
 
     python benchmarks/same_rows.py BEFORE AFTER [--ignore COLUMN]...
 """
@@ -15,7 +17,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-from prunefront.analysis import table
+from prunefront.analysis.rows import table
 
 KEY = ["arm", "hp", "seed", "rung"]
 PROVENANCE = ("member", "cohort")
@@ -56,15 +58,24 @@ def differences(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
         if unlike.any():
             place = int(unlike.argmax())
             values = f"{left.iloc[place]} became {right.iloc[place]}"
-            lines.append(f"{column}: {unlike.sum()} of {len(shared)} rows, the first {shared[place]}: {values}")
+            lines.append(
+                f"{column}: {unlike.sum()} of {len(shared)} rows, the first {shared[place]}: {values}"
+            )
     return lines
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("before")
     parser.add_argument("after")
-    parser.add_argument("--ignore", action="append", default=[], help="a column that is not compared; may be repeated")
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        help="a column that is not compared; may be repeated",
+    )
     given = parser.parse_args()
     ignored = {*table.CLOCK, *PROVENANCE, *given.ignore}
     before, after = keyed(given.before, ignored), keyed(given.after, ignored)

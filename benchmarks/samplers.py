@@ -1,8 +1,10 @@
-"""Samplers: hypervolume against members, on problems with a known front and on the digits study, through the driver.
+"""Samplers: hypervolume against members, on problems with a known front and on the digits study,
+through the driver.
 
-Each problem is a study whose arms are samplers with several `sampler_seed`s, run with rounds of 16 and of 1. Prints the share
-of the true front's hypervolume (digits: of the front of all arms) with 95 % t intervals over the seeds, and what rounds of 16
-lose against one at a time, paired by seed; draws `samplers.png`. A folder that holds finished studies is not run again.
+Each problem is a study whose arms are samplers with several `sampler_seed`s, run with rounds of 16
+and of 1. Prints the share of the true front's hypervolume (digits: of the front of all arms) with
+95 % t intervals over the seeds, and what rounds of 16 lose against one at a time, paired by seed;
+draws `samplers.png`. A folder that holds finished studies is not run again.
 
     python benchmarks/samplers.py --out runs/samplers
 """
@@ -24,18 +26,22 @@ import altair as alt
 import pandas as pd
 
 import problems
-from prunefront.analysis import front, plot, table
-from prunefront.analysis.compare import paired
+from prunefront.analysis.draw import plot
+from prunefront.analysis.inference.compare import paired
+from prunefront.analysis.points import front
+from prunefront.analysis.rows import table
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.cohort import Cohort
 from prunefront.trainables.contract import canonical
+from prunefront.trainables.records.cohort import Cohort
 
 LEARNING, BLIND = ("tpe", "nsga2", "gp"), ("random", "sobol")
 BATCHES = (16, 1)
 AT_ONCE = 2
 """Studies at a time: proposals are made in the driver, on one core."""
 VARIABLES = 10
-"""Variables that are searched; the others of a problem have their best value: few members could not find it for 30."""
+"""Variables that are searched; the others of a problem have their best value: few members could not
+find it for 30.
+"""
 BEST = {"DTLZ2": 0.5}
 """Value of the variables behind the first where they are on the front, if it is not 0."""
 STUDY = """
@@ -54,11 +60,13 @@ DRIVER = """
 import sys
 from pathlib import Path
 from prunefront.search.console import Console
-from prunefront.search.run import run
-from prunefront.search.study import read
+from prunefront.search.drive.run import run
+from prunefront.search.study.parse import read
 sys.exit(run(read(Path(sys.argv[1])), Path(sys.argv[2]), Console()))
 """
-"""As `prunefront run` does it but for the report, which takes longer than a problem of thousands of members."""
+"""As `prunefront run` does it but for the report, which takes longer than a problem of thousands of
+members.
+"""
 ARM = """
 [[arm]]
 name = "{sampler} {seed}"
@@ -92,8 +100,12 @@ def settings(problem: str) -> Mapping[str, str]:
     }
 
 
-def written(folder: Path, problem: str, batch: int, members: int, seeds: int, samplers: Sequence[str]) -> Path:
-    """The study file of a problem. Samplers that learn nothing have no rounds, and are in the one with the largest alone."""
+def written(
+    folder: Path, problem: str, batch: int, members: int, seeds: int, samplers: Sequence[str]
+) -> Path:
+    """The study file of a problem. Samplers that learn nothing have no rounds, and are in the one
+    with the largest alone.
+    """
     about = settings(problem)
     text = STUDY.format(problem=problem, batch=batch, **about)
     names = [name for name in samplers if name in LEARNING or batch == max(BATCHES)]
@@ -111,14 +123,18 @@ def driven(study: Path) -> Path:
     path = os.pathsep.join(filter(None, [str(here), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-c", DRIVER, str(study), str(folder)]
     with study.with_suffix(".log").open("w") as log:
-        subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log, check=True)
+        subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log, check=True
+        )
     return folder
 
 
 def measured(folder: Path, problem: str) -> pd.DataFrame:
-    """The members in the order in which they were proposed (of a round: in which they were planned), and their objectives.
+    """The members in the order in which they were proposed (of a round: in which they were
+    planned), and their objectives.
 
-    Columns: sampler, seed (of the sampler), place, from 1 on in each arm, and objectives, all to be minimized.
+    Columns: sampler, seed (of the sampler), place, from 1 on in each arm, and objectives, all to be
+    minimized.
     """
     space, places = find(settings(problem)["algorithm"]).space, dict[tuple[str, str], int]()
     counts: dict[str, int] = {}
@@ -132,7 +148,10 @@ def measured(folder: Path, problem: str) -> pd.DataFrame:
     found = pd.DataFrame({"sampler": arms[0], "seed": arms[1].astype(int)})
     found["place"] = [places[key] for key in zip(rows["arm"], rows["hp"], strict=True)]
     if problem == "digits":
-        found["f1"], found["f2"] = 1 - rows["accuracy_valid"], rows["flops_masked"] / rows["flops_dense"]
+        found["f1"], found["f2"] = (
+            1 - rows["accuracy_valid"],
+            rows["flops_masked"] / rows["flops_dense"],
+        )
     else:
         for name in (name for name in rows if str(name).startswith("m_f")):
             found[str(name)[2:]] = rows[name]
@@ -140,20 +159,32 @@ def measured(folder: Path, problem: str) -> pd.DataFrame:
 
 
 def curves(seen: pd.DataFrame, reference: Sequence[float], whole: float) -> pd.DataFrame:
-    """Share of the hypervolume `whole` after each member of each arm: sampler, batch, seed, place, share."""
+    """Share of the hypervolume `whole` after each member of each arm: sampler, batch, seed, place,
+    share.
+    """
     lines: list[dict[str, Any]] = []
     names = [name for name in seen if str(name).startswith("f")]
     for (sampler, batch, seed), arm in seen.groupby(["sampler", "batch", "seed"]):
         points = arm[names].to_numpy(float)
         for count in range(1, len(points) + 1):
             volume = front.hypervolume(points[:count], reference, [False] * len(reference))
-            lines.append({"sampler": sampler, "batch": batch, "seed": seed, "place": count, "share": volume / whole})
+            lines.append(
+                {
+                    "sampler": sampler,
+                    "batch": batch,
+                    "seed": seed,
+                    "place": count,
+                    "share": volume / whole,
+                }
+            )
     return pd.DataFrame(lines)
 
 
 def shares(problem: str, folders: Mapping[int, Path]) -> pd.DataFrame:
     """The curves of a problem. folders: of its studies, by batch."""
-    seen = pd.concat([measured(folder, problem).assign(batch=batch) for batch, folder in folders.items()])
+    seen = pd.concat(
+        [measured(folder, problem).assign(batch=batch) for batch, folder in folders.items()]
+    )
     if problem == "digits":
         reference = [1.0, 1.0]
         whole = front.hypervolume(seen[["f1", "f2"]], reference, [False, False])
@@ -169,24 +200,37 @@ def means(lines: pd.DataFrame) -> pd.DataFrame:
     for key, group in lines.groupby(["problem", "sampler", "batch", "place"]):
         each = paired(group["share"])
         found.append([*key, each.n, each.mean, each.low, each.high])
-    return pd.DataFrame(found, columns=["problem", "sampler", "batch", "place", "n", "share", "low", "high"])
+    return pd.DataFrame(
+        found, columns=["problem", "sampler", "batch", "place", "n", "share", "low", "high"]
+    )
 
 
 def told(lines: pd.DataFrame, members: int) -> None:
     """Print the table, and what rounds lose."""
     found = means(lines)
-    print("share of the hypervolume %, mean and 95 % t interval over sampler seeds, after so many members")
+    print(
+        "share of the hypervolume %, mean and 95 % t interval over sampler seeds, after so many members"
+    )
     for (problem, sampler, batch), group in found.groupby(["problem", "sampler", "batch"]):
         here = group.set_index("place").loc[sorted({16, 32, members} & set(group["place"]))]
-        cells = (f"{place}: {percent(line.share, line.low, line.high)}" for place, line in here.iterrows())
-        print(f"{problem:7s} {sampler:7s} rounds of {batch:2d}, n = {group['n'].iloc[0]}: {'; '.join(cells)}")
-    print(f"one at a time minus rounds of 16, after {members} members, percentage points, paired by sampler seed")
+        cells = (
+            f"{place}: {percent(line.share, line.low, line.high)}"
+            for place, line in here.iterrows()
+        )
+        print(
+            f"{problem:7s} {sampler:7s} rounds of {batch:2d}, n = {group['n'].iloc[0]}: {'; '.join(cells)}"
+        )
+    print(
+        f"one at a time minus rounds of 16, after {members} members, percentage points, paired by sampler seed"
+    )
     last = lines[(lines["place"] == members) & lines["sampler"].isin(LEARNING)]
     for (problem, sampler), group in last.groupby(["problem", "sampler"]):
         by_seed = group.pivot(index="seed", columns="batch", values="share")
         if len(by_seed.columns) == len(BATCHES):
             lost = paired(by_seed[min(BATCHES)] - by_seed[max(BATCHES)])
-            print(f"{problem:7s} {sampler:7s} {percent(lost.mean, lost.low, lost.high)}, n = {lost.n}")
+            print(
+                f"{problem:7s} {sampler:7s} {percent(lost.mean, lost.low, lost.high)}, n = {lost.n}"
+            )
 
 
 def percent(mean: float, low: float, high: float) -> str:
@@ -197,13 +241,23 @@ def picture(lines: pd.DataFrame) -> plot.Picture:
     """Mean share against members, a panel for each problem; dashed: one at a time."""
     found = means(lines)
     names = [name for name in (*BLIND, *LEARNING) if name in set(found["sampler"])]
-    colour = alt.Color("sampler:N", scale=alt.Scale(domain=names, range=list(plot.COLOURS[: len(names)])), title=None)
+    colour = alt.Color(
+        "sampler:N",
+        scale=alt.Scale(domain=names, range=list(plot.COLOURS[: len(names)])),
+        title=None,
+    )
     panels = []
     for problem, group in found.groupby("problem", sort=False):
         base = alt.Chart(alt.Data(values=json.loads(group.to_json(orient="records"))))
         x = alt.X("place:Q", title="members")
-        y = alt.Y("share:Q", scale=alt.Scale(zero=False), axis=alt.Axis(format="~%"), title="hypervolume")
-        dashes = alt.StrokeDash("batch:N", scale=alt.Scale(domain=list(BATCHES), range=[[1, 0], [4, 3]]), title="rounds of")
+        y = alt.Y(
+            "share:Q", scale=alt.Scale(zero=False), axis=alt.Axis(format="~%"), title="hypervolume"
+        )
+        dashes = alt.StrokeDash(
+            "batch:N",
+            scale=alt.Scale(domain=list(BATCHES), range=[[1, 0], [4, 3]]),
+            title="rounds of",
+        )
         line = base.mark_line(strokeWidth=2).encode(x, y, colour, dashes)
         band = base.transform_filter(f"datum.batch == {max(BATCHES)}").mark_area(opacity=0.12)
         panels.append(
@@ -218,18 +272,32 @@ def picture(lines: pd.DataFrame) -> plot.Picture:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/samplers"))
-    parser.add_argument("--problems", nargs="+", default=["ZDT1", "ZDT2", "ZDT3", "DTLZ2", "digits"])
+    parser.add_argument(
+        "--problems", nargs="+", default=["ZDT1", "ZDT2", "ZDT3", "DTLZ2", "digits"]
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--members", type=int, default=48)
     parser.add_argument("--samplers", nargs="+", default=[*BLIND, *LEARNING])
     given = parser.parse_args()
-    pairs: list[tuple[str, int]] = [(problem, batch) for problem in given.problems for batch in BATCHES]
-    studies = [written(given.out, problem, batch, given.members, given.seeds, given.samplers) for problem, batch in pairs]
+    pairs: list[tuple[str, int]] = [
+        (problem, batch) for problem in given.problems for batch in BATCHES
+    ]
+    studies = [
+        written(given.out, problem, batch, given.members, given.seeds, given.samplers)
+        for problem, batch in pairs
+    ]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         folders = dict(zip(pairs, pool.map(driven, studies), strict=True))
-    lines = pd.concat([shares(name, {batch: folders[name, batch] for batch in BATCHES}) for name in given.problems])
+    lines = pd.concat(
+        [
+            shares(name, {batch: folders[name, batch] for batch in BATCHES})
+            for name in given.problems
+        ]
+    )
     told(lines, given.members)
     (given.out / "samplers.png").write_bytes(plot.png(plot.svg(picture(lines))))
 

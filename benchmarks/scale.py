@@ -1,7 +1,9 @@
-"""Scale: members that train nothing, planned, run and recorded by the driver; beside them plain Tune with reused actors.
+"""Scale: members that train nothing, planned, run and recorded by the driver; beside them plain
+Tune with reused actors.
 
-For each number of members: planning alone, the whole run, the same command again when all is done, the report; each in a
-process of its own. Prints seconds, members a second, the peak of the driver's memory and that after its imports, and bytes.
+For each number of members: planning alone, the whole run, the same command again when all is done,
+the report; each in a process of its own. Prints seconds, members a second, the peak of the driver's
+memory and that after its imports, and bytes.
 
     python benchmarks/scale.py --sizes 1000 10000 100000 --plain 1000 10000
 """
@@ -49,10 +51,11 @@ def memory(of: str) -> float:
 
 def plan(folder: Path) -> dict[str, float]:
     """Planning into an empty folder, without Ray."""
-    from prunefront.search import plan, study
+    from prunefront.search.plan import generations
+    from prunefront.search.study import parse
 
-    found = study.read(folder / "study.toml")
-    return clocked(lambda: _planned(plan.Plan(found, folder / "planned", SLOTS)))
+    found = parse.read(folder / "study.toml")
+    return clocked(lambda: _planned(generations.Plan(found, folder / "planned", SLOTS)))
 
 
 def _planned(planned: Any) -> None:
@@ -61,10 +64,13 @@ def _planned(planned: Any) -> None:
 
 
 def run(folder: Path) -> dict[str, float]:
-    """The driver, as `prunefront run` calls it but for the report. ray: seconds that Ray's start and end took."""
-    from prunefront.search import cluster, study
-    from prunefront.search import run as driver
+    """The driver, as `prunefront run` calls it but for the report. ray: seconds that Ray's start
+    and end took.
+    """
     from prunefront.search.console import Console
+    from prunefront.search.drive import cluster
+    from prunefront.search.drive import run as driver
+    from prunefront.search.study import parse
 
     taken, local_ray = [0.0], cluster.local_ray
 
@@ -78,7 +84,7 @@ def run(folder: Path) -> dict[str, float]:
         taken[0] += time.perf_counter() - begun
 
     cluster.local_ray = started
-    found = study.read(folder / "study.toml")
+    found = parse.read(folder / "study.toml")
     codes: list[int] = []
     facts = clocked(lambda: codes.append(driver.run(found, folder / "run", Console(stderr=True))))
     assert codes == [0], codes
@@ -93,9 +99,11 @@ def report(folder: Path) -> dict[str, float]:
 
 
 def plain(folder: Path, size: int) -> dict[str, float]:
-    """The same members as trials of plain Tune: actors reused, no file loggers, as the driver sets them."""
+    """The same members as trials of plain Tune: actors reused, no file loggers, as the driver sets
+    them.
+    """
     import problems
-    from prunefront.search import cluster  # which sets Ray up, and comes before it
+    from prunefront.search.drive import cluster  # which sets Ray up, and comes before it
 
     import torch  # isort: skip
     from ray import tune  # isort: skip
@@ -118,14 +126,20 @@ def plain(folder: Path, size: int) -> dict[str, float]:
         found = tune.Tuner(
             tune.with_resources(Trial, {"cpu": 1}),
             param_space={"x0": tune.uniform(0, 1), "x1": tune.uniform(0, 1)},
-            tune_config=tune.TuneConfig(num_samples=size, max_concurrent_trials=SLOTS, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                num_samples=size, max_concurrent_trials=SLOTS, reuse_actors=True
+            ),
             run_config=tune.RunConfig(
                 storage_path=str(folder / "tune"),
                 verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_frequency=0, checkpoint_at_end=False
+                ),
             ),
         ).fit()
-        counted.append(sum(result.metrics is not None and "f2" in result.metrics for result in found))
+        counted.append(
+            sum(result.metrics is not None and "f2" in result.metrics for result in found)
+        )
 
     begun = time.perf_counter()
     with cluster.local_ray(folder, SLOTS):
@@ -163,7 +177,9 @@ def size_of(folder: Path) -> float:
 
 def line(size: int, what: str, facts: dict[str, float], more: str = "") -> None:
     seconds, ray = facts["seconds"], facts.get("ray", 0.0)
-    rates = f"{size / seconds:8.0f} members/s" + (f", {size / (seconds - ray):8.0f} without Ray's start and end" if ray else "")
+    rates = f"{size / seconds:8.0f} members/s" + (
+        f", {size / (seconds - ray):8.0f} without Ray's start and end" if ray else ""
+    )
     print(
         f"{size:7d} {what:8s} {seconds:7.1f} s {rates}; MB {facts['peak']:.0f} (+{facts['peak'] - facts['imported']:.0f})"
         f"{more}",
@@ -172,11 +188,31 @@ def line(size: int, what: str, facts: dict[str, float], more: str = "") -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="members, by the driver")
-    parser.add_argument("--plain", type=int, nargs="*", default=[1_000, 10_000], help="members, by plain Tune")
-    parser.add_argument("--reports", type=int, nargs="*", default=[1_000], help="sizes of which a report is written too")
-    parser.add_argument("--part", choices=["plan", "run", "report", "plain"], help="only this, of --folder; prints JSON")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="*",
+        default=[1_000, 10_000, 100_000],
+        help="members, by the driver",
+    )
+    parser.add_argument(
+        "--plain", type=int, nargs="*", default=[1_000, 10_000], help="members, by plain Tune"
+    )
+    parser.add_argument(
+        "--reports",
+        type=int,
+        nargs="*",
+        default=[1_000],
+        help="sizes of which a report is written too",
+    )
+    parser.add_argument(
+        "--part",
+        choices=["plan", "run", "report", "plain"],
+        help="only this, of --folder; prints JSON",
+    )
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     if given.part == "plain":
@@ -189,8 +225,18 @@ def main() -> None:
         folder = Path(tempfile.mkdtemp(prefix="scale-"))
         try:
             (folder / "study.toml").write_text(STUDY.format(members=size))
-            line(size, "plan", apart("plan", folder, size), f"; plan/ {size_of(folder / 'planned' / 'plan'):.1f} MB")
-            line(size, "run", apart("run", folder, size), f"; rows/ {size_of(folder / 'run' / 'rows'):.1f} MB")
+            line(
+                size,
+                "plan",
+                apart("plan", folder, size),
+                f"; plan/ {size_of(folder / 'planned' / 'plan'):.1f} MB",
+            )
+            line(
+                size,
+                "run",
+                apart("run", folder, size),
+                f"; rows/ {size_of(folder / 'run' / 'rows'):.1f} MB",
+            )
             line(size, "again", apart("run", folder, size))
             if size in given.reports:
                 line(size, "report", apart("report", folder, size))

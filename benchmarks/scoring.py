@@ -1,11 +1,15 @@
-"""What scoring a random sub-network costs: Weedout's stacked search against an ordinary loop, candidates a second.
+"""What scoring a random sub-network costs: Weedout's stacked search against an ordinary loop,
+candidates a second.
 
-Both score the same parent on the same examples, in turn, so that a machine whose speed drifts slows both. The loop is what a
-good user writes: masks from torch.randperm, one forward pass for each candidate.
+Both score the same parent on the same examples, in turn, so that a machine whose speed drifts slows
+both. The loop is what a good user writes: masks from torch.randperm, one forward pass for each
+candidate.
 
-Needs torch, but neither Ray nor an installation: `make lint` leaves links in build/types that PYTHONPATH may name.
+Needs torch, but neither Ray nor an installation: `make lint` leaves links in build/types that
+PYTHONPATH may name.
 
-    python benchmarks/scoring.py [--widths 32] [--candidates 4096] [--rounds 7] [--examples 1024] [--device cpu]
+    python benchmarks/scoring.py [--widths 32] [--candidates 4096] [--rounds 7] [--examples 1024]
+    [--device cpu]
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ import hand
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.weedout import search
 from prunefront.trainables.contract import Member, complete
-from prunefront.trainables.gradient import dense_networks
 from prunefront.trainables.task import Task
+from prunefront.trainables.training.pruner import dense_networks
 
 
 @torch.no_grad()
@@ -39,7 +43,11 @@ def loop(task: Task, sparsity: float, examples: int, count: int) -> float:
         h = x
         for layer in layers[:-1]:
             mask = torch.zeros(layer.out_features, device=device)
-            mask[torch.randperm(layer.out_features, device=device)[: round((1 - sparsity) * layer.out_features)]] = 1
+            mask[
+                torch.randperm(layer.out_features, device=device)[
+                    : round((1 - sparsity) * layer.out_features)
+                ]
+            ] = 1
             h = torch.relu(layer(h)) * mask
         best = min(best, F.cross_entropy(layers[-1](h), y).item())
     hand.synchronize(task.torch_device)
@@ -57,7 +65,9 @@ def stacked(task: Task, member: Member, count: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--widths", type=int, nargs="+", default=[32])
     parser.add_argument("--candidates", type=int, default=4096)
     parser.add_argument("--examples", type=int, default=1024)
@@ -68,21 +78,33 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    task, weedout = Task(model_options={"widths": given.widths}, device=given.device), find("weedout")
+    task, weedout = (
+        Task(model_options={"widths": given.widths}, device=given.device),
+        find("weedout"),
+    )
     hp = {"sparsity": given.sparsity, "examples": given.examples, "precision": given.precision}
     member = Member(complete(weedout.space, hp), 0)
     some = max(1, given.candidates // 8)  # the loop's rate does not depend on how many
     loop(task, given.sparsity, given.examples, some)  # not counted
     stacked(task, member, given.candidates)
     pairs = [
-        (loop(task, given.sparsity, given.examples, some), stacked(task, member, given.candidates)) for _ in range(given.rounds)
+        (loop(task, given.sparsity, given.examples, some), stacked(task, member, given.candidates))
+        for _ in range(given.rounds)
     ]
-    where = torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, threads: {given.threads}"
-    print(f"MLP {given.widths} on digits, {given.examples} examples, sparsity {given.sparsity}, {given.precision}, {where}")
+    where = (
+        torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, threads: {given.threads}"
+    )
+    print(
+        f"MLP {given.widths} on digits, {given.examples} examples, sparsity {given.sparsity}, {given.precision}, {where}"
+    )
     for name, rates in zip(("loop", "stacked"), zip(*pairs, strict=True), strict=True):
-        print(f"{name:>8}: {statistics.median(rates):,.0f} candidates a second ({min(rates):,.0f} to {max(rates):,.0f})")
+        print(
+            f"{name:>8}: {statistics.median(rates):,.0f} candidates a second ({min(rates):,.0f} to {max(rates):,.0f})"
+        )
     ratios = [fast / slow for slow, fast in pairs]
-    print(f"   ratio: {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), paired in {len(pairs)} rounds")
+    print(
+        f"   ratio: {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), paired in {len(pairs)} rounds"
+    )
 
 
 if __name__ == "__main__":

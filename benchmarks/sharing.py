@@ -1,7 +1,9 @@
-"""Processes that share a device, each with one hand-written loop of Dynamic Network Surgery, against one cohort. No Ray.
+"""Processes that share a device, each with one hand-written loop of Dynamic Network Surgery,
+against one cohort. No Ray.
 
-That is what Tune's fractional GPUs give, but for Tune's own costs. Each trains from initial weights and measures nothing; the
-time begins when all processes are warm. Prints members per minute of both and their ratio.
+That is what Tune's fractional GPUs give, but for Tune's own costs. Each trains from initial weights
+and measures nothing; the time begins when all processes are warm. Prints members per minute of both
+and their ratio.
 
     python benchmarks/sharing.py --device cuda --processes 16 --members 512 --task '{"dataset": "parquet", "dataset_options":
         {"train": "train.parquet", "test": "test.parquet"}, "model": "mlp", "batch_size": 64}'
@@ -30,7 +32,10 @@ WARM = 50
 
 def hand_loop(task: Task, seed: int, steps: int) -> None:
     """One network, as a good user trains it; returns when the device is done."""
-    given = {name: getattr(task, name) for name in ("rungs", "batch_size", "lr", "momentum", "weight_decay")}
+    given = {
+        name: getattr(task, name)
+        for name in ("rungs", "batch_size", "lr", "momentum", "weight_decay")
+    }
     x, y = next(task.data.parts("train", 1 << 30))
     for _ in hand.surgery(task.build(seed), x, y, 0.9, steps=steps, **given):
         pass
@@ -50,7 +55,10 @@ def shared(task: Task, processes: int) -> float:
     """Seconds for each member when `processes` processes train at the same time."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes + 1)
-    started = [context.Process(target=process, args=(task, seed, barrier), daemon=True) for seed in range(processes)]
+    started = [
+        context.Process(target=process, args=(task, seed, barrier), daemon=True)
+        for seed in range(processes)
+    ]
     for each in started:
         each.start()
     barrier.wait(600)
@@ -74,24 +82,38 @@ def cohort(task: Task, members: int, steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--members", type=int, default=512)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--task", type=json.loads, default={}, help="JSON: fields of the task beside its device and budget")
+    parser.add_argument(
+        "--task",
+        type=json.loads,
+        default={},
+        help="JSON: fields of the task beside its device and budget",
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     task = Task(**given.task, device=given.device, dense_share=0.0, rungs=1)
     task = dataclasses.replace(task, epochs=given.steps / task.steps_per_epoch)
     cohort(task, given.members, WARM)
-    pairs = [(shared(task, given.processes), cohort(task, given.members, task.steps)) for _ in range(given.rounds)]
+    pairs = [
+        (shared(task, given.processes), cohort(task, given.members, task.steps))
+        for _ in range(given.rounds)
+    ]
     apart, together = (60 / statistics.median(column) for column in zip(*pairs, strict=True))
     where = torch.cuda.get_device_name() if given.device == "cuda" else "CPU, one thread each"
-    print(f"dns, {task.model}, {task.dataset}, batch {task.batch_size}, {task.steps} steps, {where}, median of {given.rounds}")
+    print(
+        f"dns, {task.model}, {task.dataset}, batch {task.batch_size}, {task.steps} steps, {where}, median of {given.rounds}"
+    )
     print(f"{given.processes} processes: {apart:.1f} members a minute")
-    print(f"cohort of {given.members}: {together:.1f} members a minute, {together / apart:.2f} times as many")
+    print(
+        f"cohort of {given.members}: {together:.1f} members a minute, {together / apart:.2f} times as many"
+    )
 
 
 if __name__ == "__main__":

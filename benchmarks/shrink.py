@@ -1,13 +1,17 @@
-"""What shrinking saves: a complexity-aware run against a dense run of the same network for as many epochs, in one process.
+"""What shrinking saves: a complexity-aware run against a dense run of the same network for as many
+epochs, in one process.
 
-The two are advanced rung by rung in turn, so that a machine whose speed drifts slows both. Prints seconds, their ratio at each
-rung, FLOPs left, accuracies, and the certificate, with m (steps between updates of gates) and k (flips in one).
-Measuring at rungs is not timed; the certificate and the audits are.
+The two are advanced rung by rung in turn, so that a machine whose speed drifts slows both. Prints
+seconds, their ratio at each rung, FLOPs left, accuracies, and the certificate, with m (steps
+between updates of gates) and k (flips in one). Measuring at rungs is not timed; the certificate and
+the audits are.
 
-Needs torch, but neither Ray nor an installation: `make lint` leaves links in build/types that PYTHONPATH may name.
-CIFAR-10 in Parquet is found through PRUNEFRONT_DATA; without --cifar10 the images are scikit-learn's digits.
+Needs torch, but neither Ray nor an installation: `make lint` leaves links in build/types that
+PYTHONPATH may name. CIFAR-10 in Parquet is found through PRUNEFRONT_DATA; without --cifar10 the
+images are scikit-learn's digits.
 
-    python benchmarks/shrink.py [--cifar10] [--model resnet20] [--steps 2000] [--members 1] [--nu 1] [--device cpu]
+    python benchmarks/shrink.py [--cifar10] [--model resnet20] [--steps 2000] [--members 1] [--nu 1]
+    [--device cpu]
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ import torch
 import hand
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Algorithm, Member, State, complete
-from prunefront.trainables.measure import evaluate
-from prunefront.trainables.removed import compression
+from prunefront.trainables.measure.members import evaluate
+from prunefront.trainables.measure.removed import compression
 from prunefront.trainables.task import Task
 
 
@@ -37,7 +41,9 @@ def advanced(task: Task, algorithm: Algorithm, state: State) -> tuple[State, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cifar10", action="store_true")
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--steps", type=int, default=2000)
@@ -54,7 +60,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    parquet = {name: f"{os.environ.get('PRUNEFRONT_DATA', '')}/cifar10-{name}.parquet" for name in ("train", "test")}
+    parquet = {
+        name: f"{os.environ.get('PRUNEFRONT_DATA', '')}/cifar10-{name}.parquet"
+        for name in ("train", "test")
+    }
     task = Task(
         dataset="parquet" if given.cifar10 else "digits",
         dataset_options=parquet if given.cifar10 else {},
@@ -70,9 +79,13 @@ def main() -> None:
     print(f"{given.model}, {given.members} members, {task.steps} steps of {task.batch_size}, {given.device}, "
           f"{given.threads} threads, m = {given.interval}, k = {given.flips}, nu = {given.nu:g}", flush=True)  # fmt: skip
     dense, aware = find("dense"), find("complexity_aware")
-    own = {name: getattr(given, name) for name in ("nu", "beta", "interval", "flips", "share", "audit")}
+    own = {
+        name: getattr(given, name) for name in ("nu", "beta", "interval", "flips", "share", "audit")
+    }
     states = {
-        algorithm: algorithm.start(task, [Member(complete(algorithm.space, hp), seed) for seed in range(given.members)])
+        algorithm: algorithm.start(
+            task, [Member(complete(algorithm.space, hp), seed) for seed in range(given.members)]
+        )
         for algorithm, hp in ((dense, {}), (aware, own))
     }
     spent = dict.fromkeys(states, 0.0)
@@ -85,7 +98,9 @@ def main() -> None:
         print(f"rung {rung}: dense {spent[dense]:.1f} s, complexity-aware {spent[aware]:.1f} s, ratio "
               f"{spent[aware] / spent[dense]:.2f}; FLOPs left {words(left)}", flush=True)  # fmt: skip
     for name, algorithm in (("dense", dense), ("complexity-aware", aware)):
-        print(f"{name}: test accuracy {words(evaluate(task, algorithm.networks(task, states[algorithm]), 'test')[1])}")
+        print(
+            f"{name}: test accuracy {words(evaluate(task, algorithm.networks(task, states[algorithm]), 'test')[1])}"
+        )
     print(f"certificate {words(aware.networks(task, states[aware]).metrics['certificate'])}")
 
 

@@ -1,9 +1,12 @@
-"""Stopping by dominance against none: one study twice through the real driver, and what the rows of the whole one foretold.
+"""Stopping by dominance against none: one study twice through the real driver, and what the rows of
+the whole one foretold.
 
-Prints epochs, wall seconds and hypervolume by seed; fails unless the stopped run's decisions are the foretold ones and its rows
-are the whole run's, bit for bit but for clocks, status and what is measured at a last row alone.
+Prints epochs, wall seconds and hypervolume by seed; fails unless the stopped run's decisions are
+the foretold ones and its rows are the whole run's, bit for bit but for clocks, status and what is
+measured at a last row alone.
 
-    python benchmarks/stopping.py --study studies/stopping_digits.toml --factor 4 --out runs/stopping
+    python benchmarks/stopping.py --study studies/stopping_digits.toml --factor 4 --out
+    runs/stopping
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunefront.analysis import dominance, table
-from prunefront.search.study import read
+from prunefront.analysis.inference import dominance
+from prunefront.analysis.rows import table
+from prunefront.search.study.parse import read
 
 KEY = ["arm", "hp", "seed", "rung"]
 ENDS = ["cohort", "status", "reason", "loss_test", "accuracy_test", *table.CLOCK]
@@ -26,9 +30,21 @@ ENDS = ["cohort", "status", "reason", "loss_test", "accuracy_test", *table.CLOCK
 
 def driven(study: Path, folder: Path, *settings: str) -> tuple[pd.DataFrame, float]:
     """The rows of a study run into `folder`, and the seconds that took, Ray's start included."""
-    command = [sys.executable, "-c", "from prunefront.search.cli import app; app()", "run", str(study), "--out", str(folder)]
+    command = [
+        sys.executable,
+        "-c",
+        "from prunefront.search.cli import app; app()",
+        "run",
+        str(study),
+        "--out",
+        str(folder),
+    ]
     begun = time.perf_counter()
-    subprocess.run([*command, *(f"--set={setting}" for setting in settings)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, *(f"--set={setting}" for setting in settings)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return table.read(folder), time.perf_counter() - begun
 
 
@@ -41,7 +57,9 @@ def alike(whole: pd.DataFrame, stopped: pd.DataFrame) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--study", type=Path, default=Path("studies/stopping_digits.toml"))
     parser.add_argument("--factor", type=float, nargs="+", default=[2.0, 3.0, 4.0])
     parser.add_argument("--out", type=Path, default=Path("runs/stopping"))
@@ -52,12 +70,18 @@ def main() -> int:
     whole = dominance.ended(rows, goals)
     dense = dominance.dense_epochs(whole)
     every, volumes, fair = dominance.spent(whole, dense), dominance.volumes(whole, goals), True
-    print(f"whole: {whole.groupby(dominance.SETTING).ngroups} settings, {seconds:.1f} s, {every[0]:.0f} epochs trained", end="")
+    print(
+        f"whole: {whole.groupby(dominance.SETTING).ngroups} settings, {seconds:.1f} s, {every[0]:.0f} epochs trained",
+        end="",
+    )
     print(f" ({every[1]:.0f} charged), hypervolume by seed {volumes.round(4).to_dict()}")
     for factor in options.factor:
         told = dominance.ends(whole, goals, factor, floor)
         stopped, took = driven(
-            options.study, options.out / f"factor_{factor:g}", f"study.reduction_factor={factor}", f"study.floor={floor}"
+            options.study,
+            options.out / f"factor_{factor:g}",
+            f"study.reduction_factor={factor}",
+            f"study.floor={floor}",
         )
         measured = stopped[stopped["rung"] > 0]
         decided = measured.groupby(dominance.SETTING)["rung"].max()
@@ -66,7 +90,10 @@ def main() -> int:
         kept = dominance.volumes(measured, goals) / volumes
         same = alike(whole, stopped)
         fair &= foretold and same
-        print(f"one in {factor:g}: epochs {epochs / every[0]:.1%} ({charged / every[1]:.1%} charged), {took:.1f} s, ", end="")
+        print(
+            f"one in {factor:g}: epochs {epochs / every[0]:.1%} ({charged / every[1]:.1%} charged), {took:.1f} s, ",
+            end="",
+        )
         print(
             f"hypervolume kept {kept.mean():.2%}, by seed {kept.round(4).to_dict()}; decisions as foretold: {foretold}; ",
             end="",

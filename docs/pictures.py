@@ -1,4 +1,5 @@
-"""The pictures of the README, from the demo's output folder: the front, and the first screen of the report.
+"""The pictures of the README, from the demo's output folder: the front, and the first screen of the
+report.
 
 python docs/pictures.py runs/digits
 """
@@ -38,7 +39,9 @@ def screenshot(browser: str, page: Path, picture: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="output folder of `make demo`")
     report = parser.parse_args().folder / "report"
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)

@@ -1,4 +1,6 @@
-"""`python -m prunefront.search` is the command prunefront. The folder where it runs, which -m puts first, goes last."""
+"""`python -m prunefront.search` is the command prunefront. The folder where it runs, which -m puts
+first, goes last.
+"""
 
 import os
 import sys

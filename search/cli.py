@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from ..analysis.mistake import Mistake, Wrong
-from ..analysis.storage import Location, locate
+from ..analysis.rows.mistake import Mistake, Wrong
+from ..analysis.rows.storage import Location, locate
 from ..trainables.own import own_last
-from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED, WRONG, interrupts
+from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED, WRONG
 from .console import Console, columns, complain
+from .drive import interrupts
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
     "Searches for small, accurate neural networks: a study file goes in, a table of measured networks and fronts of "
@@ -25,22 +26,42 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file, TOML.")],
     out: Annotated[
-        str | None, typer.Option(help="The output folder or its URI (s3://bucket/runs); default runs/<name of the study>.")
+        str | None,
+        typer.Option(
+            help="The output folder or its URI (s3://bucket/runs); default runs/<name of the study>."
+        ),
     ] = None,
-    max_cohort: Annotated[int | None, typer.Option(help="Members trained together at most.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="study.KEY=VALUE or task.KEY=VALUE, over the file's.")] = None,
-    latency: Annotated[bool, typer.Option("--latency", help="Then time the front's shrunk networks on this machine.")] = False,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to join: HOST:PORT of its head, or auto.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Join a cluster that lets in anybody.")] = False,
+    max_cohort: Annotated[
+        int | None, typer.Option(help="Members trained together at most.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="study.KEY=VALUE or task.KEY=VALUE, over the file's."),
+    ] = None,
+    latency: Annotated[
+        bool,
+        typer.Option("--latency", help="Then time the front's shrunk networks on this machine."),
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster to join: HOST:PORT of its head, or auto.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Join a cluster that lets in anybody.")
+    ] = False,
 ) -> None:
     """Do a study, or what is left of it, and report on it."""
-    os.environ["RAY_AUTH_MODE"] = "disabled" if insecure else "token"  # before a user's own module imports Ray
+    os.environ["RAY_AUTH_MODE"] = (
+        "disabled" if insecure else "token"
+    )  # before a user's own module imports Ray
     from ..analysis.report import Incomplete
-    from . import latency as latencies
-    from . import study as studies
-    from .run import run as drive
+    from .drive.run import run as drive
+    from .study import parse as studies
+    from .tools import latency as latencies
 
-    settings = [*(set_ or []), *([f"study.max_cohort={max_cohort}"] if max_cohort is not None else [])]
+    settings = [
+        *(set_ or []),
+        *([f"study.max_cohort={max_cohort}"] if max_cohort is not None else []),
+    ]
     read = studies.read(study, settings)
     folder = locate(out or Path("runs") / read.about.name)
     if latency:
@@ -48,7 +69,9 @@ def run(
     console = Console()
     code = drive(read, folder, console, address, insecure)
     if code == FAILED:
-        console.say("some members failed (`reason` in their rows); the same command tries them again")
+        console.say(
+            "some members failed (`reason` in their rows); the same command tries them again"
+        )
     if code != INTERRUPTED:
         if latency:
             latencies.measure(read, folder, console)
@@ -63,8 +86,12 @@ def run(
 
 @app.command()
 def report(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")],
-    published: Annotated[Path | None, typer.Option(help="A CSV file of published points, drawn faintly beside.")] = None,
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")
+    ],
+    published: Annotated[
+        Path | None, typer.Option(help="A CSV file of published points, drawn faintly beside.")
+    ] = None,
 ) -> None:
     """Write the report of what has been measured so far, and print the front."""
     _report(locate(folder), Console(), published)
@@ -72,18 +99,32 @@ def report(
 
 @app.command()
 def compare(
-    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Output folders of studies, or their URIs.")],
+    folders: Annotated[
+        list[str],
+        typer.Argument(metavar="DIR...", help="Output folders of studies, or their URIs."),
+    ],
     baseline: Annotated[
-        str | None, typer.Option(help='The arm to compare with ("study: arm" of several studies); default a control.')
+        str | None,
+        typer.Option(
+            help='The arm to compare with ("study: arm" of several studies); default a control.'
+        ),
     ] = None,
     at: Annotated[
-        list[float] | None, typer.Option(help="FLOPs to compare at; default five levels in the common range.")
+        list[float] | None,
+        typer.Option(help="FLOPs to compare at; default five levels in the common range."),
     ] = None,
-    out: Annotated[str | None, typer.Option(help="The folder for compare.csv, .md, .svg and .png; default DIR/report.")] = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Compare studies of other data, split, model or task too.")] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(help="The folder for compare.csv, .md, .svg and .png; default DIR/report."),
+    ] = None,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Compare studies of other data, split, model or task too."),
+    ] = False,
 ) -> None:
     """Compare arms at equal FLOPs, paired by seed, with intervals and tests."""
-    from ..analysis import plot, verdicts
+    from ..analysis.draw import plot
+    from ..analysis.inference import verdicts
 
     places, console = list(map(locate, folders)), Console()
     target = locate(out) if out is not None else places[0] / "report"
@@ -91,7 +132,9 @@ def compare(
         found = verdicts.build(places, baseline, at or (), anyway)
         verdicts.write(found, target)
     except OSError as error:
-        raise Mistake(f"{error.filename or target}: can be read, or written to; got: {error.strerror}") from error
+        raise Mistake(
+            f"{error.filename or target}: can be read, or written to; got: {error.strerror}"
+        ) from error
     for cost, lines in found.lines.groupby("cost", sort=False):
         grid = columns(_COMPARED, left=("arm", "verdict"))
         for line in map(verdicts.texts, lines.to_dict("records")):
@@ -106,20 +149,31 @@ def compare(
 
 @app.command()
 def pick(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")],
-    max_flops: Annotated[float | None, typer.Option(help="The most accurate one of at most so many FLOPs.")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="The cheapest one of at least this validation accuracy.")] = None,
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")
+    ],
+    max_flops: Annotated[
+        float | None, typer.Option(help="The most accurate one of at most so many FLOPs.")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="The cheapest one of at least this validation accuracy.")
+    ] = None,
     knee: Annotated[bool, typer.Option("--knee", help="The one at the knee of the front.")] = False,
-    cost: Annotated[str, typer.Option(help="The FLOPs meant: shrunk, of the file, or masked.")] = "shrunk",
+    cost: Annotated[
+        str, typer.Option(help="The FLOPs meant: shrunk, of the file, or masked.")
+    ] = "shrunk",
     out: Annotated[
-        str | None, typer.Option(help="The folder or URI to export to; default DIR/picked/<member>.", metavar="FOLDER")
+        str | None,
+        typer.Option(
+            help="The folder or URI to export to; default DIR/picked/<member>.", metavar="FOLDER"
+        ),
     ] = None,
 ) -> None:
     """Choose one network of the front on validation data, and export it: safetensors, JSON, ONNX."""
     from ..analysis import pick as picking
-    from ..analysis import table
-    from .pick import pick as take
-    from .study import at
+    from ..analysis.rows import table
+    from .study.parse import at
+    from .tools.pick import pick as take
 
     if cost not in picking.COSTS:
         raise Mistake(f"--cost: is {' or '.join(picking.COSTS)}; got {cost}")
@@ -132,23 +186,34 @@ def pick(
 
 @app.command()
 def show(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")],
-    member: Annotated[str, typer.Argument(metavar="MEMBER", help="A member's name, or how it begins.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")
+    ],
+    member: Annotated[
+        str, typer.Argument(metavar="MEMBER", help="A member's name, or how it begins.")
+    ],
 ) -> None:
     """Tell the story of one network: hyper-parameters, rungs, cost, and what is left of each layer."""
-    from .show import show as tell
+    from .tools.show import show as tell
 
     tell(locate(folder), member, Console())
 
 
 @app.command()
 def export(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")],
-    url: Annotated[str, typer.Argument(metavar="URL", help="An Optuna storage: sqlite:///FILE.db, or a path ending in .log.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A study's output folder, or its URI.")
+    ],
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="An Optuna storage: sqlite:///FILE.db, or a path ending in .log."
+        ),
+    ],
 ) -> None:
     """Write what has been measured into an Optuna storage, for optuna-dashboard."""
-    from ..analysis.goals import recorded
-    from .optuna_export import export as write
+    from ..analysis.rows.goals import recorded
+    from .tools.export import export as write
 
     place = locate(folder)
     for name in write(place, url, recorded(place)):
@@ -162,10 +227,14 @@ def algorithms() -> None:
 
     console = Console()
     for name, algorithm in known().items():
-        console.print(name, style="bold", end="  (control)\n" if algorithm.control else "\n", soft_wrap=True)
+        console.print(
+            name, style="bold", end="  (control)\n" if algorithm.control else "\n", soft_wrap=True
+        )
         console.say(f"  {algorithm.source}")
         for key, domain in algorithm.space.items():
-            what = ", ".join(domain.choices) if domain.choices else f"{domain.kind} in {domain.range}"
+            what = (
+                ", ".join(domain.choices) if domain.choices else f"{domain.kind} in {domain.range}"
+            )
             default = "" if domain.default is None else f"; default {domain.default}"
             marks = "".join(f"; {mark}" for mark in ("static", "tunable") if getattr(domain, mark))
             console.say(f"    {key}: {domain.about}; {what}{default}{marks}")
@@ -173,10 +242,14 @@ def algorithms() -> None:
 
 @app.command()
 def doctor(
-    data: Annotated[Path | None, typer.Option(help="A folder with data sets, beside that of PRUNEFRONT_DATA.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with data sets, beside that of PRUNEFRONT_DATA.")
+    ] = None,
 ) -> None:
-    """Say whether a study will run here, which data sets there are, and what to do about what is missing."""
-    from .doctor import examine
+    """Say whether a study will run here, which data sets there are, and what to do about what is
+    missing.
+    """
+    from .tools.doctor import examine
 
     if data is not None and not data.is_dir():
         raise Mistake(f"--data: is a folder; got {data}")
@@ -195,13 +268,24 @@ _COLUMNS = {
 """What a terminal has room for beside arm and setting, of the report's columns."""
 
 
-_COMPARED = ("arm", "FLOPs", "n", "test %", "difference", "95 % interval", "p (Holm)", "could show", "verdict")
+_COMPARED = (
+    "arm",
+    "FLOPs",
+    "n",
+    "test %",
+    "difference",
+    "95 % interval",
+    "p (Holm)",
+    "could show",
+    "verdict",
+)
 """What a terminal has room for of a comparison's columns."""
 
 
 def _report(folder: Location, console: Console, published: Path | None = None) -> None:
-    from ..analysis import plot, report
-    from ..analysis.mistake import raised
+    from ..analysis import report
+    from ..analysis.draw import plot
+    from ..analysis.rows.mistake import raised
 
     incomplete = None
     try:
@@ -212,11 +296,15 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
         head, *lines = report.front_table(folder)
         cautions = report.cautions(folder)
     except OSError as error:
-        raise Mistake(f"{folder}: rows can be read and the report written there; got: {error.strerror}") from error
+        raise Mistake(
+            f"{folder}: rows can be read and the report written there; got: {error.strerror}"
+        ) from error
     grid = columns(["arm: setting", *_COLUMNS.values()], left=("arm: setting",))
     for line in lines:
         grid.add_row(f"{line[0]}: {line[1]}", *(line[head.index(name)] for name in _COLUMNS))
-    console.grid("the fronts: mean validation accuracy against FLOPs, shrunk (the file's) and masked", grid)
+    console.grid(
+        "the fronts: mean validation accuracy against FLOPs, shrunk (the file's) and masked", grid
+    )
     for caution in cautions:
         console.say(caution)
     if why := plot.hindrance():
@@ -229,7 +317,9 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
 
 
 def main() -> None:
-    """The console script. A user's mistake ends with one sentence and exit 2, a fault of ours with a traceback and 70."""
+    """The console script. A user's mistake ends with one sentence and exit 2, a fault of ours with
+    a traceback and 70.
+    """
     with interrupts.bounded():
         _main()
 
@@ -245,7 +335,9 @@ def _main() -> None:
         complain(f"prunefront: {error}")
         sys.exit(WRONG)
     except OSError as error:  # a disk that is full, a store that does not answer
-        complain(f"prunefront: {error.filename or ''}: {error.strerror or error}; the same command goes on")
+        complain(
+            f"prunefront: {error.filename or ''}: {error.strerror or error}; the same command goes on"
+        )
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         complain("prunefront: interrupted; the same command goes on")

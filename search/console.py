@@ -1,4 +1,6 @@
-"""The console of all commands: what it prints is data, so there is no markup in it, and what cannot be shown is escaped."""
+"""The console of all commands: what it prints is data, so there is no markup in it, and what cannot
+be shown is escaped.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ SPREAD = re.compile(r"(?<=[0-9∞]) ± (?=[-0-9∞])")
 class Console(rich.console.Console):
     """A terminal or a file. Text is shown as it is: no markup, no emoji codes, no highlights.
 
-    A character that would move the cursor, break the line or hide (`str.isprintable`), or that the encoding does not have, is
-    shown as Python writes it in a literal: ``\\x1b``, ``\\n``, ``\\udcff``.
+    A character that would move the cursor, break the line or hide (`str.isprintable`), or that the
+    encoding does not have, is shown as Python writes it in a literal: ``\\x1b``, ``\\n``,
+    ``\\udcff``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -59,8 +62,8 @@ class Console(rich.console.Console):
 def columns(names: Iterable[str], left: Collection[str] = ()) -> Table:
     """An empty table; columns hold numbers but for those in `left`.
 
-    Text is folded where the terminal is narrow, down to `NARROW` characters; numbers and headings never are: then the table is
-    wider than the terminal.
+    Text is folded where the terminal is narrow, down to `NARROW` characters; numbers and headings
+    never are: then the table is wider than the terminal.
     """
     grid = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name in names:
@@ -75,7 +78,10 @@ def shown(text: str, encoding: str) -> str:
     """`text` on one line, in characters that can be seen and that `encoding` has."""
     if not "±".encode(encoding, "ignore"):
         text = SPREAD.sub(" +- ", text)
-    seen = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    seen = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
     return seen.encode(encoding, "backslashreplace").decode(encoding)
 
 

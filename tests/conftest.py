@@ -1,4 +1,6 @@
-"""What tests share: one thread, the folder of large data, one small Ray and one object store for those that need them."""
+"""What tests share: one thread, the folder of large data, one small Ray and one object store for
+those that need them.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ from xdist.scheduler import LoadFileScheduling
 torch.set_num_threads(1)
 
 RAY = ("test_cluster.py", "test_docs.py", "test_faults.py", "test_run.py", "test_tuning.py")
-"""Files whose tests start Ray: one process runs them all, so that two never share the cores, and begins early; with them tests
-that have `with_ray` in their names."""
+"""Files whose tests start Ray: one process runs them all, so that two never share the cores, and
+begins early; with them tests that have `with_ray` in their names."""
 
 
 class _Files(LoadFileScheduling):
@@ -49,7 +51,7 @@ def shared_data() -> Path:
 def small_ray() -> Iterator[Path]:
     """Ray with two CPUs; gives a scratch folder that is removed afterwards."""
     scratch = Path(tempfile.mkdtemp(prefix="prunefront-test-"))
-    from prunefront.search.cluster import local_ray
+    from prunefront.search.drive.cluster import local_ray
 
     with local_ray(scratch, 2):
         yield scratch
@@ -68,9 +70,13 @@ sys.stdin.read()
 
 @pytest.fixture(scope="session")
 def store() -> Iterator[str]:
-    """The URI of an empty bucket on a real server of S3's protocol, which the environment names as a user's would."""
+    """The URI of an empty bucket on a real server of S3's protocol, which the environment names as
+    a user's would.
+    """
     with (
-        subprocess.Popen([sys.executable, "-c", STORE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server,
+        subprocess.Popen(
+            [sys.executable, "-c", STORE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as server,
         pytest.MonkeyPatch.context() as patch,
     ):
         assert server.stdout is not None
@@ -79,6 +85,8 @@ def store() -> Iterator[str]:
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")).close()
+        urllib.request.urlopen(
+            urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
+        ).close()
         yield "s3://bucket"
         server.terminate()

@@ -51,7 +51,11 @@ class Residual(nn.Module):
 
     def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
-        self.stem, self.inner, self.outer = nn.Linear(inputs, 12), nn.Linear(12, 9), nn.Linear(9, 12)
+        self.stem, self.inner, self.outer = (
+            nn.Linear(inputs, 12),
+            nn.Linear(12, 9),
+            nn.Linear(9, 12),
+        )
         self.head = nn.Linear(12, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +97,9 @@ def odd(input_shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def padded(input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Convolutions without padding before one with it: a constant is folded into the first two, and not into the third."""
+    """Convolutions without padding before one with it: a constant is folded into the first two, and
+    not into the third.
+    """
     return nn.Sequential(
         nn.Conv2d(input_shape[0], 4, 3),
         nn.ReLU(),
@@ -108,11 +114,17 @@ def padded(input_shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 class Dropping(nn.Module):
-    """Dropout as a function beside a branch: can be traced, but vmap refuses it, and what it does depends on `training`."""
+    """Dropout as a function beside a branch: can be traced, but vmap refuses it, and what it does
+    depends on `training`.
+    """
 
     def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
-        self.stem, self.inner, self.outer = nn.Linear(inputs, 12), nn.Linear(12, 16), nn.Linear(16, 12)
+        self.stem, self.inner, self.outer = (
+            nn.Linear(inputs, 12),
+            nn.Linear(12, 16),
+            nn.Linear(16, 12),
+        )
         self.head = nn.Linear(12, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,7 +174,9 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
-        self.stem, self.one, self.two, self.three = (nn.Linear(*e) for e in ((inputs, 6), (6, 4), (4, 4), (4, 6)))
+        self.stem, self.one, self.two, self.three = (
+            nn.Linear(*e) for e in ((inputs, 6), (6, 4), (4, 4), (4, 6))
+        )
         self.head = nn.Linear(6, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -69,7 +69,9 @@ class _Writer:
             return self.call(nn.Linear(shape[0], units, bias=bias), source, (units,))
         padding = self.random.choice([0, 1]) if shape[1] > 3 else 1
         side = shape[1] - 2 + 2 * padding
-        return self.call(nn.Conv2d(shape[0], units, 3, padding=padding, bias=bias), source, (units, side, side))
+        return self.call(
+            nn.Conv2d(shape[0], units, 3, padding=padding, bias=bias), source, (units, side, side)
+        )
 
     def same(self, source: int) -> int:
         """A layer, or more, that gives what has the shape of what it reads."""
@@ -82,8 +84,14 @@ class _Writer:
         """A normalisation."""
         shape = self.shapes[source]
         if len(shape) == 1:
-            return self.call(self.random.choice([nn.BatchNorm1d, nn.LayerNorm])(shape[0]), source, shape)
-        kinds = [nn.BatchNorm2d(shape[0]), nn.BatchNorm2d(shape[0], affine=False), nn.GroupNorm(1, shape[0])]
+            return self.call(
+                self.random.choice([nn.BatchNorm1d, nn.LayerNorm])(shape[0]), source, shape
+            )
+        kinds = [
+            nn.BatchNorm2d(shape[0]),
+            nn.BatchNorm2d(shape[0], affine=False),
+            nn.GroupNorm(1, shape[0]),
+        ]
         return self.call(self.random.choice(kinds), source, shape)
 
     def activation(self, source: int) -> int:
@@ -112,18 +120,26 @@ class _Writer:
         """Dropout."""
         if self.random.random() < 0.5:
             return self.call(nn.Dropout(0.5), source, self.shapes[source])
-        return self.write(lambda parts, values: F.dropout(values[source], 0.5, False), self.shapes[source])
+        return self.write(
+            lambda parts, values: F.dropout(values[source], 0.5, False), self.shapes[source]
+        )
 
     # ---- what joins and splits
 
     def branch(self, source: int) -> int:
-        """A residual branch of one or two layers, that begins and ends in one of the ways there are."""
+        """A residual branch of one or two layers, that begins and ends in one of the ways there
+        are.
+        """
         inner = source
         if self.random.random() < 0.4:
             inner = self.activation(inner)
         if self.random.random() < 0.7:
             inner = self.activation(self.call_inner(inner))
-        inner = self.layer(inner, self.shapes[source][0]) if len(self.shapes[source]) == 1 else self.back(inner, source)
+        inner = (
+            self.layer(inner, self.shapes[source][0])
+            if len(self.shapes[source]) == 1
+            else self.back(inner, source)
+        )
         if self.random.random() < 0.4:
             inner = self.norm(inner)
         return self.add(inner, source)
@@ -139,7 +155,9 @@ class _Writer:
     def back(self, source: int, like: int) -> int:
         """A convolution back to the channels of another value."""
         channels = self.shapes[like][0]
-        return self.call(nn.Conv2d(self.shapes[source][0], channels, 3, padding=1), source, self.shapes[like])
+        return self.call(
+            nn.Conv2d(self.shapes[source][0], channels, 3, padding=1), source, self.shapes[like]
+        )
 
     def add(self, one: int, other: int) -> int:
         """The sum of two values of one shape."""
@@ -165,7 +183,11 @@ class _Writer:
     def broadcast(self, source: int) -> int:
         """One unit, added to or multiplied with all."""
         shape = self.shapes[source]
-        one = self.layer(source, 1) if len(shape) == 1 else self.call(nn.Conv2d(shape[0], 1, 1), source, (1, *shape[1:]))
+        one = (
+            self.layer(source, 1)
+            if len(shape) == 1
+            else self.call(nn.Conv2d(shape[0], 1, 1), source, (1, *shape[1:]))
+        )
         if self.random.random() < 0.5:
             return self.write(lambda parts, values: values[one] + values[source], shape)
         return self.write(lambda parts, values: torch.sigmoid(values[one]) * values[source], shape)
@@ -197,13 +219,19 @@ class _Writer:
         if len(shape) > 1:
             norm = self.part(nn.BatchNorm2d(shape[0]))
             one, other = self.same(source), self.same(source)
-            return self.write(lambda parts, values: parts[norm](values[one]) + parts[norm](values[other]), shape)
+            return self.write(
+                lambda parts, values: parts[norm](values[one]) + parts[norm](values[other]), shape
+            )
         units = self.shapes[source][0]
         place = self.part(nn.Linear(units, units))
         ways: list[Operation] = [
             lambda parts, values: parts[place](torch.relu(parts[place](values[source]))),
-            lambda parts, values: parts[place](values[source]) + F.linear(values[source], parts[place].weight),
-            lambda parts, values: F.linear(torch.relu(parts[place](values[source])), parts[place].weight.t()),
+            lambda parts, values: (
+                parts[place](values[source]) + F.linear(values[source], parts[place].weight)
+            ),
+            lambda parts, values: F.linear(
+                torch.relu(parts[place](values[source])), parts[place].weight.t()
+            ),
             lambda parts, values: torch.relu(parts[place](values[source])) @ parts[place].weight,
         ]
         return self.write(self.random.choice(ways), shape)
@@ -214,11 +242,18 @@ class _Writer:
         if len(shape) == 1:
             return self.pooled_units(source)
         if shape[0] % 2:
-            return self.call(nn.Conv2d(shape[0], shape[0], 3, padding=1, groups=shape[0]), source, shape)
+            return self.call(
+                nn.Conv2d(shape[0], shape[0], 3, padding=1, groups=shape[0]), source, shape
+            )
         channels, side = shape[0], shape[1]
 
         def shuffled(parts: Any, values: list[Any]) -> Any:
-            return values[source].reshape(-1, 2, channels // 2, side, side).transpose(1, 2).reshape(-1, channels, side, side)
+            return (
+                values[source]
+                .reshape(-1, 2, channels // 2, side, side)
+                .transpose(1, 2)
+                .reshape(-1, channels, side, side)
+            )
 
         def grouped(parts: Any, values: list[Any]) -> Any:
             return parts[place](values[source])
@@ -243,8 +278,15 @@ class _Writer:
         shape = self.shapes[source]
         if len(shape) == 1 or shape[1] < 4:
             return self.activation(source)
-        pools = [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(shape[1] // 2), nn.AvgPool3d((1, 2, 2))]
-        return self.call(self.random.choice(pools), source, (shape[0], shape[1] // 2, shape[1] // 2))
+        pools = [
+            nn.MaxPool2d(2),
+            nn.AvgPool2d(2),
+            nn.AdaptiveAvgPool2d(shape[1] // 2),
+            nn.AvgPool3d((1, 2, 2)),
+        ]
+        return self.call(
+            self.random.choice(pools), source, (shape[0], shape[1] // 2, shape[1] // 2)
+        )
 
     def flat(self, source: int) -> int:
         """Images as vectors."""

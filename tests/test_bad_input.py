@@ -1,4 +1,6 @@
-"""What is wrong outside the study file: data, model, machine, folder. One sentence, exit code 2, before Ray starts."""
+"""What is wrong outside the study file: data, model, machine, folder. One sentence, exit code 2,
+before Ray starts.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import malformed_studies
-from prunefront.search import LONGEST_TEMPORARY, cli, cluster
-from prunefront.search.run import locked
-from prunefront.trainables import data
+from prunefront.search import LONGEST_TEMPORARY, cli
+from prunefront.search.drive import cluster
+from prunefront.search.drive.run import locked
+from prunefront.trainables.data import splits
 
 STUDY = '[study]\nname = "s"\nseeds = [0]\n[task]\nepochs = 2\nrungs = 1\nwidths = [4]\n'
 DENSE = '[[arm]]\nalgorithm = "dense"\n'
@@ -130,15 +133,19 @@ class RayStartedError(BaseException):
 
 
 @pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Refusal]:
-    """Runs a command line in an empty folder and returns its sentence, checked to be all that happened."""
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Refusal]:
+    """Runs a command line in an empty folder and returns its sentence, checked to be all that
+    happened.
+    """
     (tmp_path / "theirs.py").write_text(THEIRS)
     (tmp_path / "theirs_broken.py").write_text("def f(:")
     (tmp_path / "theirs_raises.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    data._load.cache_clear()  # its key is a path, and the working folder is another one in each test
+    splits._load.cache_clear()  # its key is a path, and the working folder is another one in each test
 
     def never(*_: object, **__: object) -> None:
         raise RayStartedError
@@ -160,7 +167,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return printed.err.removeprefix("prunefront: ").removesuffix("\n")
 
     yield command
-    data._load.cache_clear()
+    splits._load.cache_clear()
     for name in [name for name in sys.modules if name.startswith("theirs")]:
         del sys.modules[name]
 
@@ -171,8 +178,12 @@ def found(folder: Path) -> set[str]:
 
 
 def study(task: str = "", arms: str = DENSE) -> str:
-    """A study file with `task` in its table [task], in the working folder; keys that `task` names stand for themselves."""
-    named = {line.split(" =")[0] for line in task.splitlines()} | ({"widths"} if "model" in task else set())
+    """A study file with `task` in its table [task], in the working folder; keys that `task` names
+    stand for themselves.
+    """
+    named = {line.split(" =")[0] for line in task.splitlines()} | (
+        {"widths"} if "model" in task else set()
+    )
     plain = [line for line in STUDY.splitlines() if line.split(" =")[0] not in named]
     Path("study.toml").write_text("\n".join([*plain, task, arms]))
     return "study.toml"
@@ -188,11 +199,19 @@ def test_task(refused: Refusal, task: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("arm", "sentence"),
     [
-        ("space.c = [1.0]", 'arm "dns": `c` has one number for each of the model\'s 2 removable layers; got 1'),
-        ("space.c = [[1, 2], [1, 2, 3]]", 'arm "dns": `c` has one number for each of the model\'s 2 removable layers; got 3'),
+        (
+            "space.c = [1.0]",
+            'arm "dns": `c` has one number for each of the model\'s 2 removable layers; got 1',
+        ),
+        (
+            "space.c = [[1, 2], [1, 2, 3]]",
+            'arm "dns": `c` has one number for each of the model\'s 2 removable layers; got 3',
+        ),
     ],
 )
-def test_hyper_parameters_that_do_not_fit_the_model(refused: Refusal, arm: str, sentence: str) -> None:
+def test_hyper_parameters_that_do_not_fit_the_model(
+    refused: Refusal, arm: str, sentence: str
+) -> None:
     text = study(arms='[[arm]]\nalgorithm = "dns"\n' + arm)
     assert refused("run", text, "--out", "out") == f"study.toml: {sentence}"
 
@@ -200,12 +219,18 @@ def test_hyper_parameters_that_do_not_fit_the_model(refused: Refusal, arm: str, 
 def test_a_model_without_units_to_remove(refused: Refusal) -> None:
     text = study("widths = []", '[[arm]]\nalgorithm = "chance"\nspace.granularity = "node"')
     said = refused("run", text, "--out", "out")
-    assert said.startswith('study.toml: arm "chance": `granularity` node: it needs hidden units whose readers are all known')
+    assert said.startswith(
+        'study.toml: arm "chance": `granularity` node: it needs hidden units whose readers are all known'
+    )
 
 
 def test_more_than_the_machine_has(refused: Refusal) -> None:
-    assert "[study]: `cpus` is at most the " in refused("run", study(), "--out", "out", "--set", "study.cpus=100000")
-    assert "[study]: `gpus` is at most the " in refused("run", study(), "--out", "out", "--set", "study.gpus=1000")
+    assert "[study]: `cpus` is at most the " in refused(
+        "run", study(), "--out", "out", "--set", "study.cpus=100000"
+    )
+    assert "[study]: `gpus` is at most the " in refused(
+        "run", study(), "--out", "out", "--set", "study.gpus=1000"
+    )
 
 
 def test_no_gpu(refused: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,16 +241,24 @@ def test_no_gpu(refused: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mistakes_in_the_file_and_on_the_command_line(refused: Refusal) -> None:
     assert refused("run", "no.toml") == "no.toml: no such file"
-    assert refused("run", study("lr = -1")).startswith("study.toml: [task]: `lr` is the learning rate")
-    assert refused("run", study(), "--max-cohort", "0").endswith('a whole number from 1, or "auto"; got 0')
+    assert refused("run", study("lr = -1")).startswith(
+        "study.toml: [task]: `lr` is the learning rate"
+    )
+    assert refused("run", study(), "--max-cohort", "0").endswith(
+        'a whole number from 1, or "auto"; got 0'
+    )
     assert refused("doctor", "--data", "nowhere") == "--data: is a folder; got nowhere"
-    assert refused("run", study(), "--set", "lr=1").startswith("study.toml: --set takes study.KEY=VALUE")
+    assert refused("run", study(), "--set", "lr=1").startswith(
+        "study.toml: --set takes study.KEY=VALUE"
+    )
 
 
 def pngs(count: int = 60) -> tuple[list[bytes | None], list[int]]:
     """scikit-learn's digits as encoded images, and their labels."""
     images, labels = load_digits(return_X_y=True)
-    return [png(image) for image in np.asarray(images)[:count].reshape(-1, 8, 8) * 15], np.asarray(labels)[:count].tolist()
+    return [png(image) for image in np.asarray(images)[:count].reshape(-1, 8, 8) * 15], np.asarray(
+        labels
+    )[:count].tolist()
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -235,14 +268,24 @@ def png(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def parquet(images: Sequence[bytes | None], labels: Sequence[object], field: str = "bytes", column: str = "image") -> None:
+def parquet(
+    images: Sequence[bytes | None],
+    labels: Sequence[object],
+    field: str = "bytes",
+    column: str = "image",
+) -> None:
     """data.parquet in the working folder, in the layout of Hugging Face."""
     kind = pa.struct([(field, pa.binary())])
-    pq.write_table(pa.table({column: pa.array([{field: i} for i in images], kind), "label": labels}), "data.parquet")
+    pq.write_table(
+        pa.table({column: pa.array([{field: i} for i in images], kind), "label": labels}),
+        "data.parquet",
+    )
 
 
 PARQUET = 'dataset = "parquet"\ntrain = "data.parquet"\nbatch_size = 8'
-COLUMNS = "data.parquet: a Parquet file has the columns `image`, with a field `bytes`, and `label`; got"
+COLUMNS = (
+    "data.parquet: a Parquet file has the columns `image`, with a field `bytes`, and `label`; got"
+)
 
 
 def test_a_sound_parquet_file_is_read(refused: Refusal) -> None:
@@ -263,7 +306,10 @@ def test_a_sound_parquet_file_is_read(refused: Refusal) -> None:
 def test_labels_in_parquet(refused: Refusal, labels: list[object], sentence: str) -> None:
     parquet(pngs()[0], labels)
     said = refused("run", study(PARQUET), "--out", "out")
-    assert said == f"study.toml: [task]: dataset parquet: split train: labels are whole numbers from 0; {sentence}"
+    assert (
+        said
+        == f"study.toml: [task]: dataset parquet: split train: labels are whole numbers from 0; {sentence}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -288,7 +334,9 @@ def test_parquet_files(refused: Refusal) -> None:
     images, labels = pngs()
 
     def said(more: str = "") -> str:
-        return refused("run", study(PARQUET + more), "--out", "out").removeprefix("study.toml: [task]: ")
+        return refused("run", study(PARQUET + more), "--out", "out").removeprefix(
+            "study.toml: [task]: "
+        )
 
     assert said() == "dataset parquet: no file data.parquet"
     Path("data.parquet").write_text("no Parquet file, but long enough")
@@ -317,7 +365,10 @@ def test_output_folders_that_cannot_be(refused: Refusal) -> None:
     Path("file").touch()
     assert refused("run", study(), "--out", "file") == f"file: {FULL}File exists"
     assert refused("run", study(), "--out", "file/out") == f"file/out: {FULL}Not a directory"
-    assert refused("run", study(), "--out", "/proc/out") == f"/proc/out: {FULL}No such file or directory"
+    assert (
+        refused("run", study(), "--out", "/proc/out")
+        == f"/proc/out: {FULL}No such file or directory"
+    )
     assert refused("run", study(), "--out", "o" * 300).endswith(f"{FULL}File name too long")
 
 
@@ -328,9 +379,15 @@ def test_full_and_read_only_folders(refused: Refusal, tmp_path: Path) -> None:
         pytest.skip("mounting a small file system needs rights that this user lacks")
     try:
         (tmp_path / "small" / "out").mkdir()
-        assert refused("run", study(), "--out", "small/out") == f"small/out: {FULL}No space left on device"
+        assert (
+            refused("run", study(), "--out", "small/out")
+            == f"small/out: {FULL}No space left on device"
+        )
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "small")], check=True)
-        assert refused("run", study(), "--out", "small/out") == f"small/out: {FULL}Read-only file system"
+        assert (
+            refused("run", study(), "--out", "small/out")
+            == f"small/out: {FULL}Read-only file system"
+        )
     finally:
         subprocess.run(["umount", str(tmp_path / "small")], check=True)
 
@@ -341,7 +398,9 @@ def test_a_second_driver(refused: Refusal, tmp_path: Path) -> None:
     assert said == "out: one run at a time writes to an output folder; another one does now"
 
 
-def test_a_temporary_folder_too_long_for_the_sockets_of_ray(refused: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_too_long_for_the_sockets_of_ray(
+    refused: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = "/tmp/".ljust(LONGEST_TEMPORARY + 1, "a")
     monkeypatch.setattr("tempfile.tempdir", folder)
     Path(folder).mkdir(exist_ok=True)
@@ -359,7 +418,10 @@ def test_another_study_or_task_in_the_folder(refused: Refusal) -> None:
     Path("out/rows").mkdir()
     Path("out/rows/00000-1.parquet").touch()
     name = "study.name='t'"
-    assert refused("run", study(), "--out", "out", "--set", name) == 'out: holds the study "s"; got "t"; give it another --out'
+    assert (
+        refused("run", study(), "--out", "out", "--set", name)
+        == 'out: holds the study "s"; got "t"; give it another --out'
+    )
     rule = "out: was begun with another task, and its rows would not compare"
     said = refused("run", study("epochs = 3"), "--out", "out")
     assert said == f"{rule}: `epochs` was 2.0; got 3.0; give it another --out"
@@ -380,7 +442,9 @@ def test_a_folder_without_rows_refuses_nothing(refused: Refusal) -> None:
 def test_no_dense_phase(refused: Refusal) -> None:
     """Of an algorithm that would start from one."""
     with pytest.raises(RayStartedError):
-        refused("run", study("dense_share = 0.0", '[[arm]]\nalgorithm = "magnitude"'), "--out", "out")
+        refused(
+            "run", study("dense_share = 0.0", '[[arm]]\nalgorithm = "magnitude"'), "--out", "out"
+        )
 
 
 @pytest.mark.parametrize("seed", range(0, 40, 10))
@@ -394,5 +458,10 @@ def test_malformed_studies_drawn_at_random(seed: int) -> None:
 def test_reports_of_nothing(refused: Refusal) -> None:
     Path("empty").mkdir()
     assert refused("report", "nowhere").startswith("nowhere: no ")
-    assert refused("report", "ftp://host/x").startswith("ftp://host: a location is a path or a URI that pyarrow.fs knows")
-    assert refused("report", "empty") == "empty: no rows; a study's output folder has them in rows/*.parquet"
+    assert refused("report", "ftp://host/x").startswith(
+        "ftp://host: a location is a path or a URI that pyarrow.fs knows"
+    )
+    assert (
+        refused("report", "empty")
+        == "empty: no rows; a study's output folder has them in rows/*.parquet"
+    )

@@ -1,6 +1,8 @@
-"""Every script of benchmarks/ runs in a tiny form, so that a table of the documents can always be made again.
+"""Every script of benchmarks/ runs in a tiny form, so that a table of the documents can always be
+made again.
 
-A new script has a line in `TINY` or, if its smallest form takes minutes, in `LONG`, which `make long` runs.
+A new script has a line in `TINY` or, if its smallest form takes minutes, in `LONG`, which `make
+long` runs.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ import same_rows
 from test_packaging import ROOT
 from test_work import opened
 
-from prunefront.search import plan, study
-from prunefront.trainables.cohort import Training
+from prunefront.search.plan import generations
+from prunefront.search.study import parse
+from prunefront.trainables.records.cohort import Training
 
 FOLDER = ROOT / "benchmarks"
-SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if '\nif __name__ == "__main__":' in path.read_text())
+SCRIPTS = sorted(
+    path.name for path in FOLDER.glob("*.py") if '\nif __name__ == "__main__":' in path.read_text()
+)
 
 TINY = {
     "accuracy.py": "--seeds 1 --epochs 0.2 --gates 2 --threads 1",
@@ -86,10 +91,10 @@ def arguments(text: str, scratch: Path) -> list[str]:
 
 def finished(path: Path, folder: Path) -> Path:
     """The output folder of the study, done without Ray."""
-    found = study.read(path)
+    found = parse.read(path)
     work = opened(found, folder)
     while segment := work.next():
-        cohort = plan.read_cohort(folder, segment.cohort)
+        cohort = generations.read_cohort(folder, segment.cohort)
         if cohort.algorithm:  # each trains the dense networks that it starts from
             training = Training(folder, found.about.name, found.task, cohort, keep=True)
             while not training.finished:
@@ -101,13 +106,17 @@ def finished(path: Path, folder: Path) -> Path:
 def apart(script: str, text: str, scratch: Path) -> str:
     """What a script says in a process of its own, which ends well."""
     command = [sys.executable, str(FOLDER / script), *arguments(text, scratch)]
-    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    ran = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stdout
     return ran.stdout
 
 
 def test_no_script_is_forgotten() -> None:
-    assert sorted([*TINY, *TINY_APART, *TINY_WITH_RAY, *LONG]) == SCRIPTS, "a script has one line, in one of the tables"
+    assert sorted([*TINY, *TINY_APART, *TINY_WITH_RAY, *LONG]) == SCRIPTS, (
+        "a script has one line, in one of the tables"
+    )
 
 
 @pytest.mark.parametrize("script", TINY)
@@ -126,15 +135,25 @@ def test_a_script_runs(
 
 
 def test_a_bit_that_changed_is_found() -> None:
-    before = pd.DataFrame({"key": [1, 2, 3], "loss": [0.5, np.nan, 0.25], "reason": ["", None, "x"]}).set_index("key")
+    before = pd.DataFrame(
+        {"key": [1, 2, 3], "loss": [0.5, np.nan, 0.25], "reason": ["", None, "x"]}
+    ).set_index("key")
     assert same_rows.differences(before, before.copy()) == []
     after = before.copy()
     after.loc[3, "loss"] = np.nextafter(0.25, 1)
-    assert same_rows.differences(before, after) == ["loss: 1 of 3 rows, the first 3: 0.25 became 0.25000000000000006"]
+    assert same_rows.differences(before, after) == [
+        "loss: 1 of 3 rows, the first 3: 0.25 became 0.25000000000000006"
+    ]
     after = before.drop(index=2).assign(more=1.0)
-    assert same_rows.differences(before, after) == ["1 rows are in before alone, the first 2", "more: in one table alone"]
+    assert same_rows.differences(before, after) == [
+        "1 rows are in before alone, the first 2",
+        "more: in one table alone",
+    ]
     after = before.assign(reason=["", "y", "x"], loss=[0.5, 1.0, 0.25])
-    assert [line.split(":")[0] for line in same_rows.differences(before, after)] == ["loss", "reason"]
+    assert [line.split(":")[0] for line in same_rows.differences(before, after)] == [
+        "loss",
+        "reason",
+    ]
 
 
 @pytest.mark.parametrize("script", TINY_APART)

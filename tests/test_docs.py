@@ -1,4 +1,6 @@
-"""The pages of docs/: their files, commands and Python code run as they stand, in one folder, in the order of the pages."""
+"""The pages of docs/: their files, commands and Python code run as they stand, in one folder, in
+the order of the pages.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 from test_packaging import ROOT
 
-from prunefront.search import cli, reference
+from prunefront.search import cli
+from prunefront.search.study import reference
 
 PAGES = ("first-study.md", "table.md", "own.md")
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.M | re.S)
@@ -37,13 +40,19 @@ def test_what_the_pages_show_runs_as_it_stands(
                     assert program == "prunefront"
                     if arguments[0] == "run":  # a Ray of its own
                         code = "from prunefront.search.cli import main; main()"
-                        subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=300)
+                        subprocess.run(
+                            [sys.executable, "-c", code, *arguments], check=True, timeout=300
+                        )
                         continue
                     monkeypatch.setattr("sys.argv", [program, *arguments])
                     with pytest.raises(SystemExit) as ended:
                         cli.main()
                     assert not ended.value.code, (line, capsys.readouterr())
-    assert {path.name for path in Path("network").iterdir()} >= {"network.safetensors", "network.json", "network.onnx"}
+    assert {path.name for path in Path("network").iterdir()} >= {
+        "network.safetensors",
+        "network.json",
+        "network.onnx",
+    }
     compared = Path("runs/first/report/compare.md").read_text()
     assert "against magnitude, layerwise" in compared
     assert re.search(r"^\| dns \| 800 \| 3 \|", compared, re.M)
@@ -55,7 +64,9 @@ def test_every_figure_is_computed_where_the_page_says():
     assert len(named) > 20
     for module, function in named:
         home = "trainables" if module == "removed" else "analysis"
-        assert callable(getattr(importlib.import_module(f"prunefront.{home}.{module}"), function)), (module, function)
+        assert callable(
+            getattr(importlib.import_module(f"prunefront.{home}.{module}"), function)
+        ), (module, function)
 
 
 def test_links_of_documents_lead_somewhere():
@@ -87,7 +98,7 @@ def test_every_page_of_results_says_what_was_run_and_when():
 
 
 def test_the_reference_is_what_the_code_says():
-    """Written by `python -m prunefront.search.reference > docs/reference.md`."""
+    """Written by `python -m prunefront.search.study.reference > docs/reference.md`."""
     page = (ROOT / "docs" / "reference.md").read_text()
     assert page == reference.page(reference.ours())
     for name, algorithm in reference.ours().items():

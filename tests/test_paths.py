@@ -17,25 +17,29 @@ import torch
 from test_pick import done as done  # a study that was done
 from torch import nn
 
-import prunefront.analysis
-import prunefront.trainables
-from prunefront.analysis import attainment, goals, latency, likeness, published, report, storage, table, verdicts
+import prunefront.analysis as analysis
+import prunefront.trainables as trainables
 from prunefront.analysis import pick as picking
-from prunefront.search import DONE, discovery, optuna_export
-from prunefront.search import pick as picks
-from prunefront.search import show as story
-from prunefront.search import study as studies
+from prunefront.analysis import report
+from prunefront.analysis.inference import attainment, latency, likeness, verdicts
+from prunefront.analysis.rows import goals, published, storage, table
+from prunefront.search import DONE
 from prunefront.search.console import Console
-from prunefront.trainables import kept, leaving, physical
+from prunefront.search.study import discovery
+from prunefront.search.study import parse as studies
+from prunefront.search.tools import export
+from prunefront.search.tools import pick as picks
+from prunefront.search.tools import show as story
+from prunefront.trainables.records import leaving, networks, physical
 
 INSIDE = {
-    ("analysis.sections", "measurement_checks"),
-    ("analysis.sections", "provenance"),
-    ("analysis.storage", "each"),
-    ("trainables.cohort", "ask_parts"),
-    ("trainables.cohort", "parts_asked"),
-    ("trainables.cohort", "rows_path"),
-    ("trainables.kept", "written"),
+    ("analysis.sections.blocks", "measurement_checks"),
+    ("analysis.sections.blocks", "provenance"),
+    ("analysis.rows.storage", "each"),
+    ("trainables.records.cohort", "ask_parts"),
+    ("trainables.records.cohort", "parts_asked"),
+    ("trainables.records.cohort", "rows_path"),
+    ("trainables.records.networks", "written"),
     ("trainables.pulse", "left_in"),
     ("trainables.pulse", "path"),
     ("trainables.pulse", "read"),
@@ -51,25 +55,35 @@ def functions(package: ModuleType) -> Iterator[tuple[str, str, Callable[..., Any
     for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         module = importlib.import_module(info.name)
         for name, function in vars(module).items():
-            if inspect.isfunction(function) and function.__module__ == info.name and not name.startswith("_"):
+            if (
+                inspect.isfunction(function)
+                and function.__module__ == info.name
+                and not name.startswith("_")
+            ):
                 yield info.name.removeprefix("prunefront."), name, function
 
 
-@pytest.mark.parametrize("package", [prunefront.analysis, prunefront.trainables])
+@pytest.mark.parametrize("package", [analysis, trainables])
 def test_no_public_function_wants_a_path_object(package: ModuleType):
-    """`Where` is the type of what names a place; `Location` and `Path` are what `locate` makes of it."""
+    """`Where` is the type of what names a place; `Location` and `Path` are what `locate` makes of
+    it.
+    """
     strict = {
         (module, name)
         for module, name, function in functions(package)
         for parameter in inspect.signature(function).parameters.values()
         if "Location" in str(parameter.annotation) or "Path" in str(parameter.annotation)
     }
-    assert strict == {place for place in INSIDE if place[0].startswith(package.__name__.removeprefix("prunefront."))}
+    assert strict == {
+        place
+        for place in INSIDE
+        if place[0].startswith(package.__name__.removeprefix("prunefront."))
+    }
 
 
 def member(folder: Path) -> str:
     """The first of those whose networks were kept."""
-    return min(kept.kept_members(folder))
+    return min(networks.kept_members(folder))
 
 
 def picked(folder: storage.Where, out: storage.Where | None) -> int:
@@ -80,11 +94,11 @@ def picked(folder: storage.Where, out: storage.Where | None) -> int:
 CALLS: dict[str, Callable[[Any, str], Any]] = {
     "attainment.read": lambda folder, _: attainment.read(folder),
     "goals.recorded": lambda folder, _: goals.recorded(folder),
-    "kept.kept_members": lambda folder, _: kept.kept_members(folder),
-    "kept.load_masks": lambda folder, name: kept.load_masks(folder, [name]),
-    "kept.load_network": lambda folder, name: kept.load_network(folder, name),
-    "kept.load_shrunk": lambda folder, name: kept.load_shrunk(folder, name),
-    "kept.keep_only": lambda folder, name: kept.keep_only(folder, {name}),
+    "kept.kept_members": lambda folder, _: networks.kept_members(folder),
+    "kept.load_masks": lambda folder, name: networks.load_masks(folder, [name]),
+    "kept.load_network": lambda folder, name: networks.load_network(folder, name),
+    "kept.load_shrunk": lambda folder, name: networks.load_shrunk(folder, name),
+    "kept.keep_only": lambda folder, name: networks.keep_only(folder, {name}),
     "latency.read": lambda folder, _: latency.read(folder),
     "leaving.task": lambda folder, _: leaving.task(folder),
     "likeness.load": lambda folder, _: likeness.load([folder]),
@@ -100,7 +114,9 @@ CALLS: dict[str, Callable[[Any, str], Any]] = {
     "table.footers": lambda folder, _: table.footers(folder),
     "table.planned": lambda folder, _: table.planned(folder),
     "table.read": lambda folder, _: table.read(folder, ["accuracy_test"]),
-    "table.scan": lambda folder, _: [part.to_pylist() for part in table.scan(folder, ["member"], "done", 10)],
+    "table.scan": lambda folder, _: [
+        part.to_pylist() for part in table.scan(folder, ["member"], "done", 10)
+    ],
     "table.set_aside": lambda folder, _: table.set_aside(folder),
     "verdicts.build": lambda folder, _: verdicts.build([folder], anyway=True).lines,
 }
@@ -128,11 +144,13 @@ def test_a_study_is_named_by_text_too(done: Path, tmp_path: Path, call: str):
 
 def test_files_are_named_by_text_too(done: Path, tmp_path: Path):
     name, file = member(done), str(tmp_path / "network.safetensors")
-    kept.export(str(done), name, file)
+    networks.export(str(done), name, file)
     small = physical.load(file)
-    physical.save(str(tmp_path / "again.safetensors"), small, kept.load(str(done), name)[2])
+    physical.save(str(tmp_path / "again.safetensors"), small, networks.load(str(done), name)[2])
     again = physical.load(str(tmp_path / "again.safetensors"))
-    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in small.state_dict().items())
+    assert all(
+        torch.equal(tensor, again.state_dict()[key]) for key, tensor in small.state_dict().items()
+    )
     assert picked(str(done), str(tmp_path / "picked")) == DONE
     assert (tmp_path / "picked").is_dir()
 
@@ -141,7 +159,7 @@ def test_files_are_named_by_text_too(done: Path, tmp_path: Path):
     assert report.build(str(done), str(tmp_path / "points.csv")) == done / "report" / "report.html"
     verdicts.write(verdicts.build([str(done)]), str(tmp_path / "compared"))
     assert (tmp_path / "compared" / "compare.md").is_file()
-    optuna_export.export(str(done), str(tmp_path / "trials.log"), goals.recorded(str(done)))
+    export.export(str(done), str(tmp_path / "trials.log"), goals.recorded(str(done)))
     assert (tmp_path / "trials.log").is_file()
 
     study = studies.read(str(done.parent / "study.toml"))

@@ -1,4 +1,5 @@
-"""Pruning algorithms as trainables: cohorts of networks trained together, and the rows measured from them.
+"""Pruning algorithms as trainables: cohorts of networks trained together, and the rows measured
+from them.
 
 Only `tuning` imports Ray; `trainable` is loaded from there when it is first asked for.
 """

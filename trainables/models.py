@@ -16,14 +16,20 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..analysis import mistake
-from ..analysis.mistake import Mistake
+from ..analysis.rows import mistake
+from ..analysis.rows.mistake import Mistake
 from .own import imported
 
 
-def mlp(input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300, 100), width: float = 1) -> nn.Module:
-    """Linear layers of the given hidden widths (times `width`) with ReLU between them; LeNet-300-100 by default."""
-    if not isinstance(widths, Sequence) or not all(type(units) is int and units > 0 for units in widths):
+def mlp(
+    input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300, 100), width: float = 1
+) -> nn.Module:
+    """Linear layers of the given hidden widths (times `width`) with ReLU between them;
+    LeNet-300-100 by default.
+    """
+    if not isinstance(widths, Sequence) or not all(
+        type(units) is int and units > 0 for units in widths
+    ):
         raise Mistake(f"`widths` is a list of whole numbers above 0; got {widths!r}")
     inputs = 1
     for extent in input_shape:
@@ -43,7 +49,8 @@ def _times(width: float, units: int) -> int:
 
 
 def lenet5(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn.Module:
-    """Caffe's LeNet-5, 20-50-500 (after LeCun et al. 1998): max-pooling and no activation after the convolutions.
+    """Caffe's LeNet-5, 20-50-500 (after LeCun et al. 1998): max-pooling and no activation after the
+    convolutions.
 
     width: a factor of 20, 50 and 500.
     """
@@ -63,7 +70,9 @@ def lenet5(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn.M
 
 
 class _Shortcut(nn.Module):
-    """Every second row and column, and zeros for the channels that are new (He et al. 2016, option A): no parameters."""
+    """Every second row and column, and zeros for the channels that are new (He et al. 2016, option
+    A): no parameters.
+    """
 
     def __init__(self, stride: int, more: int) -> None:
         super().__init__()
@@ -83,34 +92,50 @@ class _Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Identity() if stride == 1 and inputs == outputs else _Shortcut(stride, outputs - inputs)
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and inputs == outputs
+            else _Shortcut(stride, outputs - inputs)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, channels, rows, columns)."""
         return F.relu(self.shortcut(x) + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
 
-def resnet(input_shape: tuple[int, ...], classes: int, depth: int = 20, width: float = 1) -> nn.Module:
-    """The residual network for CIFAR (He et al. 2016, section 4.2): three stages of (depth - 2) / 6 blocks of two convolutions.
+def resnet(
+    input_shape: tuple[int, ...], classes: int, depth: int = 20, width: float = 1
+) -> nn.Module:
+    """The residual network for CIFAR (He et al. 2016, section 4.2): three stages of (depth - 2) / 6
+    blocks of two convolutions.
 
     width: a factor of the stages' 16, 32 and 64 channels.
     """
     if type(depth) is not int or depth < 8 or depth % 6 != 2:
-        raise Mistake(f"`depth` is a whole number 6 n + 2, such as 20, with n blocks in a stage; got {depth!r}")
+        raise Mistake(
+            f"`depth` is a whole number 6 n + 2, such as 20, with n blocks in a stage; got {depth!r}"
+        )
     channels = _image(input_shape, 4)
     widths = [_times(width, units) for units in (16, 32, 64)]
-    layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(),
+    ]
     before = widths[0]
     for stage, after in enumerate(widths):
         for block in range((depth - 2) // 6):
             layers.append(_Block(before, after, 2 if stage and not block else 1))
             before = after
-    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
+    module = nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes)
+    )
     return _he(module)
 
 
 def vgg16_bn(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn.Module:
-    """VGG-16 (Simonyan & Zisserman 2015, D) with batch-norm, and one linear layer after the convolutions, as usual for CIFAR.
+    """VGG-16 (Simonyan & Zisserman 2015, D) with batch-norm, and one linear layer after the
+    convolutions, as usual for CIFAR.
 
     width: a factor of all channels.
     """
@@ -122,7 +147,9 @@ def vgg16_bn(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn
             layers += [nn.Conv2d(channels, after, 3, 1, 1), nn.BatchNorm2d(after), nn.ReLU()]
             channels = after
         layers.append(nn.MaxPool2d(2))
-    return _he(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)))
+    return _he(
+        nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    )
 
 
 class _LinearBlock(nn.Module):
@@ -138,9 +165,15 @@ class _LinearBlock(nn.Module):
 
 
 def residual_mlp(
-    input_shape: tuple[int, ...], classes: int, units: int = 32, hidden: int = 32, blocks: int = 6, width: float = 1
+    input_shape: tuple[int, ...],
+    classes: int,
+    units: int = 32,
+    hidden: int = 32,
+    blocks: int = 6,
+    width: float = 1,
 ) -> nn.Module:
-    """A linear layer to `units`, `blocks` times x + V relu(U x) with `hidden` units between U and V, and a linear layer.
+    """A linear layer to `units`, `blocks` times x + V relu(U x) with `hidden` units between U and
+    V, and a linear layer.
 
     width: a factor of `units` and `hidden`.
     """
@@ -149,13 +182,21 @@ def residual_mlp(
             raise Mistake(f"`{name}` is a whole number above 0; got {value!r}")
     units, hidden = _times(width, units), _times(width, hidden)
     body = (_LinearBlock(units, hidden) for _ in range(blocks))
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), units), *body, nn.ReLU(), nn.Linear(units, classes))
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(math.prod(input_shape), units),
+        *body,
+        nn.ReLU(),
+        nn.Linear(units, classes),
+    )
 
 
 def _image(input_shape: tuple[int, ...], side: int) -> int:
     """The channels of images of at least `side` x `side`."""
     if len(input_shape) != 3 or min(input_shape[1:]) < side:
-        raise Mistake(f"it needs images (channels, height, width) of at least {side} x {side}; got {input_shape}")
+        raise Mistake(
+            f"it needs images (channels, height, width) of at least {side} x {side}; got {input_shape}"
+        )
     return input_shape[0]
 
 
@@ -182,8 +223,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def build(name: str, input_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
     """The model `name` for inputs of `input_shape` (without batch) and `classes` outputs.
 
-    name: a key of MODELS, or the dotted path of a callable (input_shape, classes, **options) -> nn.Module.
-    Raises Mistake naming what is wrong with the name or the options.
+    name: a key of MODELS, or the dotted path of a callable (input_shape, classes, **options) ->
+    nn.Module. Raises Mistake naming what is wrong with the name or the options.
     """
     module = call("model", name, MODELS, input_shape, classes, **options)
     if not isinstance(module, nn.Module):
@@ -196,7 +237,9 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
     if name in known:
         return known[name]
     if "." not in name:
-        raise Mistake(f'no {noun} "{name}";{hint(name, known)}, or a dotted path such as package.module.{noun}')
+        raise Mistake(
+            f'no {noun} "{name}";{hint(name, known)}, or a dotted path such as package.module.{noun}'
+        )
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(imported(module), attribute)
@@ -209,8 +252,12 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
     return found
 
 
-def call(noun: str, name: str, known: dict[str, Callable[..., Any]], /, *given: Any, **options: Any) -> Any:
-    """What the callable that `name` stands for returns. Raises Mistake naming it, whatever it raises."""
+def call(
+    noun: str, name: str, known: dict[str, Callable[..., Any]], /, *given: Any, **options: Any
+) -> Any:
+    """What the callable that `name` stands for returns. Raises Mistake naming it, whatever it
+    raises.
+    """
     function = lookup(name, known, noun)
     try:
         return function(*given, **options)
@@ -219,12 +266,16 @@ def call(noun: str, name: str, known: dict[str, Callable[..., Any]], /, *given: 
     except (Exception, SystemExit) as error:  # anybody's code
         if name in known and noun != "dataset" and not theirs(error):
             raise  # a fault of ours; what a reader of ours cannot read is the file's
-        what = ", ".join([*map(repr, given), *(f"{key}={value!r}" for key, value in options.items())])
+        what = ", ".join(
+            [*map(repr, given), *(f"{key}={value!r}" for key, value in options.items())]
+        )
         raise Mistake(f"{noun} {name}: called with ({what}) it raised {raised(error)}") from error
 
 
 def raised(error: BaseException) -> str:
-    """An exception on one line: type, first line of its text, and where in a user's own file it was raised."""
+    """An exception on one line: type, first line of its text, and where in a user's own file it was
+    raised.
+    """
     text = mistake.raised(error)
     place = _place(error)
     if place is None or _is_ours(place.filename):
@@ -233,14 +284,18 @@ def raised(error: BaseException) -> str:
 
 
 def theirs(error: BaseException) -> bool:
-    """Whether an exception comes from a user's code, or from a library that was given a user's model or values."""
+    """Whether an exception comes from a user's code, or from a library that was given a user's
+    model or values.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     return not _is_ours(frames[-1].filename)
 
 
 @contextlib.contextmanager
 def blamed(what: str) -> Iterator[None]:
-    """Turn what a user's code inside raises into a Mistake about `what`; an exception of our own code passes."""
+    """Turn what a user's code inside raises into a Mistake about `what`; an exception of our own
+    code passes.
+    """
     try:
         yield
     except Mistake:
@@ -264,7 +319,9 @@ def _is_ours(file: str) -> bool:
 
 
 def _is_library(path: Path) -> bool:
-    """Whether a file is of Python or of a package that we use; what else is installed may be a user's own."""
+    """Whether a file is of Python or of a package that we use; what else is installed may be a
+    user's own.
+    """
     for folder in ("site-packages", "dist-packages"):
         if folder in path.parts:
             package = path.parts[path.parts.index(folder) + 1]
@@ -279,7 +336,9 @@ _PACKAGES = ("PIL", "functorch", "numpy", "optuna", "pandas", "pyarrow", "ray", 
 
 
 def options(function: Callable[..., Any], given: int = 0) -> tuple[dict[str, bool], bool]:
-    """Options that `function` takes after its first `given` arguments, name -> whether it must be there; and if others too."""
+    """Options that `function` takes after its first `given` arguments, name -> whether it must be
+    there; and if others too.
+    """
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):  # some that are written in C do not say
@@ -293,4 +352,6 @@ def hint(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about a name that is not known: the nearest one, and all."""
     known = list(known)
     nearest = difflib.get_close_matches(name.lower(), known, n=1)
-    return (f' did you mean "{nearest[0]}"?' if nearest else "") + f" known: {', '.join(known) or 'none'}"
+    return (
+        f' did you mean "{nearest[0]}"?' if nearest else ""
+    ) + f" known: {', '.join(known) or 'none'}"

@@ -1,6 +1,8 @@
-"""A user's own modules: they lie where a study is started, and are looked up after everything that is installed.
+"""A user's own modules: they lie where a study is started, and are looked up after everything that
+is installed.
 
-A file there may have the name of a module that Python or one of our dependencies has, and would break its imports.
+A file there may have the name of a module that Python or one of our dependencies has, and would
+break its imports.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from ..analysis.mistake import Mistake
+from ..analysis.rows.mistake import Mistake
 
 
 def own_last(folder: str) -> None:
@@ -37,20 +39,24 @@ def look_in(wanted: Iterable[str]) -> None:
 def imported(name: str) -> ModuleType:
     """The module of a dotted path that a study names.
 
-    Raises Mistake if its first part is the name of a file in the current folder and of something else that is installed, which
-    would be taken instead; and whatever importing it raises.
+    Raises Mistake if its first part is the name of a file in the current folder and of something
+    else that is installed, which would be taken instead; and whatever importing it raises.
     """
     top = name.partition(".")[0]
     own = _own(name)
     found = importlib.util.find_spec(top) if own is not None else None
     if own is not None and found is not None and not _lies(own, found):
         place = found.origin if found.has_location else "a part of Python itself"
-        raise Mistake(f"`{top}` is the name of {place}, which is looked up before {own}; give your own module another name")
+        raise Mistake(
+            f"`{top}` is the name of {place}, which is looked up before {own}; give your own module another name"
+        )
     return importlib.import_module(name)
 
 
 def _own(name: str) -> Path | None:
-    """The file in the current folder that would be read for `name` if the folder were looked up first."""
+    """The file in the current folder that would be read for `name` if the folder were looked up
+    first.
+    """
     top, *inner = name.split(".")
     folder = Path.cwd() / top
     files = [folder / "__init__.py", folder.with_suffix(".py")]
@@ -62,5 +68,7 @@ def _lies(own: Path, found: ModuleSpec) -> bool:
     """Whether a module that was found is that of the file `own`."""
     folders = found.submodule_search_locations
     if found.origin is None:  # a folder without __init__.py
-        return folders is not None and any(own.is_relative_to(Path(folder).absolute()) for folder in folders)
+        return folders is not None and any(
+            own.is_relative_to(Path(folder).absolute()) for folder in folders
+        )
     return Path(found.origin).exists() and Path(found.origin).parent.samefile(own.parent)

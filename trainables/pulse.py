@@ -1,4 +1,6 @@
-"""What long work says of itself between two rungs, to whoever listens: a driver, by a file; or nobody."""
+"""What long work says of itself between two rungs, to whoever listens: a driver, by a file; or
+nobody.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from ..analysis.storage import Location, save
+from ..analysis.rows.storage import Location, save
 
 EVERY = 5.0
 """Seconds between two words, at least."""
@@ -16,7 +18,9 @@ _next = 0.0
 
 
 def tell(what: str, done: int, total: int) -> None:
-    """Say that `done` of `total` are done. what: one of them, such as "step". Costs next to nothing where nobody listens."""
+    """Say that `done` of `total` are done. what: one of them, such as "step". Costs next to nothing
+    where nobody listens.
+    """
     global _next
     if _listener is None or (now := time.monotonic()) < _next:
         return
@@ -26,7 +30,9 @@ def tell(what: str, done: int, total: int) -> None:
 
 @contextlib.contextmanager
 def heard(listener: Callable[[str], None]) -> Iterator[None]:
-    """Have `listener` called with what is said, every few seconds, the first time when `EVERY` has passed."""
+    """Have `listener` called with what is said, every few seconds, the first time when `EVERY` has
+    passed.
+    """
     global _listener, _next
     before, _listener, _next = _listener, listener, time.monotonic() + EVERY
     try:
@@ -42,7 +48,9 @@ def path(folder: Location, cohort: str) -> Location:
 
 @contextlib.contextmanager
 def left_in(folder: Location, cohort: str) -> Iterator[None]:
-    """Leave the words of a cohort in a file for the driver to `read`. Where that cannot be done, training goes on without."""
+    """Leave the words of a cohort in a file for the driver to `read`. Where that cannot be done,
+    training goes on without.
+    """
 
     def leave(word: str) -> None:
         with contextlib.suppress(OSError):

@@ -12,12 +12,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from ..analysis.mistake import Mistake
-from . import data, models, stack, tracing, trial
+from ..analysis.rows.mistake import Mistake
+from . import models
 from .contract import Algorithm, Domain, Member, canonical
-from .flops import Counts, count
-from .shrinking import Cut, narrowed, narrowed_module
-from .structure import Structure
+from .data import splits
+from .measure.flops import Counts, count
+from .structure import trace, trial
+from .structure.narrow import Cut, narrowed, narrowed_module
+from .structure.units import Structure
+from .training import stack
 
 MOST_STEPS = 1_000_000_000
 """Optimiser steps that a member may have: more is a slip of the pen."""
@@ -27,14 +30,17 @@ MOST_STEPS = 1_000_000_000
 class Task:
     """What every member is trained on, and with what budget.
 
-    epochs: the whole budget; a dense phase is inside it.  dense_share: share of the budget that the dense phase takes, for
-    algorithms that start from a trained network.  rungs: number of points, evenly spaced over what follows the dense phase, at
-    which members are measured.  lr, weight_decay: an arm's hyper-parameters of the same names override them.  momentum: of sgd.
-    schedule of the learning rate: constant; cosine to 0; inverse, (1 + 1e-4 step)^-0.75 (Caffe's LeNet).  split_seed: draws the
-    splits that the data set lacks.  augment: what is done to training images, out of crop (up to 4 pixels, zeros around) and
-    flip (left and right).  device: auto takes a GPU if there is one.  stream: whether inputs stay where they are and are read
-    batch by batch; auto: if they would take more than half of the device's free memory; results are the same.  starts: a folder
-    in which cohorts share the trained networks of a dense phase; empty: each trains its own.
+    epochs: the whole budget; a dense phase is inside it.  dense_share: share of the budget that the
+    dense phase takes, for algorithms that start from a trained network.  rungs: number of points,
+    evenly spaced over what follows the dense phase, at which members are measured.  lr,
+    weight_decay: an arm's hyper-parameters of the same names override them.  momentum: of sgd.
+    schedule of the learning rate: constant; cosine to 0; inverse, (1 + 1e-4 step)^-0.75 (Caffe's
+    LeNet).  split_seed: draws the splits that the data set lacks.  augment: what is done to
+    training images, out of crop (up to 4 pixels, zeros around) and flip (left and right).  device:
+    auto takes a GPU if there is one.  stream: whether inputs stay where they are and are read batch
+    by batch; auto: if they would take more than half of the device's free memory; results are the
+    same.  starts: a folder in which cohorts share the trained networks of a dense phase; empty:
+    each trains its own.
     """
 
     dataset: str = "digits"
@@ -66,10 +72,18 @@ class Task:
                 object.__setattr__(self, name, domain.check(getattr(self, name)))
             except Mistake as error:
                 raise Mistake(f"`{name}` {error}") from None
-        given, known = self.augment, data.AUGMENTATIONS
-        if not isinstance(given, list | tuple) or not all(kind in known for kind in given) or len(set(given)) < len(given):
-            raise Mistake(f"`augment` is a list of distinct words out of {', '.join(known)}; got {given!r}")
-        object.__setattr__(self, "augment", [kind for kind in known if kind in given])  # their order means nothing
+        given, known = self.augment, splits.AUGMENTATIONS
+        if (
+            not isinstance(given, list | tuple)
+            or not all(kind in known for kind in given)
+            or len(set(given)) < len(given)
+        ):
+            raise Mistake(
+                f"`augment` is a list of distinct words out of {', '.join(known)}; got {given!r}"
+            )
+        object.__setattr__(
+            self, "augment", [kind for kind in known if kind in given]
+        )  # their order means nothing
         if self.epochs <= 0:
             raise Mistake(f"`epochs` is the training budget and lies above 0; got {self.epochs}")
 
@@ -89,30 +103,40 @@ class Task:
         return getattr(torch, self.dtype)
 
     @functools.cached_property
-    def data(self) -> data.Data:
+    def data(self) -> splits.Data:
         """The data set, on the device."""
         place = (self.torch_dtype, self.torch_device, self.stream)
-        found = data.load(self.dataset, self.dataset_options, self.split_seed, *place)
+        found = splits.load(self.dataset, self.dataset_options, self.split_seed, *place)
         if self.augment and len(found.shape) != 3:
-            raise Mistake(f"`augment` is for images, (channels, height, width); got inputs of shape {found.shape}")
+            raise Mistake(
+                f"`augment` is for images, (channels, height, width); got inputs of shape {found.shape}"
+            )
         if self.batch_size > len(found.labels["train"]):
             have = len(found.labels["train"])
             default = ", the default" if self.batch_size == type(self).batch_size else ""
-            raise Mistake(f"`batch_size` is at most the number of training examples, {have}; got {self.batch_size}{default}")
+            raise Mistake(
+                f"`batch_size` is at most the number of training examples, {have}; got {self.batch_size}{default}"
+            )
         return found
 
     def build(self, seed: int) -> nn.Module:
-        """The model with the initial weights of `seed`, on the device; the global random state is left as it was."""
+        """The model with the initial weights of `seed`, on the device; the global random state is
+        left as it was.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = models.build(self.model, self.data.shape, self.data.classes, **self.model_options)
+            module = models.build(
+                self.model, self.data.shape, self.data.classes, **self.model_options
+            )
         return module.to(self.torch_device, self.torch_dtype)
 
     @functools.cached_property
     def loaded(self) -> str:
-        """A layer's weight with the same initial values for two seeds, though they are not all one number; "" if none has.
+        """A layer's weight with the same initial values for two seeds, though they are not all one
+        number; "" if none has.
 
-        The model function then loads trained weights, or draws by a seed of its own, and no initial weights are new.
+        The model function then loads trained weights, or draws by a seed of its own, and no initial
+        weights are new.
         """
         one, other = self.build(0), self.build(1)
         values = dict(other.named_parameters(remove_duplicate=False))
@@ -120,7 +144,9 @@ class Task:
             if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
                 for name, parameter in part.named_parameters(layer):
                     varies = (
-                        parameter.ndim > 1 and parameter.requires_grad and bool((parameter != parameter.flatten()[0]).any())
+                        parameter.ndim > 1
+                        and parameter.requires_grad
+                        and bool((parameter != parameter.flatten()[0]).any())
                     )
                     if varies and torch.equal(parameter, values[name]):
                         return name
@@ -134,7 +160,9 @@ class Task:
         return f"it needs new initial weights; model {self.model} gives {self.loaded} the same ones for every seed"
 
     def initial(self, seeds: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Parameters and buffers, name -> (K, ...), with the initial weights of `seeds`; equal seeds are drawn once."""
+        """Parameters and buffers, name -> (K, ...), with the initial weights of `seeds`; equal
+        seeds are drawn once.
+        """
         distinct = {seed: stack.prepare(self.build(seed)) for seed in dict.fromkeys(seeds)}
         return stack.stacked([distinct[seed] for seed in seeds])
 
@@ -146,7 +174,9 @@ class Task:
     @functools.cached_property
     def stackable(self) -> bool:
         """Whether `vmap` takes the model; if not, members train one after the other."""
-        return stack.can_stack(stack.prepare(self.build(0)), self.data.examples("train", torch.arange(2)))
+        return stack.can_stack(
+            stack.prepare(self.build(0)), self.data.examples("train", torch.arange(2))
+        )
 
     @functools.cached_property
     def narrows(self) -> bool:
@@ -157,7 +187,9 @@ class Task:
         found, examples = self.structure, self.data.examples("train", torch.arange(2))
         widths = {layer.name: max(1, layer.units - 1) for layer in found.hidden}
         narrower = narrowed_module(self.template, found, Cut(widths))
-        return stack.dropout_shapes(narrower, examples) == stack.dropout_shapes(self.template, examples)
+        return stack.dropout_shapes(narrower, examples) == stack.dropout_shapes(
+            self.template, examples
+        )
 
     @functools.cached_property
     def counts(self) -> Counts:
@@ -170,31 +202,42 @@ class Task:
         return trial.find(self.build(0), self.data.shape)
 
     def cut(self, settings: Mapping[str, Any] | None) -> tuple[nn.Module, Structure]:
-        """Template and structure of a stack that was cut to the shape of `Cut(**settings)`; None: of one that was not."""
+        """Template and structure of a stack that was cut to the shape of `Cut(**settings)`; None:
+        of one that was not.
+        """
         if settings is None:
             return self.template, self.structure
         key = json.dumps(settings, sort_keys=True)
         if key not in self._cuts:
             cut = Cut(settings["widths"], tuple(settings["gone"]))
-            found = narrowed_module(self.template, self.structure, cut), narrowed(self.structure, cut)
+            found = (
+                narrowed_module(self.template, self.structure, cut),
+                narrowed(self.structure, cut),
+            )
             self._cuts.clear()  # a cohort has one shape at a time
             self._halves.clear()
             self._cuts[key] = found
         return self._cuts[key]
 
-    def halves(self, settings: Mapping[str, Any] | None, layer: str | None, block: str | None) -> tuple[nn.Module, nn.Module]:
+    def halves(
+        self, settings: Mapping[str, Any] | None, layer: str | None, block: str | None
+    ) -> tuple[nn.Module, nn.Module]:
         """The template of `cut`, cut in two by `tracing.halves`."""
         module, structure = self.cut(settings)
         shape = json.dumps(settings, sort_keys=True)
         if shape not in self._halves:
-            self._halves[shape] = tracing.divisible(module), {}
+            self._halves[shape] = trace.divisible(module), {}
         graph, known = self._halves[shape]
         if (layer, block) not in known:
-            known[layer, block] = tracing.halves(module, graph, structure, layer, block)
+            known[layer, block] = trace.halves(module, graph, structure, layer, block)
         return known[layer, block]
 
     @functools.cached_property
-    def _halves(self) -> dict[str, tuple[fx.Graph, dict[tuple[str | None, str | None], tuple[nn.Module, nn.Module]]]]:
+    def _halves(
+        self,
+    ) -> dict[
+        str, tuple[fx.Graph, dict[tuple[str | None, str | None], tuple[nn.Module, nn.Module]]]
+    ]:
         return {}
 
     @functools.cached_property
@@ -204,7 +247,8 @@ class Task:
     def check(self, rehearsed: bool = True) -> None:
         """Raise Mistake with one sentence if data, model and budget do not fit together.
 
-        rehearsed: a training step, evaluation, shrinking and files are tried too (`rehearsal.rehearse`).
+        rehearsed: a training step, evaluation, shrinking and files are tried too
+        (`rehearsal.rehearse`).
         """
         if self.torch_device.type == "cuda" and not torch.cuda.is_available():
             raise Mistake("`device` cuda is a GPU that torch can use; got none")
@@ -218,7 +262,9 @@ class Task:
             raise Mistake(f"{rule}; got {self.epochs:g} epochs, {self.steps:,} steps")
         after_dense = self.steps - self.dense_steps
         if self.rungs > after_dense:
-            raise Mistake(f"`rungs` is at most the number of steps after the dense phase, {after_dense}; got {self.rungs}")
+            raise Mistake(
+                f"`rungs` is at most the number of steps after the dense phase, {after_dense}; got {self.rungs}"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -240,19 +286,29 @@ class Task:
         return round(steps * rung / self.rungs)
 
     def describe(self) -> dict[str, Any]:
-        """All that results depend on, JSON: names, options and budget, and the data by its digest instead of its place."""
+        """All that results depend on, JSON: names, options and budget, and the data by its digest
+        instead of its place.
+        """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for place in ("device", "stream", "starts", "dataset_options"):
             fields.pop(place)
-        return {**fields, "model_options": dict(self.model_options), "data_digest": self.data.digest}
+        return {
+            **fields,
+            "model_options": dict(self.model_options),
+            "data_digest": self.data.digest,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Keyword arguments that build this task again."""
         return dataclasses.asdict(self)
 
 
-def identity(task: Task, name: str, algorithm: Algorithm, member: Member, version: int | None = None) -> str:
-    """A member's name: the same network is found again under it, whatever the arm. version: if not the algorithm's."""
+def identity(
+    task: Task, name: str, algorithm: Algorithm, member: Member, version: int | None = None
+) -> str:
+    """A member's name: the same network is found again under it, whatever the arm. version: if not
+    the algorithm's.
+    """
     parts = [
         name,
         algorithm.version if version is None else version,
@@ -264,18 +320,34 @@ def identity(task: Task, name: str, algorithm: Algorithm, member: Member, versio
 
 
 DOMAINS = {
-    "optimizer": Domain("choice", "", "the optimiser", choices=("sgd", "adam", "dadapt_adam"), static=True),
-    "schedule": Domain("choice", "", "the learning rate's course", choices=("constant", "cosine", "inverse"), static=True),
-    "dtype": Domain("choice", "", "the type of parameters", choices=("float32", "float64"), static=True),
-    "device": Domain("choice", "", "where members train", choices=("auto", "cpu", "cuda"), static=True),
-    "stream": Domain("choice", "", "where inputs are kept", choices=("auto", "always", "never"), static=True),
+    "optimizer": Domain(
+        "choice", "", "the optimiser", choices=("sgd", "adam", "dadapt_adam"), static=True
+    ),
+    "schedule": Domain(
+        "choice",
+        "",
+        "the learning rate's course",
+        choices=("constant", "cosine", "inverse"),
+        static=True,
+    ),
+    "dtype": Domain(
+        "choice", "", "the type of parameters", choices=("float32", "float64"), static=True
+    ),
+    "device": Domain(
+        "choice", "", "where members train", choices=("auto", "cpu", "cuda"), static=True
+    ),
+    "stream": Domain(
+        "choice", "", "where inputs are kept", choices=("auto", "always", "never"), static=True
+    ),
     "epochs": Domain("real", 0, "the training budget in passes over the training data", low=0),
     "batch_size": Domain("whole", 1, "the number of examples in a step", low=1),
     "lr": Domain("real", 0, "the learning rate", low=0),
     "momentum": Domain("real", 0, "the momentum of sgd", low=0, high=1, open_high=True),
     "weight_decay": Domain("real", 0, "the weight of the L2 penalty", low=0),
     "rungs": Domain("whole", 1, "the number of measurements", low=1),
-    "dense_share": Domain("real", 0, "the share of the budget for a dense phase", low=0, high=1, open_high=True),
+    "dense_share": Domain(
+        "real", 0, "the share of the budget for a dense phase", low=0, high=1, open_high=True
+    ),
     "split_seed": Domain("whole", 1, "the seed of the splits", low=0),
 }
 """The keys of a task that hold one number or word, and the values that each may have."""

@@ -1,4 +1,6 @@
-"""Ray Tune trainables: a cohort of a study's plan, and one configuration for any Tune search of the user's own."""
+"""Ray Tune trainables: a cohort of a study's plan, and one configuration for any Tune search of the
+user's own.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,24 @@ from typing import Any
 import torch
 from ray import tune
 
-from ..analysis.goals import Limit
-from ..analysis.mistake import Mistake
-from ..analysis.storage import locate, read_range
-from . import data as datasets
+from ..analysis.rows.goals import Limit
+from ..analysis.rows.mistake import Mistake
+from ..analysis.rows.storage import locate, read_range
 from . import pulse
 from .algorithms import find
-from .cohort import Cohort, Training
 from .contract import Member, State, complete
-from .gradient import dense_networks
-from .measure import measure
+from .data import splits as datasets
+from .measure.members import measure
 from .own import look_in
+from .records.cohort import Cohort, Training
 from .task import Task
+from .training.pruner import dense_networks
 
 
 class Told(Exception):
-    """What was raised, as text: type, message and traceback. An exception that cannot be copied is lost between processes."""
+    """What was raised, as text: type, message and traceback. An exception that cannot be copied is
+    lost between processes.
+    """
 
 
 @contextlib.contextmanager
@@ -53,14 +57,16 @@ def _portable() -> Iterator[None]:
 
 
 class CohortTrainable(tune.Trainable):
-    """One trial trains one cohort, up to a rung. Rows and States are files of ours; Tune is told only how far the cohort is.
+    """One trial trains one cohort, up to a rung. Rows and States are files of ours; Tune is told
+    only how far the cohort is.
 
-    config: `folder`, the study's output folder; `line`, the file of its plan, and the bytes of it from where and how many,
-    that hold the cohort; `upto`, the rung; `threads`; `workers`, how many cohorts share the device (0: as many as this
-    machine's CPUs are enough for); `limit`, the most seconds from rung to rung, or None; `limits`, which members may not
-    break. Beside it, by `tune.with_parameters`, what cohorts share: `study`, its name; `task`; `keep`; `data`, packed, or None;
-    `places`, where the driver looks for modules, its current folder last, which becomes that of the worker if it is there.
-    A retried trial carries on from the saved States.
+    config: `folder`, the study's output folder; `line`, the file of its plan, and the bytes of it
+    from where and how many, that hold the cohort; `upto`, the rung; `threads`; `workers`, how many
+    cohorts share the device (0: as many as this machine's CPUs are enough for); `limit`, the most
+    seconds from rung to rung, or None; `limits`, which members may not break. Beside it, by
+    `tune.with_parameters`, what cohorts share: `study`, its name; `task`; `keep`; `data`, packed,
+    or None; `places`, where the driver looks for modules, its current folder last, which becomes
+    that of the worker if it is there. A retried trial carries on from the saved States.
     """
 
     @_portable()
@@ -73,7 +79,8 @@ class CohortTrainable(tune.Trainable):
         data: Any = None,
         places: Sequence[str] = (),
     ) -> None:
-        # The driver's Ray starts with these blocked, but processes of a loader of data must end when they are told to.
+        # The driver's Ray starts with these blocked, but processes of a loader of data must end
+        # when they are told to.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGHUP))
         look_in(places)
         with contextlib.suppress(OSError):  # another machine may not have it
@@ -91,7 +98,9 @@ class CohortTrainable(tune.Trainable):
         if self._cohort.algorithm:
             workers = config["workers"] or max(1, (os.cpu_count() or 1) // int(config["threads"]))
             limits = [Limit.parse(limit) for limit in config["limits"]]
-            self._training = Training(folder, study, self._task, self._cohort, keep, workers, limits)
+            self._training = Training(
+                folder, study, self._task, self._cohort, keep, workers, limits
+            )
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become the actor of another cohort."""
@@ -100,7 +109,9 @@ class CohortTrainable(tune.Trainable):
 
     @_portable()
     def step(self) -> dict[str, Any]:
-        """Train to the next rung and write its rows. A process that takes too long for it ends itself."""
+        """Train to the next rung and write its rows. A process that takes too long for it ends
+        itself.
+        """
         if self._limit is not None:
             faulthandler.dump_traceback_later(self._limit, exit=True)
         try:
@@ -111,7 +122,9 @@ class CohortTrainable(tune.Trainable):
 
     def _segment(self) -> dict[str, Any]:
         if self._training is None:
-            dense_networks(self._task, [member.seed for member in self._cohort.members], self._task.dense_steps)
+            dense_networks(
+                self._task, [member.seed for member in self._cohort.members], self._task.dense_steps
+            )
             return {"done": True, "rung": 0}
         if not self._training.finished and self._training.rung < self._upto:
             self._training.advance()
@@ -126,12 +139,14 @@ def _task(settings: str, starts: str) -> Task:
 
 
 def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
-    """An algorithm on a task as an ordinary Tune trainable: one network from a flat config, one result per rung.
+    """An algorithm on a task as an ordinary Tune trainable: one network from a flat config, one
+    result per rung.
 
-    The config holds hyper-parameters of the algorithm, and `seed` (default 0). Results hold the columns of a row but those of
-    test data; `training_iteration` is the rung. Checkpoints are the State: schedulers such as ASHA and PBT work. On restore,
-    hyper-parameters that are tunable in the middle of a run are taken from the config; another value of any other is an error.
-    No rows are written. Raises Mistake if the algorithm is not known or cannot run on the task.
+    The config holds hyper-parameters of the algorithm, and `seed` (default 0). Results hold the
+    columns of a row but those of test data; `training_iteration` is the rung. Checkpoints are the
+    State: schedulers such as ASHA and PBT work. On restore, hyper-parameters that are tunable in
+    the middle of a run are taken from the config; another value of any other is an error. No rows
+    are written. Raises Mistake if the algorithm is not known or cannot run on the task.
     """
     method = find(algorithm)
     task.check()
@@ -141,7 +156,9 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
 
     class Single(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:
-            self._hp = complete(method.space, {name: value for name, value in config.items() if name != "seed"})
+            self._hp = complete(
+                method.space, {name: value for name, value in config.items() if name != "seed"}
+            )
             self._parent = method.parent(task, self._hp)
             method.check(self._parent, self._hp)
             self._seed = int(config.get("seed", 0))
@@ -161,7 +178,9 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             assert self._state is not None, "Tune checkpoints after a step"
             self._state.save(Path(checkpoint_dir) / "state.safetensors")
-            (Path(checkpoint_dir) / "member.json").write_text(json.dumps({"hp": self._hp, "seed": self._seed}))
+            (Path(checkpoint_dir) / "member.json").write_text(
+                json.dumps({"hp": self._hp, "seed": self._seed})
+            )
 
         def load_checkpoint(self, checkpoint: Any) -> None:
             folder = Path(checkpoint)
@@ -169,11 +188,15 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
             before = {**complete(method.space, saved["hp"]), "seed": saved["seed"]}
             after = {**self._hp, "seed": self._seed}
             changed = {name for name, value in after.items() if value != before[name]}
-            fixed = sorted(name for name in changed if name == "seed" or not method.space[name].tunable)
+            fixed = sorted(
+                name for name in changed if name == "seed" or not method.space[name].tunable
+            )
             if fixed:
                 free = ", ".join(name for name, domain in method.space.items() if domain.tunable)
                 rule = f"only {free or 'nothing'} may change in the middle of a run of {algorithm}"
-                raise Mistake(f"{rule}; got `{fixed[0]}` = {after[fixed[0]]!r}, was {before[fixed[0]]!r}")
+                raise Mistake(
+                    f"{rule}; got `{fixed[0]}` = {after[fixed[0]]!r}, was {before[fixed[0]]!r}"
+                )
             self._state = State.load(folder / "state.safetensors", task.torch_device)
             for name in changed:
                 value = getattr(task, name) if after[name] is None else after[name]

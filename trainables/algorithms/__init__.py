@@ -1,7 +1,8 @@
-"""The algorithms. This folder is the registry: a file here, or an entry point in the group `prunefront.algorithms`, is found.
+"""The algorithms. This folder is the registry: a file here, or an entry point in the group
+`prunefront.algorithms`, is found.
 
-A file's name is the algorithm's name; the file holds one class that implements the contract. Any other such class is named by
-its dotted path.
+A file's name is the algorithm's name; the file holds one class that implements the contract. Any
+other such class is named by its dotted path.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 
-from ...analysis.mistake import Mistake
+from ...analysis.rows.mistake import Mistake
 from ..contract import Algorithm, Domain
 from ..models import lookup, raised
 
@@ -43,8 +44,13 @@ def known() -> dict[str, Algorithm]:
             )
         try:
             loaded = entry.load()
-        except (Exception, SystemExit) as error:  # another package's code: whatever it raises, say whose it is
-            raise Mistake(f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({raised(error)})") from error
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # another package's code: whatever it raises, say whose it is
+            raise Mistake(
+                f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({raised(error)})"
+            ) from error
         found[entry.name] = _made(entry.name, loaded)
     return dict(sorted(found.items()))
 
@@ -56,7 +62,9 @@ def is_ours(algorithm: Algorithm) -> bool:
 
 @functools.cache
 def find(name: str) -> Algorithm:
-    """The algorithm `name`, a known one or the dotted path of a class. Raises Mistake that suggests the nearest one."""
+    """The algorithm `name`, a known one or the dotted path of a class. Raises Mistake that suggests
+    the nearest one.
+    """
     if name in known():
         return known()[name]
     found = lookup(name, dict.fromkeys(known(), object), "algorithm")
@@ -64,21 +72,33 @@ def find(name: str) -> Algorithm:
 
 
 def _made(name: str, found: object) -> Algorithm:
-    """The algorithm of a user's own class. Raises Mistake if it is none, or if a method takes other arguments than ours."""
+    """The algorithm of a user's own class. Raises Mistake if it is none, or if a method takes other
+    arguments than ours.
+    """
     if not (inspect.isclass(found) and issubclass(found, Algorithm)):
-        raise Mistake(f"algorithm {name}: an algorithm is a class that implements the contract; got {found!r}")
+        raise Mistake(
+            f"algorithm {name}: an algorithm is a class that implements the contract; got {found!r}"
+        )
     for attribute in ("source", "space"):
         if not hasattr(found, attribute):
             raise Mistake(f"algorithm {name}: an algorithm has a `{attribute}`; got none")
-    if not isinstance(found.space, Mapping) or not all(isinstance(domain, Domain) for domain in found.space.values()):
-        raise Mistake(f"algorithm {name}: `space` is a dict of Domains by name; got {found.space!r}")
+    if not isinstance(found.space, Mapping) or not all(
+        isinstance(domain, Domain) for domain in found.space.values()
+    ):
+        raise Mistake(
+            f"algorithm {name}: `space` is a dict of Domains by name; got {found.space!r}"
+        )
     if type(found.version) is not int:
         raise Mistake(f"algorithm {name}: `version` is a whole number; got {found.version!r}")
     for method, own in inspect.getmembers(found, inspect.isfunction):
         for base in found.__mro__:
             ours = vars(base).get(method)
-            if base.__module__.startswith(Algorithm.__module__.rpartition(".")[0]) and inspect.isfunction(ours):
-                wanted = [p for p in inspect.signature(ours).parameters.values() if p.default is p.empty]
+            if base.__module__.startswith(
+                Algorithm.__module__.rpartition(".")[0]
+            ) and inspect.isfunction(ours):
+                wanted = [
+                    p for p in inspect.signature(ours).parameters.values() if p.default is p.empty
+                ]
                 try:
                     inspect.signature(own).bind(*wanted)
                 except TypeError as error:
@@ -87,4 +107,6 @@ def _made(name: str, found: object) -> Algorithm:
     try:
         return found()
     except (Exception, SystemExit) as error:
-        raise Mistake(f"algorithm {name}: is made without arguments; it raised {raised(error)}") from error
+        raise Mistake(
+            f"algorithm {name}: is made without arguments; it raised {raised(error)}"
+        ) from error

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...analysis.mistake import Mistake
-from .. import masks
+from ...analysis.rows.mistake import Mistake
 from ..contract import Domain, Value
-from ..gradient import Context, GradientPruner, Params, Pruning, space
-from ..structured import no_units
+from ..structure import masks
 from ..task import Task
+from ..training.pruner import Context, GradientPruner, Params, Pruning, space
+from ._structured import no_units
 
 
 class Chance(GradientPruner):
     """A random mask drawn before training and kept; weights train from their initial values.
 
-    weight: every layer keeps round((1 - sparsity) n) of its n weights and biases.  node: every hidden layer keeps
-    round((1 - sparsity) n) of its n units, at least one; removing a unit removes its row, its bias and its outgoing columns.
-    That is the uniform allocation; `masks.allocate` has the others.
+    weight: every layer keeps round((1 - sparsity) n) of its n weights and biases.  node: every
+    hidden layer keeps round((1 - sparsity) n) of its n units, at least one; removing a unit removes
+    its row, its bias and its outgoing columns. That is the uniform allocation; `masks.allocate` has
+    the others.
     """
 
     source = "random control (Frankle et al. 2021; Su et al. 2020; node space of Weedout, arXiv 2403.08265)"

@@ -1,9 +1,11 @@
-"""CRONOS-AM (Feng, Frangella, Pilanci; NeurIPS 2024; arXiv 2411.01088): alternating minimisation of a deep network.
+"""CRONOS-AM (Feng, Frangella, Pilanci; NeurIPS 2024; arXiv 2411.01088): alternating minimisation of
+a deep network.
 
     min 1/2 sum over examples |a_2 (a_1 f(x) + b)_+ - e_label|^2 + regulariser
 
-The features f are stepped by D-Adaptation Adam with the last two layers frozen; every `checkpoint` steps these are solved for
-anew on the features of the whole training set, as a convex program. There is no guarantee that this converges.
+The features f are stepped by D-Adaptation Adam with the last two layers frozen; every `checkpoint`
+steps these are solved for anew on the features of the whole training set, as a convex program.
+There is no guarantee that this converges.
 """
 
 from __future__ import annotations
@@ -17,30 +19,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...analysis.mistake import Mistake
-from .. import convex, pulse, stack, tracing
+from ...analysis.rows.mistake import Mistake
+from .. import convex, pulse
 from ..contract import Domain, Member, Networks, State, Value
-from ..gradient import Context, Dense, GradientPruner, Params, Pruning, space
-from ..optimizers import DISTANCE
-from ..structure import Layer
+from ..structure import trace
+from ..structure.units import Layer
 from ..task import Task
+from ..training import stack
+from ..training.optimizers import DISTANCE
+from ..training.pruner import Context, Dense, GradientPruner, Params, Pruning, space
 
 TOLERANCE = 1e-4
 """At which a solve of the convex head ends, if it comes so near."""
 EXAMPLES = 256
-"""Examples whose features are computed at a time; fixed, so that results do not depend on the cohort."""
+"""Examples whose features are computed at a time; fixed, so that results do not depend on the
+cohort.
+"""
 
 
 class CronosAM(GradientPruner):
-    """Trains the features by gradient and solves for the head: the last two layers of a model that ends Linear-ReLU-Linear.
+    """Trains the features by gradient and solves for the head: the last two layers of a model that
+    ends Linear-ReLU-Linear.
 
-    head convex: P = H // (2 classes) gates for a hidden layer of H units, which then holds a neuron for each class, sign and
-    gate; beta brings neurons to zero, and what is zero is removed.  least_squares: the hidden layer stays as initialised, the
-    last one is a ridge regression.  random_features: the hidden layer are the P vectors that give the gates, the last one is a
-    ridge regression.  frozen: both stay as initialised.  trained: both are stepped like the features, nothing is solved.
-    beta: of the convex head and of ridges; the loss is a sum over examples.  lr: a factor of the rate that D-Adaptation finds.
-    iterations: of the mode solve of `cronos`; the paper's five, with its rho and its sketch, gave worse heads on digits.
-    Solves are charged as `search_flops`. A row before the last shows the head of the last solve before it.
+    head convex: P = H // (2 classes) gates for a hidden layer of H units, which then holds a neuron
+    for each class, sign and gate; beta brings neurons to zero, and what is zero is removed.
+    least_squares: the hidden layer stays as initialised, the last one is a ridge regression.
+    random_features: the hidden layer are the P vectors that give the gates, the last one is a ridge
+    regression.  frozen: both stay as initialised.  trained: both are stepped like the features,
+    nothing is solved.
+    beta: of the convex head and of ridges; the loss is a sum over examples.  lr: a factor of the
+    rate that D-Adaptation finds.
+    iterations: of the mode solve of `cronos`; the paper's five, with its rho and its sketch, gave
+    worse heads on digits. Solves are charged as `search_flops`. A row before the last shows the
+    head of the last solve before it.
     """
 
     source = "Feng, Frangella, Pilanci 2024 (arXiv 2411.01088); Defazio & Mishchenko 2023 (arXiv 2301.07733)"
@@ -60,11 +71,13 @@ class CronosAM(GradientPruner):
 
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         task = super().parent(task, hp)
-        return dataclasses.replace(task, optimizer="dadapt_adam", lr=1.0, weight_decay=0.0, schedule="constant")
+        return dataclasses.replace(
+            task, optimizer="dadapt_adam", lr=1.0, weight_decay=0.0, schedule="constant"
+        )
 
     def skip(self, task: Task) -> str | None:
         """Why the model has no head to be solved for, or nothing before it; None if it has."""
-        head = tracing.head(task.template, task.structure)
+        head = trace.head(task.template, task.structure)
         if head is None or head[0].bias is None or head[1].bias is None:
             return f"the model ends in linear, ReLU, linear, with biases; {task.model} does not"
         least, units = 2 * task.data.classes, head[0].units
@@ -82,8 +95,16 @@ class CronosAM(GradientPruner):
     def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
         state, begun = super().begin(task, members, dense), time.perf_counter()
         first, last = _head(task)
-        seeds, nothing = state.members["seed"], torch.full_like(state.members["hp"]["beta"], torch.nan)
-        pruning = {"spent": 0 * seeds, "neurons": 0 * seeds + first.units, "primal": nothing, "gap": nothing.clone()}
+        seeds, nothing = (
+            state.members["seed"],
+            torch.full_like(state.members["hp"]["beta"], torch.nan),
+        )
+        pruning = {
+            "spent": 0 * seeds,
+            "neurons": 0 * seeds + first.units,
+            "primal": nothing,
+            "gap": nothing.clone(),
+        }
         if members[0].hp["head"] != "trained":
             names = (*first.parameters, *last.parameters)
             pruning["head"] = {name: state.members["params"][name].clone() for name in names}
@@ -94,16 +115,24 @@ class CronosAM(GradientPruner):
         return state
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return {**params, **pruning.get("head", {})}  # not a parameter of the optimiser, whose weight decay would reach it
+        return {
+            **params,
+            **pruning.get("head", {}),
+        }  # not a parameter of the optimiser, whose weight decay would reach it
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return (logits - F.one_hot(labels, logits.shape[1])).square().sum() / 2
 
     def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return {name: tensor != 0 for name, tensor in pruning["head"].items()} if _solves(ctx.hp) else {}
+        return (
+            {name: tensor != 0 for name, tensor in pruning["head"].items()}
+            if _solves(ctx.hp)
+            else {}
+        )
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:
-        """neurons: of the head's hidden layer that are left.  primal, gap: of the last solve's convex program, for its gates.
+        """neurons: of the head's hidden layer that are left.  primal, gap: of the last solve's
+        convex program, for its gates.
 
         d, in `networks`: the distance that D-Adaptation has found.
         """
@@ -112,7 +141,9 @@ class CronosAM(GradientPruner):
     def networks(self, task: Task, state: State) -> Networks:
         found, spent = super().networks(task, state), state.members["pruning"]["spent"]
         metrics = {**found.metrics, "d": state.members["optimizer"][DISTANCE]}
-        return dataclasses.replace(found, metrics=metrics, search={"flops": spent, "seconds": 0 * spent})
+        return dataclasses.replace(
+            found, metrics=metrics, search={"flops": spent, "seconds": 0 * spent}
+        )
 
     def due(self, hp: Mapping[str, Any], step: int, steps: int) -> bool:
         return _solves(hp) and (step % hp["checkpoint"] == 0 or step == steps)
@@ -123,15 +154,20 @@ class CronosAM(GradientPruner):
 
     @torch.no_grad()
     def _solve(self, task: Task, state: State) -> None:
-        """Solve for the head of each member anew, in place: one after the other, each with the memory of one."""
+        """Solve for the head of each member anew, in place: one after the other, each with the
+        memory of one.
+        """
         (first, last), classes = _head(task), task.data.classes
         hp, pruning = state.scalars["static"], state.members["pruning"]
-        call = stack.Call(tracing.before(task.template.eval(), first.name))
+        call = stack.Call(trace.before(task.template.eval(), first.name))
         body = task.counts.flops - task.counts.layers[first.name] - task.counts.layers[last.name]
         targets = F.one_hot(task.data.labels["train"], classes).double()
         for k in range(state.size):
             pulse.tell("head", k, state.size)
-            params, buffers = ({n: t[k] for n, t in state.members.get(kind, {}).items()} for kind in ("params", "buffers"))
+            params, buffers = (
+                {n: t[k] for n, t in state.members.get(kind, {}).items()}
+                for kind in ("params", "buffers")
+            )
             parts = [call(params, dict(buffers), x) for x, _ in task.data.parts("train", EXAMPLES)]
             features, beta = torch.cat(parts).double(), state.members["hp"]["beta"][k]
             size = features.square().mean().sqrt()
@@ -143,18 +179,29 @@ class CronosAM(GradientPruner):
                 hidden = torch.cat([head[first.weight], head[str(first.bias)][:, None]], 1).double()
             else:  # features of one size at every solve, so that beta and the gates keep their meaning
                 size = torch.where(size > 0, size, 1.0)
-                hidden = convex.gate_vectors(state.members["seed"][k], first.units // (2 * classes), features.shape[1] + 1)
+                hidden = convex.gate_vectors(
+                    state.members["seed"][k], first.units // (2 * classes), features.shape[1] + 1
+                )
             x = convex.with_ones(features / size)
             given, (n, d) = x @ hidden.mT, x.shape
             spent = n * (body + 2 * d * len(hidden))
             if hp["head"] == "convex":
-                found = convex.solve(x, targets.mT, given >= 0, beta[None], iterations=hp["iterations"], tolerance=TOLERANCE)
+                found = convex.solve(
+                    x,
+                    targets.mT,
+                    given >= 0,
+                    beta[None],
+                    iterations=hp["iterations"],
+                    tolerance=TOLERANCE,
+                )
                 hidden, outer, bias = *convex.layers(found.v[0].mT), targets.new_zeros(classes)
                 pruning["primal"][k], pruning["gap"][k] = found.objective[0], found.gap[0]
                 spent += int(found.flops[0])
             else:
                 outer, bias = ridge(given.relu(), targets, beta)
-                spent += 2 * n * (len(hidden) + 1) * (len(hidden) + 1 + classes)  # Gram matrix and right-hand side
+                spent += (
+                    2 * n * (len(hidden) + 1) * (len(hidden) + 1 + classes)
+                )  # Gram matrix and right-hand side
             rest = first.units - len(hidden)
             head[first.weight].copy_(F.pad(hidden[:, :-1] / size, (0, 0, 0, rest)))
             head[str(first.bias)].copy_(F.pad(hidden[:, -1], (0, rest)))
@@ -165,7 +212,8 @@ class CronosAM(GradientPruner):
 
 
 def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (C, m) and biases (C,) that minimise 1/2 |hidden W' + b - targets|^2 + beta/2 (|W|^2 + |b|^2).
+    """Weights (C, m) and biases (C,) that minimise 1/2 |hidden W' + b - targets|^2 + beta/2 (|W|^2
+    + |b|^2).
 
     hidden: (n, m).  targets: (n, C).  beta: () > 0.
     """
@@ -176,7 +224,7 @@ def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor
 
 
 def _head(task: Task) -> tuple[Layer, Layer]:
-    found = tracing.head(task.template, task.structure)
+    found = trace.head(task.template, task.structure)
     assert found is not None, "`check` has seen it"
     return found
 

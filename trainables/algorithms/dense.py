@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..contract import Value
-from ..gradient import GradientPruner
+from ..training.pruner import GradientPruner
 
 
 class Dense(GradientPruner):

@@ -1,10 +1,13 @@
-"""Group lasso: training under a penalty on the norm of every unit's scale, which brings whole units to exact zero.
+"""Group lasso: training under a penalty on the norm of every unit's scale, which brings whole units
+to exact zero.
 
-    min  loss(w) + penalty * sum over units g of sqrt(n_g) |w_g|                        (Yuan & Lin 2006, eq. 2.1)
-    w_g <- w_g max(0, 1 - rate * penalty * sqrt(n_g) / |w_g|)  after each step          (its proximal operator)
+    min  loss(w) + penalty * sum over units g of sqrt(n_g) |w_g|                        (Yuan & Lin
+    2006, eq. 2.1) w_g <- w_g max(0, 1 - rate * penalty * sqrt(n_g) / |w_g|)  after each step
+    (its proximal operator)
 
-w_g are the n_g numbers that set how much a unit gives: the weight and bias of its batch-norm if it has one (Liu et al.
-2017; with the shift, so that a unit at zero gives nothing), and else its row and bias (Wen et al. 2016).
+w_g are the n_g numbers that set how much a unit gives: the weight and bias of its batch-norm if it
+has one (Liu et al. 2017; with the shift, so that a unit at zero gives nothing), and else its row
+and bias (Wen et al. 2016).
 """
 
 from __future__ import annotations
@@ -15,37 +18,48 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ...analysis.mistake import Mistake
-from .. import masks
+from ...analysis.rows.mistake import Mistake
 from ..contract import Domain, Value
-from ..gradient import Context, Params, Pruning, space
-from ..structure import Layer, node_masks
-from ..structured import Structured
+from ..structure import masks
+from ..structure.units import Layer, node_masks
 from ..task import Task
+from ..training.pruner import Context, Params, Pruning, space
+from ._structured import Structured
 
 
 class GroupLasso(Structured):
-    """Trains from initial weights under the penalty; after the share `stop` of the steps, units at zero are removed for good.
+    """Trains from initial weights under the penalty; after the share `stop` of the steps, units at
+    zero are removed for good.
 
-    Until then a unit at zero may return, and nothing counts as removed; afterwards the rest trains on without the penalty.
-    rate is the learning rate of the step just made. A layer outside of blocks keeps its largest unit; a block in which a layer
-    keeps none is gone, with the constant that it would still add. Weight decay is plain and stays.
+    Until then a unit at zero may return, and nothing counts as removed; afterwards the rest trains
+    on without the penalty. rate is the learning rate of the step just made. A layer outside of
+    blocks keeps its largest unit; a block in which a layer keeps none is gone, with the constant
+    that it would still add. Weight decay is plain and stays.
     """
 
     source = "Yuan & Lin 2006 (group lasso); Wen et al. 2016 (units); Liu et al. 2017 (batch-norm scales); stop: ours"
     space = space(
         penalty=Domain("real", 1e-2, "the weight of the penalty", low=0, log=True, tunable=True),
-        stop=Domain("real", 0.7, "the share of the steps under the penalty", low=0, high=1, static=True),
+        stop=Domain(
+            "real", 0.7, "the share of the steps under the penalty", low=0, high=1, static=True
+        ),
     )
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if task.optimizer == "dadapt_adam":  # finds a rate for itself
-            raise Mistake("the proximal step is as long as the learning rate says: sgd or adam; got dadapt_adam")
+            raise Mistake(
+                "the proximal step is as long as the learning rate says: sgd or adam; got dadapt_adam"
+            )
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         structure = ctx.structure
-        all_ = {layer.name: torch.ones(layer.units, dtype=torch.bool, device=ctx.seed.device) for layer in structure.hidden}
-        blocks = {block.name: torch.ones_like(ctx.seed, dtype=torch.bool) for block in structure.blocks}
+        all_ = {
+            layer.name: torch.ones(layer.units, dtype=torch.bool, device=ctx.seed.device)
+            for layer in structure.hidden
+        }
+        blocks = {
+            block.name: torch.ones_like(ctx.seed, dtype=torch.bool) for block in structure.blocks
+        }
         return {"mask": node_masks(structure, all_, params, blocks)}
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
@@ -59,12 +73,17 @@ class GroupLasso(Structured):
         for layer in structure.hidden:
             group = {name: params[name] for name in structure.scale(layer.name)}
             factors = _factors(layer, group, threshold, structure.block_of(layer.name) is None)
-            shrunk |= {name: p * factors.to(p.dtype).view(-1, *(1,) * (p.ndim - 1)) for name, p in group.items()}
+            shrunk |= {
+                name: p * factors.to(p.dtype).view(-1, *(1,) * (p.ndim - 1))
+                for name, p in group.items()
+            }
             alive[layer.name] = factors > 0
         if ctx.step < _end(ctx):
             return shrunk, pruning
         blocks = {
-            block.name: torch.stack([pruning["mask"][block.name], *(alive[n].any() for n in block.layers if n in alive)]).all()
+            block.name: torch.stack(
+                [pruning["mask"][block.name], *(alive[n].any() for n in block.layers if n in alive)]
+            ).all()
             for block in structure.blocks
         }
         return shrunk, {"mask": node_masks(structure, alive, params, blocks)}
@@ -76,7 +95,9 @@ def _end(ctx: Context) -> int:
 
 
 def _factors(layer: Layer, group: Params, threshold: Tensor, stays: bool) -> Tensor:
-    """What each unit is multiplied by, (units,) in [0, 1]. stays: the largest unit is left as it is if it would go to zero."""
+    """What each unit is multiplied by, (units,) in [0, 1]. stays: the largest unit is left as it is
+    if it would go to zero.
+    """
     rows = torch.cat([p.reshape(layer.units, -1) for p in group.values()], 1)
     norms = rows.norm(dim=1)
     factors = (1 - threshold * math.sqrt(rows.shape[1]) / norms).clamp(min=0).nan_to_num(nan=0)

@@ -1,4 +1,6 @@
-"""Two-layer ReLU networks by convex optimisation: pure functions of tensors, on any device and in any real type."""
+"""Two-layer ReLU networks by convex optimisation: pure functions of tensors, on any device and in
+any real type.
+"""
 
 from __future__ import annotations
 

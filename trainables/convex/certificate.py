@@ -1,4 +1,6 @@
-"""How near its optimum a point of the convex program is: a lower bound by duality, and what is left of the KKT conditions."""
+"""How near its optimum a point of the convex program is: a lower bound by duality, and what is left
+of the KKT conditions.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,10 @@ from .program import Program
 class Certificate(NamedTuple):
     """For each program, all (...,).
 
-    primal: value of the program at v.  dual: no feasible point has a lower value.  price: multipliers times violated
-    constraints; 0 for a feasible point.  With optimal multipliers primal + price is no less than the optimum; before, the value
-    of a point that is not feasible may be too low by more.
+    primal: value of the program at v.  dual: no feasible point has a lower value.  price:
+    multipliers times violated constraints; 0 for a feasible point.  With optimal multipliers primal
+    + price is no less than the optimum; before, the value of a point that is not feasible may be
+    too low by more.
     violation: of G v >= 0, relative to the largest entry of G v.  stationarity: relative to beta.
     All of it is about the sampled gates: networks with other patterns may do better.
     """
@@ -32,12 +35,15 @@ class Certificate(NamedTuple):
         return self.primal + self.price - self.dual
 
 
-def certificate(program: Program, y: Tensor, beta: Tensor, v: Tensor, multipliers: Tensor) -> Certificate:
-    """Of neurons v (..., 2, P, d) and multipliers (..., 2, P, n), at least 0, of G v >= 0. y: (..., n).  beta: (...,).
+def certificate(
+    program: Program, y: Tensor, beta: Tensor, v: Tensor, multipliers: Tensor
+) -> Certificate:
+    """Of neurons v (..., 2, P, d) and multipliers (..., 2, P, n), at least 0, of G v >= 0. y: (...,
+    n).  beta: (...,).
 
-    With theta = F v - y and m the multipliers, (s theta, s m) is dual feasible if no |F' theta - G' m| of a group, the largest
-    of which is a, exceeds beta / s; the dual value -s^2 |theta|^2 / 2 - s theta'y is largest at
-    s = clip(-theta'y / |theta|^2, 0, beta / a).
+    With theta = F v - y and m the multipliers, (s theta, s m) is dual feasible if no |F' theta - G'
+    m| of a group, the largest of which is a, exceeds beta / s; the dual value -s^2 |theta|^2 / 2 -
+    s theta'y is largest at s = clip(-theta'y / |theta|^2, 0, beta / a).
     """
     theta, seen = program.F(v) - y, program.G(v)
     square, along = theta.square().sum(-1), (theta * y).sum(-1)
@@ -45,8 +51,14 @@ def certificate(program: Program, y: Tensor, beta: Tensor, v: Tensor, multiplier
     steep, norms = gradient.norm(dim=-1), v.norm(dim=-1)
     most = beta / steep.amax((-2, -1))
     scale = torch.minimum((-along / square).clamp(min=0).nan_to_num(0.0), most)
-    towards = (gradient + beta[..., None, None, None] * v / norms.clamp(min=torch.finfo(v.dtype).tiny)[..., None]).norm(dim=-1)
-    apart = torch.where(norms > 0, towards, (steep - beta[..., None, None]).clamp(min=0)).amax((-2, -1)) / beta
+    towards = (
+        gradient
+        + beta[..., None, None, None] * v / norms.clamp(min=torch.finfo(v.dtype).tiny)[..., None]
+    ).norm(dim=-1)
+    apart = (
+        torch.where(norms > 0, towards, (steep - beta[..., None, None]).clamp(min=0)).amax((-2, -1))
+        / beta
+    )
     below = (-seen).clamp(min=0)
     largest = seen.abs().amax((-3, -2, -1))
     return Certificate(

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import draws
+from ..training import draws
 
 
 def gate_vectors(seed: Tensor, count: int, length: int) -> Tensor:
-    """h_1, ..., h_P ~ N(0, I), (count, length) float64, the same for a seed whenever they are asked for. seed: () int64."""
+    """h_1, ..., h_P ~ N(0, I), (count, length) float64, the same for a seed whenever they are asked
+    for. seed: () int64.
+    """
     drawn = draws.uniform(draws.key(seed, "gates"), (count, length))
     return math.sqrt(2) * torch.erfinv(2 * drawn - 1 + 2.0**-53)  # never at an end of (-1, 1)
 
@@ -23,5 +25,7 @@ def with_ones(features: Tensor) -> Tensor:
 
 
 def patterns(X: Tensor, vectors: Tensor) -> Tensor:
-    """(n, P) bool: on which examples X (n, d) a neuron with weights of `vectors` (P, d) would be active."""
+    """(n, P) bool: on which examples X (n, d) a neuron with weights of `vectors` (P, d) would be
+    active.
+    """
     return (X.double() @ vectors.mT) >= 0

@@ -1,9 +1,11 @@
-"""The linear systems of ADMM, (I + F'F / rho + G'G) u = r: preconditioners, and conjugate gradients for many at once.
+"""The linear systems of ADMM, (I + F'F / rho + G'G) u = r: preconditioners, and conjugate gradients
+for many at once.
 
-G'G repeats every eigenvalue of X'X 2P times, so that a sketch of the whole, as in the paper, cannot thin out its spectrum;
-one Cholesky factor of the block A = I + X'X does. With u_0 + u_1 and u_0 - u_1 as unknowns the sum needs A alone, and the
-difference A + 2 M / rho, where M = [X' D_i D_j X]. Whitened by A, M is the same for every rho: so is its sketch, and
-where it is small its whole spectrum, which solves the systems of all rho exactly.
+G'G repeats every eigenvalue of X'X 2P times, so that a sketch of the whole, as in the paper, cannot
+thin out its spectrum; one Cholesky factor of the block A = I + X'X does. With u_0 + u_1 and u_0 -
+u_1 as unknowns the sum needs A alone, and the difference A + 2 M / rho, where M = [X' D_i D_j X].
+Whitened by A, M is the same for every rho: so is its sketch, and where it is small its whole
+spectrum, which solves the systems of all rho exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from torch import Tensor
 from .program import Program
 
 CHUNK = 1 << 22
-"""Numbers that an intermediate result of making a preconditioner holds at most, as far as it can be cut."""
+"""Numbers that an intermediate result of making a preconditioner holds at most, as far as it can be
+cut.
+"""
 
 Kind = Literal["none", "nystrom", "block", "block+nystrom", "exact"]
 Apply = Callable[[Tensor, Tensor], Tensor]
@@ -35,19 +39,25 @@ class System(NamedTuple):
         return u + u @ self.gram + self.program.Ft(self.program.F(u) / rho[:, None])
 
 
-def preconditioner(program: Program, kind: Kind, rank: int, generator: torch.Generator, rho: float | None = None) -> Apply:
-    """An approximate inverse of the systems. rank: of a sketch.  rho: of all systems, which only `nystrom` needs.
+def preconditioner(
+    program: Program, kind: Kind, rank: int, generator: torch.Generator, rho: float | None = None
+) -> Apply:
+    """An approximate inverse of the systems. rank: of a sketch.  rho: of all systems, which only
+    `nystrom` needs.
 
-    none: the identity.  nystrom: the whole sketched (Frangella, Tropp & Udell 2023), as in the paper.  block: A, by Cholesky.
-    block+nystrom: and the whitened rest sketched.  exact: and the whitened rest by all its eigenvectors.
-    Raises ValueError if A has no Cholesky factor.
+    none: the identity.  nystrom: the whole sketched (Frangella, Tropp & Udell 2023), as in the
+    paper.  block: A, by Cholesky. block+nystrom: and the whitened rest sketched.  exact: and the
+    whitened rest by all its eigenvectors. Raises ValueError if A has no Cholesky factor.
     """
     gram, (gates, d) = program.gram, (len(program.on), program.X.shape[1])
     if kind == "none":
         return lambda r, rho: r
     if kind == "nystrom":
         assert rho is not None
-        system, ratio = System(program, gram), torch.tensor([rho], dtype=gram.dtype, device=gram.device)
+        system, ratio = (
+            System(program, gram),
+            torch.tensor([rho], dtype=gram.dtype, device=gram.device),
+        )
 
         def whole(columns: Tensor) -> Tensor:
             u = columns.mT.reshape(-1, 2, gates, d)
@@ -77,7 +87,8 @@ def preconditioner(program: Program, kind: Kind, rank: int, generator: torch.Gen
 
         basis, values = sketch(rest, gates * d, rank, gram, generator, _columns(program))
         tail = values[-1]
-    # Columns of the basis are whitened vectors (P d); back in the coordinates of u, so that no solve is left for later.
+    # Columns of the basis are whitened vectors (P d); back in the coordinates of u, so that no
+    # solve is left for later.
     whitened = basis.mT.reshape(-1, gates, d)
     del basis
     basis = _solved(factor.mT, whitened, upper=True).flatten(1).mT.contiguous()
@@ -101,19 +112,29 @@ def _solved(factor: Tensor, rows: Tensor, upper: bool) -> Tensor:
 
     A few of the m at a time, since torch copies the factor for each of them.
     """
-    found, step = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device), max(1, CHUNK // factor.numel())
+    found, step = (
+        torch.empty(rows.shape, dtype=rows.dtype, device=rows.device),
+        max(1, CHUNK // factor.numel()),
+    )
     for part, of in zip(found.split(step), rows.split(step), strict=True):
         part.copy_(torch.linalg.solve_triangular(factor, of.mT, upper=upper).mT)
     return found
 
 
 def sketch(
-    product: Callable[[Tensor], Tensor], size: int, rank: int, like: Tensor, generator: torch.Generator, columns: int = CHUNK
+    product: Callable[[Tensor], Tensor],
+    size: int,
+    rank: int,
+    like: Tensor,
+    generator: torch.Generator,
+    columns: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Eigenvectors (size, rank) and eigenvalues (rank,), falling, of a randomised Nystrom approximation.
+    """Eigenvectors (size, rank) and eigenvalues (rank,), falling, of a randomised Nystrom
+    approximation.
 
-    product: (size, m) -> (size, m), of a positive semi-definite matrix, for m up to `columns`.  The shift that
-    keeps it so is the spacing of its type's numbers at the size of the product; a constant 1e-16 would do nothing in float32.
+    product: (size, m) -> (size, m), of a positive semi-definite matrix, for m up to `columns`.  The
+    shift that keeps it so is the spacing of its type's numbers at the size of the product; a
+    constant 1e-16 would do nothing in float32.
     """
     drawn = torch.randn(size, min(rank, size), generator=generator, dtype=torch.float64).to(like)
     test, _ = torch.linalg.qr(drawn)
@@ -129,7 +150,9 @@ def sketch(
 
 
 def _spectrum(program: Program, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """All non-zero eigenvalues (r,) and eigenvectors (P d, r) of the whitened M, by the smaller of its two Gram matrices."""
+    """All non-zero eigenvalues (r,) and eigenvectors (P d, r) of the whitened M, by the smaller of
+    its two Gram matrices.
+    """
     whitened = torch.linalg.solve_triangular(factor, program.X.mT, upper=False).mT  # (n, d)
     (n, d), gates = whitened.shape, len(program.on)
 
@@ -153,7 +176,9 @@ def _spectrum(program: Program, factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """The lower Cholesky factor; if rounding spoiled the matrix, of a shifted one. Raises ValueError if both fail."""
+    """The lower Cholesky factor; if rounding spoiled the matrix, of a shifted one. Raises
+    ValueError if both fail.
+    """
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
         shift = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().abs().max()
@@ -168,12 +193,20 @@ def _cholesky(matrix: Tensor) -> Tensor:
 
 
 def pcg(
-    system: System, apply: Apply, right: Tensor, rho: Tensor, start: Tensor, tolerance: float, most: int
+    system: System,
+    apply: Apply,
+    right: Tensor,
+    rho: Tensor,
+    start: Tensor,
+    tolerance: float,
+    most: int,
 ) -> tuple[Tensor, Tensor]:
-    """Solutions (S, 2, P, d) by preconditioned conjugate gradients, and how many iterations each took, (S,).
+    """Solutions (S, 2, P, d) by preconditioned conjugate gradients, and how many iterations each
+    took, (S,).
 
-    right: right-hand sides.  start: where to begin.  tolerance: of the residual's norm, relative to the right-hand side's.
-    Every system has step lengths of its own, and stays as it is once it is solved.
+    right: right-hand sides.  start: where to begin.  tolerance: of the residual's norm, relative to
+    the right-hand side's. Every system has step lengths of its own, and stays as it is once it is
+    solved.
     """
 
     def inner(a: Tensor, b: Tensor) -> Tensor:

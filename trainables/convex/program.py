@@ -1,11 +1,14 @@
-"""The convex program of a two-layer ReLU network (Pilanci & Ergen 2020; Feng, Frangella & Pilanci 2024), matrix-free.
+"""The convex program of a two-layer ReLU network (Pilanci & Ergen 2020; Feng, Frangella & Pilanci
+2024), matrix-free.
 
 For gates D_i = diag(1[X h_i >= 0]), i = 1..P, and E_i = 2 D_i - I, one program for each class:
 
-    min over v_i, w_i of  1/2 |sum_i D_i X (v_i - w_i) - y|^2 + beta sum_i (|v_i| + |w_i|),   E_i X v_i >= 0,  E_i X w_i >= 0
+    min over v_i, w_i of  1/2 |sum_i D_i X (v_i - w_i) - y|^2 + beta sum_i (|v_i| + |w_i|),   E_i X
+    v_i >= 0,  E_i X w_i >= 0
 
-Variables of many programs are stacked: (..., 2, P, d), v before w, one row for each neuron that there could be; what the
-constraints see is (..., 2, P, n), predictions are (..., n). The products with X are then one matrix product for all programs.
+Variables of many programs are stacked: (..., 2, P, d), v before w, one row for each neuron that
+there could be; what the constraints see is (..., 2, P, n), predictions are (..., n). The products
+with X are then one matrix product for all programs.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from torch import Tensor
 class Program:
     """All of the program that does not depend on labels and beta.
 
-    X: (n, d).  on: (P, n), 1 where a gate is open, else 0.  weights: (n,) > 0, by which the constraints of an example are
+    X: (n, d).  on: (P, n), 1 where a gate is open, else 0.  weights: (n,) > 0, by which the
+    constraints of an example are
     scaled: the program is the same, its conditioning is not.
     """
 
@@ -32,7 +36,11 @@ class Program:
     @staticmethod
     def of(X: Tensor, gates: Tensor, weights: Tensor | None = None) -> Program:
         """gates: (n, P) bool.  weights: ones if not given."""
-        return Program(X, gates.mT.to(X.dtype).contiguous(), torch.ones_like(X[:, 0]) if weights is None else weights)
+        return Program(
+            X,
+            gates.mT.to(X.dtype).contiguous(),
+            torch.ones_like(X[:, 0]) if weights is None else weights,
+        )
 
     def double(self) -> Program:
         """The same in float64."""

@@ -1,7 +1,8 @@
-"""How much memory solving takes, by shapes alone: nothing is tried, since what does not fit would not survive it.
+"""How much memory solving takes, by shapes alone: nothing is tried, since what does not fit would
+not survive it.
 
-Counted are tensors that are alive at a time; what libraries hold while they factor a matrix comes on top. The factors were
-fitted to measured peaks, which a test repeats.
+Counted are tensors that are alive at a time; what libraries hold while they factor a matrix comes
+on top. The factors were fitted to measured peaks, which a test repeats.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from .solver import Mode, directions, together, usual
 
 @dataclasses.dataclass(frozen=True)
 class Room:
-    """Programs of one size. n: examples.  d: columns of X, ones included.  What it says are numbers, not bytes."""
+    """Programs of one size. n: examples.  d: columns of X, ones included.  What it says are
+    numbers, not bytes.
+    """
 
     n: int
     d: int
@@ -77,10 +80,15 @@ class Room:
         programs, both = self.classes * members, self.neurons + self.seen
         if self.mode == "paper":
             # The preconditioner is made in the first iteration.
-            first, later = programs * (4 * self.neurons + self.seen), programs * (16 * self.neurons + 5 * self.seen)
+            first, later = (
+                programs * (4 * self.neurons + self.seen),
+                programs * (16 * self.neurons + 5 * self.seen),
+            )
         else:
             going = min(programs, together(self.n, self.gates, self.device))
-            first, later = (2 * members * self.member + copies * going * both for copies in (12, 22))
+            first, later = (
+                2 * members * self.member + copies * going * both for copies in (12, 22)
+            )
         return self.problem + max(first + self.preconditioner, later + self.basis)
 
     @property

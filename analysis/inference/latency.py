@@ -1,0 +1,162 @@
+"""Latencies of a study's networks: the schema of their files, which networks to measure, and what
+FLOPs say of them.
+
+RUN_DIR/latency holds one Parquet file for each network and place (device, threads, version of
+torch), complete or absent, with one row for each mode and batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..points import front
+from ..rows.mistake import Mistake
+from ..rows.storage import Location, Where, atomic, each, locate, source
+from . import compare
+
+MOST = 12
+"""Networks on the front that are measured at most."""
+SCHEMA_VERSION = 1
+STAMP = b"prunefront latency"
+_text, _count, _real, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("study", _text, "name of the study"),
+    ("member", _text, "the member, as in the rows; for the parent a hash of its model"),
+    ("parent", _flag, "whether it is the dense parent, with initial weights"),
+    ("mode", _text, "eager | compiled (torch.compile)"),
+    ("batch", _count, "examples in a call"),
+    (
+        "milliseconds",
+        _real,
+        "of a call, the median of the rounds; null if the network could not be measured",
+    ),
+    ("milliseconds_min", _real, "of a call, in the fastest round"),
+    ("milliseconds_max", _real, "of a call, in the slowest round"),
+    ("examples_per_second", _real, "batch / milliseconds x 1000"),
+    ("rounds", _count, "rounds of calls behind the median"),
+    ("reason", _text, "why it could not be measured; empty if it was"),
+    ("device", _text, "name of the processor or GPU"),
+    ("threads", _count, "threads that torch used"),
+    ("torch", _text, "version of torch"),
+    (
+        "flops_shrunk",
+        _count,
+        "FLOPs of the network that was run: 2 per multiply-accumulate, one example, forward",
+    ),
+    ("params_shrunk", _count, "parameters of the network that was run"),
+)
+"""Name, type and meaning (with unit) of every column."""
+PLACE = ("device", "threads", "torch")
+GROUP = [*PLACE, "mode", "batch"]
+
+
+def path(folder: Where, member: str, place: Mapping[str, Any]) -> Location:
+    """Where the latencies of a member at a place (`PLACE`) are."""
+    folder = locate(folder)
+    key = json.dumps([place[name] for name in PLACE])
+    return folder / "latency" / f"{member}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.parquet"
+
+
+def write(target: Where, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows of one network to `target`, complete or not at all. Raises Mistake for a
+    column that is unknown.
+    """
+    unknown = {name for row in rows for name in row} - {name for name, _, _ in COLUMNS}
+    if unknown:
+        raise Mistake(f"latencies have columns that are not known: {', '.join(sorted(unknown))}")
+    fields = [
+        pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS
+    ]
+    layout = pa.schema(fields, metadata={STAMP: str(SCHEMA_VERSION)})
+    with atomic(target) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=layout), temporary)
+
+
+def read(folder: Where) -> pd.DataFrame:
+    """All latencies in a study's output folder, empty without any, sorted by `GROUP` and FLOPs.
+
+    Raises Mistake naming a file that cannot be trusted.
+    """
+    folder = locate(folder)
+    found, files = [], sorted((folder / "latency").glob("[!.]*"), key=str)
+    for file, origin in zip(files, each(source, files), strict=True):
+        try:
+            one = pq.read_table(origin)
+        except (pa.ArrowException, OSError) as error:
+            why = f"unreadable ({str(error).splitlines()[0][:120]})"
+        else:
+            ours = (one.schema.metadata or {}).get(STAMP) == str(SCHEMA_VERSION).encode()
+            why = None if ours else "not written by this version of prunefront"
+            found.append(one)
+        if why:
+            raise Mistake(f"{file}: {why}; without it, `prunefront run --latency` measures again")
+    if not found:
+        return pd.DataFrame({name: pd.Series(dtype=object) for name, _, _ in COLUMNS})
+    return (
+        pa.concat_tables(found)
+        .to_pandas()
+        .sort_values([*GROUP, "flops_shrunk", "member"], ignore_index=True)
+    )
+
+
+def shown(folder: Where, last_rows: pd.DataFrame) -> pd.DataFrame:
+    """Latencies of the members in `last_rows` and of their parent, with `arm` and `setting` of
+    each.
+    """
+    frame = read(folder)
+    rows = last_rows.assign(setting=front.settings(last_rows)).drop_duplicates("member")
+    known = rows.set_index("member")[["arm", "setting"]].reindex(frame["member"])
+    frame[["arm", "setting"]] = known.to_numpy()
+    parent = frame["parent"].astype(bool) & frame["flops_shrunk"].isin(
+        last_rows["flops_dense"].dropna()
+    )
+    frame.loc[parent, ["arm", "setting"]] = ("parent", "dense")
+    return frame[frame["arm"].notna()].reset_index(drop=True)
+
+
+def spread(last_rows: pd.DataFrame, members: set[str], most: int = MOST) -> tuple[list[str], int]:
+    """Which of `members` on the front to measure, from the fewest FLOPs to the most, and how many
+    there are.
+
+    Members on the front of all arms (`front.members_on_front`), one for each count of shrunk FLOPs;
+    if these are more than `most`, the nearest ones to levels that lie evenly between the least and
+    the most, over the logarithm.
+    """
+    there = front.members_on_front(last_rows)
+    rows = last_rows[last_rows["member"].isin(there & members)].sort_values(
+        ["flops_shrunk", "member"]
+    )
+    rows = rows.drop_duplicates("flops_shrunk")
+    levels = np.log(rows["flops_shrunk"].clip(lower=1).to_numpy(float))
+    left = list(range(len(rows)))
+    taken = left if len(rows) <= most else []
+    for level in np.linspace(levels[0], levels[-1], most) if len(rows) > most else ():
+        nearest = min(left, key=lambda i: abs(levels[i] - level))
+        left.remove(nearest)
+        taken.append(nearest)
+    return [str(rows["member"].iloc[i]) for i in sorted(taken)], len(there)
+
+
+def correlations(frame: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of FLOPs and milliseconds, one line for each of `GROUP`:
+    `networks`, `correlation`.
+
+    frame: as from `read`; what could not be measured is left out. The correlation is NaN where
+    `compare.rank_correlation` is.
+    """
+    lines = []
+    for key, group in frame[frame["milliseconds"].notna()].groupby(GROUP):
+        found = compare.rank_correlation(group["flops_shrunk"], group["milliseconds"])
+        lines.append(
+            {**dict(zip(GROUP, key, strict=True)), "networks": len(group), "correlation": found}
+        )
+    return pd.DataFrame(lines, columns=[*GROUP, "networks", "correlation"])

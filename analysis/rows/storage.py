@@ -1,0 +1,344 @@
+"""Where a study's files are: a folder of this machine, or any location that pyarrow.fs reaches.
+
+A file is complete or absent in both. On this machine it is written under a temporary name and
+renamed; elsewhere it is written here and put in one go, which object stores show when it is whole;
+of others (hdfs://) a kill may leave a part. With `table`, this is all that `trainables` imports of
+the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fnmatch
+import functools
+import os
+import re
+import shutil
+import tempfile
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import pyarrow as pa
+from pyarrow import fs
+
+from .mistake import Mistake
+
+AT_ONCE = 16
+"""Requests to a remote location that wait for their answers at the same time."""
+PART = 1 << 26
+"""Bytes that a download asks for at a time."""
+ONE_PUT = "allow_delayed_open=true"
+"""What pyarrow is told of S3: a small object in one request. By itself it makes three."""
+PATIENCE = "retry_limit_seconds=10"
+"""What pyarrow is told of Google's store, where it tries for 15 minutes by itself; S3 is given up
+after some 6 seconds.
+"""
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Remote:
+    """A file or folder at a location of pyarrow.fs, with those methods of `pathlib.Path` that
+    studies need.
+
+    root: scheme and place, `s3://bucket`.  key: the path below it, `runs/digits`.  options: what
+    follows `?` in its URI. Folders come with the files in them. Methods raise OSError
+    (FileNotFoundError and so on) whose `strerror` is one sentence.
+    """
+
+    root: str
+    key: str
+    options: str = ""
+
+    def __str__(self) -> str:
+        """The URI, from which `locate` makes it again."""
+        options = f"?{self.options}" if self.options else ""
+        return f"{self.root}/{urllib.parse.quote(self.key)}{options}"
+
+    def __truediv__(self, name: str) -> Remote:
+        return dataclasses.replace(self, key=f"{self.key}/{name}".strip("/"))
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.key).name
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return PurePosixPath(self.key).stem
+
+    @property
+    def suffix(self) -> str:
+        """What follows the last dot of the name, with the dot."""
+        return PurePosixPath(self.key).suffix
+
+    @property
+    def parent(self) -> Remote:
+        """The folder that it is in."""
+        return dataclasses.replace(self, key=self.key.rpartition("/")[0])
+
+    def exists(self) -> bool:
+        """Whether there is a file, or a folder with a file in it."""
+        return self._kind() != fs.FileType.NotFound
+
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        return self._kind() == fs.FileType.File
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder with a file in it."""
+        return self._kind() == fs.FileType.Directory
+
+    def read_bytes(self) -> bytes:
+        """The content of the file."""
+        with self._reached() as (system, path), system.open_input_stream(path) as file:
+            return file.read()
+
+    def read_text(self) -> str:
+        """The content of the file, UTF-8."""
+        return self.read_bytes().decode()
+
+    def write_bytes(self, content: bytes) -> None:
+        """Make it a file with this content, at once."""
+        with atomic(self) as temporary:
+            temporary.write_bytes(content)
+
+    def write_text(self, content: str) -> None:
+        """Make it a file with this content, UTF-8, at once."""
+        self.write_bytes(content.encode())
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing: folders come with the files in them."""
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the file."""
+        with (
+            contextlib.suppress(*[FileNotFoundError] if missing_ok else []),
+            self._reached() as (system, path),
+        ):
+            system.delete_file(path)
+
+    def replace(self, target: str | Remote) -> None:
+        """Move the file to `target`, a location of the same root."""
+        with self._reached() as (system, path):
+            system.move(path, _opened(target if isinstance(target, Remote) else _parsed(target))[1])
+
+    def glob(self, pattern: str) -> list[Remote]:
+        """Files and folders right in the folder whose names match `pattern`, in order; one listing.
+        None if it is absent.
+        """
+        with self._reached() as (system, path):
+            found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(
+            self / info.base_name for info in found if fnmatch.fnmatchcase(info.base_name, pattern)
+        )
+
+    def iterdir(self) -> list[Remote]:
+        """Files and folders right in the folder."""
+        return self.glob("*")
+
+    def _kind(self) -> fs.FileType:
+        with self._reached() as (system, path):
+            return system.get_file_info(path).type
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[tuple[fs.FileSystem, str]]:
+        """The file system and the path in it; what goes wrong there is said in one sentence."""
+        try:
+            yield _opened(self)
+        except (pa.ArrowException, OSError) as error:
+            number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+            raise OSError(number, _sentence(error), str(self)) from None
+
+
+Location = Path | Remote
+"""Where a file or folder of a study is."""
+Where = str | os.PathLike[str] | Remote
+"""What names a location; public functions take it and ask `locate`."""
+
+
+def locate(where: Where) -> Location:
+    """The location that `where` names: a URI (`s3://bucket/runs`; also `gs://`, `abfs://`,
+    `hdfs://`), or a path.
+
+    Nothing is asked of a server yet, but for the region of a bucket where none is set. Raises
+    Mistake if it is no URI that pyarrow knows.
+    """
+    if isinstance(where, Remote):
+        return where
+    text = os.fspath(where)
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        return Path(text)
+    parsed = _parsed(text)
+    system, path = _opened(parsed)
+    return Path(path) if isinstance(system, fs.LocalFileSystem) else parsed
+
+
+def _parsed(uri: str) -> Remote:
+    parts = urllib.parse.urlsplit(uri)
+    if (
+        parts.fragment
+        or parts.password
+        or (not parts.netloc and parts.scheme not in ("file", "local"))
+    ):
+        rule = "a location is SCHEME://PLACE/PATH, its credentials in the environment or in the provider's own files"
+        raise Mistake(f"{uri.replace(f':{parts.password}@', ':***@')}: {rule}")
+    return Remote(
+        f"{parts.scheme}://{parts.netloc}", urllib.parse.unquote(parts.path).strip("/"), parts.query
+    )
+
+
+def _opened(place: Remote) -> tuple[fs.FileSystem, str]:
+    """The file system of a location, and the path in it."""
+    system, base = _system(place.root, place.options)
+    return system, f"{base.rstrip('/')}/{place.key}".rstrip("/") if base else place.key
+
+
+@functools.cache
+def _system(root: str, options: str) -> tuple[fs.FileSystem, str]:
+    """The file system behind a root, and the path of the root in it. Raises Mistake if pyarrow does
+    not know it.
+    """
+    added = {"s3": ONE_PUT, "gs": PATIENCE, "gcs": PATIENCE}.get(root.partition(":")[0], "")
+    options = "&".join(filter(None, [options, added]))
+    try:
+        return fs.FileSystem.from_uri(f"{root}/{'?' if options else ''}{options}")
+    except (pa.ArrowException, OSError) as error:
+        rule = "a location is a path or a URI that pyarrow.fs knows, such as s3://, gs://, abfs:// or hdfs://"
+        rule = "a location can be reached from this machine" if isinstance(error, OSError) else rule
+        raise Mistake(f"{root}: {rule}; got: {_sentence(error)}") from None
+
+
+def _sentence(error: Exception) -> str:
+    """What pyarrow says went wrong, without the numbers of requests and of errors that mean nothing
+    to a reader.
+    """
+    text = (
+        error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    ) or type(error).__name__
+    return re.sub(
+        r"^\[Errno \d+\] |[;.] Details?: .*$| \(Request ID: \S*\)", "", text.splitlines()[0]
+    )[:300]
+
+
+@contextlib.contextmanager
+def atomic(path: Where) -> Iterator[Path]:
+    """A temporary path on this machine that becomes `path` when the block ends well, and vanishes
+    when it does not.
+
+    An OSError names `path`.
+    """
+    path = locate(path)
+    if isinstance(path, Remote):
+        with _temporary(path) as temporary:
+            yield temporary
+            # In a thread, which an interrupt does not reach: it would close, and so publish, half a
+            # file. Not by pyarrow's `copy_files`, which loses the error of a close (tried on 26).
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(_put, path, temporary).result()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:  # which file it was is not always said
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: Where, content: bytes) -> None:
+    """Make `path` a file with this content, complete or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def local(path: Where) -> Iterator[Path]:
+    """A path on this machine with the content of the file `path`: itself, or a copy that is removed
+    afterwards.
+    """
+    path = locate(path)
+    if isinstance(path, Path):
+        yield path
+        return
+    with _temporary(path) as temporary:
+        with (
+            path._reached() as (system, source),
+            system.open_input_stream(source) as remote,
+            temporary.open("wb") as copy,
+        ):
+            shutil.copyfileobj(remote, copy, PART)
+        yield temporary
+
+
+def _put(path: Remote, source: Path) -> None:
+    """Make `path` an object with the content of the local file `source`: one write, so that it is
+    whole or absent.
+    """
+    content = source.read_bytes()
+    with path._reached() as (system, goal), system.open_output_stream(goal) as remote:
+        remote.write(content)
+
+
+@contextlib.contextmanager
+def _temporary(path: Remote) -> Iterator[Path]:
+    """A path of that name in a folder of its own, which is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="prunefront-file-") as folder:
+        yield Path(folder) / path.name
+
+
+def source(path: Where) -> Path | pa.BufferReader:
+    """What pyarrow reads the file `path` from: itself, or its content, fetched whole."""
+    path = locate(path)
+    return path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
+
+
+def read_range(path: Where, offset: int, length: int) -> bytes:
+    """`length` bytes of the file `path` from `offset` on; fewer where it ends."""
+    path = locate(path)
+    if isinstance(path, Remote):
+        with path._reached() as (system, source), system.open_input_file(source) as remote:
+            return remote.read_at(length, offset)
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def remove_tree(folder: Where) -> None:
+    """Remove `folder` with all that is in it, if it is there."""
+    folder = locate(folder)
+    if isinstance(folder, Remote):
+        with contextlib.suppress(FileNotFoundError), folder._reached() as (system, path):
+            system.delete_dir(path)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(folder: Where) -> None:
+    """Remove the temporary files that processes which were killed in the middle of writing left in
+    `folder` and its folders.
+    """
+    folder = locate(folder)
+    if isinstance(folder, Path):
+        for path in (path for pattern in (".*", "*/.*") for path in folder.glob(pattern)):
+            if re.search(r"[.-][0-9a-f]{32}$", path.name):
+                path.unlink(missing_ok=True)
+
+
+def each(function: Callable[[Location], T], paths: Sequence[Location]) -> list[T]:
+    """`function` of each of `paths`, in their order; of remote ones several at a time."""
+    if not any(isinstance(path, Remote) for path in paths):
+        return [function(path) for path in paths]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(function, paths))

@@ -1,0 +1,3 @@
+"""The study file: TOML in, a validated `Study` out, with the baselines and checks that a study is
+given.
+"""

@@ -1,0 +1,490 @@
+"""The study file: TOML in, validated values out, one clear sentence for each mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import graphlib
+import json
+import math
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from ...analysis.rows.goals import Goals
+from ...analysis.rows.mistake import Mistake
+from ...trainables import models
+from ...trainables.algorithms import find
+from ...trainables.contract import Algorithm, Domain, Value
+from ...trainables.data import splits
+from ...trainables.task import Task
+
+MODELLED = ("tpe", "nsga2", "gp")
+"""Samplers that learn from results, and so propose in rounds."""
+MOST = 1_000_000
+"""Configurations that an arm may have: more is a slip of the pen."""
+
+
+def _is(rule: str, **limits: Any) -> Any:
+    """A field's limits, and the rule in words that ends a sentence beginning with the field's name."""
+    return pydantic.Field(description=rule, **limits)
+
+
+class _Table(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise Mistake
+    return seeds
+
+
+def _gpus(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise Mistake
+    return gpus
+
+
+Count = Annotated[int, pydantic.Field(ge=1)]
+Seeds = Annotated[
+    list[Annotated[int, pydantic.Field(ge=0, lt=2**63)]], pydantic.AfterValidator(_distinct)
+]
+Factor = Annotated[float, pydantic.Field(gt=1, allow_inf_nan=False)]
+Gpus = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False), pydantic.AfterValidator(_gpus)]
+_FOLDER = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
+
+
+class About(_Table):
+    """Table [study]."""
+
+    name: str = _is("a name for a folder: one line, no slashes, no dot in front", pattern=_FOLDER)
+    seeds: Seeds = _is("a list of distinct whole numbers from 0, below 2^63", min_length=1)
+    keep: Literal["all", "front", "none"] = _is(
+        "which networks are kept: all, front or none", default="front"
+    )
+    max_cohort: Count | Literal["auto"] = _is(
+        'the most members of a cohort: a whole number from 1, or "auto"', default="auto"
+    )
+    cpus: Count = _is("the CPUs of a cohort: a whole number from 1", default=1)
+    gpus: Gpus | Literal["auto"] = _is(
+        'the GPUs of a cohort: a whole number, a share of one below 1, or "auto"', default="auto"
+    )
+    maximize: list[str] = _is(
+        "a list of measures, of which more is better", default=["accuracy_valid"]
+    )
+    minimize: list[str] = _is(
+        "a list of measures, of which less is better", default=["flops_masked"]
+    )
+    constraints: list[str] = _is('a list of limits such as "flops_shrunk <= 2e6"', default=[])
+    batch: Count = _is(
+        "how many configurations a round of proposals has: a whole number from 1", default=16
+    )
+    rounds: Literal["synchronous", "asynchronous"] = _is(
+        "synchronous or asynchronous", default="synchronous"
+    )
+    reduction_factor: Factor | None = _is(
+        "a number above 1: at each rung one in so many goes on; without it all do", default=None
+    )
+    floor: Annotated[int, pydantic.Field(ge=0)] = _is(
+        "how many configurations go on in each decade of the first measure to minimize: a whole number from 0",
+        default=1,
+    )
+    controls: Literal["none", "standard"] = _is(
+        "none or standard: whether the study is given controls", default="none"
+    )
+    limit: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = _is(
+        "the most seconds that a cohort may take from rung to rung: a finite number above 0",
+        default=None,
+    )
+
+
+class ArmTable(_Table):
+    """One table [[arm]]."""
+
+    algorithm: str = _is("the name of an algorithm")
+    name: str | None = _is(
+        "a label: text on one line", default=None, pattern=r"^[^\x00-\x1f\x7f]+$"
+    )
+    sampler: Literal["grid", "random", "sobol", "tpe", "nsga2", "gp"] = _is(
+        "one of grid, random, sobol, tpe, nsga2, gp", default="grid"
+    )
+    members: Count | None = _is(
+        f"how many configurations a sampler other than grid proposes: from 1 to {MOST}",
+        default=None,
+        le=MOST,
+    )
+    sampler_seed: Annotated[int, pydantic.Field(ge=0)] = _is(
+        "the seed of what a sampler draws: a whole number from 0", default=0
+    )
+    space: dict[str, Any] = _is(
+        "a table of hyper-parameters, each with values or a range", default={}
+    )
+
+
+class File(_Table):
+    """The whole study file."""
+
+    study: About = _is("a table, [study], with a name and seeds")
+    task: dict[str, Any] = _is("a table, [task]", default={})
+    arm: list[ArmTable] = _is("a list of tables, [[arm]], at least one", min_length=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A range to propose from: [low, high], evenly over the logarithm if `log`; whole numbers if
+    `whole`.
+    """
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One algorithm with its search space.
+
+    space: hyper-parameter -> values to try, or the span to propose from.  when: of those that are
+    searched only where others have certain values, hyper-parameter -> other -> these values; each
+    after those that it depends on.  follows: the arm whose settings it checks (`controls.py`), if
+    it does; its configurations are known when those are measured.
+    """
+
+    name: str
+    algorithm_name: str
+    algorithm: Algorithm
+    sampler: str
+    members: int | None
+    space: Mapping[str, tuple[Value, ...] | Span]
+    sampler_seed: int = 0
+    when: Mapping[str, Mapping[str, tuple[Value, ...]]] = dataclasses.field(default_factory=dict)
+    follows: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A validated study, and the file that it was read from."""
+
+    about: About
+    task: Task
+    arms: tuple[Arm, ...]
+    path: Path
+    goals: Goals
+
+
+@contextlib.contextmanager
+def at(place: object) -> Iterator[None]:
+    """Put `place` in front of what a Mistake from inside says, on one line: keys and names may hold
+    line breaks.
+    """
+    try:
+        yield
+    except Mistake as error:
+        raise Mistake(f"{place}: {' '.join(str(error).splitlines())}") from None
+
+
+def read(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Study:
+    """The study in the TOML file `path`, with `settings` ("table.key=value", TOML values) in place
+    of what it says.
+
+    Raises Mistake with one sentence: file, key, rule, value.
+    """
+    path = Path(path)
+    with at(path):
+        content = _content(path)
+        for setting in settings:
+            _set(content, setting)
+        try:
+            file = File.model_validate(content)
+        except pydantic.ValidationError as error:
+            raise Mistake(_sentence(error, content)) from None
+        with at("[task]"):
+            task = _task(file.task)
+        with at("[study]"):
+            goals = Goals.parse(file.study.maximize, file.study.minimize, file.study.constraints)
+        arms = _arms(file.arm)
+        if file.study.controls == "standard":
+            with at("[task]"):
+                _ = task.loaded  # controls are given to what there is
+            with at("[study]"):
+                arms = _controlled(file.study, task, arms)
+        return Study(file.study, task, arms, path, goals)
+
+
+def _controlled(about: About, task: Task, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+    from .controls import added
+
+    if about.keep == "none":
+        raise Mistake(
+            '`controls` "standard" needs the networks that it checks: `keep` is front or all; got none'
+        )
+    if about.reduction_factor is not None:
+        rule = '`controls` "standard" gives every member the whole budget, and so goes without `reduction_factor`'
+        raise Mistake(f"{rule}; got {about.reduction_factor:g}")
+    return added(arms, task)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        json.dumps(content)
+    except FileNotFoundError:
+        raise Mistake("no such file") from None
+    except OSError as error:
+        raise Mistake(f"a study file can be read; got: {error.strerror}") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # tomllib's own errors and those of the encoding are ValueErrors
+        raise Mistake(f"a study file is TOML in UTF-8; got: {error}") from None
+    except TypeError:
+        raise Mistake(
+            "no key of a study is a date or a time, but one is here; quotes make it text"
+        ) from None
+    return content
+
+
+def _set(content: dict[str, Any], setting: str) -> None:
+    key, equals, value = setting.partition("=")
+    outer, _, inner = key.strip().partition(".")
+    if not equals or not inner or outer not in ("study", "task"):
+        raise Mistake(f"--set takes study.KEY=VALUE or task.KEY=VALUE; got {setting!r}")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    if isinstance(content.setdefault(outer, {}), dict):
+        content[outer][inner] = parsed
+
+
+def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> str:
+    """One mistake in one sentence: the field's own rule, since pydantic's words are about its
+    types.
+    """
+    # A key that is not known first: it may be why another one is missing.
+    first = min(
+        error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden"
+    )
+    outer, *inner = first["loc"]
+    key = next(
+        (part for part in inner if isinstance(part, str)), None
+    )  # what comes after it is inside the value
+    place = "" if key is None else _place(outer, inner, content)
+    fields = (File if key is None else {"study": About, "arm": ArmTable}[str(outer)]).model_fields
+    key = str(outer) if key is None else key
+    if first["type"] == "extra_forbidden":
+        return f"{place}`{key}` is no key here;{models.hint(key, fields)}"
+    rule = fields[key].description
+    if first["type"] == "missing":
+        return f"{place}`{key}` is missing: {rule}"
+    return f"{place}`{key}` is {rule}; got {_shown(first['input'])}"
+
+
+def _place(outer: int | str, inner: Sequence[int | str], content: Mapping[str, Any]) -> str:
+    if outer != "arm":
+        return f"[{outer}]: "
+    arm = content["arm"][inner[0]]
+    label = (arm.get("name") or arm.get("algorithm")) if isinstance(arm, Mapping) else None
+    return f'arm "{label}": ' if label and isinstance(label, str) else f"arm {int(inner[0]) + 1}: "
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _task(table: Mapping[str, Any]) -> Task:
+    """The task of table [task]: its own keys, and beside them the options of its data set and
+    model.
+    """
+    own = {field.name for field in dataclasses.fields(Task)} - {
+        "dataset_options",
+        "model_options",
+        "starts",
+    }
+    task = Task(**{key: value for key, value in table.items() if key in own})
+    takes = {
+        "dataset": models.options(models.lookup(task.dataset, splits.DATASETS, "dataset")),
+        "model": models.options(models.lookup(task.model, models.MODELS, "model"), given=2),
+    }
+    found: dict[str, dict[str, Any]] = {home: {} for home in takes}
+    for key in (key for key in table if key not in own):
+        homes = [home for home, (names, _) in takes.items() if key in names] or [
+            h for h, (_, more) in takes.items() if more
+        ]
+        if not homes:
+            known = sorted(own.union(*(names for names, _ in takes.values())))
+            whose = f"of a task with dataset {task.dataset} and model {task.model}"
+            raise Mistake(f"`{key}` is no key {whose};{models.hint(key, known)}")
+        found[homes[0]][key] = table[key]
+    for home, (names, _) in takes.items():
+        for name, must in names.items():
+            if must and name not in found[home]:
+                raise Mistake(f"`{name}` is missing: {home} {getattr(task, home)} needs it")
+    return dataclasses.replace(task, dataset_options=found["dataset"], model_options=found["model"])
+
+
+def _arms(tables: Sequence[ArmTable]) -> tuple[Arm, ...]:
+    arms: dict[str, Arm] = {}
+    for table in tables:
+        name = table.name or table.algorithm
+        with at(f'arm "{name}"'):
+            if name in arms:
+                raise Mistake(
+                    "arms have distinct names, and another one has this; give one of them a `name`"
+                )
+            arms[name] = _arm(name, table)
+    return tuple(arms.values())
+
+
+def _arm(name: str, table: ArmTable) -> Arm:
+    algorithm = find(table.algorithm)
+    space = {key: _values(algorithm, key, value) for key, value in table.space.items()}
+    if table.sampler == "grid":
+        space = {key: _every(values) for key, values in space.items()}
+    spans = [key for key, values in space.items() if isinstance(values, Span)]
+    sizes = [len(values) for values in space.values() if not isinstance(values, Span)]
+    if table.sampler == "grid":
+        if table.members is not None:
+            raise Mistake(
+                f"`members` is how many a sampler other than grid proposes; got {table.members}"
+            )
+        if "sampler_seed" in table.model_fields_set:
+            raise Mistake(
+                f"`sampler_seed` is of samplers that draw, which a grid does not; got {table.sampler_seed}"
+            )
+        if spans:
+            rule = f"`{spans[0]}` is a list of values for the sampler grid, or a range of whole numbers"
+            raise Mistake(f"{rule}, all of which are tried; got {table.space[spans[0]]}")
+        if math.prod(sizes) > MOST:
+            raise Mistake(f"`space` has at most {MOST} combinations; got {math.prod(sizes)}")
+    else:
+        if table.members is None:
+            raise Mistake(f"`members` is missing: how many the sampler {table.sampler} proposes")
+        if not spans and math.prod(sizes) == 1:
+            raise Mistake(
+                f"`space` has ranges or several values for the sampler {table.sampler}; got {table.space}"
+            )
+    when = _when(algorithm, table.space, space)
+    return Arm(
+        name,
+        table.algorithm,
+        algorithm,
+        table.sampler,
+        table.members,
+        space,
+        table.sampler_seed,
+        when,
+    )
+
+
+def _values(algorithm: Algorithm, key: str, given: Any) -> tuple[Value, ...] | Span:
+    """The values that `space.key` names: a list of values, one value, or a range; a condition
+    beside them is left out.
+    """
+    if key not in algorithm.space:
+        raise Mistake(
+            f"`{key}` is no hyper-parameter of its algorithm;{models.hint(key, algorithm.space)}"
+        )
+    domain = algorithm.space[key]
+    if isinstance(given, Mapping):
+        given = {name: value for name, value in given.items() if name != "when"}
+        given = given["values"] if given.keys() == {"values"} else given
+    try:
+        return _span(domain, given) if isinstance(given, Mapping) else _listed(domain, given)
+    except Mistake as error:
+        raise Mistake(f"`{key}` {error}") from None
+
+
+def _listed(domain: Domain, given: Any) -> tuple[Value, ...]:
+    """A value, or a list of them, checked."""
+    several = isinstance(given, list) and (
+        domain.kind != "reals" or bool(given and isinstance(given[0], list))
+    )
+    values = tuple(domain.check(value) for value in (given if several else [given]))
+    if not values or len(set(values)) < len(values):
+        raise Mistake(f"has distinct values, at least one; got {_shown(given)}")
+    return values
+
+
+def _when(
+    algorithm: Algorithm, given: Mapping[str, Any], space: Mapping[str, tuple[Value, ...] | Span]
+) -> dict[str, dict[str, tuple[Value, ...]]]:
+    """The conditions in `space`, as `Arm.when` has them."""
+    found: dict[str, dict[str, tuple[Value, ...]]] = {}
+    for key, value in given.items():
+        if not isinstance(value, Mapping) or "when" not in value:
+            continue
+        if not isinstance(value["when"], Mapping) or not value["when"]:
+            rule = f"`{key}` has a condition such as when = {{NAME = VALUE}}, or a list of values"
+            raise Mistake(f"{rule}; got {_shown(value['when'])}")
+        found[key] = {}
+        for other, wanted in value["when"].items():
+            if other not in space:
+                raise Mistake(
+                    f"`{key}` depends on another key of the same `space`; got {other!r};{models.hint(other, space)}"
+                )
+            try:
+                found[key][other] = _listed(algorithm.space[other], wanted)
+            except Mistake as error:
+                raise Mistake(f"`{key}` depends on `{other}`, which {error}") from None
+            may = _held(space[other], found[key][other])
+            if isinstance(given[other], Mapping) and "when" in given[other]:
+                may = (*may, algorithm.space[other].default)
+            for one in found[key][other]:
+                if one not in may:
+                    raise Mistake(
+                        f"`{key}` depends on a value of `{other}` that `space` has; got {one!r}"
+                    )
+    try:
+        order = [
+            *graphlib.TopologicalSorter(
+                {key: list(needs) for key, needs in found.items()}
+            ).static_order()
+        ]
+    except graphlib.CycleError as error:
+        circle = " on ".join(f"`{name}`" for name in reversed(error.args[1]))
+        raise Mistake(f"no hyper-parameter depends on itself; got {circle}") from None
+    return {key: found[key] for key in order if key in found}
+
+
+def _held(values: tuple[Value, ...] | Span, asked: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Which of the values `asked` for a hyper-parameter may have."""
+    if isinstance(values, Span):
+        return tuple(
+            one
+            for one in asked
+            if isinstance(one, int | float) and values.low <= one <= values.high
+        )
+    return values
+
+
+def _every(values: tuple[Value, ...] | Span) -> tuple[Value, ...] | Span:
+    """Of a range of whole numbers each one, for a grid."""
+    if isinstance(values, Span) and values.whole and values.high - values.low < MOST:
+        return tuple(range(int(values.low), int(values.high) + 1))
+    return values
+
+
+def _span(domain: Domain, given: Mapping[str, Any]) -> Span:
+    if domain.kind not in ("real", "whole"):
+        raise Mistake(f"is {domain.about}: a list of values; got the range {given}")
+    log = given.get("log", domain.log)
+    if not {"low", "high"} <= given.keys() <= {"low", "high", "log"} or not isinstance(log, bool):
+        raise Mistake(f"has a range of low, high and, if need be, log = true or false; got {given}")
+    for end in ("low", "high"):
+        domain.check(given[end])
+    low, high = float(given["low"]), float(given["high"])
+    if low >= high:
+        raise Mistake(f"has a range with low < high; got low {low:g}, high {high:g}")
+    if log and low <= 0:
+        raise Mistake(
+            f"has a logarithmic range above 0 (log = false makes it linear); got low {low:g}"
+        )
+    return Span(low, high, log, domain.kind == "whole")

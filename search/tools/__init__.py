@@ -1,0 +1,1 @@
+"""The commands that look at a machine or at a finished study, one file each."""

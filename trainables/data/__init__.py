@@ -1,0 +1,1 @@
+"""Data sets: files read into arrays, doubted, split, standardised, augmented and streamed."""

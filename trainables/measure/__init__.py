@@ -1,0 +1,1 @@
+"""Measuring: networks in, the measures of rows out."""

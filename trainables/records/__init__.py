@@ -1,0 +1,1 @@
+"""Records: what a run's folder holds of cohorts and networks, and the files that leave it."""

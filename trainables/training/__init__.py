@@ -1,0 +1,1 @@
+"""Training: the loop that steps the networks of a cohort together."""

@@ -1,0 +1,66 @@
+"""Random draws as a function of a key: a counter, not a stream.
+
+A draw depends on (seed, words such as step and site) alone, so it is the same at any place in any
+cohort, and nothing has to be saved for an exact resume. Works under `vmap`, on any device. The
+mixer is splitmix64's finaliser (Steele, Lea, Flood 2014).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
+_SECOND = 0x94D049BB133111EB - (1 << 64)
+
+
+def key(seed: Tensor, *words: int | str) -> Tensor:
+    """A 64-bit key from a seed (...) int64 and words: counters, and names of the sites where
+    numbers are drawn.
+    """
+    digest = hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
+    return _mix(_mix(seed) ^ int.from_bytes(digest, "big", signed=True))
+
+
+def bits(key: Tensor, shape: tuple[int, ...], index: Tensor | int = 0) -> Tensor:
+    """Hashes, int64: shape (*key.shape, *shape).
+
+    index: () of the draws of this shape that one key gives in turn, the draw at this place; 0, 1,
+    ..., N - 1 together are the draw of shape (N, *shape).
+    """
+    count = math.prod(shape)
+    counter = (torch.arange(1, count + 1, device=key.device).view(shape) + index * count) * _GOLDEN
+    return _mix(key.view((*key.shape, *(1,) * len(shape))) + counter)
+
+
+def uniform(
+    key: Tensor,
+    shape: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.float64,
+    index: Tensor | int = 0,
+) -> Tensor:
+    """Numbers in [0, 1), shape (*key.shape, *shape), on a grid of 2^-53 (float64) or 2^-24
+    (others). index: as of `bits`.
+    """
+    digits = 53 if dtype == torch.float64 else 24
+    return _shift(bits(key, shape, index), 64 - digits).to(dtype) * 2.0**-digits
+
+
+def permutation(key: Tensor, length: int) -> Tensor:
+    """A permutation of range(length) for each key: (*key.shape, length) int64."""
+    return torch.argsort(bits(key, (length,)), dim=-1, stable=True)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _FIRST
+    x = (x ^ _shift(x, 27)) * _SECOND
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, by: int) -> Tensor:
+    """Logical right shift: the arithmetic one of int64, its copied sign bits masked off."""
+    return (x >> by) & ((1 << (64 - by)) - 1)

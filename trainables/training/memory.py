@@ -1,0 +1,127 @@
+"""How much memory members take while they train: as the algorithm says of their shapes, or measured
+by training a few.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import os
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_iter
+
+from ...analysis.rows.mistake import Mistake
+from ..contract import Member
+from ..watch import Watch
+
+if TYPE_CHECKING:
+    from ..contract import Algorithm, Value
+    from ..task import Task
+
+SHARE = 0.5
+"""Share of the free memory that cohorts may fill: the rest is for libraries, measuring and other
+people.
+"""
+
+
+def member_bytes(task: Task, algorithm: Algorithm, member: Member) -> int:
+    """Memory that one more member like `member` takes in a cohort while it trains, bytes; at least
+    1.
+    """
+    parent = algorithm.parent(task, member.hp)
+    few, more = (_peak(parent, algorithm, member, count) for count in (2, 4))
+    return max(1, (more - few) // 2)
+
+
+def fitting(each: int, device: torch.device, workers: int) -> int:
+    """How many members of `each` bytes one of `workers` equal workers can train together on a
+    device; at least 1.
+    """
+    return max(1, allowance(device, workers) // each)
+
+
+def allowance(device: torch.device, workers: int) -> int:
+    """Bytes of a device that the cohorts of one of `workers` equal workers may fill."""
+    return int(SHARE * free_bytes(device) / workers)
+
+
+def fitting_shapes(
+    task: Task, algorithm: Algorithm, hp: Mapping[str, Value], most: int, room: int
+) -> int | None:
+    """How many members with the static values of `hp`, up to `most`, fit `room` bytes by what the
+    algorithm says of their shapes; None if it says nothing. task: their parent.
+
+    Raises Mistake, what one takes and what there is, if not one does.
+    """
+
+    def needed(count: int) -> int:
+        found = algorithm.footprint(task, hp, count)
+        assert found is not None, "a footprint is known for every count or for none"
+        return found
+
+    if algorithm.footprint(task, hp, 1) is None:
+        return None
+    if not (fits := bisect.bisect_right(range(1, most + 1), room, key=needed)):
+        examples = len(task.data.labels["train"])
+        rule = f"one member holds about {_size(needed(1))} while it trains on {examples:,} examples"
+        cure = f"lower {algorithm.lighter}, or let fewer workers share the memory (`cpus` and `gpus` of [study])"
+        raise Mistake(f"{rule}, and a worker may fill {_size(room)}; {cure}")
+    return fits
+
+
+def _size(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device, bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak(task: Task, algorithm: Algorithm, member: Member, count: int) -> int:
+    """Most bytes of tensors alive at a time in the first step of `count` members, started from
+    initial weights.
+    """
+    short = dataclasses.replace(
+        task, rungs=task.steps, dense_share=0.0, starts=""
+    )  # a rung at each step
+    members = [Member(algorithm.alone(member.hp), seed) for seed in range(count)]
+    # What belongs to the process and not to a member is made before counting begins.
+    _ = short.data, short.stackable, short.structure
+    with _Peak() as peak:
+        algorithm.advance(short, algorithm.start(short, members))
+    return peak.most
+
+
+class _Peak(Watch):
+    """Sums the storages that operations return, as long as they are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_iter(out):
+            if (
+                isinstance(value, Tensor)
+                and (storage := value.untyped_storage()) not in self._known
+            ):
+                size = storage.nbytes()
+                self._known[storage] = size
+                self.now += size
+                weakref.finalize(storage, self._freed, size)
+        self.most = max(self.most, self.now)
+        return out
+
+    def _freed(self, size: int) -> None:
+        self.now -= size
