@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import hand
-from prunefront.analysis.inference import compare
+from prunefront.analysis.inference import paired
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Member, complete
 from prunefront.trainables.measure.members import measure
@@ -111,10 +111,10 @@ def main() -> None:
         for head, rows in chosen.items()
         if head != "convex"
     }
-    pairs = {head: compare.paired(difference) for head, difference in others.items()}
-    adjusted = compare.holm([pair.p for pair in pairs.values()])
+    pairs = {head: paired.paired(difference) for head, difference in others.items()}
+    adjusted = paired.holm([pair.p for pair in pairs.values()])
     for (head, pair), p in zip(pairs.items(), adjusted, strict=True):
-        verdict = compare.verdict(pair, p, compare.equivalence(others[head]))
+        verdict = paired.verdict(pair, p, paired.equivalence(others[head]))
         lr, beta = chosen[head][["lr", "beta"]].iloc[0]
         interval = f"{100 * pair.low:+.2f} to {100 * pair.high:+.2f}"
         print(

@@ -1,8 +1,8 @@
 """Arms of a finished study at equal FLOPs, against one of them, paired by seed; and scratch
 training of what it found.
 
-Each arm's accuracy on test data is read off its own front for each seed (`compare.lines`), chosen
-by validation accuracy. With --scratch the structures that the arm of --of found nearest to the
+Each arm's accuracy on test data is read off its own front for each seed (`equal_flops.lines`),
+chosen by validation accuracy. With --scratch the structures that the arm of --of found nearest to the
 share are trained from initial weights, each with its own seed, in one cohort: this needs the
 study's networks (`study.keep = "all"`).
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from prunefront.analysis.inference import compare
+from prunefront.analysis.inference import equal_flops, paired
 from prunefront.analysis.rows import table
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.scratch import found
@@ -34,9 +34,9 @@ def at_share(rows: pd.DataFrame, share: float) -> pd.Series:
     """Test accuracy by seed, at a share of the dense FLOPs; a seed whose line does not reach it is
     NaN.
     """
-    return compare.at(compare.lines(rows, "flops_shrunk"), share * rows["flops_dense"].max())[
-        "accuracy_test"
-    ]
+    return equal_flops.at(
+        equal_flops.lines(rows, "flops_shrunk"), share * rows["flops_dense"].max()
+    )["accuracy_test"]
 
 
 def scratch(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
@@ -87,15 +87,15 @@ def main() -> None:
         shares = nearest["flops_shrunk"] / nearest["flops_dense"]
         label = f"scratch training of its structures (at {shares.min():.2f} to {shares.max():.2f}, counted {shares_of(trained)})"
         differences[label] = pd.Series(pairs)
-    pairs = {name: compare.paired(difference) for name, difference in differences.items()}
-    adjusted = compare.holm([pair.p for pair in pairs.values()])
+    pairs = {name: paired.paired(difference) for name, difference in differences.items()}
+    adjusted = paired.holm([pair.p for pair in pairs.values()])
     for (name, pair), p in zip(pairs.items(), adjusted, strict=True):
         if not pair.n:
             print(f"  against {name}: its line does not reach this share")
             continue
-        same = compare.equivalence(differences[name])
+        same = paired.equivalence(differences[name])
         print(f"  against {name}: {100 * pair.mean:+.2f} ({100 * pair.low:+.2f} to {100 * pair.high:+.2f}), n = {pair.n}: "
-              f"{compare.verdict(pair, p, same)}")  # fmt: skip
+              f"{paired.verdict(pair, p, same)}")  # fmt: skip
 
 
 def shares_of(rows: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from prunefront.analysis.inference import compare
+from prunefront.analysis.inference import equal_flops, paired
 
 NOISE = 0.0045
 """Deviation of paired differences of test accuracy: the median over pairs of settings of a study of
@@ -32,7 +32,7 @@ def covered(studies: int, seeds: int, resamples: int = 2000) -> tuple[float, flo
     noise = np.random.default_rng(0)
     truth = 0.002
     differences = noise.normal(truth, NOISE, (studies, seeds))
-    tests = [compare.paired(each) for each in differences]
+    tests = [paired.paired(each) for each in differences]
     inside = np.mean([test.low <= truth <= test.high for test in tests])
     means = np.array(
         [each[noise.integers(seeds, size=(resamples, seeds))].mean(axis=1) for each in differences]
@@ -79,7 +79,7 @@ def verdicts(tables: int, gap: float, seeds: int, noise: float) -> pd.DataFrame:
     level.
     """
     found = [
-        compare.against(study(i, gap, seeds, noise), "baseline", "flops_masked").assign(study=i)
+        equal_flops.against(study(i, gap, seeds, noise), "baseline", "flops_masked").assign(study=i)
         for i in range(tables)
     ]
     return pd.concat(found, ignore_index=True)
@@ -87,7 +87,7 @@ def verdicts(tables: int, gap: float, seeds: int, noise: float) -> pd.DataFrame:
 
 def shown(seeds: int, noise: float) -> float:
     """The gap that a table of five levels can show."""
-    return compare.detectable(compare.Paired(seeds, 0.0, noise, 0.0, 0.0, 1.0), compare.LEVELS)
+    return paired.detectable(paired.Paired(seeds, 0.0, noise, 0.0, 0.0, 1.0), equal_flops.LEVELS)
 
 
 def main() -> None:

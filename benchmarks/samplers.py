@@ -27,7 +27,7 @@ import pandas as pd
 
 import problems
 from prunefront.analysis.draw import plot
-from prunefront.analysis.inference.compare import paired
+from prunefront.analysis.inference.paired import paired
 from prunefront.analysis.points import front
 from prunefront.analysis.rows import table
 from prunefront.trainables.algorithms import find

@@ -21,7 +21,7 @@ import pandas as pd
 import vl_convert
 
 from ..inference.attainment import CHARGES, PERCENT
-from ..inference.compare import MARGIN
+from ..inference.paired import MARGIN
 from ..points import front
 from ..rows.mistake import Mistake
 from ..rows.published import CAVEAT

@@ -2,7 +2,7 @@
 joint front, and compute.
 
 A label is (arm, control): an arm, or those of its points that are controls. One front for each
-label and seed; numbers are means over seeds with 95 % t intervals (`compare.paired`). Objectives go
+label and seed; numbers are means over seeds with 95 % t intervals (`paired.paired`). Objectives go
 by their names: `accuracy_*` is maximized, all else minimized. Validation data alone.
 """
 
@@ -23,7 +23,7 @@ from ..points import front
 from ..rows import table
 from ..rows.mistake import Mistake
 from ..rows.storage import Where
-from . import compare, latency
+from . import latency, paired
 
 LABEL = ["arm", "control"]
 OBJECTIVES = ("accuracy_valid", "relative")
@@ -181,7 +181,7 @@ def averaged(lines: pd.DataFrame, by: list[str], name: str) -> pd.DataFrame:
     """
     means = []
     for key, group in lines.groupby(by):
-        mean = compare.paired(group[name])
+        mean = paired.paired(group[name])
         spread = {f"{name}_std": mean.std, f"{name}_low": mean.low, f"{name}_high": mean.high}
         means.append(
             {**dict(zip(by, key, strict=True)), "seeds": mean.n, name: mean.mean, **spread}

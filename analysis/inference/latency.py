@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from ..points import front
 from ..rows.mistake import Mistake
 from ..rows.storage import Location, Where, atomic, each, locate, source
-from . import compare
+from . import paired
 
 MOST = 12
 """Networks on the front that are measured at most."""
@@ -151,11 +151,11 @@ def correlations(frame: pd.DataFrame) -> pd.DataFrame:
     `networks`, `correlation`.
 
     frame: as from `read`; what could not be measured is left out. The correlation is NaN where
-    `compare.rank_correlation` is.
+    `paired.rank_correlation` is.
     """
     lines = []
     for key, group in frame[frame["milliseconds"].notna()].groupby(GROUP):
-        found = compare.rank_correlation(group["flops_shrunk"], group["milliseconds"])
+        found = paired.rank_correlation(group["flops_shrunk"], group["milliseconds"])
         lines.append(
             {**dict(zip(GROUP, key, strict=True)), "networks": len(group), "correlation": found}
         )

@@ -20,7 +20,7 @@ from ..rows import table
 from ..rows.mistake import Mistake
 from ..rows.storage import Location, Where, locate
 from ..sections import controls
-from . import compare
+from . import equal_flops, paired
 
 SPENT = ("epochs", "steps", "examples", "search_flops")
 """What of a member's budget is compared."""
@@ -42,7 +42,7 @@ def load(folders: Sequence[Where], anyway: bool = False) -> tuple[pd.DataFrame, 
     """The done rows of the studies in `folders` but for sanity checks, with `label`; and sentences
     about what is unlike.
 
-    label: as from `compare.labels`; of several studies "study: arm", by the folders if they have
+    label: as from `equal_flops.labels`; of several studies "study: arm", by the folders if they have
     the same names. task_<name>, for `RECIPE`: the arm's value, or else the task's. Raises Mistake
     if a folder has no rows or none that are done, a file cannot be trusted, a measure is missing,
     or tasks differ and `anyway` is false.
@@ -122,7 +122,7 @@ def _done(folder: Location) -> pd.DataFrame:
                 f"{folder}: every done member has its `{name}`; {done[name].isna().sum()} have none, the first of them "
                 f'of arm "{first["arm"]}", seed {first["seed"]}'
             )
-    return done.assign(label=compare.labels(done))
+    return done.assign(label=equal_flops.labels(done))
 
 
 def _tasks(footers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -186,7 +186,7 @@ def _parents(studies: Mapping[str, pd.DataFrame]) -> list[str]:
             said.append(
                 f"Whether {first} and {name} start from the same parent is not known: none that both have in a seed."
             )
-        elif apart.max() > compare.ALIKE:
+        elif apart.max() > paired.ALIKE:
             said.append(
                 f"The parents of {first} and {name} are up to {100 * apart.max():.2f} percentage points apart in the same seed "
                 "(validation accuracy)."

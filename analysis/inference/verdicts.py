@@ -2,7 +2,7 @@
 and a picture.
 
 Lines are in the order of names and FLOPs, never of accuracy. Every figure is computed from the rows
-(`compare.against`).
+(`equal_flops.against`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..draw import plot
 from ..points import front, words
 from ..rows.mistake import Mistake
 from ..rows.storage import Where, locate, save
-from . import compare, likeness
+from . import equal_flops, likeness, paired
 
 ABOUT = (
     "Accuracies are of test data, at FLOPs that both reach: each seed's own front of validation accuracy, chosen by it alone, "
@@ -27,10 +27,10 @@ ABOUT = (
     "interval; g: that mean over the differences' deviation, without its small-sample bias (Hedges 1981).",
     "Verdict: better or worse if the paired t test says so at 5 % after Holm's correction for all comparisons of its table; "
     "otherwise equivalent if two one-sided t tests both reject, at 5 % and without correction, a difference of "
-    f"{100 * compare.MARGIN:g} percentage points or more; otherwise no difference shown.",
-    f"Could show: the true difference that this table shows with probability {compare.POWER:g} at this n and deviation "
+    f"{100 * paired.MARGIN:g} percentage points or more; otherwise no difference shown.",
+    f"Could show: the true difference that this table shows with probability {paired.POWER:g} at this n and deviation "
     "(noncentral t, strictest step of Holm's correction). Fewer levels (--at) and more seeds show smaller ones.",
-    f"Permutation: of signs; from n = {compare.PERMUTED} on, as with fewer its p value cannot fall below 5 %.",
+    f"Permutation: of signs; from n = {paired.PERMUTED} on, as with fewer its p value cannot fall below 5 %.",
 )
 
 
@@ -38,7 +38,7 @@ ABOUT = (
 class Verdicts:
     """The comparisons of several arms with a baseline.
 
-    name: of the studies.  lines: as from `compare.against`, with `cost`, and `unlike`: in what the
+    name: of the studies.  lines: as from `equal_flops.against`, with `cost`, and `unlike`: in what the
     arm's training differs from the baseline's, empty if in nothing.  notes: sentences about what is
     unlike in the studies.
     """
@@ -75,7 +75,7 @@ def build(
 
     baseline: an arm; of several studies "study: arm"; None: a control that is no parent, of several
     settings, one that removes nothing (narrower dense networks) first, then by the number of
-    settings; or else such an arm.  flops: the levels; none: `compare.levels`. Raises Mistake as
+    settings; or else such an arm.  flops: the levels; none: `equal_flops.levels`. Raises Mistake as
     `likeness.load` does, and if no pair can be compared.
     """
     if bad := [level for level in flops if not 0 < level < float("inf")]:
@@ -94,7 +94,7 @@ def build(
     costs: list[front.Cost] = ["flops_masked"]
     if (done["flops_shrunk"] != done["flops_masked"]).any():
         costs.append("flops_shrunk")
-    tables = [compare.against(done, chosen, cost, flops).assign(cost=cost) for cost in costs]
+    tables = [equal_flops.against(done, chosen, cost, flops).assign(cost=cost) for cost in costs]
     lines = pd.concat(tables, ignore_index=True).assign(unlike=lambda each: each["arm"].map(unlike))
     if not lines["difference_test_n"].any():
         why = lines["difference_test_verdict"].iloc[0].removeprefix("not compared: ")

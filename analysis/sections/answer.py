@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..inference import attainment, compare
+from ..inference import attainment, equal_flops, paired
 from ..points import front
 from . import controls
 
@@ -72,7 +72,7 @@ def arms(
     last_rows: as from `table.last`.  cost: what leaves is a dense network, which costs its shrunk
     FLOPs.  at: shares of the parent's FLOPs; None: `shares`.  Columns: arm, control; `networks`,
     the most that a seed has; for each share `accuracy_at_<percent>` and `_std`, of test data, read
-    off each seed's own front of validation accuracy as comparisons are (`compare.at`), NaN if a
+    off each seed's own front of validation accuracy as comparisons are (`equal_flops.at`), NaN if a
     seed does not reach it; for each of `DROPS` `flops_within_<points>`, the fewest FLOPs of a
     network whose validation accuracy is at most so much below the parent's of the same seed, mean
     over seeds, NaN if a seed has none; as from `attainment.averaged`: seeds and `hypervolume`; and
@@ -95,7 +95,7 @@ def arms(
             )
         for drop in DROPS:
             able = rows[front.eligible(rows)]
-            enough = able[able["accuracy_valid"] >= able["seed"].map(parent) - drop - compare.ALIKE]
+            enough = able[able["accuracy_valid"] >= able["seed"].map(parent) - drop - paired.ALIKE]
             least = enough.groupby("seed")[cost].min()
             line[f"flops_within_{100 * drop:g}"] = (
                 least.mean() if len(least) == rows["seed"].nunique() else math.nan
@@ -123,12 +123,12 @@ def _labelled(done: pd.DataFrame) -> list[tuple[tuple[str, bool], pd.DataFrame]]
 
 
 def _lines(rows: pd.DataFrame, cost: front.Cost) -> dict[int, np.ndarray]:
-    """As from `compare.lines`, a line without points for a seed all of whose networks have no FLOPs
+    """As `equal_flops.lines`, a line without points for a seed all of whose networks have no FLOPs
     left.
     """
-    return dict.fromkeys(rows["seed"].tolist(), np.empty((0, 3))) | compare.lines(rows, cost)
+    return dict.fromkeys(rows["seed"].tolist(), np.empty((0, 3))) | equal_flops.lines(rows, cost)
 
 
 def _at(lines: dict[int, np.ndarray], flops: float) -> pd.Series:
     known = {seed: line for seed, line in lines.items() if len(line)}
-    return compare.at(known, flops)["accuracy_test"].reindex(list(lines))
+    return equal_flops.at(known, flops)["accuracy_test"].reindex(list(lines))

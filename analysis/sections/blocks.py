@@ -12,7 +12,7 @@ import pandas as pd
 
 from .. import page
 from ..draw import plot
-from ..inference import attainment, compare, dominance, latency, verdicts
+from ..inference import attainment, dominance, latency, paired, verdicts
 from ..points import front, words
 from ..rows import goals, table
 from ..rows import published as literature
@@ -384,7 +384,7 @@ def search_against_chance(
     """What searches over candidates found, against the first candidate, which is random."""
     if found.empty:
         return
-    margin = f"{100 * compare.MARGIN:g} percentage points"
+    margin = f"{100 * paired.MARGIN:g} percentage points"
     yield "<h2>Search against chance</h2>\n"
     yield page.say(
         "Found: the best of the first n candidates by its score before training; random: candidate 1; worst: the worst "
@@ -457,7 +457,7 @@ def _correlations(correlations: pd.DataFrame) -> Iterator[str]:
         return
     yield page.say(
         "Spearman's rank correlation of the untrained network's loss and the trained one's test accuracy, over the distinct "
-        f"networks of one setting and seed where there are at least {compare.FEWEST}, then the mean over such seeds "
+        f"networks of one setting and seed where there are at least {paired.FEWEST}, then the mean over such seeds "
         "with its 95 % t interval. Negative: a lower loss before training goes with higher accuracy after it. The networks "
         "are candidate 1 and those that were at some count the best (or, where asked for, the worst) so far: extremes of "
         "the score, not a sample of all candidates."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..inference import compare
+from ..inference import paired
 from ..points import front
 from ..rows import table
 
@@ -51,7 +51,7 @@ def curves(seen: pd.DataFrame) -> pd.DataFrame:
     settings = lines.groupby(SETTING)
     lines["last"] = lines["rung"] == settings["rung"].transform("max")
     top = lines[
-        lines["accuracy_valid"] >= settings["accuracy_valid"].transform("max") - compare.ALIKE
+        lines["accuracy_valid"] >= settings["accuracy_valid"].transform("max") - paired.ALIKE
     ]
     best = top.sort_values("last", ascending=False, kind="stable").drop_duplicates(SETTING)
     lines = lines.assign(
@@ -86,7 +86,7 @@ def early(seen: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
     seen: as from `measured`.  lines: as from `curves`.  Columns: `SETTING`, `n`; rung, epochs,
     flops_masked and accuracy_valid with `_best` and `_last`; `difference`, the mean over members of
     accuracy at the best rung minus that at the last, with its 95 % t interval `difference_low` and
-    `difference_high` (NaN where `compare.paired` has none).
+    `difference_high` (NaN where `paired.paired` has none).
     """
     ends = ["rung", "epochs", "flops_masked", "accuracy_valid"]
     best, last = (lines.loc[lines[end], [*SETTING, "n", *ends]] for end in ("best", "last"))
@@ -101,7 +101,7 @@ def early(seen: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
         index=False
     ):
         accuracy = members[arm, hp, setting]
-        tests.append(compare.paired(accuracy[one] - accuracy[other]))
+        tests.append(paired.paired(accuracy[one] - accuracy[other]))
     for field, end in (("mean", ""), ("low", "_low"), ("high", "_high")):
         both[f"difference{end}"] = pd.Series([getattr(test, field) for test in tests], dtype=float)
     return both.sort_values("difference", ascending=False, kind="stable", ignore_index=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..inference import compare
+from ..inference import paired
 from ..points import front
 from ..points.front import is_check as is_check
 
@@ -56,13 +56,13 @@ def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
     lines = pd.DataFrame(keys)
     for score in front.SCORES:
         name = score.replace("accuracy", "difference")
-        tests = [compare.paired(each[score]) for each in differences]
-        same = [compare.equivalence(each[score]) for each in differences]
-        adjusted = compare.holm([test.p for test in tests])
-        lines = lines.join(compare.columns(tests, name))
+        tests = [paired.paired(each[score]) for each in differences]
+        same = [paired.equivalence(each[score]) for each in differences]
+        adjusted = paired.holm([test.p for test in tests])
+        lines = lines.join(paired.columns(tests, name))
         lines[f"{name}_holm"], lines[f"{name}_equivalence"] = adjusted, same
         lines[f"{name}_verdict"] = [
-            compare.verdict(*each) for each in zip(tests, adjusted, same, strict=True)
+            paired.verdict(*each) for each in zip(tests, adjusted, same, strict=True)
         ]
     return lines
 

@@ -8,7 +8,7 @@ import math
 
 import pandas as pd
 
-from ..inference import compare
+from ..inference import paired
 from ..points import front
 
 
@@ -81,18 +81,18 @@ def found(last_rows: pd.DataFrame) -> pd.DataFrame:
     lines = pd.DataFrame(keys).astype({"candidates": "Int64"})
     for score in front.SCORES:
         difference = score.replace("accuracy", "difference")
-        tests = [compare.paired(pair[score]) for pair in pairs]
-        same = [compare.equivalence(pair[score]) for pair in pairs]
-        adjusted = compare.holm([test.p for test in tests])
+        tests = [paired.paired(pair[score]) for pair in pairs]
+        same = [paired.equivalence(pair[score]) for pair in pairs]
+        adjusted = paired.holm([test.p for test in tests])
         compared = lines["network"].isin(["found", "worst"])
         lines = lines.join(
-            compare.columns([compare.paired(each[score]) for each in scores], score).drop(
+            paired.columns([paired.paired(each[score]) for each in scores], score).drop(
                 columns=f"{score}_p"
             )
         )
-        lines = lines.join(compare.columns(tests, difference).where(compared))
+        lines = lines.join(paired.columns(tests, difference).where(compared))
         lines[f"{difference}_holm"], lines[f"{difference}_equivalence"] = adjusted, same
-        said = [compare.verdict(*each) for each in zip(tests, adjusted, same, strict=True)]
+        said = [paired.verdict(*each) for each in zip(tests, adjusted, same, strict=True)]
         lines[f"{difference}_verdict"] = pd.Series(said, dtype=object).where(compared)
     return lines
 
@@ -134,18 +134,18 @@ def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
         keys.append(key)
         values.append(
             {
-                score: [compare.rank_correlation(part["m_score"], part[score]) for part in seeds]
+                score: [paired.rank_correlation(part["m_score"], part[score]) for part in seeds]
                 for score in front.SCORES
             }
         )
     lines = pd.DataFrame(keys)
     for score in front.SCORES:
         name = score.replace("accuracy", "correlation")
-        tests = [compare.paired(value[score]) for value in values]
-        lines = lines.join(compare.columns(tests, name))
+        tests = [paired.paired(value[score]) for value in values]
+        lines = lines.join(paired.columns(tests, name))
         ends = [f"{name}_low", f"{name}_high"]
         lines[ends] = lines[ends].clip(-1, 1)
-        lines[f"{name}_holm"] = adjusted = compare.holm([test.p for test in tests])
+        lines[f"{name}_holm"] = adjusted = paired.holm([test.p for test in tests])
         sizes = lines["networks_most"]
         lines[f"{name}_verdict"] = [
             _related(*each) for each in zip(tests, adjusted, sizes, strict=True)
@@ -153,20 +153,16 @@ def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
     return lines
 
 
-def _related(found: compare.Paired, adjusted: float, networks: int) -> str:
+def _related(found: paired.Paired, adjusted: float, networks: int) -> str:
     """The verdict on a rank correlation, of at most `networks` networks of a seed."""
-    if networks < compare.FEWEST:
+    if networks < paired.FEWEST:
         return "inconclusive: too few distinct networks"
     if found.n == 0:
         return "undefined: score or accuracy does not vary"
     if math.isnan(found.p):
-        return compare.undefined(found)
+        return paired.undefined(found)
     return (
-        "inconclusive"
-        if adjusted >= compare.LEVEL
-        else "negative"
-        if found.mean < 0
-        else "positive"
+        "inconclusive" if adjusted >= paired.LEVEL else "negative" if found.mean < 0 else "positive"
     )
 
 

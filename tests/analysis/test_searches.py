@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from prunefront.analysis.inference import compare
-from prunefront.analysis.inference.compare import MARGIN
+from prunefront.analysis.inference import paired
+from prunefront.analysis.inference.paired import MARGIN
 from prunefront.analysis.sections import searches
 
 TESTED = {1: 0.90, 2: 0.92, 3: 0.91, 4: 0.93}
@@ -118,7 +118,7 @@ def test_found_is_compared_with_the_first_candidate_of_the_same_seed(
     assert best["difference_test_holm"] == pytest.approx(
         2 * min(oracle, worst["difference_test_p"])
     )
-    assert best["difference_test_equivalence"] == pytest.approx(compare.equivalence(gains, MARGIN))
+    assert best["difference_test_equivalence"] == pytest.approx(paired.equivalence(gains, MARGIN))
     assert best["difference_test_verdict"] == "better"
     assert worst["difference_test"] == pytest.approx(np.mean(gains) - 0.02)
     assert worst["difference_valid_verdict"] == "better"

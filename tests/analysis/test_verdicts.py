@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from prunefront.analysis import report
 from prunefront.analysis.draw import plot
-from prunefront.analysis.inference import compare, likeness, verdicts
+from prunefront.analysis.inference import equal_flops, likeness, paired, verdicts
 from prunefront.analysis.points import front
 from prunefront.analysis.rows import published, table
 from prunefront.search import cli
@@ -163,7 +163,7 @@ def test_levels_and_baseline_may_be_given_and_the_default_place_is_the_first_rep
     lines = pd.read_csv(tmp_path / "report" / "compare.csv")
     assert lines[lines["cost"] == "flops_masked"]["flops"].tolist() == [5000, 2000] * 2
     shrunk = lines[(lines["cost"] == "flops_shrunk") & (lines["flops"] == 2000)]
-    assert set(shrunk["difference_test_verdict"]) == {compare.UNREACHED}
+    assert set(shrunk["difference_test_verdict"]) == {equal_flops.UNREACHED}
     assert "worse" in set(lines["difference_test_verdict"])
 
 
@@ -416,6 +416,6 @@ def test_published_points_are_drawn_and_listed_with_their_caveat(tmp_path: Path)
 
 def test_margin_is_stated_in_the_text() -> None:
     assert any(
-        f"{100 * compare.MARGIN:g} percentage points or more" in sentence
+        f"{100 * paired.MARGIN:g} percentage points or more" in sentence
         for sentence in verdicts.ABOUT
     )
