@@ -7,8 +7,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
-from .draw import plot
+import pandas as pd
+
+from .draw import render
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --page: #ffffff; --line: #d4d9df; --soft: #f3f5f7; --faint: #5c6670; }
@@ -30,11 +33,11 @@ dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere;
 """
 
 
-def page(study: str, body: str, pictures: Mapping[str, plot.Picture]) -> str:
+def page(study: str, body: str, pictures: Mapping[str, render.Picture]) -> str:
     """The page, with everything it needs inside; the policy in its head forbids fetching anything."""
     study = escape(study)
     specs = json.dumps(pictures).replace("<", "\\u003c")
-    script = plot.script() if pictures else ""
+    script = render.script() if pictures else ""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:;
@@ -55,30 +58,47 @@ def grid(
 ) -> str:
     """A table of text; `kinds` is the CSS class of each line, `kind` that of the table."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    classes = kinds or [""] * len(lines)
-    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines]
-    filled = "".join(
-        f'<tr class="{each}">{line}</tr>\n' for each, line in zip(classes, cells, strict=True)
-    )
-    return f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>\n{filled}</tbody></table></div>\n'
+    filled = []
+    for line, own in zip(lines, kinds or [""] * len(lines), strict=True):
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in line)
+        filled.append(f'<tr class="{own}">{cells}</tr>\n')
+    opening = f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>\n'
+    return f"{opening}{''.join(filled)}</tbody></table></div>\n"
 
 
 def terms(pairs: Mapping[str, str]) -> str:
-    return (
-        "<dl>"
-        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs.items())
-        + "</dl>\n"
-    )
+    """A list of terms, each with what it means."""
+    lines = []
+    for term, meaning in pairs.items():
+        lines.append(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>\n")
+    return f"<dl>{''.join(lines)}</dl>\n"
 
 
 def say(sentence: str) -> str:
+    """A paragraph of text."""
     return f"<p>{escape(sentence)}</p>\n"
 
 
+def details(summary: str, inner: str) -> str:
+    """HTML that a reader opens by clicking on its summary, which is text."""
+    return f"<details><summary>{escape(summary)}</summary>\n{inner}</details>\n"
+
+
 def figure(name: str, drawings: Mapping[str, str]) -> str:
-    """A chart as from `plot.svg`, for paper and readers without scripts; the script puts one with
+    """A chart as from `render.svg`, for paper and readers without scripts; the script puts one with
     tooltips in its place.
 
     Nothing where it could not be drawn, which the top of the page says.
     """
     return f'<figure id="{name}">{drawings[name]}</figure>\n' if name in drawings else ""
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of a frame as mappings, whose keys are text."""
+    lines = frame.rename(columns=str).to_dict("records")
+    return lines  # pyright: ignore[reportReturnType]
+
+
+def label(line: Mapping[str, Any]) -> str:
+    """The label of a line with `arm` and `control`."""
+    return f"{line['arm']} (control)" if line["control"] else str(line["arm"])

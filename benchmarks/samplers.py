@@ -26,7 +26,7 @@ import altair as alt
 import pandas as pd
 
 import problems
-from prunefront.analysis.draw import plot
+from prunefront.analysis.draw import looks, render
 from prunefront.analysis.inference.paired import paired
 from prunefront.analysis.points import front
 from prunefront.analysis.rows import table
@@ -237,13 +237,13 @@ def percent(mean: float, low: float, high: float) -> str:
     return f"{100 * mean:5.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def picture(lines: pd.DataFrame) -> plot.Picture:
+def picture(lines: pd.DataFrame) -> render.Picture:
     """Mean share against members, a panel for each problem; dashed: one at a time."""
     found = means(lines)
     names = [name for name in (*BLIND, *LEARNING) if name in set(found["sampler"])]
     colour = alt.Color(
         "sampler:N",
-        scale=alt.Scale(domain=names, range=list(plot.COLOURS[: len(names)])),
+        scale=alt.Scale(domain=names, range=list(looks.COLOURS[: len(names)])),
         title=None,
     )
     panels = []
@@ -299,7 +299,7 @@ def main() -> None:
         ]
     )
     told(lines, given.members)
-    (given.out / "samplers.png").write_bytes(plot.png(plot.svg(picture(lines))))
+    (given.out / "samplers.png").write_bytes(render.png(render.svg(picture(lines))))
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def compare(
     ] = False,
 ) -> None:
     """Compare arms at equal FLOPs, paired by seed, with intervals and tests."""
-    from ..analysis.draw import plot
+    from ..analysis.draw import render
     from ..analysis.inference import verdicts
 
     places, console = list(map(locate, folders)), Console()
@@ -142,7 +142,7 @@ def compare(
         console.grid(f"against {found.baseline}. {verdicts.title(str(cost))}", grid)
     for caution in found.cautions:
         console.say(caution)
-    if why := plot.hindrance():
+    if why := render.hindrance():
         console.say(f"without a picture: {why}")
     console.say(f"comparison: {target / 'compare.md'}")
 
@@ -284,7 +284,7 @@ _COMPARED = (
 
 def _report(folder: Location, console: Console, published: Path | None = None) -> None:
     from ..analysis import report
-    from ..analysis.draw import plot
+    from ..analysis.draw import render
     from ..analysis.rows.mistake import raised
 
     incomplete = None
@@ -307,7 +307,7 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
     )
     for caution in cautions:
         console.say(caution)
-    if why := plot.hindrance():
+    if why := render.hindrance():
         console.say(f"the report has no pictures: {why}")
     console.say(f"report: {page}")
     if incomplete is not None:

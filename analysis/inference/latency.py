@@ -22,7 +22,7 @@ from ..rows.mistake import Mistake
 from ..rows.storage import Location, Where, atomic, each, locate, source
 from . import paired
 
-MOST = 12
+NETWORKS = 12
 """Networks on the front that are measured at most."""
 SCHEMA_VERSION = 1
 STAMP = b"prunefront latency"
@@ -123,7 +123,9 @@ def shown(folder: Where, last_rows: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["arm"].notna()].reset_index(drop=True)
 
 
-def spread(last_rows: pd.DataFrame, members: set[str], most: int = MOST) -> tuple[list[str], int]:
+def spread(
+    last_rows: pd.DataFrame, members: set[str], most: int = NETWORKS
+) -> tuple[list[str], int]:
     """Which of `members` on the front to measure, from the fewest FLOPs to the most, and how many
     there are.
 

@@ -19,7 +19,6 @@ from ..points import front
 from ..rows import table
 from ..rows.mistake import Mistake
 from ..rows.storage import Location, Where, locate
-from ..sections import controls
 from . import equal_flops, paired
 
 SPENT = ("epochs", "steps", "examples", "search_flops")
@@ -110,7 +109,7 @@ def _done(folder: Location) -> pd.DataFrame:
     if not folder.is_dir():
         raise Mistake(f"{folder}: no such folder; studies are compared by their output folders")
     last = table.last(table.current(folder, table.read(folder)))
-    done = last[(last["status"] == "done") & ~controls.is_check(last)]
+    done = last[(last["status"] == "done") & ~front.is_check(last)]
     if done.empty:
         raise Mistake(
             f"{folder}: no member is done; a comparison needs those of two seeds at least"

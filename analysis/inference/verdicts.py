@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..draw import plot
+from ..draw import axes, intervals, render
 from ..points import front, words
 from ..rows.mistake import Mistake
 from ..rows.storage import Where, locate, save
@@ -109,16 +109,16 @@ def write(found: Verdicts, target: Where) -> None:
     target = locate(target)
     save(target / "compare.csv", found.lines.to_csv(index=False, lineterminator="\n").encode())
     save(target / "compare.md", markdown(found).encode())
-    if plot.hindrance():
+    if render.hindrance():
         return
-    drawing = plot.svg(picture(found))
-    save(target / "compare.svg", plot.paper(drawing).encode())
-    save(target / "compare.png", plot.png(drawing))
+    drawing = render.svg(picture(found))
+    save(target / "compare.svg", render.paper(drawing).encode())
+    save(target / "compare.png", render.png(drawing))
 
 
-def picture(found: Verdicts) -> plot.Picture:
+def picture(found: Verdicts) -> render.Picture:
     """The comparisons drawn."""
-    return plot.differences(drawn(found.lines), found.name, found.baseline, found.notes)
+    return intervals.differences(drawn(found.lines), found.name, found.baseline, found.notes)
 
 
 def drawn(lines: pd.DataFrame) -> pd.DataFrame:
@@ -151,7 +151,7 @@ def markdown(found: Verdicts) -> str:
 
 def title(cost: str) -> str:
     """The heading of a table."""
-    return f"{'Masked' if cost == 'flops_masked' else 'Shrunk'} FLOPs: {plot.COSTS[cost]}"
+    return f"{'Masked' if cost == 'flops_masked' else 'Shrunk'} FLOPs: {axes.COSTS[cost]}"
 
 
 def texts(line: dict[Any, Any]) -> dict[str, str]:

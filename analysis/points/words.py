@@ -5,36 +5,56 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+SIZES = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
+
 
 def number(value: float, form: str) -> str:
     """The number in this format, or a sign for what is no number."""
-    return "∞" if math.isinf(value) else "-" if math.isnan(value) else format(value, form)
+    if math.isinf(value):
+        return "∞"
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def spread(mean: float, std: float, form: str = ".2f", times: float = 100.0) -> str:
     """Mean ± standard deviation, in percent or percentage points unless `times` says otherwise."""
-    return (
-        "-"
-        if math.isnan(mean)
-        else f"{number(times * mean, form)} ± {number(times * std, form.lstrip('+'))}"
-    )
+    if math.isnan(mean):
+        return "-"
+    deviation = number(times * std, form.lstrip("+"))
+    return f"{number(times * mean, form)} ± {deviation}"
 
 
 def large(value: float) -> str:
     """A count in three digits: 51200 is 51.2 k."""
-    sizes = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))
-    size, letter = next((pair for pair in sizes if value >= 0.9995 * pair[0]), (1.0, ""))
-    return f"{value / size:{'.3g' if value < 999.5 * size else '.0f'}}{letter}"
+    size, letter = _size(value)
+    form = ".3g" if value < 999.5 * size else ".0f"
+    return f"{value / size:{form}}{letter}"
+
+
+def _size(value: float) -> tuple[float, str]:
+    """What a count is divided by, and the letter that says so."""
+    for size, letter in SIZES:
+        if value >= 0.9995 * size:
+            return size, letter
+    return 1.0, ""
+
+
+def flops(count: float, uncounted: bool) -> str:
+    """A count of FLOPs; a lower bound where operations have no formula."""
+    return f"≥ {large(count)}" if uncounted else large(count)
 
 
 def interval(low: float, high: float, form: str = ".2f", times: float = 100.0) -> str:
     """From low to high, in percent or percentage points unless `times` says otherwise."""
-    return "-" if math.isnan(low) else f"{times * low:{form}} to {times * high:{form}}"
+    if math.isnan(low):
+        return "-"
+    return f"{times * low:{form}} to {times * high:{form}}"
 
 
 def p(value: float) -> str:
     """A p value in three digits."""
-    return "-" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+    if math.isnan(value):
+        return "-"
+    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = True) -> str:
@@ -42,7 +62,10 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = Tr
     hold text.
     """
     inner = "---:" if numbers else "---"
-    cells = [head, ["---", *[inner] * (len(head) - 2), "---"], *lines]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells
-    )
+    rule = ["---", *[inner] * (len(head) - 2), "---"]
+    return "\n".join(_row(cells) for cells in (head, rule, *lines))
+
+
+def _row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"

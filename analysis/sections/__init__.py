@@ -1,1 +1,107 @@
-"""The sections of the report, one file each."""
+"""The sections of the report. A file here is one of them: what it computes, its chart, its text and
+its table. A package adds its own by an entry point in the group `prunefront.sections`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+from collections.abc import Iterator
+from typing import Any
+
+from ..rows.mistake import Mistake, raised
+from ._section import Drawings as Drawings
+from ._section import Section as Section
+from ._study import Study as Study
+from ._study import open_study as open_study
+
+GROUP = "prunefront.sections"
+ORDER = (
+    "headline",
+    "answer",
+    "fronts",
+    "bands",
+    "literature",
+    "operating",
+    "differences",
+    "sanity",
+    "hypervolumes",
+    "compute",
+    "layers",
+    "latencies",
+    "searches",
+    "budget",
+    "stopping",
+    "certificates",
+)
+"""Files of this folder, in the order of the page; then come the sections of other packages, sorted
+by name, and then `CLOSING`.
+"""
+CLOSING = ("measurements", "provenance")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A section where it was found, or why there is none.
+
+    origin: the entry point of another package; empty for ours.
+    """
+
+    name: str
+    section: Section[Any] | Mistake
+    origin: str = ""
+
+
+def entries() -> list[Entry]:
+    """Every section, in the order of the page."""
+    opening = [_own(name) for name in ORDER]
+    closing = [_own(name) for name in CLOSING]
+    return [*opening, *_others([*opening, *closing]), *closing]
+
+
+def _own(module: str) -> Entry:
+    section = importlib.import_module(f"{__name__}.{module}").SECTION
+    return Entry(section.name, section)
+
+
+def _others(own: list[Entry]) -> Iterator[Entry]:
+    """The sections of other packages."""
+    taken = {name: "prunefront" for entry in own for name in _names(entry)}
+    points = importlib.metadata.entry_points(group=GROUP)
+    for point in sorted(points, key=_place):
+        entry = _loaded(point, taken)
+        taken |= dict.fromkeys(_names(entry), point.value)
+        yield entry
+
+
+def _place(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    return point.name, point.value
+
+
+def _loaded(point: importlib.metadata.EntryPoint, taken: dict[str, str]) -> Entry:
+    """The section behind an entry point. It is another package's code: whatever it raises becomes a
+    sentence that says whose it is.
+    """
+    try:
+        section = point.load()
+    except (Exception, SystemExit) as error:
+        why = f"entry point {point.value} cannot be loaded ({raised(error)})"
+        return Entry(point.name, Mistake(why), point.value)
+    if not isinstance(section, Section):
+        why = f"an entry point in {GROUP} is a Section; got {section!r} from {point.value}"
+        return Entry(point.name, Mistake(why), point.value)
+    entry = Entry(section.name, section, point.value)
+    for name in _names(entry):
+        if name in taken:
+            why = f"its name {name!r} is taken, by {taken[name]}; got it from {point.value} too"
+            return Entry(point.name, Mistake(why), point.value)
+    return entry
+
+
+def _names(entry: Entry) -> list[str]:
+    """What no other section may be called, nor its files."""
+    if isinstance(entry.section, Mistake):
+        return []
+    section = entry.section
+    return list(dict.fromkeys([section.name, *section.charts, *section.tables, *section.texts]))

@@ -1,44 +1,51 @@
-"""What a study answers at a glance: each arm's accuracy at given FLOPs, FLOPs at given accuracy,
-hypervolume and cost.
+"""What a reader came for, first: which arm, at which budget, and whether the difference is real.
 
-A line for each label, (arm, control). Sanity checks have a table of their own (`controls.checked`).
+Each arm's accuracy at given FLOPs, FLOPs at given accuracy, hypervolume and cost. A line for each
+label, (arm, control). Sanity checks have a section of their own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..inference import attainment, equal_flops, paired
-from ..points import front
-from . import controls
+from .. import page
+from ..inference import attainment, equal_flops, paired, verdicts
+from ..points import front, words
+from ._section import Drawings, Section
+from ._study import Study
 
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 """Shares of the parent's FLOPs at which accuracy is told, of those that two labels reach at most
-`MOST`.
+`SHARES_TOLD`.
 """
-MOST = 4
+SHARES_TOLD = 4
 BY_COST = ("accuracy_at_", "flops_within_", "hypervolume")
 """How the columns begin that are others for another cost."""
 DROPS = (0.005, 0.02)
 """How much less validation accuracy than the parent's is asked for, where the fewest FLOPs are
 told.
 """
+READING = (
+    "FLOPs shrunk: of the dense network that `prunefront pick` hands over; masked: removed weights "
+    "cost nothing. At a share: test accuracy in percent, mean ± standard deviation over seeds, at "
+    "this share of the parent's FLOPs, read off each seed's own front of validation accuracy and "
+    "these FLOPs, between its networks and never beyond them. Within: the fewest FLOPs of a "
+    "network whose validation accuracy is at most so many percentage points below the parent's of "
+    "the same seed, mean over seeds. “-”: not every seed gets there. Hypervolume: with its 95 % t "
+    "interval. Charged: to all networks of a seed, search included. The same table is in arms.md "
+    "and arms.csv."
+)
+Lines = dict[int, np.ndarray]
+"""The front of each seed, as from `equal_flops.lines`."""
 
 
-def shares(done: pd.DataFrame, cost: front.Cost = "flops_shrunk") -> list[float]:
-    """Of `SHARES` those that at least two labels reach in every seed, the first `MOST`."""
-    known = [_lines(rows, cost) for _, rows in _labelled(done)]
-    dense = float(done["flops_dense"].max())
-    reached = [
-        share
-        for share in SHARES
-        if sum(not _at(lines, share * dense).isna().any() for lines in known) > 1
-    ]
-    return reached[:MOST]
+# ---- the figures
 
 
 def both(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -46,22 +53,22 @@ def both(last_rows: pd.DataFrame) -> pd.DataFrame:
     end in its name.
     """
     done = last_rows[last_rows["status"] == "done"]
-    costs = front.COSTS if (done["flops_masked"] != done["flops_shrunk"]).any() else front.COSTS[:1]
-    found = pd.DataFrame()
-    for cost in costs:
+    joined = _suffixed(last_rows, front.COSTS[0])
+    if not (done["flops_masked"] != done["flops_shrunk"]).any():
+        return joined
+    for cost in front.COSTS[1:]:
+        lines = _suffixed(last_rows, cost)
         kind = cost.removeprefix("flops_")
-        lines = arms(last_rows, cost)
-        own = [str(name) for name in lines if str(name).startswith(BY_COST)]
-        lines = lines.rename(columns={name: f"{name}_{kind}" for name in own})
-        if found.empty:
-            found = lines
-            continue
-        found = found.merge(
-            lines[["arm", "control", *(f"{name}_{kind}" for name in own)]],
-            on=["arm", "control"],
-            how="left",
-        )
-    return found
+        own = [name for name in lines if str(name).endswith(f"_{kind}")]
+        joined = joined.merge(lines[[*attainment.LABEL, *own]], on=attainment.LABEL, how="left")
+    return joined
+
+
+def _suffixed(last_rows: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
+    """`arms` by one cost, with its name at the end of what goes by it."""
+    lines, kind = arms(last_rows, cost), cost.removeprefix("flops_")
+    own = [str(name) for name in lines if str(name).startswith(BY_COST)]
+    return lines.rename(columns={name: f"{name}_{kind}" for name in own})
 
 
 def arms(
@@ -78,57 +85,248 @@ def arms(
     over seeds, NaN if a seed has none; as from `attainment.averaged`: seeds and `hypervolume`; and
     `train_flops` and `seconds`, charged to all networks of a seed, mean over seeds.
     """
-    last_rows = last_rows[~controls.is_check(last_rows)]
+    last_rows = last_rows[~front.is_check(last_rows)]
     done = last_rows[last_rows["status"] == "done"]
-    wanted, dense = shares(done, cost) if at is None else list(at), float(done["flops_dense"].max())
+    known = _known_lines(done, cost)
+    dense = float(done["flops_dense"].max())
+    wanted = _reached(known, dense) if at is None else list(at)
     parent = front.parent_scores(done)["accuracy_valid"]
-    found = []
+    told = []
     for (arm, control), rows in _labelled(done):
         line: dict[str, object] = {"arm": arm, "control": bool(control)}
-        lines = _lines(rows, cost)
-        for share in wanted:
-            scores = _at(lines, share * dense)
-            reached = not scores.isna().any()
-            name = f"accuracy_at_{100 * share:g}"
-            line[name], line[f"{name}_std"] = (
-                (scores.mean(), scores.std()) if reached else (math.nan, math.nan)
-            )
-        for drop in DROPS:
-            able = rows[front.eligible(rows)]
-            enough = able[able["accuracy_valid"] >= able["seed"].map(parent) - drop - paired.ALIKE]
-            least = enough.groupby("seed")[cost].min()
-            line[f"flops_within_{100 * drop:g}"] = (
-                least.mean() if len(least) == rows["seed"].nunique() else math.nan
-            )
-        found.append(line)
-    volumes = attainment.hypervolumes(attainment.points(done, cost)).rename(
-        columns={"points_most": "networks"}
-    )
-    charged = (
-        attainment.compute(last_rows, cost)
-        .groupby([*attainment.LABEL, "seed"])[list(attainment.CHARGES)]
-        .max()
-    )
-    spent = charged.groupby(attainment.LABEL).mean().reset_index()
-    frame = (
-        pd.DataFrame(found)
-        .merge(volumes.drop(columns="points_least"), how="left")
-        .merge(spent, how="left")
-    )
+        line |= _accuracies(known[arm, control], wanted, dense)
+        line |= _least_flops(rows, cost, parent)
+        told.append(line)
+    volumes = attainment.hypervolumes(attainment.points(done, cost))
+    volumes = volumes.rename(columns={"points_most": "networks"}).drop(columns="points_least")
+    frame = pd.DataFrame(told).merge(volumes, how="left").merge(charged(last_rows), how="left")
     return frame.sort_values(["control", "arm"], ignore_index=True)
+
+
+def shares(done: pd.DataFrame, cost: front.Cost = "flops_shrunk") -> list[float]:
+    """Of `SHARES` those that at least two labels reach in every seed, the first `SHARES_TOLD`."""
+    return _reached(_known_lines(done, cost), float(done["flops_dense"].max()))
+
+
+def _reached(known: Mapping[tuple[str, bool], Lines], dense: float) -> list[float]:
+    reached = []
+    for share in SHARES:
+        there = [label for label in known if not _at(known[label], share * dense).isna().any()]
+        if len(there) > 1:
+            reached.append(share)
+    return reached[:SHARES_TOLD]
+
+
+def _accuracies(lines: Lines, wanted: Sequence[float], dense: float) -> dict[str, float]:
+    """Accuracy at each share of the parent's FLOPs, and its deviation over seeds."""
+    told = {}
+    for share in wanted:
+        scores = _at(lines, share * dense)
+        missed = scores.isna().any()
+        name = f"accuracy_at_{100 * share:g}"
+        told[name] = math.nan if missed else scores.mean()
+        told[f"{name}_std"] = math.nan if missed else scores.std()
+    return told
+
+
+def _least_flops(rows: pd.DataFrame, cost: front.Cost, parent: pd.Series) -> dict[str, float]:
+    """The fewest FLOPs within each drop, mean over seeds; NaN if a seed has no such network."""
+    able = rows[front.eligible(rows)]
+    wanted, seeds = able["seed"].map(parent), rows["seed"].nunique()
+    told = {}
+    for drop in DROPS:
+        enough = able[able["accuracy_valid"] >= wanted - drop - paired.ALIKE]
+        least = enough.groupby("seed")[cost].min()
+        told[f"flops_within_{100 * drop:g}"] = least.mean() if len(least) == seeds else math.nan
+    return told
+
+
+def charged(last_rows: pd.DataFrame) -> pd.DataFrame:
+    """`train_flops` and `seconds` charged to all networks of a seed, mean over seeds, by label.
+
+    A network that several rows took is charged once, as the cheapest; rows without charges are left
+    out.
+    """
+    charges = list(attainment.CHARGES)
+    known = last_rows.dropna(subset=charges)
+    known = known.assign(network=front.networks(known))
+    known = known.sort_values("train_flops", kind="stable")
+    seeds = [*attainment.LABEL, "seed"]
+    totals = []
+    for key, group in known.drop_duplicates([*seeds, "network"]).groupby(seeds):
+        line = dict(zip(seeds, key, strict=True))
+        line |= {name: len(group) * group[name].mean() for name in charges}
+        totals.append(line)
+    frame = pd.DataFrame(totals, columns=[*seeds, *charges])
+    return frame.groupby(attainment.LABEL)[charges].mean().reset_index()
 
 
 def _labelled(done: pd.DataFrame) -> list[tuple[tuple[str, bool], pd.DataFrame]]:
     return list(done.groupby(attainment.LABEL))  # type: ignore[arg-type]
 
 
-def _lines(rows: pd.DataFrame, cost: front.Cost) -> dict[int, np.ndarray]:
-    """As `equal_flops.lines`, a line without points for a seed all of whose networks have no FLOPs
-    left.
+def _known_lines(done: pd.DataFrame, cost: front.Cost) -> dict[tuple[str, bool], Lines]:
+    """As `equal_flops.lines`, by label; without points for a seed all of whose networks have no
+    FLOPs left.
     """
-    return dict.fromkeys(rows["seed"].tolist(), np.empty((0, 3))) | equal_flops.lines(rows, cost)
+    known = {}
+    for label, rows in _labelled(done):
+        seeds = rows["seed"].tolist()
+        known[label] = dict.fromkeys(seeds, np.empty((0, 3))) | equal_flops.lines(rows, cost)
+    return known
 
 
-def _at(lines: dict[int, np.ndarray], flops: float) -> pd.Series:
+def _at(lines: Lines, flops: float) -> pd.Series:
+    """Test accuracy at these FLOPs by seed, NaN where a line does not reach them."""
     known = {seed: line for seed, line in lines.items() if len(line)}
     return equal_flops.at(known, flops)["accuracy_test"].reindex(list(lines))
+
+
+# ---- as text
+
+
+def html(study: Study, arms: pd.DataFrame, _: Drawings) -> Iterator[str]:
+    if study.uncounted:
+        yield page.say(front.uncounted(study.uncounted))
+    yield from _verdicts(study.compared)
+    head, lines = cells(arms, study.uncounted)
+    yield page.grid(head, lines, kind="first")
+    yield page.say(READING)
+
+
+def _verdicts(compared: verdicts.Verdicts | str) -> Iterator[str]:
+    if isinstance(compared, str):
+        yield page.say(f"No difference between arms was tested: {compared}.")
+        return
+    yield page.say(
+        f"Test accuracy minus that of {compared.baseline}, at equal masked FLOPs and paired by "
+        "seed; better or worse only where the t test says so at 5 % after Holm's correction for "
+        "all comparisons:"
+    )
+    lines = compared.lines[compared.lines["cost"] == "flops_masked"]
+    items = []
+    for arm, group in lines.groupby("arm", sort=False):
+        items.append(f"<li>{escape(_against(str(arm), group))}</li>\n")
+    yield f"<ul>\n{''.join(items)}</ul>\n"
+    for caution in compared.cautions:
+        yield page.say(caution)
+
+
+def _against(arm: str, lines: pd.DataFrame) -> str:
+    """What the comparisons of an arm say, in a sentence."""
+    if not lines["difference_test_n"].any():
+        return f"{arm}: {lines['difference_test_verdict'].iloc[0]}."
+    verdict = lines["difference_test_verdict"].str.split("[:,]").str[0]
+    said = []
+    for kind, part in lines.groupby(verdict, sort=False):
+        if kind == "not compared":
+            said.append(f"at {len(part)} not compared")
+            continue
+        points = _ends(100 * part["difference_test"], "+z.2f")
+        power = _power(part) if kind == "no difference shown" else ""
+        counts = f"{len(part)} of {len(lines)} counts of FLOPs"
+        said.append(f"{kind} at {counts} ({points} points{power})")
+    return f"{arm}: {', '.join(said)}."
+
+
+def _power(lines: pd.DataFrame) -> str:
+    """Which differences comparisons could have shown, after a semicolon."""
+    could = 100 * lines["difference_test_detectable"].dropna()
+    if could.empty:
+        return ""
+    if could.min() >= 100:
+        return "; so few seeds could show none"
+    return f"; could show: {_ends(could, '.2f')}"
+
+
+def _ends(values: pd.Series, form: str) -> str:
+    ends = [format(values.min(), form), format(values.max(), form)]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def markdown(study: Study, arms: pd.DataFrame) -> str:
+    """The table, and what is to be known beside it."""
+    notes = "".join(f"\n{sentence}\n" for sentence in notes_on(study))
+    return f"{words.grid(*cells(arms, study.uncounted))}\n{notes}"
+
+
+def notes_on(study: Study) -> list[str]:
+    """What is to be known beside every figure of FLOPs: operations that are not counted, networks
+    that are no points.
+    """
+    uncounted = front.uncounted(study.uncounted)
+    return [sentence for sentence in (uncounted, *front.left_out(study.last)) if sentence]
+
+
+def cells(arms: pd.DataFrame, uncounted: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """The table of `both` as text: headings, each with its cost, and lines.
+
+    uncounted: operations without a FLOPs formula, which make counts lower bounds.
+    """
+    head, columns = ["arm", "seeds", "networks"], list[str]()
+    for cost in front.COSTS:
+        kind = cost.removeprefix("flops_")
+        for name in map(str, arms):
+            headings = _headings(name.removesuffix(f"_{kind}"), kind)
+            if name.endswith(f"_{kind}") and headings:
+                head += headings
+                columns.append(name)
+    lines = [_cells(line, columns, bool(uncounted)) for line in page.records(arms)]
+    return [*head, "train FLOPs charged", "seconds charged"], lines
+
+
+def _headings(measure: str, kind: str) -> list[str]:
+    """The headings of a column; none for one that is told beside another."""
+    if "_std" in measure:
+        return []
+    if measure.startswith("accuracy_at_"):
+        return [f"at {measure.removeprefix('accuracy_at_')} % of FLOPs, {kind}"]
+    if measure.startswith("flops_within_"):
+        return [f"FLOPs {kind}, within {measure.removeprefix('flops_within_')}"]
+    if measure == "hypervolume":
+        return [f"hypervolume, {kind}", "interval"]
+    return []
+
+
+def _cells(line: Mapping[str, Any], columns: Sequence[str], uncounted: bool) -> list[str]:
+    told = [
+        page.label(line),
+        words.number(line["seeds"], ".0f"),
+        words.number(line["networks"], ".0f"),
+    ]
+    for name in columns:
+        told += _measure(line, name, uncounted)
+    return [*told, words.large(line["train_flops"]), words.large(line["seconds"])]
+
+
+def _measure(line: Mapping[str, Any], name: str, uncounted: bool) -> list[str]:
+    """A column of `both` as cells: a hypervolume has two, its mean and its interval."""
+    measure, _, kind = name.rpartition("_")
+    doubt = " ?" if uncounted else ""
+    if measure == "hypervolume":
+        low, high = line[f"hypervolume_low_{kind}"], line[f"hypervolume_high_{kind}"]
+        mean = words.number(line[name], ".4f")
+        return [mean + doubt, words.interval(low, high, ".4f", 1)]
+    if math.isnan(line[name]):
+        return ["-"]
+    if measure.startswith("accuracy_at_"):
+        return [words.spread(line[name], line[f"{measure}_std_{kind}"]) + doubt]
+    return [words.flops(line[name], uncounted)]
+
+
+def figures(study: Study) -> pd.DataFrame:
+    return both(study.last)
+
+
+def table(_: Study, arms: pd.DataFrame) -> pd.DataFrame:
+    return arms
+
+
+SECTION = Section(
+    name="question",
+    title="Which arm, at which budget, and is the difference real?",
+    figures=figures,
+    html=html,
+    tables={"arms": table},
+    texts={"arms.md": markdown},
+)

@@ -6,18 +6,32 @@ Validation data alone.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import altair as alt
+import numpy as np
 import pandas as pd
 
+from .. import page
+from ..draw import axes, looks
+from ..draw.looks import Data
+from ..draw.render import Picture
 from ..inference import paired
-from ..points import front
-from ..rows import table
+from ..points import front, words
+from ..rows import table as rows_table
+from ._section import Drawings, Section
+from ._study import Study
 
 SETTING = ["arm", "hp", "setting"]
-
+MEMBER = ["arm", "member"]
 PANELS, LINES = 6, 12
 """Arms that are drawn, and settings of each."""
 LISTED = 12
 """Settings with a best rung before the last that are listed."""
+ENDS = ["rung", "epochs", "flops_masked", "accuracy_valid"]
+"""What is told of the best and of the last rung."""
 
 
 def measured(rows: pd.DataFrame, points: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -28,12 +42,13 @@ def measured(rows: pd.DataFrame, points: pd.DataFrame) -> tuple[pd.DataFrame, in
     accuracy of a rung that others of its setting have is left out, so that every rung of a setting
     is of the same members.
     """
-    seen = table.done(front.selectable(rows)).merge(points[SETTING].drop_duplicates())
+    done = rows_table.done(front.selectable(rows))
+    seen = done.merge(points[SETTING].drop_duplicates())
     seen["rungs"] = seen.groupby(SETTING)["rung"].transform("nunique")
     seen = seen[seen["rungs"] > 1]
-    known = seen.groupby(["arm", "member"])["accuracy_valid"].transform("count")
+    known = seen.groupby(MEMBER)["accuracy_valid"].transform("count")
     whole = known == seen["rungs"]
-    return seen[whole], len(seen[~whole].drop_duplicates(["arm", "member"]))
+    return seen[whole], len(seen[~whole].drop_duplicates(MEMBER))
 
 
 def curves(seen: pd.DataFrame) -> pd.DataFrame:
@@ -50,13 +65,11 @@ def curves(seen: pd.DataFrame) -> pd.DataFrame:
     lines = grouped[names].first().join([grouped.size().rename("n"), means]).reset_index()
     settings = lines.groupby(SETTING)
     lines["last"] = lines["rung"] == settings["rung"].transform("max")
-    top = lines[
-        lines["accuracy_valid"] >= settings["accuracy_valid"].transform("max") - paired.ALIKE
-    ]
+    highest = settings["accuracy_valid"].transform("max")
+    top = lines[lines["accuracy_valid"] >= highest - paired.ALIKE]
     best = top.sort_values("last", ascending=False, kind="stable").drop_duplicates(SETTING)
-    lines = lines.assign(
-        best=lines.index.isin(best.index), cost=settings["flops_masked"].transform("last")
-    )
+    cost = settings["flops_masked"].transform("last")
+    lines = lines.assign(best=lines.index.isin(best.index), cost=cost)
     return lines.sort_values(["arm", "cost", "hp", "rung"], ignore_index=True).drop(columns="cost")
 
 
@@ -70,14 +83,12 @@ def shown(lines: pd.DataFrame) -> pd.DataFrame:
     last = lines.loc[lines["last"], [*SETTING, "accuracy_valid"]]
     lost = lines[lines["best"]].merge(last, on=SETTING, suffixes=("", "_last"))
     lost = lost.assign(lost=lost["accuracy_valid"] - lost["accuracy_valid_last"])
-    arms = (
-        lost.groupby("arm")["lost"].max().sort_values(ascending=False, kind="stable").index[:PANELS]
-    )
-    parts = [lost[lost["arm"] == arm] for arm in arms]
-    chosen = pd.concat(
-        [front.evenly(part, LINES, int(part["lost"].to_numpy().argmax())) for part in parts]
-    )
-    return chosen[SETTING].merge(lines, on=SETTING)
+    most = lost.groupby("arm")["lost"].max().sort_values(ascending=False, kind="stable")
+    parts = []
+    for arm in most.index[:PANELS]:
+        own = lost[lost["arm"] == arm]
+        parts.append(front.evenly(own, LINES, int(own["lost"].to_numpy().argmax())))
+    return pd.concat(parts)[SETTING].merge(lines, on=SETTING)
 
 
 def early(seen: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
@@ -88,20 +99,180 @@ def early(seen: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
     accuracy at the best rung minus that at the last, with its 95 % t interval `difference_low` and
     `difference_high` (NaN where `paired.paired` has none).
     """
-    ends = ["rung", "epochs", "flops_masked", "accuracy_valid"]
-    best, last = (lines.loc[lines[end], [*SETTING, "n", *ends]] for end in ("best", "last"))
+    best = lines.loc[lines["best"], [*SETTING, "n", *ENDS]]
+    last = lines.loc[lines["last"], [*SETTING, "n", *ENDS]]
     both = best.merge(last, on=[*SETTING, "n"], suffixes=("_best", "_last"))
     both = both[both["rung_best"] != both["rung_last"]].reset_index(drop=True)
-    members = {
-        key: group.pivot(index="member", columns="rung", values="accuracy_valid")
-        for key, group in seen.groupby(SETTING)
-    }
-    tests = []
-    for arm, hp, setting, one, other in both[[*SETTING, "rung_best", "rung_last"]].itertuples(
-        index=False
-    ):
-        accuracy = members[arm, hp, setting]
-        tests.append(paired.paired(accuracy[one] - accuracy[other]))
+    tests = [paired.paired(difference) for difference in _differences(seen, both)]
     for field, end in (("mean", ""), ("low", "_low"), ("high", "_high")):
-        both[f"difference{end}"] = pd.Series([getattr(test, field) for test in tests], dtype=float)
+        values = [getattr(test, field) for test in tests]
+        both[f"difference{end}"] = pd.Series(values, dtype=float)
     return both.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
+
+
+def _differences(seen: pd.DataFrame, both: pd.DataFrame) -> list[np.ndarray]:
+    """For each line of `both` its members' accuracy at the best rung minus that at the last."""
+    pairs = both[[*SETTING, "rung_best", "rung_last"]].assign(place=both.index)
+    accuracy = seen[[*SETTING, "member", "rung", "accuracy_valid"]]
+    best = pairs.merge(accuracy, left_on=[*SETTING, "rung_best"], right_on=[*SETTING, "rung"])
+    last = pairs.merge(accuracy, left_on=[*SETTING, "rung_last"], right_on=[*SETTING, "rung"])
+    joined = best.merge(last, on=["place", "member"], suffixes=("_best", "_last"))
+    joined = joined.sort_values(["place", "member"])
+    difference = joined["accuracy_valid_best"] - joined["accuracy_valid_last"]
+    starts = np.searchsorted(joined["place"], both.index[1:])
+    return np.split(difference.to_numpy(), starts) if len(both) else []
+
+
+# ---- the chart
+
+
+def chart(curves: pd.DataFrame, study: str) -> Picture:
+    """Mean validation accuracy against epochs, a panel for each arm, a line for each setting, a
+    ring at its best rung.
+
+    curves: as from `shown`.
+    """
+    data = Data()
+    arms = curves.groupby("arm", sort=False)
+    panels = [_panel(data, group, str(arm)) for arm, group in arms]
+    said = [
+        f"Mean over {looks.seeds(curves['n'])}, validation data, axes for each panel. "
+        "Ring: the best rung.",
+        "Colours go by the order of the number above each panel.",
+    ]
+    title = alt.TitleParams(f"{study}: accuracy over the budget", subtitle=said)
+    return looks.panelled(panels, data, title)
+
+
+def _panel(data: Data, curves: pd.DataFrame, arm: str) -> alt.LayerChart:
+    number = front.varying(curves) or "flops_masked"
+    level = curves[number].where(curves["last"]).groupby(curves["hp"]).transform("max")
+    order = level.rank(method="dense")
+    names = ["setting", "rung", "epochs", "n", "accuracy_valid", "flops_masked"]
+    share = (order - 1) / max(order.max() - 1, 1)
+    base = data.chart(curves[[*names, "hp", "best"]].assign(level=share))
+    kind = axes.kind(curves["epochs"])
+    axis = alt.Axis(format="~s", tickCount=5)
+    if kind == "log":
+        axis = alt.Axis(format="~s", values=axes.round_ticks(curves["epochs"]))
+    x = alt.X("epochs:Q", axis=axis, scale=alt.Scale(type=kind, nice=False, zero=False, padding=8))
+    percent = alt.Axis(format="~%", tickCount=5)
+    y = alt.Y("accuracy_valid:Q", scale=alt.Scale(zero=False), axis=percent, title=None)
+    colour = looks.graded("level")
+    rings = base.transform_filter("datum.best").mark_point(size=60, strokeWidth=2, opacity=1)
+    line = base.mark_line(strokeWidth=1.5)
+    layers = [
+        line.encode(x, y, colour, detail="hp:N", order="rung:Q"),
+        rings.encode(x, y, colour, tooltip=looks.tips(curves[names])),
+    ]
+    told = str(curves["setting"].iloc[0])
+    if curves["hp"].nunique() > 1:
+        told = _coloured(number, level)
+    title = looks.panel_title(arm, told)
+    return alt.LayerChart(layer=layers, width=210, height=160, title=title)
+
+
+def _coloured(number: str, level: pd.Series) -> str:
+    """What the colours go by."""
+    if number == "flops_masked":
+        name, form = "masked FLOPs", ",.0f"
+    else:
+        name, form = number.removeprefix("hp_"), ",.4g"
+    return f"{name} {level.min():{form}} (blue) to {level.max():{form}} (ochre)"
+
+
+# ---- as text
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """lines: as from `curves`.  early: as from `early`.  lacking: members that lack a rung."""
+
+    lines: pd.DataFrame
+    early: pd.DataFrame
+    lacking: int
+
+
+def figures(study: Study) -> Figures | None:
+    seen, lacking = measured(study.rows, study.points[~front.is_check(study.points)])
+    lines = curves(seen)
+    return None if lines.empty else Figures(lines, early(seen, lines), lacking)
+
+
+def picture(study: Study, figures: Figures) -> Picture:
+    return chart(shown(figures.lines), study.name)
+
+
+def table(_: Study, figures: Figures) -> pd.DataFrame:
+    return figures.lines
+
+
+def html(_: Study, figures: Figures, drawings: Drawings) -> Iterator[str]:
+    settings = len(figures.lines.drop_duplicates(SETTING))
+    yield page.say(_introduced(figures, settings))
+    yield page.figure("budget", drawings)
+    yield "<h3>Early stopping</h3>\n"
+    early = figures.early
+    if early.empty:
+        yield page.say(f"The last rung is the best one of each of {settings} settings.")
+        return
+    listed = ""
+    if len(early) > LISTED:
+        listed = f" Listed: the {LISTED} with the largest difference."
+    yield page.say(
+        f"In {len(early)} of {settings} settings the best rung by mean validation accuracy is not "
+        f"the last.{listed} Difference: best minus last, mean over the pairs of the same seed, in "
+        "percentage points, with its 95 % t interval. The best rung was chosen on the same "
+        "validation data, so the difference is flattered by selection, and its interval does not "
+        "allow for it. Where FLOPs differ too, it is not one of early stopping alone."
+    )
+    head = ["arm", "setting", "n", "best rung", "last rung", "epochs, best", "last"]
+    head += ["accuracy %, best", "last", "difference", "interval", "FLOPs masked, best", "last"]
+    yield page.grid(head, [_cells(line) for line in page.records(early.head(LISTED))])
+
+
+def _introduced(figures: Figures, settings: int) -> str:
+    drawn = shown(figures.lines)
+    lines, arms = len(drawn.drop_duplicates(SETTING)), figures.lines["arm"].nunique()
+    said = (
+        "Validation accuracy of the done members at their rungs. Epochs are as the rows count them "
+        "(a solver's iterations). An earlier rung is a point on the way of the longer run, not the "
+        "end of a shorter one."
+    )
+    if lines < settings:
+        said += (
+            f" Drawn: {lines} of {settings} settings, {drawn['arm'].nunique()} of {arms} arms, "
+            "those that lose most after their best rung; in budget.csv: all."
+        )
+    if figures.lacking:
+        said += f" Left out: {figures.lacking} members that lack a rung of their setting."
+    return said
+
+
+def _cells(line: Mapping[str, Any]) -> list[str]:
+    low, high = line["difference_low"], line["difference_high"]
+    return [
+        line["arm"],
+        line["setting"],
+        str(line["n"]),
+        str(line["rung_best"]),
+        str(line["rung_last"]),
+        words.large(line["epochs_best"]),
+        words.large(line["epochs_last"]),
+        words.number(100 * line["accuracy_valid_best"], ".2f"),
+        words.number(100 * line["accuracy_valid_last"], ".2f"),
+        f"{100 * line['difference']:+.2f}",
+        words.interval(low, high, "+z.2f"),
+        words.large(line["flops_masked_best"]),
+        words.large(line["flops_masked_last"]),
+    ]
+
+
+SECTION = Section(
+    name="budget",
+    title="Over the budget",
+    figures=figures,
+    html=html,
+    charts={"budget": picture},
+    tables={"budget": table},
+)

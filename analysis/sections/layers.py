@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
+import altair as alt
 import pandas as pd
 
+from .. import page
+from ..draw import looks
+from ..draw.looks import Data
+from ..draw.render import Picture
 from ..points import front
-from . import controls
+from ._section import Drawings, Section
+from ._study import Study
 
-SHOWN = 6
+SETTINGS_DRAWN = 6
 """Settings of an arm that are drawn, spread over its front."""
+SETTING = ["arm", "hp", "setting", "flops_masked"]
 
 
 def shares(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -18,33 +27,108 @@ def shares(last_rows: pd.DataFrame) -> pd.DataFrame:
     removed something.
 
     last_rows: as from `table.last`.  Columns: arm, hp, setting, flops_masked (mean), n, layer,
-    place (from 1, in the order of the network), kept (mean over done members).  At most `SHOWN`
-    settings of an arm; without sanity checks.
+    place (from 1, in the order of the network), kept (mean over done members).  At most
+    `SETTINGS_DRAWN` settings of an arm; without sanity checks.
     """
-    empty = pd.DataFrame(
-        columns=["arm", "hp", "setting", "flops_masked", "n", "layer", "place", "kept"]
-    )
-    done = last_rows[(last_rows["status"] == "done") & ~controls.is_check(last_rows)]
+    done = last_rows[(last_rows["status"] == "done") & ~front.is_check(last_rows)]
     done = done[done["layers"].notna() & (done["sparsity"] > 0)]
-    if done.empty:
-        return empty
-    summary = front.summarise(done)
-    chosen = summary[front.fronts(summary, "flops_masked", "arm")].sort_values(
-        "flops_masked", ascending=False
-    )
-    chosen = pd.concat([front.evenly(group, SHOWN, 0) for _, group in chosen.groupby("arm")])
-    lines = []
-    for point in chosen.to_dict("records"):
-        rows = done[(done["arm"] == point["arm"]) & (done["hp"] == point["hp"])]
-        counts = map(json.loads, rows["layers"])
-        kept = pd.DataFrame(
-            [{name: left / every for name, (left, every) in count.items()} for count in counts]
-        )
-        about = {name: point[name] for name in ("arm", "hp", "setting", "flops_masked")} | {
-            "n": len(rows)
-        }
-        lines += [
-            {**about, "layer": n, "place": i, "kept": share}
-            for i, (n, share) in enumerate(kept.mean().items(), 1)
-        ]
-    return pd.DataFrame(lines, columns=empty.columns)
+    lines: list[dict[str, Any]] = []
+    if len(done):
+        known = done.set_index(["arm", "hp"]).sort_index(kind="stable")
+        for point in _chosen(front.summarise(done)).to_dict("records"):
+            texts = known.loc[[(point["arm"], point["hp"])], "layers"]
+            about = {name: point[name] for name in SETTING}
+            lines += _by_layer(about | {"n": len(texts)}, texts)
+    return pd.DataFrame(lines, columns=[*SETTING, "n", "layer", "place", "kept"])
+
+
+def _chosen(summary: pd.DataFrame) -> pd.DataFrame:
+    """Settings on the front of their arm, from the most FLOPs, evenly spread."""
+    fronts = summary[front.fronts(summary, "flops_masked", "arm")]
+    fronts = fronts.sort_values("flops_masked", ascending=False)
+    if fronts.empty:
+        return fronts
+    arms = fronts.groupby("arm")
+    return pd.concat([front.evenly(group, SETTINGS_DRAWN, 0) for _, group in arms])
+
+
+def _by_layer(about: dict[str, Any], texts: pd.Series) -> list[dict[str, Any]]:
+    """A line for each layer of a setting. texts: the column `layers` of its members."""
+    members = []
+    for text in texts:
+        counts = json.loads(text)
+        members.append({layer: left / every for layer, (left, every) in counts.items()})
+    means = pd.DataFrame(members).mean()
+    layers = enumerate(means.items(), 1)
+    return [{**about, "layer": name, "place": i, "kept": kept} for i, (name, kept) in layers]
+
+
+def figures(study: Study) -> pd.DataFrame | None:
+    lines = shares(study.last)
+    return lines if len(lines) else None
+
+
+def picture(study: Study, lines: pd.DataFrame) -> Picture:
+    return chart(lines, study.name)
+
+
+def chart(shares: pd.DataFrame, study: str) -> Picture:
+    """The share that each layer keeps, a panel for each arm, a line for each setting, its colour by
+    FLOPs.
+
+    shares: as from `shares`.
+    """
+    arms = shares["arm"].unique().tolist()
+    shown = arms[: looks.PANELS]
+    data = Data()
+    panels = [_panel(data, shares[shares["arm"] == arm], arm) for arm in shown]
+    said = [
+        f"Mean over {looks.seeds(shares['n'])}; settings on the front of their arm, layers in the "
+        "order of the network.",
+        "Blue: the most FLOPs (masked) of the panel, ochre: the fewest.",
+    ]
+    if len(shown) < len(arms):
+        said.append(f"Drawn: the first {len(shown)} of {len(arms)} arms.")
+    title = alt.TitleParams(f"{study}: parameters kept, layer by layer", subtitle=said)
+    return looks.panelled(panels, data, title)
+
+
+def _panel(data: Data, shares: pd.DataFrame, arm: str) -> alt.LayerChart:
+    order = shares["flops_masked"].rank(method="dense", ascending=False)
+    drawn = shares.assign(level=(order - 1) / max(order.max() - 1, 1))
+    base = data.chart(drawn, exact=True)
+    names = drawn.drop_duplicates("place").sort_values("place")["layer"].tolist()
+    few = len(names) <= looks.FEW
+    axis = alt.Axis(labelAngle=-45 if few else 0, labels=few, ticks=few, labelLimit=80)
+    x = alt.X("layer:N", sort=names, axis=axis, title=None if few else f"{len(names)} layers")
+    percent = alt.Axis(format="~%", tickCount=5)
+    y = alt.Y("kept:Q", scale=alt.Scale(domain=[0, 1]), axis=percent, title=None)
+    colour = looks.graded("level")
+    marks = base.mark_point(size=40, filled=True, opacity=1)
+    tips = looks.tips(shares[["setting", "layer", "kept", "flops_masked", "n"]])
+    layers = [
+        base.mark_line(strokeWidth=1.5).encode(x, y, colour, detail="hp:N"),
+        marks.encode(x, y, colour, tooltip=tips),
+    ]
+    title = looks.panel_title(arm)
+    return alt.LayerChart(layer=layers, width=210, height=150, title=title)
+
+
+def table(_: Study, lines: pd.DataFrame) -> pd.DataFrame:
+    return lines
+
+
+def html(_: Study, __: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
+    if drawings:
+        yield page.figure("layers", drawings)
+
+
+SECTION = Section(
+    name="layers",
+    title="Layer by layer",
+    columns=("layers",),
+    figures=figures,
+    html=html,
+    charts={"layers": picture},
+    tables={"layers": table},
+)

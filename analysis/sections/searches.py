@@ -4,12 +4,27 @@ by seed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import altair as alt
 import pandas as pd
 
+from .. import page
+from ..draw import looks
+from ..draw.looks import Data
+from ..draw.render import Picture
 from ..inference import paired
-from ..points import front
+from ..points import front, words
+from ._section import Drawings, Section
+from ._study import Study
+from .sanity import tested
+
+SETTING = ["algorithm", "rest"]
+COMPARED = ("found", "worst")
+"""Networks that are compared with the random one."""
 
 
 def searches(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -25,20 +40,16 @@ def searches(last_rows: pd.DataFrame) -> pd.DataFrame:
     if "hp_candidates" not in done:
         return done[:0]
     rows = done[done["hp_candidates"].notna()]
-    rows = rows.assign(
-        rest=front.unsearched(rows),
-        pick=rows["hp_pick"].fillna("best") if "hp_pick" in rows else "best",
-    )
-    smaller = -rows.groupby(["algorithm", "rest"])["flops_masked"].transform("mean")
-    rows = rows.assign(
-        setting=front.settings(rows.assign(arm=rows["algorithm"], hp=rows["rest"])), smaller=smaller
-    )
-    return rows.sort_values(
-        ["algorithm", "smaller", "setting", "pick", "hp_candidates", "seed"], ignore_index=True
-    )
+    pick = rows["hp_pick"].fillna("best") if "hp_pick" in rows else "best"
+    rows = rows.assign(rest=front.unsearched(rows), pick=pick)
+    smaller = -rows.groupby(SETTING)["flops_masked"].transform("mean")
+    settings = front.settings(rows.assign(arm=rows["algorithm"], hp=rows["rest"]))
+    rows = rows.assign(setting=settings, smaller=smaller)
+    key = ["algorithm", "smaller", "setting", "pick", "hp_candidates", "seed"]
+    return rows.sort_values(key, ignore_index=True)
 
 
-def found(last_rows: pd.DataFrame) -> pd.DataFrame:
+def against_chance(last_rows: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of what searches found beside the parent, the first candidate (`random`) and the
     worst of the most.
 
@@ -47,62 +58,72 @@ def found(last_rows: pd.DataFrame) -> pd.DataFrame:
     `accuracy_*`, and of `difference_*` to random in the same seed, its p value, that after Holm's
     correction over all lines, the larger p value of the equivalence tests, the verdict.
     """
-    done, rows = last_rows[last_rows["status"] == "done"], searches(last_rows)
+    rows = searches(last_rows)
     if rows.empty:
         return pd.DataFrame()
-    parent = front.parent_scores(done)
-    keys, scores, pairs = [], [], []
-    for (algorithm, _), group in rows.groupby(["algorithm", "rest"], sort=False):
-        random = _by_seed(group, 1)
-        networks = [("parent", None, parent), ("random", 1, random)]
-        for network, pick in (("found", "best"), ("worst", "worst")):
-            counts = [
-                n for n in front.marks(group.loc[group["pick"] == pick, "hp_candidates"]) if n > 1
-            ]
-            shown = counts if pick == "best" else counts[-1:]
-            networks += [(network, n, _by_seed(group, n, pick)) for n in shown]
+    parent = front.parent_scores(last_rows[last_rows["status"] == "done"])
+    keys, scores, differences = [], [], []
+    for _, group in rows.groupby(SETTING, sort=False):
+        first = group.iloc[0]
         seeds = sorted(group["seed"].unique())
-        for network, n, each in networks:
-            each = each.reindex(seeds)
-            if each.notna().to_numpy().any():
-                key = {
-                    "algorithm": algorithm,
-                    "setting": group["setting"].iloc[0],
-                    "network": network,
-                    "candidates": n,
-                }
-                keys.append({**key, "train_flops": each["train_flops"].mean()})
-                scores.append(each)
-                pairs.append(
-                    each - random.reindex(seeds)
-                    if network in ("found", "worst")
-                    else each * math.nan
-                )
+        random = _by_seed(group, 1).reindex(seeds)
+        for network, candidates, measures in _networks(group, parent):
+            measures = measures.reindex(seeds)
+            if not measures.notna().to_numpy().any():
+                continue
+            key = {"algorithm": first["algorithm"], "setting": first["setting"]}
+            key |= {"network": network, "candidates": candidates}
+            keys.append(key | {"train_flops": measures["train_flops"].mean()})
+            scores.append(measures)
+            same = network in COMPARED
+            differences.append(measures - random if same else measures * math.nan)
     lines = pd.DataFrame(keys).astype({"candidates": "Int64"})
     for score in front.SCORES:
-        difference = score.replace("accuracy", "difference")
-        tests = [paired.paired(pair[score]) for pair in pairs]
-        same = [paired.equivalence(pair[score]) for pair in pairs]
-        adjusted = paired.holm([test.p for test in tests])
-        compared = lines["network"].isin(["found", "worst"])
-        lines = lines.join(
-            paired.columns([paired.paired(each[score]) for each in scores], score).drop(
-                columns=f"{score}_p"
-            )
-        )
-        lines = lines.join(paired.columns(tests, difference).where(compared))
-        lines[f"{difference}_holm"], lines[f"{difference}_equivalence"] = adjusted, same
-        said = [paired.verdict(*each) for each in zip(tests, adjusted, same, strict=True)]
-        lines[f"{difference}_verdict"] = pd.Series(said, dtype=object).where(compared)
+        lines = lines.join(_reached(scores, score))
+        lines = lines.join(_differences(differences, score, lines["network"].isin(COMPARED)))
     return lines
+
+
+def _networks(
+    group: pd.DataFrame, parent: pd.DataFrame
+) -> Iterator[tuple[str, int | None, pd.DataFrame]]:
+    """What is told of a setting: name, count of candidates, and measures by seed."""
+    yield "parent", None, parent
+    yield "random", 1, _by_seed(group, 1)
+    for candidates in _counts(group, "best"):
+        yield "found", candidates, _by_seed(group, candidates, "best")
+    for candidates in _counts(group, "worst")[-1:]:
+        yield "worst", candidates, _by_seed(group, candidates, "worst")
+
+
+def _counts(group: pd.DataFrame, pick: str) -> list[int]:
+    """The counts of candidates that are shown, above 1."""
+    counts = front.marks(group.loc[group["pick"] == pick, "hp_candidates"])
+    return [count for count in counts if count > 1]
 
 
 def _by_seed(group: pd.DataFrame, candidates: int, pick: str | None = None) -> pd.DataFrame:
     """Accuracies and charges, by seed, of one setting's rows of a count."""
-    rows = group[
-        (group["hp_candidates"] == candidates) & (True if pick is None else group["pick"] == pick)
-    ]
+    rows = group[group["hp_candidates"] == candidates]
+    if pick is not None:
+        rows = rows[rows["pick"] == pick]
     return rows.drop_duplicates("seed").set_index("seed")[[*front.SCORES, *front.CHARGES]]
+
+
+def _reached(scores: Sequence[pd.DataFrame], score: str) -> pd.DataFrame:
+    """n, mean, deviation and interval of an accuracy, a line for each network."""
+    tests = [paired.paired(measures[score]) for measures in scores]
+    return paired.columns(tests, score).drop(columns=f"{score}_p")
+
+
+def _differences(
+    differences: Sequence[pd.DataFrame], score: str, compared: pd.Series[bool]
+) -> pd.DataFrame:
+    """Tests of the differences to random, as from `sanity.tested`; null where none is compared."""
+    name = score.replace("accuracy", "difference")
+    lines = tested([difference[score] for difference in differences], name)
+    corrected = [f"{name}_holm", f"{name}_equivalence"]  # these are NaN by themselves
+    return lines.where(compared).assign(**{end: lines[end] for end in corrected})
 
 
 def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -120,24 +141,15 @@ def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
     rows = searches(last_rows)
     if rows.empty or not {"m_score", "m_winner"} <= set(rows):
         return pd.DataFrame()
-    rows = rows[rows["m_winner"].notna()].drop_duplicates(["algorithm", "rest", "seed", "m_winner"])
+    rows = rows[rows["m_winner"].notna()].drop_duplicates([*SETTING, "seed", "m_winner"])
     keys, values = [], []
-    for (algorithm, _), group in rows.groupby(["algorithm", "rest"], sort=False):
+    for _, group in rows.groupby(SETTING, sort=False):
+        first = group.iloc[0]
         seeds = [part for _, part in group.groupby("seed")]
         sizes = [len(part) for part in seeds]
-        key = {
-            "algorithm": algorithm,
-            "setting": group["setting"].iloc[0],
-            "networks_least": min(sizes),
-            "networks_most": max(sizes),
-        }
-        keys.append(key)
-        values.append(
-            {
-                score: [paired.rank_correlation(part["m_score"], part[score]) for part in seeds]
-                for score in front.SCORES
-            }
-        )
+        key = {"algorithm": first["algorithm"], "setting": first["setting"]}
+        keys.append(key | {"networks_least": min(sizes), "networks_most": max(sizes)})
+        values.append({score: _ranked(seeds, score) for score in front.SCORES})
     lines = pd.DataFrame(keys)
     for score in front.SCORES:
         name = score.replace("accuracy", "correlation")
@@ -145,25 +157,29 @@ def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
         lines = lines.join(paired.columns(tests, name))
         ends = [f"{name}_low", f"{name}_high"]
         lines[ends] = lines[ends].clip(-1, 1)
-        lines[f"{name}_holm"] = adjusted = paired.holm([test.p for test in tests])
-        sizes = lines["networks_most"]
-        lines[f"{name}_verdict"] = [
-            _related(*each) for each in zip(tests, adjusted, sizes, strict=True)
-        ]
+        adjusted = paired.holm([test.p for test in tests])
+        lines[f"{name}_holm"] = adjusted
+        cases = zip(tests, adjusted, lines["networks_most"], strict=True)
+        lines[f"{name}_verdict"] = [_related(*case) for case in cases]
     return lines
 
 
-def _related(found: paired.Paired, adjusted: float, networks: int) -> str:
+def _ranked(seeds: Sequence[pd.DataFrame], score: str) -> list[float]:
+    """The rank correlation of the score before training and one after it, in each seed."""
+    return [paired.rank_correlation(part["m_score"], part[score]) for part in seeds]
+
+
+def _related(test: paired.Paired, adjusted: float, networks: int) -> str:
     """The verdict on a rank correlation, of at most `networks` networks of a seed."""
     if networks < paired.FEWEST:
         return "inconclusive: too few distinct networks"
-    if found.n == 0:
+    if test.n == 0:
         return "undefined: score or accuracy does not vary"
-    if math.isnan(found.p):
-        return paired.undefined(found)
-    return (
-        "inconclusive" if adjusted >= paired.LEVEL else "negative" if found.mean < 0 else "positive"
-    )
+    if math.isnan(test.p):
+        return paired.undefined(test)
+    if adjusted >= paired.LEVEL:
+        return "inconclusive"
+    return "negative" if test.mean < 0 else "positive"
 
 
 def curves(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -171,11 +187,206 @@ def curves(last_rows: pd.DataFrame) -> pd.DataFrame:
     behind it.
     """
     rows = front.selectable(searches(last_rows))
-    grouped = rows.groupby(["algorithm", "setting", "pick", "hp_candidates"], sort=False)[
-        "accuracy_valid"
+    key = ["algorithm", "setting", "pick", "hp_candidates"]
+    grouped = rows.groupby(key, sort=False)["accuracy_valid"]
+    lines = grouped.agg(accuracy="mean", seeds="count").reset_index()
+    return lines.rename(columns={"hp_candidates": "candidates"})
+
+
+# ---- the chart
+
+
+def chart(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:
+    """Mean validation accuracy against the number of candidates, a panel for each setting of a
+    search.
+
+    curves: as from `curves`.  random: the lines of `against_chance` whose network is `random`; its
+    mean is a line, its interval a band.
+    """
+    key = ["algorithm", "setting"]
+    settings = curves[key].drop_duplicates()
+    counts = curves.groupby(key)["candidates"].transform("nunique")
+    several = curves.loc[counts > 1, key].drop_duplicates()
+    settings = several if len(several) else settings  # a panel of one count shows nothing
+    shown = settings.head(looks.PANELS)
+    data = Data()
+    panels = []
+    for algorithm, setting in shown.itertuples(index=False):
+        own, level = _of(curves, algorithm, setting), _of(random, algorithm, setting)
+        panels.append(_panel(data, own, level, f"{algorithm}: {setting}"))
+    least, most = int(curves["seeds"].min()), int(curves["seeds"].max())
+    seeds = f"{most}" if least == most else f"{least} to {most}"
+    said = [
+        f"Mean over {seeds} seeds, validation data, an axis for each panel. "
+        "Blue: the best of the first n; orange: the worst.",
+        "Dotted, with its 95 % interval as a band: candidate 1, the random network.",
     ]
-    return (
-        grouped.agg(accuracy="mean", seeds="count")
-        .reset_index()
-        .rename(columns={"hp_candidates": "candidates"})
+    if len(shown) < len(settings):
+        said.append(f"Drawn: the first {len(shown)} of {len(settings)} settings.")
+    title = alt.TitleParams(f"{study}: accuracy against candidates scored", subtitle=said)
+    return looks.panelled(panels, data, title)
+
+
+def _of(lines: pd.DataFrame, algorithm: str, setting: str) -> pd.DataFrame:
+    return lines[(lines["algorithm"] == algorithm) & (lines["setting"] == setting)]
+
+
+def _panel(data: Data, curves: pd.DataFrame, random: pd.DataFrame, title: str) -> alt.LayerChart:
+    level = random[["accuracy_valid", "accuracy_valid_low", "accuracy_valid_high"]]
+    base = data.chart(level.set_axis(["accuracy", "low", "high"], axis=1))
+    scale, percent = alt.Scale(zero=False), alt.Axis(format="~%", tickCount=5)
+    y = alt.Y("accuracy:Q", scale=scale, axis=percent, title=None)
+    low = alt.Y("low:Q", scale=scale, axis=percent, title=None)
+    powers = alt.Axis(values=[4**power for power in range(12)], format="~s")
+    logarithm = alt.Scale(type="log", nice=False)
+    x = alt.X("candidates:Q", title="candidates", scale=logarithm, axis=powers)
+    known = base.transform_filter("isValid(datum.low)")
+    band = known.mark_rect(opacity=0.12, color=looks.TEXT)
+    rule = base.mark_rule(opacity=0.6, strokeDash=looks.DOTTED, color=looks.TEXT)
+    layers = [
+        band.encode(low, alt.Y2("high:Q")),
+        rule.encode(y),
+        _line(data, curves, "best", looks.COLOURS[0], looks.SOLID).encode(x, y),
+        _line(data, curves, "worst", looks.COLOURS[1], looks.DASHED).encode(x, y),
+    ]
+    head = looks.panel_title(title)
+    return alt.LayerChart(layer=layers, width=200, height=150, title=head)
+
+
+def _line(
+    data: Data, curves: pd.DataFrame, pick: str, colour: str, dash: Sequence[int]
+) -> alt.Chart:
+    part = curves.loc[curves["pick"] == pick, ["candidates", "accuracy"]]
+    accuracy = part["accuracy"]
+    flat = accuracy.diff().eq(0) & accuracy.diff(-1).eq(0)  # adds nothing to the line
+    marks = alt.OverlayMarkDef(color=colour) if len(part) <= looks.FEW else False
+    base = data.chart(part[~flat])
+    return base.mark_line(strokeWidth=2, strokeDash=list(dash), color=colour, point=marks)
+
+
+# ---- as text
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """As from `against_chance` and `correlations`."""
+
+    lines: pd.DataFrame
+    correlations: pd.DataFrame
+
+
+def figures(study: Study) -> Figures | None:
+    lines = against_chance(study.last)
+    return None if lines.empty else Figures(lines, correlations(study.last))
+
+
+def picture(study: Study, figures: Figures) -> Picture:
+    random = figures.lines[figures.lines["network"] == "random"]
+    return chart(curves(study.last), random, study.name)
+
+
+def table(_: Study, figures: Figures) -> pd.DataFrame:
+    if figures.correlations.empty:
+        return figures.lines
+    return figures.lines.merge(figures.correlations, how="left", on=["algorithm", "setting"])
+
+
+def html(_: Study, figures: Figures, drawings: Drawings) -> Iterator[str]:
+    margin = f"{100 * paired.MARGIN:g} percentage points"
+    yield page.say(
+        "Found: the best of the first n candidates by its score before training; random: candidate "
+        "1; worst: the worst of n; parent: the dense network. Accuracies are of test data, which "
+        "chose nothing here; differences are to the random network of the same seed, in percentage "
+        "points. Intervals are 95 %, Student's t over seeds. In search.csv: full precision, and "
+        "the same for validation data."
     )
+    yield page.say(
+        "Verdict: better or worse if the paired t test says so at 5 % after Holm's correction for "
+        "all comparisons of this table; “by less than the margin” if the interval lies inside "
+        f"± {margin}. Otherwise equivalent if two one-sided t tests both reject, at 5 % and "
+        f"without correction, a difference of {margin} or more (the larger p is shown). Otherwise "
+        "inconclusive."
+    )
+    lines, kinds = [], []
+    for _, group in figures.lines.groupby(["algorithm", "setting"], sort=False):
+        for place, line in enumerate(page.records(group)):
+            about = ["", ""] if place else [line["algorithm"], line["setting"]]
+            lines.append([*about, *_cells(line)])
+            kinds.append("" if place else "first")
+    head = ["algorithm", "setting", "network", "train FLOPs", "n", "test accuracy %", "interval"]
+    head += ["minus random", "interval", "p (Holm)", "p (equivalence)", "verdict"]
+    yield page.grid(head, lines, kinds, "search")
+    yield page.figure("search", drawings)
+    yield from _correlated(figures.correlations)
+
+
+def _cells(line: Mapping[str, Any]) -> list[str]:
+    """One network of a search as text, from its name on."""
+    low, high = line["accuracy_test_low"], line["accuracy_test_high"]
+    compared = line["network"] in COMPARED
+    return [
+        f"{line['network']} of {line['candidates']}" if compared else line["network"],
+        words.large(line["train_flops"]),
+        str(line["accuracy_test_n"]),
+        words.spread(line["accuracy_test"], line["accuracy_test_std"]),
+        words.interval(low, high),
+        *(_compared(line) if compared else [""] * 5),
+    ]
+
+
+def _compared(line: Mapping[str, Any]) -> list[str]:
+    low, high = line["difference_test_low"], line["difference_test_high"]
+    return [
+        words.spread(line["difference_test"], line["difference_test_std"], "+z.2f"),
+        words.interval(low, high, "+z.2f"),
+        words.p(line["difference_test_holm"]),
+        words.p(line["difference_test_equivalence"]),
+        line["difference_test_verdict"],
+    ]
+
+
+def _correlated(correlations: pd.DataFrame) -> Iterator[str]:
+    yield "<h3>Does the score before training tell the accuracy after it?</h3>\n"
+    if correlations.empty:
+        yield page.say(
+            "The rows have no score before training (m_score) and no candidate's number "
+            "(m_winner): not known."
+        )
+        return
+    yield page.say(
+        "Spearman's rank correlation of the untrained network's loss and the trained one's test "
+        "accuracy, over the distinct networks of one setting and seed where there are at least "
+        f"{paired.FEWEST}, then the mean over such seeds with its 95 % t interval. Negative: a "
+        "lower loss before training goes with higher accuracy after it. The networks are candidate "
+        "1 and those that were at some count the best (or, where asked for, the worst) so far: "
+        "extremes of the score, not a sample of all candidates."
+    )
+    rows = [_correlation(line) for line in page.records(correlations)]
+    yield page.grid(list(rows[0]), [list(row.values()) for row in rows], kind="search")
+
+
+def _correlation(line: Mapping[str, Any]) -> dict[str, str]:
+    networks = dict.fromkeys([line["networks_least"], line["networks_most"]])
+    mean, deviation = line["correlation_test"], line["correlation_test_std"]
+    low, high = line["correlation_test_low"], line["correlation_test_high"]
+    return {
+        "algorithm": line["algorithm"],
+        "setting": line["setting"],
+        "networks for each seed": " to ".join(map(str, networks)),
+        "seeds": str(line["correlation_test_n"]),
+        "rank correlation": words.spread(mean, deviation, "+z.2f", 1),
+        "interval": words.interval(low, high, "+z.2f", 1),
+        "p (Holm)": words.p(line["correlation_test_holm"]),
+        "verdict": line["correlation_test_verdict"],
+    }
+
+
+SECTION = Section(
+    name="search",
+    title="Search against chance",
+    columns=("hp_candidates",),
+    figures=figures,
+    html=html,
+    charts={"search": picture},
+    tables={"search": table},
+)

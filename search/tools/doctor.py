@@ -325,9 +325,9 @@ def _gib(size: float) -> str:
 
 
 def pictures() -> Iterator[Finding]:
-    from ...analysis.draw import plot
+    from ...analysis.draw import render
 
-    if why := plot.hindrance():
+    if why := render.hindrance():
         yield Finding(why, "raise it for `prunefront report` and `compare`")
     else:
         yield Finding("pictures of reports can be drawn")

@@ -50,7 +50,7 @@ def measure(study: Study, folder: Where, console: Console) -> None:
         ]
         say(
             f"latency on {place['device']}, threads: {place['threads']}; the parent and {len(networks) - 1} of {front} members "
-            f"on the front, of distinct FLOPs and spread over them, {latency.MOST} at most; "
+            f"on the front, of distinct FLOPs and spread over them, {latency.NETWORKS} at most; "
             f"{len(networks) - len(pending)} networks measured before"
         )
         for done, member in enumerate(pending, 1):

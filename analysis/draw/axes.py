@@ -1,0 +1,125 @@
+"""Axes of charts: accuracies, costs, their ticks, and where an axis breaks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import altair as alt
+import pandas as pd
+
+from . import looks
+
+COSTS = {
+    "flops_masked": "removed weights cost nothing (ideal sparse hardware)",
+    "flops_shrunk": "dead units cut out, the rest dense (any hardware)",
+}
+"""What each count of FLOPs says."""
+SQUEEZED = 0.2
+"""Share of the height for accuracies below a break in the axis."""
+DECADES = 1000
+"""An axis that spans more than this factor has ticks at powers of ten alone."""
+
+
+class AccuracyAxis(NamedTuple):
+    """An axis of accuracies.
+
+    broken: where it breaks; None: nowhere.
+    """
+
+    broken: float | None
+    ticks: list[float]
+    scale: alt.Scale
+    low: float
+
+    def y(self) -> alt.Y:
+        """The encoding of the column `accuracy`; of its own, labels would drop every other one."""
+        axis = alt.Axis(format="~%", values=self.ticks, labelOverlap="greedy")
+        return alt.Y("accuracy:Q", scale=self.scale, axis=axis, title="accuracy, validation data")
+
+
+def accuracy(drawn: pd.DataFrame) -> AccuracyAxis:
+    """The axis for these columns: accuracy, low, high, and front, whether a point is on one.
+
+    Networks that collapsed to guessing would press all others into one line. If the better three
+    quarters of the points on a front fill less than half of the range, what lies below them is
+    squeezed, and a note says so (`squeezed`).
+    """
+    low, high = _range(drawn)
+    pad = 0.03 * (high - low) + 0.002
+    quarter = drawn.loc[drawn["front"], "accuracy"].quantile(0.25)
+    if math.isnan(quarter) or high - quarter >= (high - low) / 2:
+        low, high = low - pad, high + pad
+        scale = alt.Scale(domain=[low, high], zero=False, nice=False)
+        return AccuracyAxis(None, _ticks(low, high, 6), scale, low)
+    upper = _ticks(quarter - max((high - quarter) / 4, 0.005), high, 6)
+    low, middle, high = low - pad, upper[0], high + (high - upper[0]) / 20
+    places = [looks.HEIGHT, (1 - SQUEEZED) * looks.HEIGHT, 0]
+    scale = alt.Scale(domain=[low, middle, high], range=places, zero=False, nice=False)
+    lower = [tick for tick in _ticks(low, middle, 4) if tick < middle]
+    return AccuracyAxis(middle, [*lower, *upper], scale, low)
+
+
+def _range(drawn: pd.DataFrame) -> tuple[float, float]:
+    """The least and the largest accuracy, bars included."""
+    low = drawn[["accuracy", "low"]].min().min()
+    high = drawn[["accuracy", "high"]].max().max()
+    if math.isnan(low):  # of attained levels there may be the highest alone,
+        low = drawn["high"].min()
+    if math.isnan(high):  # or the lowest
+        high = drawn["low"].max()
+    return low, high
+
+
+def squeezed(broken: float | None, more: str = "") -> list[alt.Chart]:
+    """The line and the note where the axis breaks; nothing where it does not."""
+    if broken is None:
+        return []
+    rule = looks.one_mark().mark_rule(strokeDash=[6, 3], **looks.FAINT)
+    note = looks.one_mark().mark_text(
+        align="right", dx=-5, dy=5, baseline="top", fontSize=12, **looks.FAINT
+    )
+    text = alt.TextValue(f"axis squeezed below {100 * broken:.4g}%{more}")
+    place = alt.Y(datum=broken)
+    return [rule.encode(place), note.encode(alt.X(value=looks.WIDTH), place, text)]
+
+
+def logarithmic(column: str, title: Any, axis: alt.Axis, padding: int) -> alt.X:
+    """A horizontal axis of a column whose values lie above 0. padding: pixels at its ends."""
+    scale = alt.Scale(type="log", nice=False, padding=padding)
+    return alt.X(f"{column}:Q", scale=scale, axis=axis, title=title)
+
+
+def kind(values: pd.Series) -> Literal["log", "linear"]:
+    """Logarithmic where the values are positive and span more than a factor 10."""
+    return "log" if 0 < 10 * values.min() < values.max() else "linear"
+
+
+def round_ticks(values: pd.Series) -> list[float]:
+    """Ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, over three decades the powers
+    alone; else the ends.
+    """
+    low, high = float(values.min()), float(values.max())
+    multiples = (1, 2, 5) if high <= DECADES * low else (1,)
+    inside = []
+    for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+        ticks = [float(f"{multiple}e{power}") for multiple in multiples]
+        inside += [tick for tick in ticks if low <= tick <= high]
+    return inside if len(inside) > 1 else [low, high]
+
+
+def _ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers from `low` to `high`, none above 1, `about` as many as asked."""
+    step = _round_step((high - low) / about)
+    first = math.ceil(low / step)
+    last = math.floor(min(high, 1.0) / step)
+    return [round(step * place, 10) for place in range(first, last + 1)]
+
+
+def _round_step(least: float) -> float:
+    """The least of 1, 2 and 5 times powers of ten that is no less than this."""
+    power = 10.0 ** math.floor(math.log10(least))
+    for multiple in (1, 2, 5):
+        if power * multiple >= least:
+            return power * multiple
+    return power * 10

@@ -1,0 +1,143 @@
+"""Charts of paired differences with their intervals, a panel for each arm: arms at equal FLOPs, and
+settings against the sanity checks of them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+
+from ..inference.paired import MARGIN
+from . import axes, looks
+from .looks import Data
+from .render import Picture
+
+NOTE_WIDTH, REASON_WIDTH = 130, 40
+"""Characters of a line of notes above a chart, and above a panel."""
+REASON_LINES = 3
+
+
+def differences(lines: pd.DataFrame, study: str, baseline: str, notes: Sequence[str]) -> Picture:
+    """Differences of accuracy to a baseline at equal FLOPs, with their intervals, a panel for each
+    arm, a colour for each cost.
+
+    lines: arm, cost, flops, n, difference, low, high, verdict and unlike; those without FLOPs are
+    left out with a note.
+    notes: sentences about what is unlike.
+    """
+    drawn = _drawable(lines[lines["flops"].notna() & (lines["n"] > 0)])
+    shown = drawn["arm"].unique().tolist()[: looks.PANELS]
+    data = Data()
+    panels = [_differing(data, drawn[drawn["arm"] == arm], arm) for arm in shown]
+    seeds, margin = looks.seeds(drawn["n"]), f"{100 * MARGIN:g}"
+    said = [
+        f"Test accuracy minus that of {baseline}, same seed and FLOPs: mean over {seeds}, "
+        "95 % t interval.",
+        f"Filled: better or worse after Holm's correction. Dotted: ± {margin} points. "
+        "Blue: masked FLOPs, orange: shrunk.",
+    ]
+    left = [arm for arm in lines["arm"].unique() if arm not in shown]
+    if left:
+        said.append(f"Not drawn (see the table): {'; '.join(left)}.")
+    said += textwrap.wrap(" ".join(notes), NOTE_WIDTH)
+    title = alt.TitleParams(f"{study}: differences at equal FLOPs", subtitle=said)
+    return looks.panelled(panels, data, title)
+
+
+def checks(lines: pd.DataFrame, study: str) -> Picture:
+    """Settings minus the sanity checks of them, with intervals, a panel for each arm, a colour and
+    a shape for each check.
+
+    lines: arm, setting, check, flops_masked, difference, low, high, n and verdict.
+    """
+    drawn = _drawable(lines)
+    arms = drawn["arm"].unique().tolist()
+    shown = arms[: looks.PANELS]
+    kinds = lines["check"].unique().tolist()
+    data = Data()
+    panels = [_checked(data, drawn[drawn["arm"] == arm], arm, kinds) for arm in shown]
+    seeds = looks.seeds(drawn["n"])
+    said = [
+        f"Test accuracy of a setting minus its check's, same seed: mean over {seeds}, "
+        "95 % t interval.",
+        f"Filled: better or worse after Holm's correction. Dotted: ± {100 * MARGIN:g} points.",
+    ]
+    if len(shown) < len(arms):
+        said.append(f"Drawn: the first {len(shown)} of {len(arms)} arms.")
+    title = alt.TitleParams(f"{study}: are the weights and the mask needed?", subtitle=said)
+    return looks.panelled(panels, data, title)
+
+
+def _differing(data: Data, lines: pd.DataFrame, arm: str) -> alt.LayerChart:
+    names = ["cost", "flops", "n", "difference", "low", "high", "verdict", "unlike"]
+    x = axes.logarithmic("flops", "FLOPs", alt.Axis(format="~s", tickCount=4), 12)
+    costs = list(axes.COSTS)
+    layers = _marks(data, lines, names, x, "cost", costs, None)
+    unlike = lines["unlike"].iloc[0]
+    told: list[str] = []
+    if unlike:
+        told = textwrap.wrap(f"trained unlike: {unlike}", REASON_WIDTH)[:REASON_LINES]
+    title = looks.panel_title(arm, told)
+    return alt.LayerChart(layer=layers, width=210, height=170, title=title)
+
+
+def _checked(data: Data, lines: pd.DataFrame, arm: str, kinds: list[str]) -> alt.LayerChart:
+    names = ["setting", "check", "flops_masked", "n", "difference", "low", "high", "verdict"]
+    axis = alt.Axis(format="~s", tickCount=4)
+    x = axes.logarithmic("flops_masked", "masked FLOPs of the setting", axis, 12)
+    legend = alt.Legend(title=None, orient="bottom")
+    layers = _marks(data, lines, names, x, "check", kinds, legend)
+    title = looks.panel_title(arm)
+    return alt.LayerChart(layer=layers, width=210, height=170, title=title)
+
+
+def _marks(
+    data: Data,
+    lines: pd.DataFrame,
+    names: list[str],
+    x: alt.X,
+    kind: str,
+    kinds: list[str],
+    legend: alt.Legend | None,
+) -> list[alt.Chart]:
+    """A point and its interval for each line, in the looks of its kind; filled where it is sure.
+
+    names: columns of the tooltip.
+    """
+    base = data.chart(lines[[*names, "sure"]], exact=True)
+    axis = alt.Axis(format="+~%", tickCount=5)
+    y = alt.Y("difference:Q", axis=axis, title=None)
+    low = alt.Y("low:Q", axis=axis, title=None)
+    colours = alt.Scale(domain=kinds, range=list(looks.COLOURS[: len(kinds)]))
+    shapes = alt.Scale(domain=kinds, range=list(looks.SHAPES[: len(kinds)]))
+    stroke = alt.Stroke(f"{kind}:N", scale=colours, legend=legend)
+    shape = alt.Shape(f"{kind}:N", scale=shapes, legend=legend)
+    fill = alt.Fill(f"{kind}:N", scale=colours, legend=None)
+    filling = alt.condition("datum.sure", fill, alt.value("transparent"))
+    bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5)
+    points = base.mark_point(size=60, strokeWidth=2, opacity=1)
+    return [
+        *_margins(),
+        bars.encode(x, low, alt.Y2("high:Q"), stroke),
+        points.encode(x, y, stroke, shape, fill=filling, tooltip=looks.tips(lines[names])),
+    ]
+
+
+def _drawable(lines: pd.DataFrame) -> pd.DataFrame:
+    """Lines with `sure`, whether a verdict is one, and intervals up to the differences of accuracy
+    that there are; of few seeds they are wider.
+    """
+    sure = lines["verdict"].str.startswith(("better", "worse"))
+    low, high = lines["low"].clip(lower=-1), lines["high"].clip(upper=1)
+    return lines.assign(sure=sure, low=low, high=high)
+
+
+def _margins() -> list[alt.Chart]:
+    """Zero, and the differences that count as none."""
+    zero = looks.one_mark().mark_rule(**looks.FAINT)
+    margin = looks.one_mark().mark_rule(strokeDash=looks.DOTTED, **looks.FAINT)
+    ends = [margin.encode(alt.Y(datum=end)) for end in (-MARGIN, MARGIN)]
+    return [zero.encode(alt.Y(datum=0)), *ends]

@@ -1,0 +1,115 @@
+"""What shares of the seeds attain: attainment surfaces, a band for each arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from .. import page
+from ..draw import axes, looks
+from ..draw.looks import Data
+from ..draw.render import Picture
+from ..inference import attainment
+from ..points import front
+from ..rows.mistake import Mistake
+from ._section import Drawings, Section
+from ._study import Study
+
+Surfaces = tuple[pd.DataFrame, dict[tuple[str, bool], str]]
+"""As from `attainment.surfaces`: the surfaces, and for labels without any, why."""
+
+
+def figures(study: Study) -> Surfaces:
+    return attainment.surfaces(attainment.points(study.own))
+
+
+def picture(study: Study, surfaces: Surfaces) -> Picture | None:
+    corners, _ = surfaces
+    return chart(corners, study.name) if (corners["relative"] > 0).any() else None
+
+
+def chart(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") -> Picture:
+    """Attainment surfaces over seeds: for each label the median as stairs, and a band between the
+    outer percentages.
+
+    surfaces: as from `attainment.surfaces`.  At each cost, the band's upper edge is the accuracy
+    that the least percentage of the seeds attains, the lower that of the largest; where the largest
+    attains nothing yet, it goes to the foot of the axis. Corners of no FLOPs, which a logarithmic
+    axis cannot hold, are left out with a note.
+    """
+    corners = surfaces.assign(label=looks.labels(surfaces))
+    there = corners[corners["relative"] > 0]
+    if there.empty:
+        raise Mistake(
+            f"{study}: no attained point has FLOPs left ({cost}), "
+            "so a logarithmic axis cannot hold any"
+        )
+    drawn = pd.concat([_band(group) for _, group in there.groupby(["control", "arm"])])
+    vertical = axes.accuracy(drawn.assign(front=True))
+    drawn["low"] = drawn["low"].fillna(vertical.low)
+    data = Data()
+    axis = alt.Axis(format="~%", tickCount=6)
+    x = axes.logarithmic("relative", ["share of the parent's FLOPs", axes.COSTS[cost]], axis, 16)
+    layers = [*_layers(data.chart(drawn), drawn, x, vertical), *axes.squeezed(vertical.broken)]
+    low, middle, high = attainment.PERCENT
+    seeds = looks.seeds(drawn["seeds"])
+    said = [
+        f"Over {seeds}, validation data. Line: what {middle} % of the seeds attain; "
+        f"band: between what {low} % and {high} % do.",
+        "Hollow, dashed: control. Stairs, not slopes: between two networks there is none.",
+    ]
+    if nothing := len(corners) - len(there):
+        said.append(f"Not drawn: {nothing} of {len(corners)} corners have no FLOPs left.")
+    title = alt.TitleParams(f"{study}: what seeds attain", subtitle=said)
+    return looks.layered(layers, data, title)
+
+
+def _layers(
+    base: alt.Chart, drawn: pd.DataFrame, x: alt.X, vertical: axes.AccuracyAxis
+) -> list[alt.Chart]:
+    """Bands, medians, and a mark at each corner of a median."""
+    look, y = looks.looks(drawn), vertical.y()
+    low, high = alt.Y("low:Q", scale=vertical.scale), alt.Y2("high:Q")
+    bands = looks.areas(base, drawn, interpolate="step-after")
+    medians = base.transform_filter("isValid(datum.accuracy)")
+    stairs = looks.lines(medians, interpolate="step-after")
+    marks = medians.transform_filter("datum.corner").mark_point(size=60, strokeWidth=2, opacity=1)
+    tips = looks.tips(drawn[["label", "seeds", "relative", "accuracy", "low", "high"]])
+    return [
+        *[band.encode(x, low, high) for band in bands],
+        *[line.encode(x, y, look.stroke) for line in stairs],
+        marks.encode(x, y, look.stroke, look.fill, look.shape, tooltip=tips),
+    ]
+
+
+def _band(group: pd.DataFrame) -> pd.DataFrame:
+    """At each cost at which a surface of a label has a corner: the accuracies attained by then; NaN
+    where there is none.
+    """
+    least, middle, most = attainment.PERCENT
+    costs = np.unique(group["relative"])
+    stairs = {}
+    for name, percent in (("high", least), ("accuracy", middle), ("low", most)):
+        part = group[group["percent"] == percent].sort_values("relative")
+        best = np.concatenate([[np.nan], part["accuracy_valid"]])
+        stairs[name] = best[np.searchsorted(part["relative"], costs, side="right")]
+    label = group[["label", "control", "seeds"]].iloc[0].to_dict()
+    corner = np.isin(costs, group.loc[group["percent"] == middle, "relative"])
+    return pd.DataFrame({**label, "relative": costs, **stairs, "corner": corner})
+
+
+def html(_: Study, surfaces: Surfaces, drawings: Drawings) -> Iterator[str]:
+    yield page.figure("attained", drawings)
+    _, refused = surfaces
+    for reason in dict.fromkeys(refused.values()):
+        names = []
+        for (arm, control), why in refused.items():
+            if why == reason:
+                names.append(page.label({"arm": arm, "control": control}))
+        yield page.say(f"No band for {', '.join(names)}: {reason}.")
+
+
+SECTION = Section(name="bands", figures=figures, html=html, charts={"attained": picture})

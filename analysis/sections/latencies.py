@@ -1,0 +1,164 @@
+"""How long the networks of the front took on a machine, and whether FLOPs told it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from .. import page
+from ..draw import axes, looks
+from ..draw.looks import Data
+from ..draw.render import Picture
+from ..inference import attainment, latency
+from ..points import words
+from ..rows.mistake import Mistake
+from ._section import Drawings, Section
+from ._study import Study
+
+MODES = ["eager", "compiled"]
+REASON = 80
+"""Characters of a reason in a cell."""
+
+
+def figures(study: Study) -> pd.DataFrame | None:
+    timed = latency.shown(study.folder, study.last)
+    return timed if len(timed) else None
+
+
+def picture(study: Study, timed: pd.DataFrame) -> Picture | None:
+    drawable = timed["milliseconds"].notna() & (timed["flops_shrunk"] > 0)
+    return chart(timed, study.name) if drawable.any() else None
+
+
+def chart(timed: pd.DataFrame, study: str) -> Picture:
+    """Milliseconds of a call against FLOPs of the shrunk network, a panel for each batch and place,
+    a colour for each mode.
+
+    timed: as from `latency.shown`, at least one of its lines measured.  Bars go from the fastest
+    round to the slowest. Networks of no FLOPs, which a logarithmic axis cannot hold, are left out
+    with a note.
+    """
+    measured = timed[timed["milliseconds"].notna()]
+    drawn = measured[measured["flops_shrunk"] > 0]
+    data = Data()
+    panels = []
+    for place, group in drawn.groupby(["device", "threads", "torch", "batch"]):
+        device, threads, _, batch = place  # type: ignore[misc]
+        panels.append(_panel(data, group, f"{device}, threads: {threads}, batch: {batch}"))
+    said = [
+        "Median of rounds of calls, bars from the fastest to the slowest; hollow: the dense parent."
+    ]
+    if nothing := measured["member"].nunique() - drawn["member"].nunique():
+        said.append(f"Not drawn: {nothing} networks have no FLOPs left (they are in the table).")
+    title = alt.TitleParams(f"{study}: latency against FLOPs", subtitle=said)
+    return looks.panelled(panels, data, title, columns=2)
+
+
+def _panel(data: Data, group: pd.DataFrame, title: str) -> alt.LayerChart:
+    times = ["milliseconds", "milliseconds_min", "milliseconds_max"]
+    names = ["mode", "flops_shrunk", *times, "parent", "arm", "setting"]
+    base = data.chart(group[names])
+    axis = alt.Axis(format="~s", tickCount=5)
+    x = axes.logarithmic("flops_shrunk", "FLOPs of the shrunk network (one example)", axis, 16)
+    scale = alt.Scale(type="log", nice=False, padding=10)
+    y = alt.Y("milliseconds:Q", scale=scale, axis=alt.Axis(tickCount=5), title="milliseconds")
+    colours = alt.Scale(domain=MODES, range=list(looks.COLOURS[:2]))
+    shapes = alt.Scale(domain=MODES, range=list(looks.SHAPES[:2]))
+    stroke = alt.Stroke("mode:N", scale=colours, legend=alt.Legend(title=None))
+    shape = alt.Shape("mode:N", scale=shapes, legend=None)
+    fill = alt.Fill("mode:N", scale=colours, legend=None)
+    filling = alt.condition("datum.parent", alt.value("transparent"), fill)
+    tips = [alt.Tooltip(f"{name}:N", title=name.replace("_", " ")) for name in names]
+    fastest, slowest = alt.Y("milliseconds_min:Q"), alt.Y2("milliseconds_max:Q")
+    bars = base.mark_rule(strokeWidth=1.5)
+    marks = base.mark_point(size=70, strokeWidth=2, opacity=1)
+    layers = [
+        bars.encode(x, fastest, slowest, stroke),
+        marks.encode(x, y, stroke, shape, fill=filling, tooltip=tips),
+    ]
+    head = looks.panel_title(title, limit=360)
+    return alt.LayerChart(layer=layers, width=330, height=260, title=head)
+
+
+def html(study: Study, timed: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
+    yield page.say(
+        "The networks of the front without the units and blocks that cannot influence their "
+        "output, and the dense parent, each run alone: eager, and compiled by torch.compile for "
+        "each batch. A round is as many calls as fill a twentieth of a second, after a warm-up; "
+        "figures are the median of the rounds and, in brackets, the fastest and the slowest. "
+        f"Of a large front at most {latency.NETWORKS} networks are measured, spread over their "
+        "FLOPs."
+    )
+    yield page.figure("latency", drawings)
+    yield page.say(
+        "Spearman's rank correlation of FLOPs and milliseconds: 1 if more FLOPs always took "
+        "longer. Not dominated: in validation accuracy, shrunk FLOPs and milliseconds, with their "
+        "hypervolume (reference point: accuracy 0, the parent's FLOPs and milliseconds); “-” where "
+        "the parent was not measured."
+    )
+    points = attainment.points(study.last, "flops_shrunk")
+    head = ["device", "mode", "batch", "threads", "torch", "networks", "rank correlation"]
+    lines = []
+    for line in page.records(latency.correlations(timed)):
+        lines.append([*_correlated(line), *_together(timed, line, points)])
+    yield page.grid([*head, "not dominated", "hypervolume"], lines)
+    yield page.grid(*_networks(timed))
+
+
+def _correlated(line: Mapping[str, Any]) -> list[str]:
+    counts = [str(line[name]) for name in ("batch", "threads", "torch", "networks")]
+    return [line["device"], line["mode"], *counts, words.number(line["correlation"], "+z.2f")]
+
+
+def _together(
+    timed: pd.DataFrame, place: Mapping[str, Any], points: pd.DataFrame
+) -> tuple[str, str]:
+    """How many timed networks none dominates in accuracy, FLOPs and latency, and their
+    hypervolume.
+    """
+    wanted = [place[name] for name in latency.GROUP]
+    here = timed[(timed[latency.GROUP] == wanted).all(axis=1)]
+    try:
+        measured = attainment.timed(points, here)
+    except Mistake:
+        return "-", "-"
+    count, volume = attainment.together(measured, attainment.TIMED)
+    return f"{count} of {len(measured)}", f"{volume:.4f}"
+
+
+def _networks(timed: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The table of networks, the parent and the costliest first: headings and lines."""
+    places = timed.groupby(list(latency.PLACE)).ngroups
+    about = [*(latency.PLACE if places > 1 else ()), "arm", "setting"]
+    kinds = timed[["mode", "batch"]].drop_duplicates()
+    kinds = kinds.sort_values(["batch", "mode"], ascending=[True, False])
+    columns = list(kinds.itertuples(index=False, name=None))
+    key = [*latency.PLACE, "parent", "flops_shrunk", "member"]
+    ascending = [True, True, True, False, False, True]
+    lines = []
+    for _, group in timed.sort_values(key, ascending=ascending).groupby(key, sort=False):
+        first = group.iloc[0]
+        times = {(line["mode"], line["batch"]): _took(line) for line in page.records(group)}
+        cells = [str(first[name]) for name in about]
+        cells += [words.large(first["flops_shrunk"]), words.large(first["params_shrunk"])]
+        lines.append(cells + [times.get(column, "-") for column in columns])
+    headings = [f"{mode}, batch {batch}, ms" for mode, batch in columns]
+    return [*about, "FLOPs", "parameters", *headings], lines
+
+
+def _took(line: Mapping[str, Any]) -> str:
+    """Milliseconds of a call, or why there are none."""
+    if math.isnan(line["milliseconds"]):
+        return f"not measured: {line['reason'][:REASON]}"
+    low = words.number(line["milliseconds_min"], ".3g")
+    high = words.number(line["milliseconds_max"], ".3g")
+    return f"{words.number(line['milliseconds'], '.3g')} ({low} to {high})"
+
+
+SECTION = Section(
+    name="latency", title="Latency", figures=figures, html=html, charts={"latency": picture}
+)

@@ -1,0 +1,159 @@
+"""What the sanity checks of a study say: each setting of an arm beside the checks of it, paired by
+seed.
+
+A check's rows name the setting that they are about (`hp_of`: its algorithm and its `hp`) and what
+was made of it (`hp_check`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from .. import page
+from ..draw import intervals
+from ..draw.render import Picture
+from ..inference import paired, verdicts
+from ..points import front, words
+from ._section import Drawings, Section
+from ._study import Study
+
+CHECKS = {
+    "random": "random masks with as many weights (or units) in each layer, on initial weights",
+    "shuffled": "such masks on the weights of the dense phase",
+    "reinitialised": "the masks as they were found, on initial weights of another seed",
+    "scratch": "whole layers of as many units as can influence the output, on initial weights",
+}
+"""What each check trains."""
+COSTS = ["flops_masked", "flops_shrunk"]
+
+
+def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of settings minus that of each check of them: one line for each (arm, setting,
+    check), in this order.
+
+    last_rows: as from `table.last`.  Columns: arm, setting, flops_masked, flops_shrunk (means of
+    the setting), check; for valid and test data `difference_*`: n, mean, sample deviation,
+    interval, p value, that after Holm's correction over all lines, the larger p value of the
+    equivalence tests, the verdict.  Empty if nothing was checked.
+    """
+    done = last_rows[last_rows["status"] == "done"]
+    if "hp_of" not in done or done["hp_of"].isna().all():
+        return pd.DataFrame()
+    keys, differences = [], []
+    pairs = _paired(done)
+    for (arm, _, _, _), group in pairs.groupby(["arm", "size", "of", "place"]):
+        first = group.iloc[0]
+        key = {"arm": arm, "setting": first["setting"], "check": first["check"]}
+        keys.append(key | {cost: group[cost].mean() for cost in COSTS})
+        differences.append(
+            {score: group[score] - group[f"{score}_check"] for score in front.SCORES}
+        )
+    lines = pd.DataFrame(keys)
+    for score in front.SCORES:
+        name = score.replace("accuracy", "difference")
+        lines = lines.join(tested([difference[score] for difference in differences], name))
+    return lines
+
+
+def _paired(done: pd.DataFrame) -> pd.DataFrame:
+    """A line for each check and seed: the setting's measures, and the check's as `*_check`.
+
+    `place` and `size` put checks in the order of `CHECKS`, and settings from the most FLOPs.
+    """
+    checks = done[done["hp_of"].notna()].assign(check=_named)
+    own = done[done["hp_of"].isna()]
+    own = own.assign(of=own["algorithm"] + " " + own["hp"], setting=front.settings(own))
+    pairs = checks[["hp_of", "check", "seed", *front.SCORES]].merge(
+        own[["of", "arm", "setting", "seed", *COSTS, *front.SCORES]],
+        left_on=["hp_of", "seed"],
+        right_on=["of", "seed"],
+        suffixes=("_check", ""),
+    )
+    order = dict.fromkeys([*CHECKS, *sorted(pairs["check"].unique())])
+    places = {check: place for place, check in enumerate(order)}
+    size = -pairs.groupby(["arm", "of"])["flops_masked"].transform("mean")
+    return pairs.assign(place=pairs["check"].map(places), size=size)
+
+
+def _named(checks: pd.DataFrame) -> pd.Series[str]:
+    """The name of each check, with the algorithm's behind it where several make one of that name."""
+    makers = checks.groupby("hp_check")["algorithm"].transform("nunique")
+    longer = checks["hp_check"] + " (" + checks["algorithm"] + ")"
+    return checks["hp_check"].where(makers == 1, longer)
+
+
+def tested(differences: list[pd.Series], name: str) -> pd.DataFrame:
+    """Tests of paired differences, a line for each: the fields of `paired.Paired` as `name` and
+    `name_*`, and `holm`, corrected for all of them, `equivalence` and `verdict`.
+    """
+    tests = [paired.paired(difference) for difference in differences]
+    same = [paired.equivalence(difference) for difference in differences]
+    adjusted = paired.holm([test.p for test in tests])
+    lines = paired.columns(tests, name)
+    lines[f"{name}_holm"] = adjusted
+    lines[f"{name}_equivalence"] = same
+    cases = zip(tests, adjusted, same, strict=True)
+    lines[f"{name}_verdict"] = [paired.verdict(*case) for case in cases]
+    return lines
+
+
+def figures(study: Study) -> pd.DataFrame | None:
+    lines = checked(study.last)
+    return lines if len(lines) else None
+
+
+def picture(study: Study, lines: pd.DataFrame) -> Picture:
+    return intervals.checks(verdicts.drawn(lines), study.name)
+
+
+def table(_: Study, lines: pd.DataFrame) -> pd.DataFrame:
+    return lines
+
+
+def html(study: Study, lines: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
+    told = "; ".join(f"{check}: {meaning}" for check, meaning in CHECKS.items())
+    yield page.say(
+        "What a setting found is trained again, for the same budget, on the same data and seeds, "
+        f"without its weights, its mask, or both. {told[0].upper()}{told[1:]}. If a check is as "
+        "accurate as the setting, what was taken from it was not needed."
+    )
+    yield from map(page.say, study.cautions)
+    yield page.figure("checks", drawings)
+    yield page.say(
+        "Difference: test accuracy of the setting minus the check's of the same seed, mean over n "
+        "seeds, in percentage points, with its 95 % t interval; verdicts after Holm's correction "
+        "over all lines of this table, as in the other comparisons."
+    )
+    rows = [_cells(line) for line in page.records(lines)]
+    head, texts = list(rows[0]), [list(row.values()) for row in rows]
+    yield page.details(f"All {len(rows)} lines", page.grid(head, texts, kind="search"))
+
+
+def _cells(line: Mapping[str, Any]) -> dict[str, str]:
+    low, high = line["difference_test_low"], line["difference_test_high"]
+    return {
+        "arm": line["arm"],
+        "setting": line["setting"],
+        "check": line["check"],
+        "FLOPs masked": words.large(line["flops_masked"]),
+        "n": str(line["difference_test_n"]),
+        "difference": words.number(100 * line["difference_test"], "+z.2f"),
+        "interval": words.interval(low, high, "+z.2f"),
+        "p (Holm)": words.p(line["difference_test_holm"]),
+        "p (equivalence)": words.p(line["difference_test_equivalence"]),
+        "verdict": line["difference_test_verdict"],
+    }
+
+
+SECTION = Section(
+    name="sanity_checks",
+    title="Sanity checks",
+    columns=("hp_of",),
+    figures=figures,
+    html=html,
+    charts={"checks": picture},
+    tables={"checks": table},
+)

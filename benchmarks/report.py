@@ -1,0 +1,132 @@
+"""The report of a study of many members: processor time of reading it, of each section, and of the
+whole.
+
+Writes a synthetic study as `prunefront run` would (six arms: the dense parent, random and found
+masks, a search over candidates, a convex solver with certificates; five seeds, four rungs, a file
+for each cohort and rung), then reports on it in a process of its own. Seconds are of the processor
+(`time.process_time`), which other work on the machine does not lengthen; wall seconds stand beside.
+
+    python benchmarks/report.py 10000 [100000 ...] [--profile 40] [--folder DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import pstats
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from prunefront.analysis import report, sections
+from prunefront.analysis.rows import loaded, table
+
+SEEDS = 5
+RUNGS = 4
+COHORT = 256
+"""Members of a cohort, and so rows of a file."""
+DENSE = 531_200
+PARAMETERS = DENSE // 2
+EXAMPLES = 10_000
+CANDIDATES = (1, 4, 16, 64, 256)
+SHARES = {"magnitude": 0.3, "dns": 0.3, "chance": 0.1, "weedout": 0.2, "convex": 0.1}
+"""The share of all settings that each arm has, beside the one of the dense parent."""
+HYPER = {"sparsity": pa.float64(), "candidates": pa.int64(), "rho": pa.float64()}
+FOOTER = {"commit": "0", "versions": {}, "device": "cpu", "task": {"lr": 0.1}, "data": "0"}
+
+
+def write(folder: Path, members: int) -> None:
+    """A study of about so many members, all of them done."""
+    draws = np.random.default_rng(0)
+    settings = max(members // SEEDS - 1, 1)
+    _write_arm(folder, "dense", [{}], draws)
+    for arm, share in SHARES.items():
+        count = max(round(share * settings), 1)
+        _write_arm(folder, arm, _settings(arm, count, draws), draws)
+
+
+def _settings(arm: str, count: int, draws: np.random.Generator) -> list[dict[str, Any]]:
+    """The hyper-parameters of each setting of an arm."""
+    sparsities = 1 - 10 ** draws.uniform(-2, 0, count)
+    if arm == "convex":
+        return [{"rho": float(value)} for value in sparsities]
+    if arm != "weedout":
+        return [{"sparsity": float(value)} for value in sparsities]
+    shared = np.repeat(sparsities, len(CANDIDATES))[:count]
+    counts = np.resize(CANDIDATES, count)
+    pairs = zip(counts.tolist(), shared.tolist(), strict=True)
+    return [{"candidates": number, "sparsity": sparsity} for number, sparsity in pairs]
+
+
+def _write_arm(
+    folder: Path, arm: str, settings: list[dict[str, Any]], draws: np.random.Generator
+) -> None:
+    """The row files of an arm: one for each cohort and rung."""
+    members = _members(arm, settings, draws)
+    for start in range(0, len(members), COHORT):
+        cohort = members[start : start + COHORT].assign(cohort=f"{arm}-{start:07d}")
+        for rung in range(1, RUNGS + 1):
+            rows = _at_rung(cohort, rung, draws).to_dict("records")
+            path = folder / "rows" / f"{arm}-{start:07d}-{rung}.parquet"
+            table.write(path, rows, HYPER, FOOTER)
+
+
+def _members(arm: str, settings: list[dict[str, Any]], draws: np.random.Generator) -> pd.DataFrame:
+    """What is the same at every rung, one line for each member."""
+    single = pd.DataFrame(settings, index=range(len(settings))).add_prefix("hp_")
+    single["hp"] = [json.dumps(setting, sort_keys=True) for setting in settings]
+    members = single.loc[single.index.repeat(SEEDS)].reset_index(drop=True)
+    count = len(members)
+    members["seed"] = np.resize(np.arange(SEEDS), count)
+    members["member"] = [f"{arm}-{number:08d}" for number in range(count)]
+    sparsity = members.get("hp_sparsity", pd.Series(0.0, members.index)).to_numpy()
+    kept = np.maximum(np.round(PARAMETERS * (1 - sparsity)), 1).astype(int)
+    loss = 0.01 * (list(SHARES).index(arm) if arm in SHARES else 0) + 0.02 * sparsity**4
+    members["level"] = 0.97 - loss + draws.normal(0, 0.004, count)
+    members["winner"] = draws.integers(1, 20, count).astype(float)
+    quarter = kept // 4
+    layers = zip(quarter, kept - quarter, strict=True)
+    members["layers"] = [
+        f'{{"hidden": [{first}, {PARAMETERS // 4}], "out": [{rest}, {PARAMETERS - PARAMETERS // 4}]}}'
+        for first, rest in layers
+    ]
+    return members.assign(
+        study="synthetic", arm=arm, algorithm=arm, control=arm in ("dense", "chance"),
+        model="mlp", dataset="digits", stacked=True, reason=None, search_flops=0,
+        sparsity=1 - kept / PARAMETERS, flops_dense=DENSE, flops_masked=2 * kept,
+        flops_shrunk=np.minimum(4 * kept, DENSE), params_dense=PARAMETERS, params_kept=kept,
+        params_shrunk=np.minimum(2 * kept, PARAMETERS), layers_dead=0, unknown_ops="",
+    )  # fmt: skip
+
+
+def _at_rung(cohort: pd.DataFrame, rung: int, draws: np.random.Generator) -> pd.DataFrame:
+    """The rows of a cohort at a rung, without what the table has no column for."""
+    reached = 1 - 0.3 * 0.3**rung
+    accuracy = cohort["level"] * reached + draws.normal(0, 0.001, len(cohort))
+    accuracy = (accuracy.clip(0.1, 1) * EXAMPLES).round() / EXAMPLES
+    last = rung == RUNGS
+    examples = EXAMPLES * rung
+    rows = cohort.assign(
+        rung=rung, epochs=float(rung), steps=100 * rung, examples=examples,
+        seconds=draws.exponential(2.0, len(cohort)) * rung, train_flops=3 * DENSE * examples,
+        status="done" if last else table.RUNNING, loss_train=0.1, accuracy_train=accuracy,
+        loss_valid=0.1, accuracy_valid=accuracy,
+    )  # fmt: skip
+    if last:
+        rows = rows.assign(loss_test=0.1, accuracy_test=accuracy - 0.01)
+    if (cohort["arm"] == "convex").all():
+        gap = 10.0 ** -(rung + draws.uniform(0, 1, len(cohort)))
+        rows = rows.assign(m_primal=1 + gap, m_dual=1.0, m_gap=gap, m_violation=gap / 10)
+    if (cohort["arm"] == "weedout").all():
+        rows = rows.assign(m_winner=cohort["winner"], m_score=draws.normal(2.3, 0.1, len(cohort)))
+    return rows.drop(columns=["level", "winner"])
