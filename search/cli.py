@@ -172,7 +172,7 @@ def pick(
     """Choose one network of the front on validation data, and export it: safetensors, JSON, ONNX."""
     from ..analysis import pick as picking
     from ..analysis.rows import table
-    from .study.parse import at
+    from .study.schema import at
     from .tools.pick import pick as take
 
     if cost not in picking.COSTS:

@@ -45,7 +45,7 @@ from ...trainables.records.cohort import ask_parts
 from ...trainables.tuning import CohortTrainable, Told
 from .. import SETTINGS
 from ..plan.generations import Planned
-from ..study.parse import Study
+from ..study.schema import Study
 from . import interrupts, losses
 from .progress import Progress
 from .work import Work

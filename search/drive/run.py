@@ -28,8 +28,8 @@ from ...trainables.records.cohort import Cohort
 from ...trainables.records.networks import keep_only
 from .. import DONE, FAILED, INTERRUPTED, LONGEST_TEMPORARY
 from ..console import Console
-from ..plan import generations
-from ..study.parse import Study, at
+from ..plan import checks, generations
+from ..study.schema import Study, at
 from . import interrupts, lease
 from .progress import Progress
 from .work import Work, write_ends
@@ -54,7 +54,7 @@ def run(
     if insecure and address is None:
         raise Mistake("--insecure: goes with --address; a Ray of our own is never open")
     with at(study.path):
-        generations.check(study)
+        checks.check(study)
     from . import cluster  # Ray takes two seconds to import, and bad input should not wait for it
 
     last_words: list[str] = []
@@ -67,7 +67,7 @@ def run(
         with at(study.path):
             slots = cluster.workers(study, address is not None)
             if address is None and _is_new(folder):
-                generations.check_memory(study, slots)
+                checks.check_memory(study, slots)
         held = stack.enter_context(locked(folder))
         if address is not None:
             cluster.shared(folder)
@@ -75,7 +75,7 @@ def run(
         planned.open()
         for path, why in table.set_aside(folder).items():
             say(f"{path.name}: {why}; moved to {folder / 'rejected'}")
-        for caution in generations.cautions(study):
+        for caution in checks.cautions(study):
             say(f"caution: {caution}")
         _skip(study, folder, say)
         work = Work(study, folder, planned, held.check)
@@ -212,7 +212,7 @@ def _held(file: IO[str]) -> bool:
 def _skip(study: Study, folder: Location, say: Callable[[str], None]) -> None:
     """Rows for the members of arms that cannot run on the task, with the reason."""
     for arm in study.arms:
-        reason = generations.skipped(arm, study.task)
+        reason = checks.skipped(arm, study.task)
         if reason is not None:
             say(f"arm {arm.name}: skipped: {reason}")
             name = f"skipped-{hashlib.sha256(arm.name.encode()).hexdigest()[:12]}"

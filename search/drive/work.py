@@ -19,7 +19,7 @@ from ...trainables.training.pruner import dense_ready
 from ..plan import rungs
 from ..plan.generations import Plan, Planned, read_cohort
 from ..study import controls
-from ..study.parse import Arm, Study
+from ..study.schema import Arm, Study
 
 
 @dataclasses.dataclass(frozen=True)

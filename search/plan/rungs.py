@@ -18,7 +18,7 @@ from ...analysis.rows.goals import Goals
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, source
 from ...trainables.records.cohort import hp_types, rows_path
-from ..study.parse import Arm, Study
+from ..study.schema import Arm, Study
 
 KEYS = ["arm", "hp", "seed", "member", "cohort", "rung", "status"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...trainables.contract import Value, complete
-from ..study.parse import MOST, Arm, Span
+from ..study.schema import MOST, Arm, Span
 
 Configuration = dict[str, Value]
 

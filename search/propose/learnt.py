@@ -20,7 +20,7 @@ import torch
 
 from ...analysis.rows.goals import Goals
 from ...trainables.contract import Value
-from ..study.parse import Arm, Span
+from ..study.schema import Arm, Span
 from .drawn import Configuration, active, digest, place, proposals, settled
 
 if TYPE_CHECKING:  # optuna takes a second to import

@@ -17,7 +17,7 @@ from ...trainables.algorithms import find, is_ours, known
 from ...trainables.contract import Algorithm, Value, complete, hyperparameters, setting
 from ...trainables.records.networks import kept_members
 from ...trainables.task import Task
-from .parse import Arm, Study
+from .schema import Arm, Study
 
 
 def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:

@@ -20,7 +20,7 @@ from ...trainables.algorithms import known
 from ...trainables.contract import Algorithm, Domain
 from ...trainables.data import readers, splits
 from ...trainables.task import DOMAINS, Task
-from .parse import About, ArmTable
+from .schema import About, ArmTable
 
 HEAD = """# Reference
 

@@ -20,7 +20,7 @@ from ...trainables.measure import latency as timing
 from ...trainables.records.networks import kept_members, load_shrunk
 from ..console import Console
 from ..drive.run import locked
-from ..study.parse import Study
+from ..study.schema import Study
 
 PARENT = "parent-"
 

@@ -23,7 +23,7 @@ from ...trainables.records.physical import Parent
 from ...trainables.task import Task
 from .. import DONE, FAILED
 from ..console import Console
-from ..study.parse import at
+from ..study.schema import at
 
 
 def pick(folder: Where, chosen: picking.Pick, out: Where | None, console: Console) -> int:

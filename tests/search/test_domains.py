@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunefront.search.propose.drawn import proposals
-from prunefront.search.study.parse import Arm, Span
+from prunefront.search.study.schema import Arm, Span
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Value
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from prunefront.analysis.rows.mistake import Mistake
 from prunefront.search.drive.work import Work
+from prunefront.search.plan import cohorts as forming
 from prunefront.search.plan import generations, rungs
-from prunefront.search.study.parse import Study, read
+from prunefront.search.study.parse import read
+from prunefront.search.study.schema import Study
 from prunefront.trainables.algorithms.chance import Chance
 from prunefront.trainables.contract import code_path
 from prunefront.trainables.records.cohort import Cohort, rows_path
@@ -188,7 +190,7 @@ def test_what_belongs_together_is_never_split(tmp_path: Path, size: int) -> None
 @given(sizes=st.lists(st.integers(1, 9), max_size=12), most=st.integers(1, 12))
 def test_parts_keep_units_whole_in_order_and_small(sizes: list[int], most: int) -> None:
     units = [[100 * unit + k for k in range(size)] for unit, size in enumerate(sizes)]
-    parts = list(generations._parts(units, most))
+    parts = list(forming._parts(units, most))
     assert [place for part in parts for place in part] == [
         place for unit in units for place in unit
     ]

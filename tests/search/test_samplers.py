@@ -18,7 +18,7 @@ from prunefront.analysis.rows.goals import Goals, Limit
 from prunefront.search.propose import learnt
 from prunefront.search.propose.drawn import proposals, settled
 from prunefront.search.propose.learnt import Told, propose
-from prunefront.search.study.parse import MODELLED, Arm, Span
+from prunefront.search.study.schema import MODELLED, Arm, Span
 from prunefront.search.tools import export
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Value

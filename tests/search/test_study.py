@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prunefront.search.study.parse import Span, Study, read
+from prunefront.search.study.parse import read
+from prunefront.search.study.schema import Span, Study
 from prunefront.trainables.task import Task
 
 STUDY = '[study]\nname = "s"\nseeds = [0, 1]\n'

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from prunefront.analysis.rows.mistake import Mistake
 from prunefront.search import INTERNAL, cli
-from prunefront.search.plan import generations
+from prunefront.search.plan import checks, generations
 from prunefront.search.study import controls
 from prunefront.search.study.parse import read
 from prunefront.trainables import algorithms, models, rehearsal
@@ -407,9 +407,7 @@ def planned(folder: Path, model: str, arms: str, controlled: bool = False):
 @pytest.mark.parametrize(("name", "sentence"), OWN)
 def test_own_algorithms(tmp_path: Path, name: str, sentence: str) -> None:
     with pytest.raises(Mistake) as refused:
-        generations.check(
-            planned(tmp_path, "widths = [4]", f'[[arm]]\nalgorithm = "{HERE}.{name}"\n')
-        )
+        checks.check(planned(tmp_path, "widths = [4]", f'[[arm]]\nalgorithm = "{HERE}.{name}"\n'))
     assert f'arm "{HERE}.{name}": algorithm {HERE}.{name}: {sentence}' in str(refused.value)
 
 
@@ -428,7 +426,7 @@ def test_own_algorithms_that_say_wrong_things_of_themselves(name: str, sentence:
 
 @pytest.mark.parametrize("name", ["Mine", "Masked"])
 def test_a_sound_algorithm_of_a_users_own(tmp_path: Path, name: str) -> None:
-    generations.check(planned(tmp_path, "widths = [4]", f'[[arm]]\nalgorithm = "{HERE}.{name}"\n'))
+    checks.check(planned(tmp_path, "widths = [4]", f'[[arm]]\nalgorithm = "{HERE}.{name}"\n'))
     assert not algorithms.is_ours(algorithms.find(f"{HERE}.Mine"))
     assert all(map(algorithms.is_ours, algorithms.known().values()))
 
@@ -447,16 +445,16 @@ def test_structured_arms_are_skipped_with_what_stood_in_the_way(tmp_path: Path) 
     why = f"it needs hidden units whose readers are all known; model {HERE}.pooled has none ({obstacle})"
     lasso = '[[arm]]\nalgorithm = "group_lasso"\n'
     study = planned(tmp_path, model, DENSE + lasso)
-    generations.check(study)
-    assert generations.skipped(study.arms[1], study.task) == why
+    checks.check(study)
+    assert checks.skipped(study.arms[1], study.task) == why
     with pytest.raises(Mistake) as refused:
-        generations.check(planned(tmp_path, model, lasso))
+        checks.check(planned(tmp_path, model, lasso))
     assert (
         str(refused.value)
         == f'at least one arm can run on the task; got none: arm "group_lasso": {why}'
     )
     with pytest.raises(Mistake, match="`granularity` node: it needs hidden units"):
-        generations.check(
+        checks.check(
             planned(tmp_path, model, '[[arm]]\nalgorithm = "chance"\nspace.granularity = "node"\n')
         )
 
@@ -484,10 +482,10 @@ def test_a_convex_arm_that_the_task_does_not_allow_is_skipped_where_others_can_r
 ) -> None:
     table = f'[[arm]]\nalgorithm = "{arm}"\n'
     study = planned(tmp_path, model, DENSE + table)
-    generations.check(study)
-    assert reason in str(generations.skipped(study.arms[1], study.task))
+    checks.check(study)
+    assert reason in str(checks.skipped(study.arms[1], study.task))
     with pytest.raises(Mistake, match="at least one arm can run on the task; got none"):
-        generations.check(planned(tmp_path, model, table))
+        checks.check(planned(tmp_path, model, table))
 
 
 # ---- trained weights
@@ -531,8 +529,8 @@ def test_controls_that_need_new_weights_are_refused_with_the_reason(tmp_path: Pa
     scratch = planned(
         tmp_path, f'model = "{HERE}.trained"', DENSE + '[[arm]]\nalgorithm = "scratch"\n'
     )
-    generations.check(scratch)
-    assert str(generations.skipped(scratch.arms[1], scratch.task)).startswith(
+    checks.check(scratch)
+    assert str(checks.skipped(scratch.arms[1], scratch.task)).startswith(
         "it needs new initial weights; model "
     )
 
@@ -611,9 +609,9 @@ def test_a_budget_beyond_all_measure_is_refused() -> None:
 
 def test_tied_weights_do_not_hinder_a_study(tmp_path: Path) -> None:
     study = planned(tmp_path, 'model = "example_models.odd"', DENSE)
-    generations.check(study)
+    checks.check(study)
     assert study.task.loaded == ""
-    generations.cautions(study)
+    checks.cautions(study)
 
 
 class Frozen(nn.Module):

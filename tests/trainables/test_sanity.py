@@ -19,6 +19,7 @@ from prunefront.analysis.rows.storage import locate
 from prunefront.search.drive.work import Work
 from prunefront.search.plan.generations import Plan, read_cohort
 from prunefront.search.study import controls, parse
+from prunefront.search.study.schema import Study
 from prunefront.trainables import algorithms
 from prunefront.trainables.algorithms import find, known, sanity
 from prunefront.trainables.contract import Algorithm, Check, Domain, Member, complete, setting
@@ -161,7 +162,7 @@ algorithm = "chance"
 """
 
 
-def opened(folder: Path, more: str = "") -> tuple[parse.Study, Work]:
+def opened(folder: Path, more: str = "") -> tuple[Study, Work]:
     path = folder / "checked.toml"
     path.write_text(STUDY.format(more=more))
     read = parse.read(path)

@@ -1,0 +1,127 @@
+"""What is checked of a study before it starts: whether its arms can run, go together with the task
+and fit the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+from ...analysis.rows.mistake import Mistake
+from ...trainables import models
+from ...trainables.algorithms import is_ours
+from ...trainables.contract import code_path
+from ...trainables.rehearsal import rehearse_algorithm
+from ...trainables.task import Task
+from ...trainables.training.memory import allowance, fitting_shapes
+from ..propose.drawn import Configuration, proposals
+from ..study import controls
+from ..study.schema import MODELLED, Arm, Study, at
+from .patience import LateError, within
+
+REHEARSED_CODE_PATHS = 4
+"""Of an algorithm of a user's own."""
+REHEARSAL_SECONDS = 5.0
+"""After which a rehearsal is broken off: what is slow is no mistake."""
+SPREAD_MEMBERS = 64
+"""Configurations over its space that are checked of an arm that learns from results."""
+
+
+def cautions(study: Study) -> list[str]:
+    """What a reader should know of the study before any verdict, one sentence each: of its data,
+    its model, its controls.
+    """
+    model = study.task.model
+    sentences = list(study.task.data.cautions)
+    for name, why in study.task.structure.failed:
+        what = name or "all of it"
+        looks = "stays whole, though it looked as if it could go"
+        sentences.append(f"model {model}: {what} {looks}: {why}")
+    return [*sentences, *controls.cautions(study)]
+
+
+def check(study: Study) -> None:
+    """Raise Mistake with one sentence if data, model, budget and hyper-parameters do not fit
+    together.
+    """
+    with at("[task]"):
+        study.task.check()
+    arms = [arm for arm in study.arms if not arm.follows]
+    reasons = {arm.name: skipped(arm, study.task) for arm in arms}
+    if all(reasons.values()):
+        first = arms[0].name
+        rule = "at least one arm can run on the task"
+        raise Mistake(f'{rule}; got none: arm "{first}": {reasons[first]}')
+    for arm in arms:
+        if reasons[arm.name] is None:
+            with at(f'arm "{arm.name}"'):
+                _check_arm(arm, study.task)
+
+
+def skipped(arm: Arm, task: Task) -> str | None:
+    """Why an arm cannot run on the task, or None if it can."""
+    with at(f'arm "{arm.name}"'), _blamed(arm, "says whether it can run on the task"):
+        return arm.algorithm.skip(task)
+
+
+def check_memory(study: Study, workers: int) -> None:
+    """Raise Mistake with one sentence if a member is known not to fit one of `workers` of this
+    machine.
+    """
+    room = allowance(study.task.torch_device, workers)
+    noun = "worker" if workers == 1 else "workers"
+    for arm in study.arms:
+        if arm.follows or arm.sampler in MODELLED or arm.algorithm.skip(study.task) is not None:
+            continue
+        with at(f'arm "{arm.name}", {workers} {noun}'):
+            _check_arm_memory(arm, study.task, room)
+
+
+def _check_arm(arm: Arm, task: Task) -> None:
+    """Raise Mistake if a configuration of an arm does not fit the task; an algorithm of a user's
+    own is rehearsed too.
+    """
+    algorithm = arm.algorithm
+    if arm.sampler in MODELLED:
+        arm = dataclasses.replace(arm, sampler="sobol", members=SPREAD_MEMBERS)
+    parents: dict[object, Task] = {}
+    for hp in proposals(arm):
+        path = code_path(algorithm.space, hp)
+        is_new = path not in parents
+        if is_new:
+            parents[path] = _checked_parent(arm, task, hp)
+        with _blamed(arm, "checks its hyper-parameters"):
+            algorithm.check(parents[path], hp)
+        if is_new and not is_ours(algorithm) and len(parents) <= REHEARSED_CODE_PATHS:
+            with contextlib.suppress(LateError), within(REHEARSAL_SECONDS):
+                rehearse_algorithm(arm.algorithm_name, algorithm, parents[path], hp)
+
+
+def _checked_parent(arm: Arm, task: Task, hp: Configuration) -> Task:
+    with _blamed(arm, "gives the network that members start from"):
+        parent = arm.algorithm.parent(task, hp)
+    if parent is not task:
+        parent.check(rehearsed=False)  # the model was rehearsed at its own width
+    return parent
+
+
+def _check_arm_memory(arm: Arm, task: Task, room: int) -> None:
+    """room: bytes."""
+    algorithm = arm.algorithm
+    checked = set[object]()
+    for hp in proposals(arm):
+        path = code_path(algorithm.space, hp)
+        if path not in checked:
+            checked.add(path)
+            fitting_shapes(algorithm.parent(task, hp), algorithm, hp, 1, room)
+
+
+@contextlib.contextmanager
+def _blamed(arm: Arm, doing: str) -> Iterator[None]:
+    """What an algorithm of a user's own raises is a Mistake that names it."""
+    if is_ours(arm.algorithm):
+        yield
+        return
+    with models.blamed(f"algorithm {arm.algorithm_name}: {doing}"):
+        yield

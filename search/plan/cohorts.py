@@ -1,0 +1,270 @@
+"""Cohorts: which members train together, and how many."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from ...analysis.rows.mistake import Mistake
+from ...trainables.contract import Member, Value, code_path
+from ...trainables.records.cohort import Cohort
+from ...trainables.training.memory import allowance, fitting, fitting_shapes, member_bytes
+from ..study.schema import Arm, Study
+from .patience import LateError, within
+
+LEAST_MEMBERS = 8
+"""Below this, an automatic cohort is not cut to keep all workers busy: its steps would cost nearly
+the same.
+"""
+MOST_MEMBERS = 4096
+"""Of an automatic cohort: what is lost with a worker, and written at once, stays small."""
+
+_T = TypeVar("_T")
+
+Unit = list[int]
+"""Places of members that must share a cohort."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """What trains a study. here: whether they are on this machine, so that its memory is theirs."""
+
+    count: int
+    here: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Configurations of an arm, each with every seed. Members are made when they are asked for; a
+    place is the index of one.
+    """
+
+    arm: Arm
+    configurations: Sequence[Mapping[str, Value]]
+    seeds: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.configurations) * len(self.seeds)
+
+    def __iter__(self) -> Iterator[Member]:
+        for hp in self.configurations:
+            for seed in self.seeds:
+                yield Member(hp, seed)
+
+    def member(self, place: int) -> Member:
+        """The member at a place."""
+        configuration, seed = divmod(place, len(self.seeds))
+        return Member(self.configurations[configuration], self.seeds[seed])
+
+    def digest(self, member: Member) -> int:
+        """What a member is known by in a plan."""
+        arm = self.arm
+        return member_digest(arm.name, arm.algorithm_name, arm.algorithm.version, member)
+
+
+@dataclasses.dataclass
+class Ledger:
+    """What a plan holds, so that nothing is planned twice; `form` adds to it.
+
+    cohorts: how many, which numbers their names.  members: their digests.  dense: seed -> name of
+    the cohort that trains its dense network.  bytes: (algorithm, code path) -> what a member takes
+    while it trains, where that was measured.
+    """
+
+    cohorts: int = 0
+    members: set[int] = dataclasses.field(default_factory=set)
+    dense: dict[int, str] = dataclasses.field(default_factory=dict)
+    bytes: dict[Hashable, int] = dataclasses.field(default_factory=dict)
+
+
+def member_digest(arm: str, algorithm: str, version: int, member: Member) -> int:
+    """What a member is known by in a plan: arm, algorithm and version, hyper-parameters, seed."""
+    content = json.dumps([arm, algorithm, version, member.hp, member.seed], sort_keys=True)
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest())
+
+
+def form(
+    study: Study, workers: Workers, batches: Sequence[Batch], ledger: Ledger
+) -> Iterator[Cohort]:
+    """Cohorts of those members of `batches` that are not planned yet, made when they are asked for.
+
+    First those that train the dense networks which others start from.
+    """
+    unplanned = [(batch, _enter(batch, ledger)) for batch in batches]
+    yield from _dense_cohorts(study, workers, unplanned, ledger)
+    count = sum(len(places) for _, places in unplanned)
+    share = min(MOST_MEMBERS, max(LEAST_MEMBERS, -(-count // workers.count)))
+    for batch, places in unplanned:
+        for units in _groups(batch, places):
+            yield from _group_cohorts(study, workers, batch, units, share, ledger)
+
+
+def _enter(batch: Batch, ledger: Ledger) -> list[int]:
+    """Places of the members that the ledger did not have; it has them from now on."""
+    places: list[int] = []
+    for place, member in enumerate(batch):
+        digest = batch.digest(member)
+        if digest not in ledger.members:
+            ledger.members.add(digest)
+            places.append(place)
+    return places
+
+
+def _dense_cohorts(
+    study: Study,
+    workers: Workers,
+    unplanned: Sequence[tuple[Batch, list[int]]],
+    ledger: Ledger,
+) -> Iterator[Cohort]:
+    needed: set[int] = set()
+    for batch, places in unplanned:
+        if batch.arm.algorithm.from_dense:
+            needed.update(batch.seeds[place % len(batch.seeds)] for place in places)
+    lacking = [[seed] for seed in sorted(needed - set(ledger.dense))]
+    size = study.about.max_cohort
+    if size == "auto":  # all else waits for them, and so they are spread over all workers
+        size = max(LEAST_MEMBERS, -(-len(lacking) // workers.count))
+    for seeds in _parts(lacking, size):
+        members = tuple(Member({}, seed) for seed in seeds)
+        cohort = _named(Cohort("", "", "", members), ledger)
+        ledger.dense |= dict.fromkeys(seeds, cohort.name)
+        yield cohort
+
+
+def _group_cohorts(
+    study: Study, workers: Workers, batch: Batch, units: list[Unit], share: int, ledger: Ledger
+) -> Iterator[Cohort]:
+    """Cohorts of members of one code path."""
+    arm = batch.arm
+    first = batch.member(units[0][0])
+    longest = max(map(len, units))
+    size, bytes_each = _size(
+        study, workers, arm, first, max(share, LEAST_MEMBERS * longest), ledger
+    )
+    fits = _fits(study, workers, arm, first, max(size, longest))
+    if fits is not None:
+        units = _cut(units, fits)
+        size = min(size, fits)
+    for places in _parts(units, size):
+        members = tuple(batch.member(place) for place in places)
+        after: set[str] = set()
+        if arm.algorithm.from_dense:
+            after = {ledger.dense[member.seed] for member in members}
+        cohort = Cohort(
+            "",
+            arm.name,
+            arm.algorithm_name,
+            members,
+            tuple(sorted(after)),
+            arm.algorithm.version,
+            bytes_each,
+        )
+        yield _named(cohort, ledger)
+
+
+def _named(cohort: Cohort, ledger: Ledger) -> Cohort:
+    """The cohort with a name, which tells its place and what is in it."""
+    members = [[member.hp, member.seed] for member in cohort.members]
+    content = json.dumps([cohort.arm, cohort.algorithm, cohort.version, members], sort_keys=True)
+    name = f"{ledger.cohorts:05d}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    ledger.cohorts += 1
+    return dataclasses.replace(cohort, name=name)
+
+
+def _fits(study: Study, workers: Workers, arm: Arm, first: Member, most: int) -> int | None:
+    """How many members like `first`, up to `most`, fit a worker by what their algorithm says of
+    their shapes; at least 1.
+
+    None if it says nothing, or workers are elsewhere. They refuse what does not fit them, with a
+    reason in its rows.
+    """
+    if not workers.here:
+        return None
+    room = allowance(study.task.torch_device, workers.count)
+    try:
+        parent = arm.algorithm.parent(study.task, first.hp)
+        return fitting_shapes(parent, arm.algorithm, first.hp, most, room)
+    except Mistake:
+        return 1
+
+
+def _size(
+    study: Study, workers: Workers, arm: Arm, first: Member, share: int, ledger: Ledger
+) -> tuple[int, int]:
+    """Most members in a cohort, and the bytes of each (0: not measured).
+
+    What the study says, or up to `share` what fits the memory.
+    """
+    if study.about.max_cohort != "auto":
+        return study.about.max_cohort, 0
+    try:
+        parent = arm.algorithm.parent(study.task, first.hp)
+        if arm.algorithm.footprint(parent, first.hp, 1) is not None:
+            return share, 0  # `_fits` says the rest
+        bytes_each = _measured_bytes(study, arm, first, ledger)
+        fits = fitting(bytes_each, study.task.torch_device, workers.count)
+    except (Exception, LateError):
+        return share, 0  # what fails or hangs here does in its worker too, and becomes rows
+    return min(share, fits), bytes_each
+
+
+def _measured_bytes(study: Study, arm: Arm, first: Member, ledger: Ledger) -> int:
+    """What a member like `first` takes. It takes a few steps of training, and rounds may be many:
+    it is measured once.
+    """
+    kind = arm.algorithm_name, code_path(arm.algorithm.space, first.hp)
+    if kind not in ledger.bytes:
+        with within(study.about.limit):
+            ledger.bytes[kind] = member_bytes(study.task, arm.algorithm, first)
+    return ledger.bytes[kind]
+
+
+def _groups(batch: Batch, places: Sequence[int]) -> list[list[Unit]]:
+    """Places of members that may share a cohort, as lists of units (`Algorithm.together`)."""
+    algorithm = batch.arm.algorithm
+    groups: dict[Hashable, dict[Hashable, Unit]] = {}
+    for place in places:
+        member = batch.member(place)
+        unit: Hashable = place
+        if algorithm.together:
+            apart = {name: member.hp[name] for name in member.hp if name not in algorithm.together}
+            unit = json.dumps([apart, member.seed], sort_keys=True)
+        group = groups.setdefault(code_path(algorithm.space, member.hp), {})
+        group.setdefault(unit, []).append(place)
+    return [list(units.values()) for units in groups.values()]
+
+
+def _cut(units: list[Unit], most: int) -> list[Unit]:
+    """Units of at most `most` members: memory is stronger than what should share a cohort."""
+    cut: list[Unit] = []
+    for unit in units:
+        cut += _equal_parts(unit, -(-len(unit) // most))
+    return cut
+
+
+def _parts(units: list[Unit], size: int) -> Iterator[list[int]]:
+    """Units in order, cut into the fewest parts of at most `size` members (or one unit), as equal
+    as can be.
+    """
+    members = sum(map(len, units))
+    fewest = min(-(-members // size), len(units))
+    for count in range(max(1, fewest), len(units) + 1):
+        parts = _equal_parts(units, count)
+        if all(_is_small(part, size) for part in parts):
+            for part in parts:
+                yield list(itertools.chain.from_iterable(part))
+            return
+
+
+def _is_small(part: list[Unit], size: int) -> bool:
+    return len(part) == 1 or sum(map(len, part)) <= size
+
+
+def _equal_parts(whole: list[_T], count: int) -> list[list[_T]]:
+    """A list cut into `count` parts in order, whose lengths differ by 1 at most."""
+    ends = [len(whole) * index // count for index in range(count + 1)]
+    return [whole[begin:end] for begin, end in itertools.pairwise(ends)]
