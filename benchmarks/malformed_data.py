@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from prunefront.search import BAD_INPUT, cli
-from prunefront.search.drive import cluster
+from prunefront.search.drive import cluster, handout
 from prunefront.trainables.data import splits
 
 STUDY = """[study]
@@ -696,7 +696,7 @@ def refusal(task: str) -> tuple[str, str]:
     with (
         mock.patch.object(sys, "argv", words),
         mock.patch.object(sys, "path", list(sys.path)),
-        mock.patch.object(cluster, "train", started),
+        mock.patch.object(handout, "train", started),
         mock.patch.object(cluster.ray, "init", started),
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(said),

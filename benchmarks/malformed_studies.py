@@ -26,7 +26,7 @@ from typing import Any
 from unittest import mock
 
 from prunefront.search import BAD_INPUT, cli
-from prunefront.search.drive import cluster
+from prunefront.search.drive import cluster, handout
 from prunefront.trainables import algorithms
 from prunefront.trainables.data import splits
 
@@ -520,7 +520,7 @@ def fault(draft: Draft) -> str | None:
     code: Any = 0
     with _workplace(draft) as words, contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(sys, "argv", words))
-        stack.enter_context(mock.patch.object(cluster, "train", _never))
+        stack.enter_context(mock.patch.object(handout, "train", _never))
         stack.enter_context(mock.patch.object(cluster.ray, "init", _never))
         stack.enter_context(contextlib.redirect_stdout(printed))
         stack.enter_context(contextlib.redirect_stderr(said))

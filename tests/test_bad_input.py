@@ -20,8 +20,8 @@ from sklearn.datasets import load_digits
 
 import malformed_studies
 from prunefront.search import LONGEST_TEMPORARY, cli
-from prunefront.search.drive import cluster
-from prunefront.search.drive.run import locked
+from prunefront.search.drive import cluster, handout
+from prunefront.search.drive.lock import locked
 from prunefront.trainables.data import splits
 
 STUDY = '[study]\nname = "s"\nseeds = [0]\n[task]\nepochs = 2\nrungs = 1\nwidths = [4]\n'
@@ -150,7 +150,7 @@ def refused(
     def never(*_: object, **__: object) -> None:
         raise RayStartedError
 
-    monkeypatch.setattr(cluster, "train", never)
+    monkeypatch.setattr(handout, "train", never)
     monkeypatch.setattr(cluster.ray, "init", never)
 
     def command(*words: object) -> str:

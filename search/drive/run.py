@@ -8,31 +8,27 @@ are from the plan.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import fcntl
-import functools
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 from ...analysis.points import front
 from ...analysis.rows import table
 from ...analysis.rows.mistake import Mistake
-from ...analysis.rows.storage import Location, Remote, Where, locate, remove_tree, sweep
-from ...trainables.data.splits import pack
+from ...analysis.rows.storage import Location, Where, locate, remove_tree, sweep
+from ...trainables.data.splits import Packed, pack
 from ...trainables.records.cohort import Cohort
 from ...trainables.records.networks import keep_only
-from .. import DONE, FAILED, INTERRUPTED, LONGEST_TEMPORARY
+from .. import DONE, FAILED, INTERRUPTED
 from ..console import Console
 from ..plan import checks, generations
 from ..study.schema import Study, at
-from . import interrupts, lease
+from . import interrupts, scratch
+from .lock import locked
 from .progress import Progress
 from .work import Work, write_ends
+
+Say = Callable[[str], None]
 
 
 def run(
@@ -49,8 +45,6 @@ def run(
     Mistake with one sentence, before anything is trained, if the study cannot run there.
     """
     folder = locate(folder)
-
-    say = console.say
     if insecure and address is None:
         raise Mistake("--insecure: goes with --address; a Ray of our own is never open")
     with at(study.path):
@@ -59,69 +53,108 @@ def run(
 
     last_words: list[str] = []
     with interrupts.handled(), contextlib.ExitStack() as stack:
-        stack.callback(
-            _say_all, say, last_words
-        )  # when Ray is gone, which says something of its own until then
+        # When Ray is gone, which says something of its own until then.
+        stack.callback(_say_all, console.say, last_words)
         if address is not None:
             stack.enter_context(cluster.joined_ray(address, insecure))
         with at(study.path):
             slots = cluster.workers(study, address is not None)
             if address is None and _is_new(folder):
                 checks.check_memory(study, slots)
-        held = stack.enter_context(locked(folder))
+        check = stack.enter_context(locked(folder))
+        here = stack.enter_context(scratch.folder())
         if address is not None:
-            cluster.shared(folder)
-        planned = generations.Plan(study, folder, slots, here=address is None)
-        planned.open()
-        for path, why in table.set_aside(folder).items():
-            say(f"{path.name}: {why}; moved to {folder / 'rejected'}")
-        for caution in checks.cautions(study):
-            say(f"caution: {caution}")
-        _skip(study, folder, say)
-        work = Work(study, folder, planned, held.check)
+            cluster.check_shared(folder)
+        plan = generations.Plan(study, folder, slots, here=address is None)
+        plan.open()
+        _say_cautions(study, folder, console.say)
+        _skip(study, folder, console.say)
+        work = Work(study, folder, plan, check)
+        work.open()
         if work.anything():
-            before = work.members - work.left
-            with Progress(folder, planned.expected, before, study.task.rungs, console) as progress:
-                work.stopped = progress.left
-                packed = pack(study.task.data)
-                if address is None:
-                    room = (
-                        sum(
-                            x.nbytes for part in ("inputs", "labels") for x in packed[part].values()
-                        )
-                        if packed
-                        else 0
-                    )
-                    stack.enter_context(
-                        cluster.local_ray(held.scratch, slots * study.about.cpus, room)
-                    )
-                try:
-                    cluster.train(study, work, held.scratch, packed, progress)
-                except OSError as error:
-                    last_words.append(
-                        f"{folder}: {error.strerror or error}; rows are kept: the same command goes on"
-                    )
-                    return INTERRUPTED
-            if not work.over:
-                left = f"interrupted with {work.left} members to go"
-                last_words.append(f"{left}; rows are kept in {folder}: the same command goes on")
+            cpus = slots * study.about.cpus if address is None else None
+            interrupted = _train(study, work, console, here, cpus)
+            if interrupted:
+                last_words.append(f"{interrupted}: the same command goes on")
                 return INTERRUPTED
-        remove_tree(folder / "state")
-        sweep(folder)
-        names = {path.name for path in table.files(folder)}
-        failed = any(f"{cohort.name}-failed.parquet" in names for cohort in planned.cohorts)
-        if study.about.keep == "front" and not (
-            failed and study.about.controls == "standard"
-        ):  # controls are tried again
-            chosen = front.members_on_front(table.last(table.current(folder, table.read(folder))))
-            if lost := keep_only(folder, chosen):
-                say(f"{lost} networks now on the front were dropped when the study was smaller")
-        return FAILED if failed else DONE
+        return _finish(study, folder, plan, console.say)
 
 
-def _say_all(say: Callable[[str], None], sentences: Sequence[str]) -> None:
+def _train(study: Study, work: Work, console: Console, here: Path, cpus: int | None) -> str:
+    """Train all there is; returns what interrupted it, if anything did.
+
+    cpus: of a Ray of our own, started for it; None: one was joined.
+    """
+    from . import handout
+
+    folder = work.folder
+    before = work.members - work.left
+    expected = work.plan.expected
+    # Ray ends after the display, which would be in the way of what Ray says.
+    with (
+        contextlib.ExitStack() as after,
+        Progress(folder, expected, before, study.task.rungs, console) as progress,
+    ):
+        work.stopped = progress.left
+        packed = pack(study.task.data)
+        after.enter_context(_ray(here, cpus, packed))
+        try:
+            handout.train(study, work, here, packed, progress)
+        except OSError as error:
+            return f"{folder}: {error.strerror or error}; rows are kept"
+    if not work.over:
+        return f"interrupted with {work.left} members to go; rows are kept in {folder}"
+    return ""
+
+
+@contextlib.contextmanager
+def _ray(here: Path, cpus: int | None, packed: Packed | None) -> Iterator[None]:
+    """A Ray of our own with so many CPUs and room for the data, or the one that was joined."""
+    from . import cluster
+
+    if cpus is None:
+        yield
+        return
+    with cluster.local_ray(here, cpus, _bytes(packed)):
+        yield
+
+
+def _bytes(packed: Packed | None) -> int:
+    """Bytes of a packed data set."""
+    if packed is None:
+        return 0
+    total = 0
+    for part in ("inputs", "labels"):
+        total += sum(array.nbytes for array in packed[part].values())
+    return total
+
+
+def _finish(study: Study, folder: Location, plan: generations.Plan, say: Say) -> int:
+    """Tidy up after the last cohort, and keep the networks that are wanted; the exit code."""
+    remove_tree(folder / "state")
+    sweep(folder)
+    names = {path.name for path in table.files(folder)}
+    failed = any(f"{cohort.name}-failed.parquet" in names for cohort in plan.cohorts)
+    tried_again = failed and study.about.controls == "standard"  # controls are
+    if study.about.keep == "front" and not tried_again:
+        last = table.last(table.current(folder, table.read(folder)))
+        lost = keep_only(folder, front.members_on_front(last))
+        if lost:
+            say(f"{lost} networks now on the front were dropped when the study was smaller")
+    return FAILED if failed else DONE
+
+
+def _say_all(say: Say, sentences: Sequence[str]) -> None:
     for sentence in sentences:
         say(sentence)
+
+
+def _say_cautions(study: Study, folder: Location, say: Say) -> None:
+    """Set aside the row files that cannot be trusted, and say that and what looks odd."""
+    for path, why in table.set_aside(folder).items():
+        say(f"{path.name}: {why}; moved to {folder / 'rejected'}")
+    for caution in checks.cautions(study):
+        say(f"caution: {caution}")
 
 
 def _is_new(folder: Location) -> bool:
@@ -134,93 +167,13 @@ def _is_new(folder: Location) -> bool:
         return False
 
 
-@dataclasses.dataclass(frozen=True)
-class Held:
-    """An output folder held by this driver. scratch: a folder on this machine.  check: raises
-    Mistake if it was lost.
-    """
-
-    scratch: Path
-    check: Callable[[], None]
-
-
-@contextlib.contextmanager
-def locked(folder: Location) -> Iterator[Held]:
-    """Hold `folder` for this driver alone, with a scratch folder that is removed at the end.
-
-    Raises Mistake if the folder cannot be written to, if another driver holds it, or as `_scratch`
-    does.
-    """
-    with contextlib.ExitStack() as stack:
-        check: Callable[[], None] = lambda: None  # noqa: E731 - a lock of this machine is not lost
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".probe"
-            try:
-                probe.write_bytes(bytes(1 << 20))
-            finally:
-                probe.unlink(missing_ok=True)
-            if isinstance(folder, Remote):
-                check = stack.enter_context(lease.held(folder))
-            elif not _held(stack.enter_context((folder / "lock").open("a"))):
-                raise Mistake(
-                    f"{folder}: one run at a time writes to an output folder; another one does now"
-                )
-        except OSError as error:
-            rule = "the output folder can be written to and has 1 MB free"
-            raise Mistake(f"{folder}: {rule}; got: {error.strerror or error}") from None
-        yield Held(stack.enter_context(_scratch()), check)
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder for Ray; those of drivers that were killed are removed first.
-
-    Raises Mistake if the path of the temporary folder is too long for Ray.
-    """
-    length = len(os.fsencode(tempfile.gettempdir()))
-    if length > LONGEST_TEMPORARY:
-        rule = f"the temporary folder has a path of at most {LONGEST_TEMPORARY} bytes, for Ray's sockets below it"
-        raise Mistake(
-            f"{tempfile.gettempdir()}: {rule}; got {length}; set TMPDIR to a shorter one, such as /tmp"
-        )
-    for path in Path(tempfile.gettempdir()).glob("prunefront-*/driver"):
-        with contextlib.suppress(OSError), path.open("a") as file:
-            if _held(file):  # its driver does not live
-                shutil.rmtree(path.parent, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix="prunefront-"))
-    remove = functools.partial(shutil.rmtree, scratch, ignore_errors=True)
-    try:
-        with (scratch / "driver").open("a") as file, interrupts.at_the_latest(remove):
-            _held(file)
-            yield scratch
-    finally:
-        remove()
-
-
-def _held(file: IO[str]) -> bool:
-    """Whether this process now holds the lock of `file`; it goes with the process, however that
-    ends.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _skip(study: Study, folder: Location, say: Callable[[str], None]) -> None:
+def _skip(study: Study, folder: Location, say: Say) -> None:
     """Rows for the members of arms that cannot run on the task, with the reason."""
     for arm in study.arms:
         reason = checks.skipped(arm, study.task)
         if reason is not None:
             say(f"arm {arm.name}: skipped: {reason}")
-            name = f"skipped-{hashlib.sha256(arm.name.encode()).hexdigest()[:12]}"
-            known = generations.members(arm, study.about.seeds)
-            write_ends(
-                study,
-                folder,
-                Cohort(name, arm.name, arm.algorithm_name, tuple(known)),
-                "skipped",
-                reason,
-            )
+            digest = hashlib.sha256(arm.name.encode()).hexdigest()
+            members = tuple(generations.members(arm, study.about.seeds))
+            cohort = Cohort(f"skipped-{digest[:12]}", arm.name, arm.algorithm_name, members)
+            write_ends(study, folder, cohort, "skipped", reason)

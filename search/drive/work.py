@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence, Set
 
+import pandas as pd
+
 from ...analysis.rows import table
 from ...analysis.rows.storage import Location
 from ...trainables.contract import Value, canonical
@@ -40,9 +42,12 @@ class _Place:
     left: int
 
 
+_NOT_PLANNED = _Place(0, 0)
+
+
 class Work:
-    """Hands out segments and takes them back. With rounds or rungs to wait for, the order of what
-    ends makes no difference.
+    """Hands out segments and takes them back. `open` comes first: it reads how far all is. With
+    rounds or rungs to wait for, the order of what ends makes no difference.
 
     check: raises Mistake if the folder is no longer ours.  stopped: called with the number of
     members that a decision stops, and the rung.
@@ -51,7 +56,10 @@ class Work:
     def __init__(
         self, study: Study, folder: Location, plan: Plan, check: Callable[[], None] = lambda: None
     ) -> None:
-        self.study, self.folder, self.plan, self._check = study, folder, plan, check
+        self.study = study
+        self.folder = folder
+        self.plan = plan
+        self._check = check
         self.stopped: Callable[[int, int], None] = lambda count, rung: None
         self._arms = {arm.name: arm for arm in study.arms}
         self._measured = rungs.Measured(study.goals)
@@ -59,16 +67,29 @@ class Work:
         self._running: dict[str, Planned] = {}
         self._places: dict[str, _Place] = {}
         self._dense: set[str] = set()  # dense phases that are not trained yet
+        self._decisions: set[str] = set()  # names of the files that record them
         self._complete = False
-        self._decisions = {path.name for path in (folder / "plan").glob("rung-*.json")}
-        names = {path.name for path in table.files(folder)}
-        for planned in plan.cohorts:
-            failed = rows_path(folder, planned.name, "failed")
-            if failed.name in names:  # they are tried again
+
+    def open(self) -> None:
+        """Read how far all cohorts are, and put what is to be trained into the queue.
+
+        What failed is tried again: its rows are removed. Where nothing waits, the next decision is
+        made or the next round planned, so that afterwards the queue is empty only where nothing is
+        left to do.
+        """
+        self._check()
+        self._decisions = {path.name for path in (self.folder / "plan").glob("rung-*.json")}
+        names = {path.name for path in table.files(self.folder)}
+        for planned in self.plan.cohorts:
+            failed = self._rows(planned, "failed")
+            if failed.name in names:
                 failed.unlink(missing_ok=True)
             if planned.algorithm:
-                self._places[planned.name] = self._found(planned, names)
-        self._enter(plan.cohorts)
+                self._places[planned.name] = self._settled(planned, names)
+        self._enter(self.plan.cohorts)
+        self._refill()
+
+    # ---- questions
 
     @property
     def left(self) -> int:
@@ -87,52 +108,49 @@ class Work:
 
     def anything(self) -> bool:
         """Whether there is something to train."""
-        segment = self.next()
-        if segment is not None:
-            self.again(segment.cohort.name)
-        return segment is not None
+        return bool(self._queue)
+
+    # ---- handing out and taking back
+
+    def next(self) -> Segment | None:
+        """Hand out what is to be trained now; None while that depends on what is being trained,
+        and when all is over.
+        """
+        self._check()
+        self._refill()
+        for planned in self._queue:
+            if self._dense.isdisjoint(planned.after):
+                self._queue.remove(planned)
+                self._running[planned.name] = planned
+                return Segment(planned, self._upto(planned))
+        return None
 
     def again(self, cohort: str) -> None:
         """A segment that was handed out was not trained: it is the next one."""
         self._queue.insert(0, self._running.pop(cohort))
 
-    def next(self) -> Segment | None:
-        """What to train now; None while that depends on what is being trained, and when all is
-        over.
-        """
-        self._check()
-        while True:
-            for planned in self._queue:
-                if self._dense.isdisjoint(planned.after):
-                    self._queue.remove(planned)
-                    self._running[planned.name] = planned
-                    return Segment(planned, self._upto(planned))
-            if self._queue or not self._advance():
-                return None
-
     def ended(self, cohort: str, error: str | None = None) -> None:
         """A segment came back, trained or given up for the reason `error`."""
         planned = self._running.pop(cohort)
         if not planned.algorithm:
-            self._dense.discard(
-                cohort
-            )  # where it failed, those that wait for it train it themselves, or fail too
-            return
-        place = self._places[cohort]
-        if error is not None:
+            # Where it failed, those that wait for it train it themselves, or fail too.
+            self._dense.discard(cohort)
+        elif error is not None:
             self._fail(planned, error)
-            return
-        before, place = place.rung, self._found(planned, None)
-        self._places[cohort] = place
-        refused = rows_path(self.folder, cohort, "stopped-0")
+        else:
+            self._trained(planned)
+
+    def _trained(self, planned: Planned) -> None:
+        """Read how far a cohort came."""
+        before = self._places[planned.name].rung
+        place = self._places[planned.name] = self._settled(planned, None)
+        refused = self._rows(planned, "stopped-0")
         if not before and self._limited and refused.exists():
             self._measured.take(refused)
             self.stopped(table.length(refused), 0)
         if self._searching:
             for rung in range(before + 1, place.rung + 1):
-                self._measured.take(rows_path(self.folder, cohort, rung))
-                if self._decided(planned, rung):  # elsewhere: the plan is a copy
-                    self._measured.take(rows_path(self.folder, cohort, f"stopped-{rung}"))
+                self._measure(planned, rung)
         if place.left and (not self._waits(place) or self._decided(planned, place.rung)):
             self._queue.append(planned)  # its worker stopped before the rung that was asked for
 
@@ -148,45 +166,66 @@ class Work:
         """Whether anything is decided from rows."""
         return self.study.about.reduction_factor is not None or bool(self.plan.rounds)
 
-    def _found(self, planned: Planned, names: set[str] | None) -> _Place:
-        """How far a cohort is, by its rows; names: of all row files, or None to look them up."""
+    def _rows(self, planned: Planned, key: int | str) -> Location:
+        return rows_path(self.folder, planned.name, key)
 
-        def there(key: int | str) -> bool:
-            path = rows_path(self.folder, planned.name, key)
-            return path.name in names if names is not None else path.exists()
+    def _settled(self, planned: Planned, names: Set[str] | None) -> _Place:
+        """How far a cohort is, by its rows. Rows of members whose stop was recorded are written
+        where a kill came between.
 
+        names: of all row files, or None to look them up.
+        """
+
+        def exists(key: int | str) -> bool:
+            path = self._rows(planned, key)
+            return path.exists() if names is None else path.name in names
+
+        last_rung = self.study.task.rungs
         rung = 0
-        while rung < self.study.task.rungs and there(rung + 1):
+        while rung < last_rung and exists(rung + 1):
             rung += 1
         if not rung:
-            refused = rows_path(self.folder, planned.name, "stopped-0")
-            return _Place(
-                0,
-                planned.size
-                - (table.length(refused) if self._limited and there("stopped-0") else 0),
-            )
-        for before in filter(lambda before: self._decided(planned, before), range(1, rung + 1)):
-            path = rows_path(self.folder, planned.name, f"stopped-{before}")
-            if names is None or path.name not in names:
-                rungs.stop(self.study, self.folder, self._arms[planned.arm], planned.name, before)
-        if rung == self.study.task.rungs:
+            refused = 0
+            if self._limited and exists("stopped-0"):
+                refused = table.length(self._rows(planned, "stopped-0"))
+            return _Place(0, planned.size - refused)
+        for before in range(1, rung + 1):
+            written = names is not None and self._rows(planned, f"stopped-{before}").name in names
+            if self._decided(planned, before) and not written:
+                self._stop(planned, before)
+        if rung == last_rung:
             return _Place(rung, 0)
-        last, stopped = (
-            rows_path(self.folder, planned.name, key) for key in (rung, f"stopped-{rung}")
-        )
-        gone = table.ended(last) | (table.ended(stopped) if self._decided(planned, rung) else set())
-        return _Place(rung, table.length(last) - len(gone))
+        rows = self._rows(planned, rung)
+        gone = table.ended(rows)
+        if self._decided(planned, rung):
+            gone |= table.ended(self._rows(planned, f"stopped-{rung}"))
+        return _Place(rung, table.length(rows) - len(gone))
+
+    def _stop(self, planned: Planned, rung: int) -> int:
+        """Write the rows of the members that a decision stops; how many."""
+        arm = self._arms[planned.arm]
+        return rungs.stop(self.study, self.folder, arm, planned.name, rung)
 
     def _waits(self, place: _Place) -> bool:
         """Whether a cohort with members left stands at a rung where it is decided who goes on."""
-        return (
-            self.study.about.reduction_factor is not None and 0 < place.rung < self.study.task.rungs
-        )
+        if self.study.about.reduction_factor is None:
+            return False
+        return 0 < place.rung < self.study.task.rungs
 
     def _upto(self, planned: Planned) -> int:
         if not planned.algorithm or self.study.about.reduction_factor is None:
             return self.study.task.rungs
         return self._places[planned.name].rung + 1
+
+    def _decided(self, planned: Planned, rung: int) -> bool:
+        return rungs.decision(self.folder, planned.name, rung).name in self._decisions
+
+    # ---- the queue
+
+    def _refill(self) -> None:
+        """Decide and plan until something is in the queue, or nothing can be put there now."""
+        while not self._queue and self._advance():
+            continue
 
     def _enter(self, cohorts: Sequence[Planned]) -> None:
         """Put what is to be trained of some cohorts, and the dense phases that they start from,
@@ -195,40 +234,45 @@ class Work:
         new = [planned for planned in cohorts if planned.algorithm]
         for planned in new:
             self._places.setdefault(planned.name, _Place(0, planned.size))
-        open_ = [planned for planned in new if self._places[planned.name].left]
-        before = {name for planned in open_ for name in planned.after}
-        task = dataclasses.replace(self.study.task, starts=str(self.folder / "starts"))
-        dense = [
-            c
-            for c in self.plan.cohorts
-            if c.name in before - self._dense and not dense_ready(task, c.seeds)
-        ]
+        unfinished = [planned for planned in new if self._places[planned.name].left]
+        dense = self._dense_before(unfinished)
         self._dense.update(planned.name for planned in dense)
         if self._searching:
             for planned in new:
-                refused = rows_path(self.folder, planned.name, "stopped-0")
-                if self._limited and refused.exists():
-                    self._measured.take(refused)
-                for rung in range(1, self._places[planned.name].rung + 1):
-                    self._measured.take(rows_path(self.folder, planned.name, rung))
-                    if self._decided(planned, rung):
-                        self._measured.take(rows_path(self.folder, planned.name, f"stopped-{rung}"))
-        ready = (
-            p
-            for p in open_
-            if not self._waits(self._places[p.name]) or self._decided(p, self._places[p.name].rung)
-        )
-        self._queue += [*dense, *ready]
+                self._measure_all(planned)
+        self._queue += dense
+        for planned in unfinished:
+            place = self._places[planned.name]
+            if not self._waits(place) or self._decided(planned, place.rung):
+                self._queue.append(planned)
 
-    def _decided(self, planned: Planned, rung: int) -> bool:
-        return rungs.decision(self.folder, planned.name, rung).name in self._decisions
+    def _dense_before(self, cohorts: Sequence[Planned]) -> list[Planned]:
+        """The dense phases that these cohorts start from and that are not trained or queued yet."""
+        needed = {name for planned in cohorts for name in planned.after} - self._dense
+        task = dataclasses.replace(self.study.task, starts=str(self.folder / "starts"))
+        return [
+            planned
+            for planned in self.plan.cohorts
+            if planned.name in needed and not dense_ready(task, planned.seeds)
+        ]
+
+    def _measure(self, planned: Planned, rung: int) -> None:
+        """Take the rows of a cohort at a rung for decisions, and of those that were stopped there."""
+        self._measured.take(self._rows(planned, rung))
+        if self._decided(planned, rung):  # elsewhere: the plan is a copy
+            self._measured.take(self._rows(planned, f"stopped-{rung}"))
+
+    def _measure_all(self, planned: Planned) -> None:
+        refused = self._rows(planned, "stopped-0")
+        if self._limited and refused.exists():
+            self._measured.take(refused)
+        for rung in range(1, self._places[planned.name].rung + 1):
+            self._measure(planned, rung)
 
     # ---- decisions
 
     def _advance(self) -> bool:
-        """Decide who goes on, or plan the next round; returns whether there is something new in the
-        queue.
-        """
+        """Decide who goes on, or plan the next round; returns whether there is something new."""
         if self._complete or (self._running and self.study.about.rounds == "synchronous"):
             return False
         if self.study.about.reduction_factor is not None and self._decide():
@@ -246,57 +290,70 @@ class Work:
         """Decide who goes on from the first rung at which cohorts stand; returns whether it was
         decided for any.
         """
-        waiting: dict[int, list[Planned]] = {}
-        busy = {planned.name for planned in [*self._queue, *self._running.values()]}
-        for planned in self.plan.cohorts:
-            place = self._places.get(planned.name, _Place(0, 0))
-            if (
-                place.left
-                and self._waits(place)
-                and planned.name not in busy
-                and not self._decided(planned, place.rung)
-            ):
-                waiting.setdefault(place.rung, []).append(planned)
+        waiting = self._waiting()
         for rung in sorted(waiting):
             measured = self._measured.rows()
             decided = rungs.decided(measured, self.study, rung)
-            here = measured[(measured["rung"] == rung) & (measured["status"] == table.RUNNING)]
-            ready = 0
+            at_rung = (measured["rung"] == rung) & (measured["status"] == table.RUNNING)
+            standing = measured[at_rung]
+            any_ready = False
             for planned in waiting[rung]:
-                rows = here[here["cohort"] == planned.name]
-                settings = list(zip(rows["arm"], rows["hp"], strict=True))
-                if self._running and not decided.keys() >= set(settings):
-                    continue  # a seed of a setting is in another cohort, which is not there yet
-                absent = f"rung {rung}: another seed of it did not get here"
-                reasons = [decided.get(setting, absent) for setting in settings]
-                gone = {
-                    member: reason
-                    for member, reason in zip(rows["member"], reasons, strict=True)
-                    if reason
-                }
-                self._decisions.add(rungs.record(self.folder, planned.name, rung, gone))
-                self.stopped(
-                    rungs.stop(
-                        self.study, self.folder, self._arms[planned.arm], planned.name, rung
-                    ),
-                    rung,
-                )
-                self._measured.take(rows_path(self.folder, planned.name, f"stopped-{rung}"))
-                place = self._places[planned.name]
-                place.left -= len(gone)
-                self._queue += [planned] if place.left else []
-                ready += 1
-            if ready:
+                rows = standing[standing["cohort"] == planned.name]
+                gone = self._losers(rows, rung, decided)
+                if gone is not None:
+                    self._record(planned, rung, gone)
+                    any_ready = True
+            if any_ready:
                 return True
         return False
+
+    def _waiting(self) -> dict[int, list[Planned]]:
+        """Rung -> the cohorts that stand there, and for which it is not decided who goes on."""
+        waiting: dict[int, list[Planned]] = {}
+        busy = {planned.name for planned in [*self._queue, *self._running.values()]}
+        for planned in self.plan.cohorts:
+            place = self._places.get(planned.name, _NOT_PLANNED)
+            idle = place.left and self._waits(place) and planned.name not in busy
+            if idle and not self._decided(planned, place.rung):
+                waiting.setdefault(place.rung, []).append(planned)
+        return waiting
+
+    def _losers(
+        self, rows: pd.DataFrame, rung: int, decided: Mapping[tuple[str, str], str]
+    ) -> dict[str, str] | None:
+        """Member -> why it does not go on, of a cohort's rows at a rung; None if it cannot be said
+        yet: a seed of a setting is in another cohort, which is not there yet.
+        """
+        settings = list(zip(rows["arm"], rows["hp"], strict=True))
+        if self._running and not decided.keys() >= set(settings):
+            return None
+        absent = f"rung {rung}: another seed of it did not get here"
+        gone: dict[str, str] = {}
+        for member, setting in zip(rows["member"], settings, strict=True):
+            reason = decided.get(setting, absent)
+            if reason:
+                gone[member] = reason
+        return gone
+
+    def _record(self, planned: Planned, rung: int, gone: Mapping[str, str]) -> None:
+        """Write a decision down, then the rows of those that it stops; the others go on."""
+        self._decisions.add(rungs.record(self.folder, planned.name, rung, gone))
+        self.stopped(self._stop(planned, rung), rung)
+        self._measured.take(self._rows(planned, f"stopped-{rung}"))
+        place = self._places[planned.name]
+        place.left -= len(gone)
+        if place.left:
+            self._queue.append(planned)
 
     def _propose(self, arm: Arm, number: int, count: int) -> Sequence[Mapping[str, Value]]:
         from ..propose.learnt import Told, propose
 
-        known = rungs.told(self._measured.rows(), self.study.goals, arm, self.study.task.rungs)
+        measured = self._measured.rows()
+        known = rungs.told(measured, self.study.goals, arm, self.study.task.rungs)
         before: list[Told] = []
         for round_, hp in self.plan.rounds[arm.name]:
-            values, violations = known.get(canonical(arm.algorithm.space, hp), (None, ()))
+            key = canonical(arm.algorithm.space, hp)
+            values, violations = known.get(key, (None, ()))
             before.append(Told(round_, hp, values, violations))
         return propose(arm, self.study.goals, before, number, count)
 
@@ -304,12 +361,14 @@ class Work:
         """Rows for the members of a cohort that have no last one, with the reason."""
         cohort = read_cohort(self.folder, planned)
         ended: set[str] = set()
-        for key in [k for r in range(1, self.study.task.rungs + 1) for k in (r, f"stopped-{r}")]:
-            path = rows_path(self.folder, planned.name, key)
-            ended |= table.ended(path) if path.exists() else set()
+        for rung in range(1, self.study.task.rungs + 1):
+            for key in (rung, f"stopped-{rung}"):
+                path = self._rows(planned, key)
+                if path.exists():
+                    ended |= table.ended(path)
         write_ends(self.study, self.folder, cohort, "failed", reason, ended)
-        self._places[planned.name] = _Place(self._places[planned.name].rung, 0)
-        self._measured.take(rows_path(self.folder, planned.name, "failed"))
+        self._places[planned.name].left = 0
+        self._measured.take(self._rows(planned, "failed"))
 
 
 def write_ends(
@@ -323,13 +382,12 @@ def write_ends(
     """Last rows, without measures, of the members of a cohort that are not in `ended`."""
     task: Task = study.task
     algorithm = next(arm.algorithm for arm in study.arms if arm.name == cohort.arm)
+    end = {"rung": 0, "status": status, "reason": reason}
     rows = []
     for slot, member in enumerate(cohort.members):
         name = identity(task, cohort.algorithm, algorithm, member)
         if name not in ended:
-            key = labels(study.about.name, task, cohort, algorithm, slot, name)
-            rows.append(key | {"rung": 0, "status": status, "reason": reason})
+            rows.append(labels(study.about.name, task, cohort, algorithm, slot, name) | end)
     if rows:
-        table.write(
-            rows_path(folder, cohort.name, status), rows, hp_types(algorithm.space), footer(task)
-        )
+        path = rows_path(folder, cohort.name, status)
+        table.write(path, rows, hp_types(algorithm.space), footer(task))

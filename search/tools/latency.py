@@ -19,7 +19,7 @@ from ...trainables.measure import flops
 from ...trainables.measure import latency as timing
 from ...trainables.records.networks import kept_members, load_shrunk
 from ..console import Console
-from ..drive.run import locked
+from ..drive.lock import locked
 from ..study.schema import Study
 
 PARENT = "parent-"

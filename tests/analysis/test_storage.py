@@ -30,8 +30,8 @@ from prunefront.analysis.rows.storage import (
     read_range,
     remove_tree,
 )
-from prunefront.search.drive import lease
-from prunefront.search.drive.lease import held
+from prunefront.search.drive import lock
+from prunefront.search.drive.lock import leased
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Member, State, complete
 from prunefront.trainables.records.cohort import Cohort, Training
@@ -202,10 +202,10 @@ def test_a_process_that_used_a_store_ends_in_silence(folder: Remote):
     code = f"""
 import threading
 from prunefront.analysis.rows.storage import locate
-from prunefront.search.drive.lease import held
+from prunefront.search.drive.lock import leased
 folder = locate({str(folder)!r})
 (folder / "x").write_text("y")
-forgotten = held(folder, 0.2)
+forgotten = leased(folder, 0.2)
 forgotten.__enter__()
 kept = folder
 print(kept / "x")
@@ -337,28 +337,31 @@ TAKEN = "one run at a time writes to an output folder; another one does now"
 
 
 def test_one_holds_a_folder_and_gives_it_back(folder: Remote):
-    with held(folder, 0.3) as check:
-        with pytest.raises(ValueError, match=f"{TAKEN} on .*, process [0-9]+$"), held(folder, 0.3):
+    with leased(folder, 0.3) as check:
+        with (
+            pytest.raises(ValueError, match=f"{TAKEN} on .*, process [0-9]+$"),
+            leased(folder, 0.3),
+        ):
             pass
         time.sleep(1.2)  # it is renewed, and so the next one does not see it run out
-        with pytest.raises(ValueError, match=TAKEN), held(folder, 0.3):
+        with pytest.raises(ValueError, match=TAKEN), leased(folder, 0.3):
             pass
         check()
     assert not (folder / "lock").exists()
-    with held(folder, 0.3) as check:
+    with leased(folder, 0.3) as check:
         check()
 
 
 def test_a_lease_whose_holder_was_killed_runs_out(folder: Remote):
     (folder / "lock").write_text("somebody host 1 7")
     begun = time.monotonic()
-    with held(folder, 0.3) as check:
+    with leased(folder, 0.3) as check:
         assert 0.9 <= time.monotonic() - begun < 5
         check()
 
 
 def test_a_lease_that_was_lost_is_said_so_and_left_to_the_other(folder: Remote):
-    with held(folder, 0.2) as check:
+    with leased(folder, 0.2) as check:
         (folder / "lock").write_text("somebody host 1 7")
         time.sleep(1)
         with pytest.raises(ValueError, match=f"{TAKEN} on host, process 1, or did"):
@@ -370,15 +373,15 @@ def test_of_two_that_begin_together_the_last_to_write_holds_it(
     folder: Remote, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        lease.time, "sleep", lambda _: (folder / "lock").write_text("somebody host 1 0")
+        lock.time, "sleep", lambda _: (folder / "lock").write_text("somebody host 1 0")
     )
-    with pytest.raises(ValueError, match=TAKEN), held(folder, 10):
+    with pytest.raises(ValueError, match=TAKEN), leased(folder, 10):
         pass
     assert (folder / "lock").read_text() == "somebody host 1 0"
 
 
 def test_a_holder_that_cannot_renew_gives_up(folder: Remote, monkeypatch: pytest.MonkeyPatch):
-    with held(folder, 0.2) as check:
+    with leased(folder, 0.2) as check:
         with monkeypatch.context() as patch:
             patch.setattr(Remote, "read_text", silent)
             time.sleep(0.4)
@@ -389,6 +392,6 @@ def test_a_holder_that_cannot_renew_gives_up(folder: Remote, monkeypatch: pytest
 
 
 def test_a_block_that_fails_gives_the_folder_back(folder: Remote):
-    with pytest.raises(KeyboardInterrupt), held(folder, 0.3):
+    with pytest.raises(KeyboardInterrupt), leased(folder, 0.3):
         raise KeyboardInterrupt
     assert not (folder / "lock").exists()

@@ -25,7 +25,7 @@ from test_report import FOOTER, measured
 from prunefront.analysis.rows import table
 from prunefront.analysis.rows.mistake import Mistake
 from prunefront.search.console import Console, columns, complain, shown
-from prunefront.search.drive import cluster, progress
+from prunefront.search.drive import losses, progress
 from prunefront.search.plan import generations
 from prunefront.search.study import controls, parse
 from prunefront.trainables import models, own, tuning
@@ -439,9 +439,9 @@ def raised(error: Exception) -> RayTaskError:
 )
 def test_a_reason_is_type_and_first_line(error: Exception, reason: str, tmp_path: Path) -> None:
     wrapped = raised(error)
-    assert cluster._reason(wrapped) == reason
-    assert cluster._reason(wrapped.as_instanceof_cause()) == reason
-    said = [cluster._logged(wrapped, tmp_path, "00001-abc") for _ in range(2)]
+    assert losses.reason(wrapped) == reason
+    assert losses.reason(wrapped.as_instanceof_cause()) == reason
+    said = [losses.logged(wrapped, tmp_path, "00001-abc") for _ in range(2)]
     assert said == [
         f"; traceback: {tmp_path / 'log' / f'00001-abc-{number}.txt'}" for number in (1, 2)
     ]
@@ -453,10 +453,10 @@ def test_a_reason_is_type_and_first_line(error: Exception, reason: str, tmp_path
 
 def test_the_reason_of_what_ray_has_as_text_alone() -> None:
     unpicklable = RuntimeError("first\nsecond", (letter for letter in "ab"))
-    assert cluster._reason(raised(unpicklable)).startswith("RuntimeError: ('first")
-    assert cluster._reason(traceback_of(ZeroDivisionError("a\nb"))) == "ZeroDivisionError: a"
-    assert cluster._reason(None) == "its worker died"
-    died = cluster._reason(RayActorError())
+    assert losses.reason(raised(unpicklable)).startswith("RuntimeError: ('first")
+    assert losses.reason(traceback_of(ZeroDivisionError("a\nb"))) == "ZeroDivisionError: a"
+    assert losses.reason(None) == "its worker died"
+    died = losses.reason(RayActorError())
     assert "\n" not in died
 
 

@@ -17,7 +17,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from faults import rows, start
 from prunefront.analysis.rows import table
 from prunefront.analysis.rows.mistake import Mistake
-from prunefront.search.drive import cluster, losses
+from prunefront.search.drive import cluster, handout, losses
 from prunefront.trainables.records.cohort import parts_asked
 
 LOW = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 6de9) was \
@@ -111,9 +111,9 @@ def test_a_cohort_whose_worker_ran_out_of_memory_is_tried_smaller_and_then_faile
     tmp_path: Path,
 ) -> None:
     hands: Any = Hands(tmp_path)
-    report = cluster._Report(hands)
-    for _ in range(cluster.RETRIES + 1):
-        report._lost("trial-a", LOW)
+    report = handout.Report(hands)
+    for _ in range(handout.RETRIES + 1):
+        report.lost("trial-a", LOW)
     assert hands.tried == ["trial-a"] * 3
     assert [note.partition("; traceback: ")[0].rpartition(", ")[2] for note in hands.notes[:3]] == [
         "in 4 parts",

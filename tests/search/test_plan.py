@@ -275,7 +275,9 @@ def test_a_cohort_that_holds_removed_members_beside_others_is_done_when_it_is_do
     planned = generations.Plan(after, tmp_path, 1)
     planned.open()
     assert [each.name for each in planned.cohorts] == [cohort.name]
-    assert not Work(after, tmp_path, planned).anything()
+    work = Work(after, tmp_path, planned)
+    work.open()
+    assert not work.anything()
 
 
 def test_another_algorithm_under_the_same_label_is_new(tmp_path: Path) -> None:

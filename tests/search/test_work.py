@@ -54,7 +54,9 @@ def study(folder: Path, *arms: str, **settings: Any) -> Study:
 def opened(found: Study, folder: Path, workers: int = 2) -> Work:
     planned = generations.Plan(found, folder, workers)
     planned.open()
-    return Work(found, folder, planned)
+    work = Work(found, folder, planned)
+    work.open()
+    return work
 
 
 def train(found: Study, folder: Path, segment: Segment) -> None:
@@ -221,3 +223,41 @@ def test_a_failed_cohort_does_not_hold_up_the_others(tmp_path: Path) -> None:
     last = table.last(rows(tmp_path))
     assert set(last["status"]) == {"failed", "done", "stopped"}
     assert not rungs.decision(tmp_path, broken.cohort.name, 1).exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_what_is_asked_writes_nothing_and_neither_does_the_constructor(tmp_path: Path) -> None:
+    found = study(tmp_path, RANDOM, TPE, reduction_factor=2.0)
+    folder = tmp_path / "run"
+    work = opened(found, folder)
+    segment = work.next()
+    assert segment is not None
+    work.ended(segment.cohort.name, "the roof fell in")
+    planned = generations.Plan(found, folder, 2)
+    planned.open()
+    before = contents(folder)
+    assert any(name.endswith("-failed.parquet") for name in before)
+    work = Work(found, folder, planned)
+    assert not work.anything(), "nothing is known before it is opened"
+    assert not work.left
+    assert not work.over
+    assert contents(folder) == before
+    work.open()
+    opened_as = contents(folder)
+    assert set(before) - set(opened_as) == {f"rows/{segment.cohort.name}-failed.parquet"}
+    assert work.anything()
+    assert work.members == work.left
+    assert contents(folder) == opened_as
+    assert work.next() == segment, "what was asked handed nothing out"
+
+
+def test_opening_a_study_in_which_all_is_done_finds_nothing_to_train(tmp_path: Path) -> None:
+    found = study(tmp_path, TPE, reduction_factor=2.0)
+    finish(found, tmp_path)
+    work = opened(found, tmp_path)
+    assert not work.anything()
+    assert work.over

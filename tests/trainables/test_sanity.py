@@ -168,7 +168,9 @@ def opened(folder: Path, more: str = "") -> tuple[Study, Work]:
     read = parse.read(path)
     plan = Plan(read, folder / "out", 1)
     plan.open()
-    return read, Work(read, folder / "out", plan)
+    work = Work(read, folder / "out", plan)
+    work.open()
+    return read, work
 
 
 def finished(folder: Path, most: int = 1000) -> Work:
