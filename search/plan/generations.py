@@ -24,7 +24,8 @@ from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, read_range, remove_tree
 from ...trainables import models
 from ...trainables.algorithms import is_ours
-from ...trainables.contract import Member, Value, canonical, code_path
+from ...trainables.contract import Member
+from ...trainables.domain import Value, canonical, code_path
 from ...trainables.records.cohort import Cohort
 from ...trainables.rehearsal import rehearse_algorithm
 from ...trainables.task import Task, identity

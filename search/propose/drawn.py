@@ -13,7 +13,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ...trainables.contract import Value, complete
+from ...trainables.domain import Value, complete
 from ..study.parse import MOST, Arm, Span
 
 Configuration = dict[str, Value]
