@@ -30,8 +30,9 @@ from torch import Tensor
 import hand
 from prunefront.trainables import convex
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.contract import Member
 from prunefront.trainables.convex.solver import Mode
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import evaluate
 from prunefront.trainables.task import Task
 

@@ -22,7 +22,8 @@ from torch import nn
 import hand
 from prunefront.analysis.inference import paired
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.contract import Member
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
 

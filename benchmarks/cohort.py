@@ -49,7 +49,7 @@ from prunefront.search.console import Console
 from prunefront.search.drive.run import run
 from prunefront.search.study import parse
 from prunefront.trainables.task import Task
-from prunefront.trainables.training.pruner import dense_networks
+from prunefront.trainables.training.dense import dense_networks
 
 SPARSITIES = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98]
 YARDSTICK, KNOWN = 0.33, {((32,), 32): 0.234, ((300, 100), 64): 0.605}

@@ -24,7 +24,8 @@ from prunefront.analysis.inference import equal_flops, paired
 from prunefront.analysis.rows import table
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.scratch import found
-from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.contract import Member
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.records.networks import load_masks
 from prunefront.trainables.task import Task

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import nn
 from prunefront.trainables.training.pruner import GradientPruner, space
-from prunefront.trainables.contract import Domain
+from prunefront.trainables.domain import Domain
 
 number = 3
 def _net(classes, *last): return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), *last, nn.Linear(6, classes))

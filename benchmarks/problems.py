@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunefront.trainables.contract import Algorithm, Domain, Member, Networks, State
+from prunefront.trainables.contract import Algorithm, Member, Networks, State
+from prunefront.trainables.domain import Domain
 from prunefront.trainables.task import Task
 
 REFERENCE = 1.1

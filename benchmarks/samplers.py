@@ -31,7 +31,7 @@ from prunefront.analysis.inference.paired import paired
 from prunefront.analysis.points import front
 from prunefront.analysis.rows import table
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import canonical
+from prunefront.trainables.domain import canonical
 from prunefront.trainables.records.cohort import Cohort
 
 LEARNING, BLIND = ("tpe", "nsga2", "gp"), ("random", "sobol")

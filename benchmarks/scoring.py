@@ -24,9 +24,10 @@ import torch.nn.functional as F
 import hand
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.weedout import search
-from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.contract import Member
+from prunefront.trainables.domain import complete
 from prunefront.trainables.task import Task
-from prunefront.trainables.training.pruner import dense_networks
+from prunefront.trainables.training.dense import dense_networks
 
 
 @torch.no_grad()

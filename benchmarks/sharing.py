@@ -23,7 +23,8 @@ from torch import multiprocessing
 
 import hand
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.contract import Member
+from prunefront.trainables.domain import complete
 from prunefront.trainables.task import Task
 
 WARM = 50

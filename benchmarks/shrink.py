@@ -25,7 +25,8 @@ import torch
 
 import hand
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import Algorithm, Member, State, complete
+from prunefront.trainables.contract import Algorithm, Member, State
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import evaluate
 from prunefront.trainables.measure.removed import compression
 from prunefront.trainables.task import Task

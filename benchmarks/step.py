@@ -24,7 +24,8 @@ import torch.nn.functional as F
 
 import hand
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import Algorithm, Member, complete
+from prunefront.trainables.contract import Algorithm, Member
+from prunefront.trainables.domain import complete
 from prunefront.trainables.task import Task
 
 

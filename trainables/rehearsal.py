@@ -19,7 +19,8 @@ from torch.nn.parameter import is_lazy
 
 from ..analysis.rows.mistake import Mistake
 from .algorithms._structured import removed
-from .contract import Algorithm, Member, Networks, State, Value, complete, leaves
+from .contract import Algorithm, Member, Networks, State
+from .domain import Value, complete
 from .measure.members import EXAMPLES, measure, scored
 from .models import blamed
 from .records import physical
@@ -27,7 +28,9 @@ from .structure import extract
 from .structure.units import node_masks
 from .task import Task
 from .training import stack
-from .training.pruner import Dense, GradientPruner
+from .training.pruner import GradientPruner
+from .training.start import Dense
+from .tree import leaves
 
 LIKE = 1e-2
 """Largest difference between logits that are called the same, relative to the largest one: rounding

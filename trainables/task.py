@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from ..analysis.rows.mistake import Mistake
 from . import models
-from .contract import Algorithm, Domain, Member, canonical
+from .contract import Algorithm, Member
 from .data import splits
+from .domain import Domain, canonical
 from .measure.flops import Counts, count
-from .structure import trace, trial
-from .structure.narrow import Cut, narrowed, narrowed_module
+from .structure import trial
+from .structure.narrow import Cut, narrowed_module
 from .structure.units import Structure
 from .training import stack
 
@@ -200,49 +201,6 @@ class Task:
     def structure(self) -> Structure:
         """The removable layers, and which units of one feed which columns of another."""
         return trial.find(self.build(0), self.data.shape)
-
-    def cut(self, settings: Mapping[str, Any] | None) -> tuple[nn.Module, Structure]:
-        """Template and structure of a stack that was cut to the shape of `Cut(**settings)`; None:
-        of one that was not.
-        """
-        if settings is None:
-            return self.template, self.structure
-        key = json.dumps(settings, sort_keys=True)
-        if key not in self._cuts:
-            cut = Cut(settings["widths"], tuple(settings["gone"]))
-            found = (
-                narrowed_module(self.template, self.structure, cut),
-                narrowed(self.structure, cut),
-            )
-            self._cuts.clear()  # a cohort has one shape at a time
-            self._halves.clear()
-            self._cuts[key] = found
-        return self._cuts[key]
-
-    def halves(
-        self, settings: Mapping[str, Any] | None, layer: str | None, block: str | None
-    ) -> tuple[nn.Module, nn.Module]:
-        """The template of `cut`, cut in two by `tracing.halves`."""
-        module, structure = self.cut(settings)
-        shape = json.dumps(settings, sort_keys=True)
-        if shape not in self._halves:
-            self._halves[shape] = trace.divisible(module), {}
-        graph, known = self._halves[shape]
-        if (layer, block) not in known:
-            known[layer, block] = trace.halves(module, graph, structure, layer, block)
-        return known[layer, block]
-
-    @functools.cached_property
-    def _halves(
-        self,
-    ) -> dict[
-        str, tuple[fx.Graph, dict[tuple[str | None, str | None], tuple[nn.Module, nn.Module]]]
-    ]:
-        return {}
-
-    @functools.cached_property
-    def _cuts(self) -> dict[str, tuple[nn.Module, Structure]]:
-        return {}
 
     def check(self, rehearsed: bool = True) -> None:
         """Raise Mistake with one sentence if data, model and budget do not fit together.

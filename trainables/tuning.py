@@ -24,13 +24,14 @@ from ..analysis.rows.mistake import Mistake
 from ..analysis.rows.storage import locate, read_range
 from . import pulse
 from .algorithms import find
-from .contract import Member, State, complete
+from .contract import Member, State
 from .data import splits as datasets
+from .domain import complete
 from .measure.members import measure
 from .own import look_in
 from .records.cohort import Cohort, Training
 from .task import Task
-from .training.pruner import dense_networks
+from .training.dense import dense_networks
 
 
 class Told(Exception):

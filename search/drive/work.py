@@ -14,10 +14,10 @@ import pandas as pd
 
 from ...analysis.rows import table
 from ...analysis.rows.storage import Location
-from ...trainables.contract import Value, canonical
+from ...trainables.domain import Value, canonical
 from ...trainables.records.cohort import Cohort, footer, hp_types, labels, rows_path
 from ...trainables.task import Task, identity
-from ...trainables.training.pruner import dense_ready
+from ...trainables.training.dense import dense_ready
 from ..plan import rungs
 from ..plan.generations import Plan, Planned, read_cohort
 from ..study import controls

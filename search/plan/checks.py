@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ...analysis.rows.mistake import Mistake
 from ...trainables import models
 from ...trainables.algorithms import is_ours
-from ...trainables.contract import code_path
+from ...trainables.domain import code_path
 from ...trainables.rehearsal import rehearse_algorithm
 from ...trainables.task import Task
 from ...trainables.training.memory import allowance, fitting_shapes

@@ -13,7 +13,8 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ...trainables.contract import Value, complete
+from ...trainables.contract import Value
+from ...trainables.domain import complete
 from ..study.schema import MOST, Arm, Span
 
 Configuration = dict[str, Value]

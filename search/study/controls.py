@@ -1,7 +1,7 @@
 """Standard controls: baselines that a study is given, and sanity checks of what its own arms found.
 
 The baselines are ordinary arms. The checks are planned when all else is done: each is about one
-setting of an arm, trained with the same seeds, data and budget (`contract.Check`).
+setting of an arm, trained with the same seeds, data and budget (`trainables.controls.Check`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from ...analysis.points import front
 from ...analysis.rows import table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location
+from ...trainables import controls as offered
 from ...trainables.algorithms import find, is_ours, known
-from ...trainables.contract import Algorithm, Value, complete, hyperparameters, setting
+from ...trainables.contract import Algorithm
+from ...trainables.domain import Value, complete, hyperparameters, setting
 from ...trainables.records.networks import kept_members
 from ...trainables.task import Task
 from .schema import Arm, Study
@@ -40,7 +42,7 @@ def _checkers() -> dict[str, Algorithm]:
     """The algorithms that make sanity checks, by name; those of this package before others that are
     installed.
     """
-    makers = {name: algorithm for name, algorithm in known().items() if algorithm.checks}
+    makers = {name: algorithm for name, algorithm in known().items() if offered.checks(algorithm)}
     own = {name: algorithm for name, algorithm in makers.items() if is_ours(algorithm)}
     return {**own, **makers}
 
@@ -51,7 +53,7 @@ def _checks(arm: Arm, task: Task) -> list[Arm]:
     """
     arms: dict[str, Arm] = {}
     for checker, algorithm in _checkers().items():
-        for check, about in algorithm.checks.items():
+        for check, about in offered.checks(algorithm).items():
             if about.from_dense and not (arm.algorithm.from_dense and task.dense_steps):
                 continue
             if about.needs_initial and task.loaded:
@@ -69,7 +71,7 @@ def _baselines(task: Task) -> list[Arm]:
     """The standard arms that can start from the task's model."""
     arms: list[Arm] = []
     for name, algorithm in known().items():
-        for arm, space in algorithm.standard.items():
+        for arm, space in offered.baselines(algorithm).items():
             with contextlib.suppress(Mistake):  # a model without a width
                 other = _is_other(algorithm, space, task)
                 if not (other and task.loaded):
@@ -98,10 +100,12 @@ def cautions(study: Study) -> list[str]:
     if study.about.controls == "standard":
         checks: list[str] = []
         for checker in _checkers().values():
-            checks += [about.called for about in checker.checks.values() if about.needs_initial]
+            checks += [
+                about.called for about in offered.checks(checker).values() if about.needs_initial
+            ]
         others: list[str] = []
         for algorithm in known().values():
-            for arm, space in algorithm.standard.items():
+            for arm, space in offered.baselines(algorithm).items():
                 with contextlib.suppress(Mistake):
                     others += [arm] if _is_other(algorithm, space, task) else []
         said.append(
@@ -185,7 +189,7 @@ def wanted(study: Study, folder: Location) -> dict[str, list[Mapping[str, Value]
         like["of"] = setting(point["algorithm"], point["hp"])
         for arm in checks.get(point["arm"], []):
             check = _check(arm)
-            about = arm.algorithm.checks[check]
+            about = offered.checks(arm.algorithm)[check]
             due = point["best"] if about.front else point["first"]
             if due and (point["smaller"] or not about.smaller):
                 given = {name: value for name, value in like.items() if name in arm.algorithm.space}
@@ -205,7 +209,7 @@ def expected(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, int]:
     found = {}
     for arm in (arm for arm in arms if arm.follows):
         settings = sizes.get(arm.follows, 0)  # none where it cannot run on the task
-        about = arm.algorithm.checks[_check(arm)]
+        about = offered.checks(arm.algorithm)[_check(arm)]
         found[arm.name] = -(-settings // len(own)) if about.front else settings
     return found
 

@@ -18,8 +18,9 @@ from ...analysis.rows.goals import Goals
 from ...analysis.rows.mistake import Mistake
 from ...trainables import models
 from ...trainables.algorithms import find
-from ...trainables.contract import Algorithm, Domain, Value
+from ...trainables.contract import Algorithm
 from ...trainables.data import splits
+from ...trainables.domain import Domain, Value
 from ...trainables.task import Task
 from .schema import MOST, About, Arm, ArmTable, File, Span, Study, at
 

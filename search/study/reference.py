@@ -17,8 +17,9 @@ import pydantic
 from ...analysis.points import words as wording
 from ...trainables import models
 from ...trainables.algorithms import known
-from ...trainables.contract import Algorithm, Domain
+from ...trainables.contract import Algorithm
 from ...trainables.data import readers, splits
+from ...trainables.domain import Domain
 from ...trainables.task import DOMAINS, Task
 from .schema import About, ArmTable
 

@@ -29,7 +29,7 @@ from prunefront.search.drive import losses, progress
 from prunefront.search.plan import generations
 from prunefront.search.study import controls, parse
 from prunefront.trainables import models, own, tuning
-from prunefront.trainables.contract import complete
+from prunefront.trainables.domain import complete
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prunefront.search.propose.drawn import proposals
 from prunefront.search.study.schema import Arm, Span
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import Value
+from prunefront.trainables.domain import Value
 
 Space = Mapping[str, tuple[Value, ...] | Span]
 DRAWS = ("random", "sobol")

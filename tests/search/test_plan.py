@@ -19,7 +19,7 @@ from prunefront.search.plan import generations, rungs
 from prunefront.search.study.parse import read
 from prunefront.search.study.schema import Study
 from prunefront.trainables.algorithms.chance import Chance
-from prunefront.trainables.contract import code_path
+from prunefront.trainables.domain import code_path
 from prunefront.trainables.records.cohort import Cohort, rows_path
 
 STUDY = '[study]\nname = "s"\nseeds = {seeds}\nmax_cohort = {size}\n[task]\nwidths = [4]\nepochs = {epochs}\n'

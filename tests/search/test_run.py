@@ -61,7 +61,7 @@ import os, pathlib, signal
 import ray
 import torch
 from prunefront.trainables.structure import masks
-from prunefront.trainables.contract import Domain
+from prunefront.trainables.domain import Domain
 from prunefront.trainables.training.pruner import GradientPruner, space
 
 

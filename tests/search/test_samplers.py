@@ -21,7 +21,7 @@ from prunefront.search.propose.learnt import Told, propose
 from prunefront.search.study.schema import MODELLED, Arm, Span
 from prunefront.search.tools import export
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import Value
+from prunefront.trainables.domain import Value
 
 GOALS = Goals((), ("m_a", "m_b"))
 SHARES = {name: Span(0.0, 0.9, log=False, whole=False) for name in ("sparsity", "floor")}

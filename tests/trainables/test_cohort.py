@@ -14,7 +14,8 @@ from prunefront.analysis.rows import table
 from prunefront.analysis.rows.goals import Limit
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.dns import DNS
-from prunefront.trainables.contract import Member, State, complete
+from prunefront.trainables.contract import Member, State
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure import flops
 from prunefront.trainables.records import physical
 from prunefront.trainables.records.cohort import Cohort, Training, ask_parts, rows_path

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from prunefront.trainables.algorithms import complexity_aware, find
 from prunefront.trainables.algorithms.complexity_aware import ComplexityAware
-from prunefront.trainables.contract import Member, State, complete, leaves
+from prunefront.trainables.contract import Member, State
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.structure import flips
 from prunefront.trainables.structure import units as structure
 from prunefront.trainables.task import Task
 from prunefront.trainables.training.pruner import GradientPruner
+from prunefront.trainables.tree import leaves
 
 AWARE = ComplexityAware()
 TASK = Task(
@@ -162,7 +164,9 @@ def test_flips_are_unbiased(ten: Ten, exact: Tensor):
     x, y = (t.expand(count, *t.shape) for t in (ten.x, ten.y))
     order = torch.arange(4).expand(count, 4)
     for place, site in enumerate(ten.structure.sites):
-        units, block = flips.differences(ten.task, None, site, (stacks, {}), gates, order, x, y)
+        networks = flips.Stack(ten.task, None, stacks, {}, gates)
+        flipped = flips.flip(networks, site, order, x, y)
+        units, block = flipped.units, flipped.block
         phi = ten.theta[8 + place]
         found[4 * place : 4 * place + 4] = (weights[:, None] * units * phi).sum(0)
         found[8 + place] = (weights * block).sum()
@@ -381,10 +385,10 @@ def test_what_is_removed_changes_nothing_at_once_nor_afterwards(monkeypatch: pyt
     task = dataclasses.replace(EXACT, epochs=8)
     members = [member(seed, nu=nu, interval=1, audit=64) for nu in (0.003, 0.02) for seed in (0, 1)]
     narrow = trained(task, members)
-    assert narrow.scalars["cut"]["widths"]["2.inner"] < 24
+    assert narrow.shape.widths["2.inner"] < 24
     monkeypatch.setattr(GradientPruner, "compact", lambda self, task, state: state)
     wide = trained(task, members)
-    assert "cut" not in wide.scalars
+    assert wide.shape is None
     one, other = (AWARE.networks(task, state) for state in (narrow, wide))
     for name, value in one.params.items():
         torch.testing.assert_close(value, other.params[name], rtol=0, atol=1e-9)
@@ -404,7 +408,7 @@ def test_a_cohort_is_neutral_while_it_shrinks(model: str):
     members = [member(0, nu=nu, interval=1, warmup=0.05, rate=1.0, **more) for nu in nus]
     together = trained(task, members)
     among = AWARE.networks(task, together)
-    assert "cut" in together.scalars
+    assert together.shape is not None
     shares = [
         row["flops_shrunk"] / row["flops_dense"]
         for row in measure(task, AWARE, together, last=False)
@@ -429,7 +433,7 @@ def test_a_run_is_resumed_while_it_shrinks_and_between_audits(
     )
     members = [member(seed, nu=nu, interval=1, rate=1.0) for seed in (0, 1)]
     part = trained(task, members, rungs=rung)
-    assert "cut" in part.scalars
+    assert part.shape is not None
     part.save(tmp_path / "state.safetensors")
     resumed = State.load(tmp_path / "state.safetensors", task.torch_device)
     for _ in range(task.rungs - rung):
@@ -512,28 +516,20 @@ def test_what_a_sample_wants_is_worth_what_it_is_worth_in_all():
     does not matter to it.
     """
     state = trained(CHAIN, [member(seed, audit=0) for seed in (0, 1)])
-    networks = state.members["params"], {}
     gates = state.members["pruning"]["alive"]
+    networks = flips.Stack(CHAIN, state.shape, state.members["params"], {}, gates)
     examples = torch.arange(96)
     ones = {name: torch.ones_like(gate) for name, gate in gates.items()}
-    cut = state.scalars.get("cut")
 
     def worth(count: int) -> dict[str, Tensor]:
-        return flips.worths(
-            CHAIN,
-            cut,
-            networks,
-            gates,
-            flips.Sample(examples[: 32 * count], torch.tensor([count] * 2), ones),
-        )
+        sample = flips.Sample(examples[: 32 * count], torch.tensor([count] * 2), ones)
+        return flips.worths(networks, sample)
 
     one, three = worth(1), worth(3)
     first, second = gates
     wanted = {name: torch.zeros_like(gate) for name, gate in gates.items()}
     wanted[first][0, [1, 3, 4]] = wanted[first][1, [0, 5]] = wanted[second][1, 2] = True
-    found = flips.worths(
-        CHAIN, cut, networks, gates, flips.Sample(examples, torch.tensor([1, 3]), wanted)
-    )
+    found = flips.worths(networks, flips.Sample(examples, torch.tensor([1, 3]), wanted))
     for name in gates:
         for k, whole in enumerate((one, three)):
             mask = wanted[name][k]
@@ -582,7 +578,7 @@ def test_resnet_20_shrinks_on_real_images(shared_data: Path, tmp_path: Path):
     )
     task = dataclasses.replace(task, epochs=60 / task.steps_per_epoch)
     state = trained(task, [member(nu=100.0, interval=1, flips=4, warmup=0.02, rate=1.0, audit=0)])
-    assert state.scalars["cut"]["gone"], "blocks have left the stack"
+    assert state.shape.gone, "blocks have left the stack"
     (row,) = measure(task, AWARE, state, last=True)
     assert row["flops_dense"] == 2 * 40_551_040
     assert row["flops_shrunk"] < 0.8 * row["flops_dense"]

@@ -11,10 +11,12 @@ import torch
 
 from prunefront.trainables.algorithms import known
 from prunefront.trainables.algorithms.cronos import Cronos
-from prunefront.trainables.contract import Algorithm, Member, Networks, State, complete, leaves
+from prunefront.trainables.contract import Algorithm, Member, Networks, State
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task, identity
 from prunefront.trainables.training.pruner import Context, GradientPruner, Params, Pruning
+from prunefront.trainables.tree import leaves
 
 TASK = Task(model_options={"widths": [16]}, epochs=2, rungs=2, dtype="float64")
 NORMED = dataclasses.replace(TASK, model="example_models.normed", model_options={})

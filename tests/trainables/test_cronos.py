@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from prunefront.trainables import convex
 from prunefront.trainables.algorithms import cronos, find
-from prunefront.trainables.contract import Member, State, complete
+from prunefront.trainables.contract import Member, State
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
 

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from prunefront.trainables import convex
 from prunefront.trainables.algorithms import cronos_am, find
-from prunefront.trainables.contract import Member, State, complete, leaves
+from prunefront.trainables.contract import Member, State
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.structure import trace
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import optimizers, stack
+from prunefront.trainables.tree import leaves
 
 TASK = Task(model_options={"widths": [12, 40]}, epochs=2, rungs=2, dtype="float64")
 ALGORITHM = find("cronos_am")

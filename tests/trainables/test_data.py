@@ -19,11 +19,13 @@ from sklearn import datasets
 from torch import Tensor
 
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import Member, State, complete, leaves
+from prunefront.trainables.contract import Member, State
 from prunefront.trainables.data import splits
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
-from prunefront.trainables.training import draws, pruner
+from prunefront.trainables.training import draws, loop
+from prunefront.trainables.tree import leaves
 
 CPU = torch.device("cpu")
 DIGITS: Any = datasets.load_digits()
@@ -279,7 +281,7 @@ def test_no_two_steps_and_no_dense_phase_draw_the_same_augmentation(
         assert len(key) == x.shape[0] == 2, "drawn once for each distinct seed"
         return x
 
-    monkeypatch.setattr(pruner, "augment", spy)
+    monkeypatch.setattr(loop, "augment", spy)
     task = Task(model_options={"widths": [4]}, epochs=2, rungs=2, augment=["flip"])
     state = trained(task, "dns", [member("dns", seed) for seed in (1, 0, 1)])
     measure(task, find("dns"), state, last=True)

@@ -538,7 +538,8 @@ FILES: dict[str, Callable[[Path], dict[str, str]]] = {
 @pytest.mark.parametrize("name", FILES)
 def test_a_task_trains_on_files(tmp_path: Path, name: str):
     from prunefront.trainables.algorithms import find
-    from prunefront.trainables.contract import Member, complete
+    from prunefront.trainables.contract import Member
+    from prunefront.trainables.domain import complete
     from prunefront.trainables.measure.members import measure
 
     task = Task(name, "mlp", epochs=10, rungs=1, dataset_options=FILES[name](tmp_path / "digits"))

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from prunefront.trainables.algorithms import dns, find
-from prunefront.trainables.contract import Algorithm, Member, complete
+from prunefront.trainables.contract import Algorithm, Member
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.models import build
 from prunefront.trainables.structure import masks

@@ -17,8 +17,9 @@ from prunefront.search.drive.run import run
 from prunefront.search.plan import generations
 from prunefront.search.study.parse import read
 from prunefront.trainables.algorithms import cronos, find
-from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.contract import Member
 from prunefront.trainables.convex import linear
+from prunefront.trainables.domain import complete
 from prunefront.trainables.records import cohort
 from prunefront.trainables.records.cohort import Cohort, Training
 from prunefront.trainables.task import Task

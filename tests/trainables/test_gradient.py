@@ -15,20 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.contract import (
-    Member,
-    Networks,
-    State,
-    Value,
-    complete,
-    leaves,
-    map_tree,
-)
+from prunefront.trainables.contract import Member, Networks, State
+from prunefront.trainables.domain import Value, complete
 from prunefront.trainables.measure import flops
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
-from prunefront.trainables.training import draws, optimizers, pruner, stack
-from prunefront.trainables.training.pruner import Dense, GradientPruner, dense_networks, dense_ready
+from prunefront.trainables.training import dense, draws, optimizers, stack
+from prunefront.trainables.training.dense import dense_networks, dense_ready
+from prunefront.trainables.training.pruner import GradientPruner
+from prunefront.trainables.training.start import Dense
+from prunefront.trainables.tree import leaves, map_tree
 
 FLOAT64 = Task(model_options={"widths": [32]}, rungs=1, dtype="float64")
 
@@ -298,12 +294,12 @@ def test_what_is_charged_survives_a_kill_and_changes_no_weight(tmp_path: Path):
 
 def test_the_dense_phase_is_trained_without_a_counter(monkeypatch: pytest.MonkeyPatch):
     task, inside = steps(FLOAT64, 20), []
-    phase = pruner._dense_networks
+    phase = dense._dense_networks
 
     def watched(*given: Any) -> Dense:
         inside.append(flops._charging.get())
         return phase(*given)
 
-    monkeypatch.setattr(pruner, "_dense_networks", watched)
+    monkeypatch.setattr(dense, "_dense_networks", watched)
     FromDense().start(task, [Member(complete(FromDense.space, {}), 0)])
     assert set(inside) == {None}

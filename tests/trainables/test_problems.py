@@ -12,7 +12,8 @@ import torch
 
 import problems
 from prunefront.analysis.rows import table
-from prunefront.trainables.contract import Member, complete
+from prunefront.trainables.contract import Member
+from prunefront.trainables.domain import complete
 from prunefront.trainables.records.cohort import Cohort, Training
 from prunefront.trainables.task import Task
 

@@ -21,7 +21,8 @@ from prunefront.search.plan import checks, generations
 from prunefront.search.study import controls
 from prunefront.search.study.parse import read
 from prunefront.trainables import algorithms, models, rehearsal
-from prunefront.trainables.contract import Domain, Member, complete
+from prunefront.trainables.contract import Member
+from prunefront.trainables.domain import Domain, complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.structure import extract
 from prunefront.trainables.task import Task

@@ -22,7 +22,9 @@ from prunefront.search.study import controls, parse
 from prunefront.search.study.schema import Study
 from prunefront.trainables import algorithms
 from prunefront.trainables.algorithms import find, known, sanity
-from prunefront.trainables.contract import Algorithm, Check, Domain, Member, complete, setting
+from prunefront.trainables.contract import Algorithm, Member
+from prunefront.trainables.controls import Check
+from prunefront.trainables.domain import Domain, complete, setting
 from prunefront.trainables.records.cohort import Cohort, Training
 from prunefront.trainables.records.networks import load_masks
 from prunefront.trainables.structure import masks

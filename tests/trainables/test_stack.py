@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunefront.trainables.contract import leaves
 from prunefront.trainables.training import stack
+from prunefront.trainables.tree import leaves
 
 
 class Counting(nn.Module):

@@ -21,13 +21,15 @@ from prunefront.trainables.algorithms.depgraph import chosen
 from prunefront.trainables.algorithms.group_lasso import GroupLasso
 from prunefront.trainables.algorithms.l1_filters import L1Filters
 from prunefront.trainables.algorithms.scratch import Scratch, found
-from prunefront.trainables.contract import Member, State, Value, complete, leaves
+from prunefront.trainables.contract import Member, State
+from prunefront.trainables.domain import Value, complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.structure import masks, narrow, trial
 from prunefront.trainables.structure import units as structure
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import draws, stack
 from prunefront.trainables.training.pruner import Context, GradientPruner
+from prunefront.trainables.tree import leaves
 
 MLP = Task(
     model_options={"widths": [16, 12]}, epochs=2, rungs=4, dtype="float64", weight_decay=1e-3
@@ -408,8 +410,8 @@ def test_a_stack_that_shrinks_trains_the_same_networks(place: int, task: Task):
     cutting, whole, hps = settings(task)[place]
     together = members(cutting, *hps)
     short, long = train(cutting, task, together), train(whole, task, together)
-    assert "cut" in short.scalars
-    assert "cut" not in long.scalars
+    assert short.shape is not None
+    assert long.shape is None
     ours = networks(cutting, task, short)
     agree(ours, networks(whole, task, long))
     for k in (0, 2):
@@ -433,8 +435,8 @@ def test_a_member_in_company_that_cannot_be_cut_is_what_it_is_alone_to_its_last_
     ):
         given = members(algorithm, most, least)
         together, alone = train(algorithm, task, given), train(algorithm, task, given[:1])
-        assert "cut" in alone.scalars
-        assert "cut" not in together.scalars
+        assert alone.shape is not None
+        assert together.shape is None
         one, other = (algorithm.networks(task, state) for state in (alone, together))
         for name, tensor in leaves(
             {"params": one.params, "buffers": one.buffers, "kept": one.kept}
@@ -457,7 +459,7 @@ def test_a_block_that_is_gone_in_all_members_leaves_the_stack_and_their_networks
         given = members(scratch, *hps)
         state = train(scratch, RESIDUAL, given)
         lost = 3 if hps[-1] is nothing else 2
-        assert len(state.scalars["cut"]["gone"]) == lost
+        assert len(state.shape.gone) == lost
         assert "2.inner.weight" not in state.members["params"]
         agree(
             networks(scratch, RESIDUAL, state),
@@ -470,7 +472,7 @@ def test_a_block_that_is_gone_in_all_members_leaves_the_stack_and_their_networks
 def test_resume_is_exact_with_a_stack_that_was_cut(place: int, task: Task, tmp_path: Path):
     algorithm, _, hps = settings(task)[place]
     half = train(algorithm, task, members(algorithm, *hps), rungs=3)
-    assert "cut" in half.scalars
+    assert half.shape is not None
     half.save(tmp_path / "state.safetensors")
     whole = algorithm.advance(task, half)
     fresh = dataclasses.replace(task)  # knows nothing of the shapes that `task` has met
@@ -486,14 +488,14 @@ def test_resume_is_exact_with_a_stack_that_was_cut(place: int, task: Task, tmp_p
 def test_a_stack_is_cut_further_when_large_members_leave():
     pruner = L1Filters()
     state = train(pruner, MLP, members(pruner, {"sparsity": 0.3}, {"sparsity": 0.8}), rungs=1)
-    assert state.scalars["cut"]["widths"] == {"1": 11, "3": 8}
+    assert state.shape.widths == {"1": 11, "3": 8}
     assert [(places >= 0).tolist() for places in state.members["units"]["3"]] == [
         [True] * 8,
         [True] * 2 + [False] * 6,
     ]
     before = pruner.networks(MLP, state)
     left = pruner.compact(MLP, state.select([1]))
-    assert left.scalars["cut"]["widths"] == {"1": 3, "3": 2}
+    assert left.shape.widths == {"1": 3, "3": 2}
     assert (
         left.members["params"]["3.weight"].shape
         == left.members["optimizer"]["momentum"]["3.weight"].shape
@@ -518,7 +520,7 @@ def test_a_model_that_cannot_be_stacked_or_made_narrower_is_not_cut(model: str):
     assert task.stackable is not model.endswith("dropping")
     given = members(pruner, {"sparsity": 0.5}, {"sparsity": 0.75})
     state = train(pruner, task, given)
-    assert "cut" not in state.scalars
+    assert state.shape is None
     kept = pruner.networks(task, state).kept
     assert [
         int(kept[task.structure.hidden[0].weight][k].flatten(1).any(1).sum()) for k in range(2)

@@ -16,11 +16,12 @@ from torch import nn
 
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.weedout import CHUNK, Weedout, records, search
-from prunefront.trainables.contract import Member, State, complete
+from prunefront.trainables.contract import Member, State
+from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import stack
-from prunefront.trainables.training.pruner import dense_networks
+from prunefront.trainables.training.dense import dense_networks
 
 WEEDOUT, CHANCE = find("weedout"), find("chance")
 assert isinstance(WEEDOUT, Weedout)

@@ -1,8 +1,9 @@
 """The algorithms. This folder is the registry: a file here, or an entry point in the group
 `prunefront.algorithms`, is found.
 
-A file's name is the algorithm's name; the file holds one class that implements the contract. Any
-other such class is named by its dotted path.
+A file's name is the algorithm's name; the file holds one class that implements the contract. A file
+whose name begins with an underscore holds no algorithm, but a base or a part of one. Any other such
+class is named by its dotted path.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import pkgutil
 from collections.abc import Mapping
 
 from ...analysis.rows.mistake import Mistake
-from ..contract import Algorithm, Domain
+from ..contract import Algorithm
+from ..domain import Domain
 from ..models import lookup, raised
 
 GROUP = "prunefront.algorithms"
@@ -26,6 +28,8 @@ def known() -> dict[str, Algorithm]:
     """Every algorithm by name, sorted. Raises Mistake naming an entry point that cannot be loaded."""
     found: dict[str, Algorithm] = {}
     for module in pkgutil.iter_modules(__path__):
+        if module.name.startswith("_"):  # a base, or a part of a method
+            continue
         inside = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
         own = [
             v

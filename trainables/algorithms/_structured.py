@@ -20,6 +20,8 @@ class Structured(GradientPruner):
     gone.
     """
 
+    narrows = True
+
     def skip(self, task: Task) -> str | None:
         return no_units(task)
 

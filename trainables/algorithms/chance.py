@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...analysis.rows.mistake import Mistake
-from ..contract import Domain, Value
+from ..domain import Domain, Value
 from ..structure import masks
 from ..task import Task
 from ..training.pruner import Context, GradientPruner, Params, Pruning, space

@@ -30,12 +30,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
-from ..contract import Domain, Member, Networks, State, Value
-from ..structure.flips import Sample, Site, measured, on_batches, without_statistics, worths
+from ..contract import Member, Networks, State
+from ..domain import Domain, Value
+from ..structure.flips import Sample, Stack, flip, on_batches, without_statistics, worths
+from ..structure.shapes import Site, shaped
 from ..structure.units import Structure, expected, gated, node_masks
 from ..task import Task
 from ..training import draws, stack
-from ..training.pruner import Context, Dense, GradientPruner, Params, Pruning, space, varying
+from ..training.hooks import contexts, varying
+from ..training.pruner import Context, GradientPruner, Params, Pruning, space
+from ..training.start import Dense
 from ._structured import obstacle, removed
 
 OFTEN = 40
@@ -89,6 +93,7 @@ class ComplexityAware(GradientPruner):
     source = "Guenter & Sideris 2024 (arXiv 2411.09127) for the method; equations: derivation"
     version = 2
     charges = True
+    narrows = True
     space = space(
         nu=Domain(
             "real", 0.1, "nats of training loss that the whole complexity may cost", low=0, log=True
@@ -176,7 +181,7 @@ class ComplexityAware(GradientPruner):
         if not any(step % interval == 0 for step in range(warm + 1, settle)):
             where = f"between `warmup` and `settle`, after steps {warm + 1} to {settle - 1}"
             raise Mistake(f"`interval` is such that gates are learnt {where}; got {interval}")
-        task.halves(None, *task.structure.sites[0])
+        shaped(task, None).halves(task.structure.sites[0])
 
     def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
         state = super().begin(task, members, dense)
@@ -291,7 +296,7 @@ class ComplexityAware(GradientPruner):
             else self._derivatives(task, state, x, y)
         )
         learns = self._learnt(task, state)
-        _, structure = task.cut(state.scalars.get("cut"))
+        structure = shaped(task, state.shape).structure
         pruning, (price, mean) = state.members["pruning"], prices(task, state)
         progress = (step - _warm(hp, steps)) / (_settle(hp, steps) - _warm(hp, steps))
         rate, condemned = state.members["hp"]["rate"] * (1 - progress), dict[str, Tensor]()
@@ -349,7 +354,7 @@ class ComplexityAware(GradientPruner):
         """Members without their condemned units and blocks; the last unit of a layer stays as long
         as its block does.
         """
-        _, structure = task.cut(state.scalars.get("cut"))
+        structure = shaped(task, state.shape).structure
         pruning = state.members["pruning"]
         dead = {
             block.name: condemned[block.name]
@@ -391,7 +396,7 @@ class ComplexityAware(GradientPruner):
             state.scalars["static"],
             state.members["pruning"],
         )
-        _, structure = task.cut(state.scalars.get("cut"))
+        structure = shaped(task, state.shape).structure
         own = next((layer for layer in structure.hidden if layer.name == site[0]), None)
         block = site[1] if site[1] in pruning["theta"] else None
         if own is None and block is None:
@@ -404,10 +409,9 @@ class ComplexityAware(GradientPruner):
             (state.members["params"], state.members.get("buffers", {})),
             (own.name if own else None, block),
         )
-        units, whole, base = measured(
-            task, state.scalars.get("cut"), place, networks, gates, order, x, y
-        )
-        _note_loss(pruning, base)
+        flipped = flip(Stack(task, state.shape, *networks, gates), place, order, x, y)
+        units, whole = flipped.units, flipped.block
+        _note_loss(pruning, flipped.base)
         there = [
             pruning["alive"][name].view(state.size, -1).sum(1) for name in place if name is not None
         ]
@@ -427,7 +431,7 @@ class ComplexityAware(GradientPruner):
 
     def _lots(self, task: Task, state: State) -> tuple[Gates, Gates]:
         """A draw of all gates, and another number in [0, 1) for each of them."""
-        context, step = self._contexts(task, state), state.scalars["step"]
+        context, step = contexts(task, state), state.scalars["step"]
 
         def draw(pruning: Pruning, given: Params) -> dict[str, Any]:
             ctx = context(given, step)
@@ -443,7 +447,8 @@ class ComplexityAware(GradientPruner):
         """d C / d xi: at the gates that are set to u ~ U(0, 1) (subset), or at all, as they are
         drawn (straight-through).
         """
-        module, structure = task.cut(state.scalars.get("cut"))
+        shape = shaped(task, state.shape)
+        module, structure = shape.module, shape.structure
         gates, lots = self._lots(task, state)
         tried = {name: torch.ones_like(lot, dtype=torch.bool) for name, lot in lots.items()}
         gates = {name: gate.double() for name, gate in gates.items()}
@@ -517,10 +522,10 @@ class ComplexityAware(GradientPruner):
 
         Minus infinity where nothing is left, nothing is to be paid or nothing was measured.
         """
-        _, structure = task.cut(state.scalars.get("cut"))
+        structure = shaped(task, state.shape).structure
         alive, (price, _) = state.members["pruning"]["alive"], prices(task, state)
         networks = state.members["params"], state.members.get("buffers", {})
-        slopes = worths(task, state.scalars.get("cut"), networks, alive, sample)
+        slopes = worths(Stack(task, state.shape, *networks, alive), sample)
         found: dict[str, Tensor] = {}
         for part in (
             *structure.hidden,

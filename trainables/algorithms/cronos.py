@@ -25,8 +25,9 @@ from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
 from .. import convex
-from ..contract import Algorithm, Domain, Member, Networks, State, Value
+from ..contract import Algorithm, Member, Networks, State
 from ..convex.admm import Iterate
+from ..domain import Domain, Value
 from ..task import Task
 
 NUMBERS = 1 << 28

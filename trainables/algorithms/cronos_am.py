@@ -21,13 +21,15 @@ from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
 from .. import convex, pulse
-from ..contract import Domain, Member, Networks, State, Value
+from ..contract import Member, Networks, State
+from ..domain import Domain, Value
 from ..structure import trace
 from ..structure.units import Layer
 from ..task import Task
 from ..training import stack
 from ..training.optimizers import DISTANCE
-from ..training.pruner import Context, Dense, GradientPruner, Params, Pruning, space
+from ..training.pruner import Context, GradientPruner, Params, Pruning, space
+from ..training.start import Dense
 
 TOLERANCE = 1e-4
 """At which a solve of the convex head ends, if it comes so near."""

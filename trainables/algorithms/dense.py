@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..contract import Value
+from ..domain import Value
 from ..training.pruner import GradientPruner
 
 

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..contract import Domain, Member, State, Value
+from ..contract import Member, State
+from ..domain import Domain, Value
 from ..structure import masks
 from ..structure.units import node_masks
 from ..task import Task
 from ..training import stack
-from ..training.pruner import dense_networks, space
+from ..training.dense import dense_networks
+from ..training.pruner import space
 from ._structured import Structured
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
-from ..contract import Domain, Value
+from ..domain import Domain, Value
 from ..structure import masks
 from ..structure.units import Layer
 from ..task import Task
@@ -39,6 +39,7 @@ class DNS(GradientPruner):
 
     source = "Guo, Yao, Chen 2016 (arXiv 1608.04493), eq. 1-2 and the authors' released code; c from a sparsity: derivation"
     from_dense = True
+    follows = True
     space = space(
         sparsity=Domain(
             "real", 0.9, "the share removed by the first mask", low=0, high=1, open_high=True

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
-from ..contract import Domain, Value
+from ..domain import Domain, Value
 from ..structure import masks
 from ..structure.units import Layer, node_masks
 from ..task import Task
@@ -38,6 +38,7 @@ class GroupLasso(Structured):
     """
 
     source = "Yuan & Lin 2006 (group lasso); Wen et al. 2016 (units); Liu et al. 2017 (batch-norm scales); stop: ours"
+    follows = True
     space = space(
         penalty=Domain("real", 1e-2, "the weight of the penalty", low=0, log=True, tunable=True),
         stop=Domain(

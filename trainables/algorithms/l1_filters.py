@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..contract import Domain, Value
+from ..domain import Domain, Value
 from ..structure import masks
 from ..structure.units import node_masks
 from ..training.pruner import Context, Params, Pruning, space

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from ...analysis.rows.mistake import Mistake
-from ..contract import Domain, Value
+from ..domain import Domain, Value
 from ..structure import masks
 from ..task import Task
 from ..training.pruner import Context, GradientPruner, Params, Pruning, space
@@ -25,6 +25,7 @@ class Magnitude(GradientPruner):
 
     source = "Han et al. 2015 (one-shot, layerwise); Zhu & Gupta 2017, eq. 1 (gradual)"
     from_dense = True
+    follows = True
     space = space(
         sparsity=Domain("real", 0.9, "the share removed", low=0, high=1, open_high=True),
         schedule=Domain(

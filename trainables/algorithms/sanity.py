@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import locate
-from ..contract import Check, Domain, Member, State, Value, complete, hyperparameters
+from ..contract import Member, State
+from ..controls import Check
+from ..domain import Domain, Value, complete, hyperparameters
 from ..records.networks import load_masks
 from ..structure import masks
 from ..structure.units import Structure, alive, node_masks

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
-from ..contract import Domain, Value
+from ..domain import Domain, Value
 from ..structure.units import Structure, alive, node_masks
 from ..task import Task
 from ..training.pruner import Context, Params, Pruning, space

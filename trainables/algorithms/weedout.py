@@ -28,12 +28,15 @@ from torch.func import vmap
 
 from ...analysis.rows.mistake import Mistake
 from .. import pulse
-from ..contract import Algorithm, Domain, Member, Networks, State, Value
+from ..contract import Algorithm, Member, Networks, State
+from ..domain import Domain, Value
 from ..structure import masks
 from ..structure.units import column_masks
 from ..task import Task
 from ..training import draws, stack
-from ..training.pruner import Context, Dense, GradientPruner, Params, Pruning, dense_networks, space
+from ..training.dense import dense_networks
+from ..training.pruner import Context, GradientPruner, Params, Pruning, space
+from ..training.start import Dense
 from ._structured import no_units
 
 CHUNK, OUTPUTS = 128, 1 << 26
@@ -166,14 +169,19 @@ class Weedout(Algorithm):
     def advance(self, task: Task, state: State) -> State:
         """Train the networks that members still use."""
         used, of = torch.unique(state.members["of"], return_inverse=True)
-        inner = _TRAINING.advance(task, State(state.shared, state.scalars).select(used))
-        return State({**state.members, "of": of}, inner.scalars, inner.members)
+        inner = _TRAINING.advance(
+            task, State(state.shared, state.scalars, shape=state.shape).select(used)
+        )
+        return State({**state.members, "of": of}, inner.scalars, inner.members, inner.shape)
 
     def networks(self, task: Task, state: State) -> Networks:
         """A network may belong to many members. score: its loss before training.  winner: which
         candidate it is, from 1.
         """
-        held, found = state.members, _TRAINING.networks(task, State(state.shared, state.scalars))
+        held, found = (
+            state.members,
+            _TRAINING.networks(task, State(state.shared, state.scalars, shape=state.shape)),
+        )
         metrics, spent = (
             {name: held[name] for name in names}
             for names in (("score", "winner"), ("flops", "seconds"))

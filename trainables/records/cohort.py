@@ -27,11 +27,13 @@ from ...analysis.rows import table
 from ...analysis.rows.goals import Limit
 from ...analysis.rows.storage import Location, atomic
 from ..algorithms import find
-from ..contract import Algorithm, Domain, Member, State, apart, canonical, leaves
+from ..contract import Algorithm, Member, State
+from ..domain import Domain, canonical
 from ..measure.members import measure
 from ..measure.removed import compression
 from ..task import Task, identity
 from ..training.memory import fitting, fitting_shapes, free_bytes
+from ..tree import apart, leaves
 
 
 @dataclasses.dataclass(frozen=True)

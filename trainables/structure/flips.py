@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from .. import pulse
-from ..task import Task
 from ..training import stack
+from .narrow import Cut
+from .shapes import Site, shaped
 from .units import gated
+
+if TYPE_CHECKING:
+    from ..task import Task
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -24,52 +28,56 @@ more memory than training.
 """
 
 Tensors = Mapping[str, Tensor]
-Site = tuple[str | None, str | None]
-"""A hidden layer, and a residual block; one of them may be missing."""
 
 
-def differences(
-    task: Task,
-    cut: Mapping[str, Any] | None,
-    site: Site,
-    networks: tuple[Tensors, Tensors],
-    gates: Tensors,
-    order: Tensor,
-    x: Tensor,
-    y: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Loss with it minus loss without it, for K members: of units (K, k) float64, and of a block
-    (K,); as of `measured`.
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """K networks of one shape, and which of their units and blocks are there.
+
+    gates: hidden layer -> (K, units) and block -> (K,), 1 where something is there, and 0.
     """
-    units, whole, _ = measured(task, cut, site, networks, gates, order, x, y)
-    return units, whole
+
+    task: Task
+    shape: Cut | None
+    params: Tensors
+    buffers: Tensors
+    gates: Tensors
+
+    def at(self, members: Tensor) -> Stack:
+        """The networks at these places."""
+        parts = []
+        for tree in (self.params, self.buffers, self.gates):
+            parts.append({name: tensor[members] for name, tensor in tree.items()})
+        return Stack(self.task, self.shape, *parts)
 
 
-def measured(
-    task: Task,
-    cut: Mapping[str, Any] | None,
-    site: Site,
-    networks: tuple[Tensors, Tensors],
-    gates: Tensors,
-    order: Tensor,
-    x: Tensor,
-    y: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`differences`, and the loss (K,) with all as the gates say, but the block in question there.
+@dataclasses.dataclass(frozen=True)
+class Flipped:
+    """Loss with it minus loss without it: of units (K, k) float64, and of a block (K,).
 
-    cut: shape of the stack, as in its State.  networks: parameters and buffers.  gates: hidden
-    layer -> (K, units) and block -> (K,), what is there (1) or not (0); the block that a layer is
-    in is put there while units are tried.  order: (K, k), the units that are tried.  x: (K, B,
-    *shape).  y: (K, B).
+    base: the loss (K,) with all as the gates say, but the block in question there.
+    """
+
+    units: Tensor
+    block: Tensor
+    base: Tensor
+
+
+def flip(networks: Stack, site: Site, order: Tensor, x: Tensor, y: Tensor) -> Flipped:
+    """What some units of a layer, and the block of a site, are worth on one batch.
+
+    order: (K, k), the units that are tried; the block that the layer is in is put there while they
+    are.  x: (K, B, *shape).  y: (K, B).
 
     What comes before the site is computed once, and what follows for all k + 2 settings as one
     batch. Batch-norm uses the batch's own statistics, as in training; dropout is off.
     """
     layer, block = site
-    module, structure = task.cut(cut)
+    model = shaped(networks.task, networks.shape)
+    module, structure = model.module, model.structure
     around = None if layer is None else structure.block_of(layer)
     opened = {name for name in (layer, block, around and around.name) if name is not None}
-    first, second = (stack.Call(on_batches(half)) for half in task.halves(cut, layer, block))
+    first, second = (stack.Call(on_batches(half)) for half in model.halves(site))
     switches = torch.ones(order.shape[1] + 2, dtype=x.dtype, device=x.device)
     switches[-1] = 0
 
@@ -80,14 +88,14 @@ def measured(
         effective = gated(structure, params, there, there)
         values = first(effective, dict(held), x)
         base = x.new_ones(1) if layer is None else gates[layer].to(x.dtype)
-        flipped = torch.where(
-            torch.arange(len(base), device=x.device) == order[:, None], 1 - base, base
-        )
+        is_tried = torch.arange(len(base), device=x.device) == order[:, None]
+        flipped = torch.where(is_tried, 1 - base, base)
 
         def loss(units: Tensor, switch: Tensor) -> Tensor:
             return F.cross_entropy(second(effective, dict(held), *values, units, switch), y)
 
-        losses = vmap(loss)(torch.cat([base[None], flipped, base[None]]), switches).double()
+        settings = torch.cat([base[None], flipped, base[None]])
+        losses = vmap(loss)(settings, switches).double()
         sign = torch.where(base[order] > 0.5, 1.0, -1.0)
         return {
             "units": sign * (losses[0] - losses[1:-1]),
@@ -95,9 +103,10 @@ def measured(
             "base": losses[0],
         }
 
-    params, buffers = networks
-    found = stack.lift(one, len(x))(params, without_statistics(module, buffers), gates, order, x, y)
-    return found["units"], found["block"], found["base"]
+    held = without_statistics(module, networks.buffers)
+    lifted = stack.lift(one, len(x))
+    made = lifted(networks.params, held, networks.gates, order, x, y)
+    return Flipped(made["units"], made["block"], made["base"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,72 +123,79 @@ class Sample:
     wanted: Tensors
 
 
-def worths(
-    task: Task,
-    cut: Mapping[str, Any] | None,
-    networks: tuple[Tensors, Tensors],
-    gates: Tensors,
-    sample: Sample,
-) -> dict[str, Tensor]:
+def worths(networks: Stack, sample: Sample) -> dict[str, Tensor]:
     """Loss with it minus loss without it, float64, of units and blocks: hidden layer -> (K, units),
     block -> (K,).
 
     What is not wanted may have any value.
     """
-    _, structure = task.cut(cut)
-    device, sums = task.torch_device, dict[str, Tensor]()
-    parts = sample.rows.to(device).split(min(task.batch_size, len(sample.rows)))
-    batches = sample.batches.to(device).clamp(max=len(parts))
-    for site, (layer, block) in enumerate(structure.sites):
-        order = _order(None if layer is None else sample.wanted[layer], len(batches), device)
-        asked = [
-            sample.wanted[name].view(len(batches), -1).any(1)
-            for name in (layer, block)
-            if name is not None
-        ]
-        for name in (layer, block):
-            if name is not None:
-                sums[name] = torch.zeros(gates[name].shape, dtype=torch.float64, device=device)
+    sums: dict[str, Tensor] = {}
+    for name, gates in networks.gates.items():
+        sums[name] = torch.zeros(gates.shape, dtype=torch.float64, device=gates.device)
+    sites = shaped(networks.task, networks.shape).structure.sites
+    parts = _parts(networks.task, sample)
+    for place, site in enumerate(sites):
+        order = _order(sample, site)
+        asked = _asked(sample, site)
         for number, part in enumerate(parts):
-            here = (torch.stack(asked).any(0) & (batches > number)).nonzero()[:, 0]
-            if not len(here):
-                continue
-            among = len(here) < len(batches)
-            pair, ons, places = (
-                (networks, gates, order) if not among else _among(here, networks, gates, order)
-            )
-            x, y = task.data.examples("train", part), task.data.labels["train"][part]
-            x, y = (t.expand(len(here), *t.shape) for t in (x, y))
-            pulse.tell(
-                "audited batch", site * len(parts) + number, len(structure.sites) * len(parts)
-            )
-            found = [
-                differences(task, cut, (layer, block), pair, ons, some, x, y)
-                for some in places.split(TOGETHER, 1)
-            ]
-            share = batches[here]
-            if layer is not None:
-                units = torch.cat([units for units, _ in found], 1) / share[:, None]
-                sums[layer][here] += torch.zeros_like(sums[layer][here]).scatter(1, places, units)
-            if block is not None:
-                sums[block][here] += found[0][1] / share
+            here = (asked & (sample.batches.to(asked.device) > number)).nonzero()[:, 0]
+            if len(here):
+                pulse.tell("audited batch", place * len(parts) + number, len(sites) * len(parts))
+                _add(networks, sample, site, here, order, part, sums)
     return sums
 
 
-def _order(wanted: Tensor | None, members: int, device: torch.device) -> Tensor:
+def _add(
+    networks: Stack,
+    sample: Sample,
+    site: Site,
+    here: Tensor,
+    order: Tensor,
+    part: Tensor,
+    sums: dict[str, Tensor],
+) -> None:
+    """Add what one batch says of a site, of the members at `here`, to the sums of all members."""
+    task, (layer, block) = networks.task, site
+    if len(here) < len(order):
+        networks, order = networks.at(here), order[here]
+    x, y = task.data.examples("train", part), task.data.labels["train"][part]
+    x, y = x.expand(len(here), *x.shape), y.expand(len(here), *y.shape)
+    tried = [flip(networks, site, some, x, y) for some in order.split(TOGETHER, 1)]
+    most = len(_parts(task, sample))
+    share = sample.batches.to(here.device).clamp(max=most)[here]
+    if layer is not None:
+        units = torch.cat([flipped.units for flipped in tried], 1) / share[:, None]
+        zeros = torch.zeros_like(sums[layer][here])
+        sums[layer][here] += zeros.scatter(1, order, units)
+    if block is not None:
+        sums[block][here] += tried[0].block / share
+
+
+def _parts(task: Task, sample: Sample) -> tuple[Tensor, ...]:
+    """The examples of a sample, batch by batch."""
+    size = min(task.batch_size, len(sample.rows))
+    return sample.rows.to(task.torch_device).split(size)
+
+
+def _asked(sample: Sample, site: Site) -> Tensor:
+    """(K,) bool: whether anything of a site is wanted of a member."""
+    members = len(sample.batches)
+    asked: list[Tensor] = []
+    for name in site:
+        if name is not None:
+            asked.append(sample.wanted[name].view(members, -1).any(1))
+    return torch.stack(asked).any(0)
+
+
+def _order(sample: Sample, site: Site) -> Tensor:
     """(K, k): the units that are tried, all that any member wants among them; (K, 0) of no layer."""
-    if wanted is None:
-        return torch.zeros(members, 0, dtype=torch.long, device=device)
+    layer, block = site
+    if layer is None:
+        device = sample.wanted[str(block)].device
+        return torch.zeros(len(sample.batches), 0, dtype=torch.long, device=device)
+    wanted = sample.wanted[layer]
     count = int(wanted.sum(1).max())
     return wanted.int().argsort(dim=1, descending=True, stable=True)[:, :count]
-
-
-def _among(here: Tensor, networks: tuple[Tensors, Tensors], gates: Tensors, order: Tensor) -> Any:
-    """Networks, gates and order of the members at `here`."""
-    params, buffers, ons = (
-        {name: t[here] for name, t in tree.items()} for tree in (*networks, gates)
-    )
-    return (params, buffers), ons, order[here]
 
 
 def on_batches(module: nn.Module) -> nn.Module:
@@ -193,6 +209,8 @@ def without_statistics(module: nn.Module, buffers: Tensors) -> Tensors:
     """`buffers` without the running statistics of batch-norm layers, which then use the batch's
     own.
     """
-    parts = (item for item in module.named_modules() if isinstance(item[1], _BatchNorm))
-    running = {f"{name}.{own}" for name, part in parts for own, _ in part.named_buffers()}
+    running: set[str] = set()
+    for name, part in module.named_modules():
+        if isinstance(part, _BatchNorm):
+            running.update(f"{name}.{own}" for own, _ in part.named_buffers())
     return {name: value for name, value in buffers.items() if name not in running}

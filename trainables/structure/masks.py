@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..contract import Domain
+from ..domain import Domain
 from .units import Layer, Structure, node_masks
 
 Tensors = Mapping[str, Tensor]

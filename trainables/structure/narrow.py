@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contract import leaves, nest
 from ..training.stack import copied
+from ..tree import leaves, nest
 from .trace import without
 from .units import Layer, Structure
 

@@ -20,7 +20,8 @@ from ..contract import Member
 from ..watch import Watch
 
 if TYPE_CHECKING:
-    from ..contract import Algorithm, Value
+    from ..contract import Algorithm
+    from ..domain import Value
     from ..task import Task
 
 SHARE = 0.5

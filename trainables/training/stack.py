@@ -18,7 +18,7 @@ from torch._C._functorch import (
 from torch.func import vmap
 from torch.utils.hooks import RemovableHandle
 
-from ..contract import Tree, map_tree
+from ..tree import Tree, map_tree
 from . import draws
 
 Tensors = Mapping[str, Tensor]

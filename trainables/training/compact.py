@@ -1,0 +1,106 @@
+"""Compaction: a stack shrinks with its members while they train, and is measured in the parent's
+shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..contract import State
+from ..structure import narrow
+from ..structure.shapes import shaped
+from ..structure.units import Structure, read
+from . import stack
+from .hooks import Hooks, Params, Pruning, contexts, varying
+
+if TYPE_CHECKING:
+    from ..task import Task
+
+SHARE = 0.9
+"""A stack is cut when less than this share of its hidden units would be left, or when a block is
+gone.
+"""
+
+_SHAPED = ("params", "buffers", "optimizer", "pruning", "units")
+"""What of a state's members has the shape of the stack."""
+
+
+def compact(pruner: Hooks, task: Task, state: State) -> State:
+    """The same members in the smallest stack that holds what is left of them, if that is smaller
+    than theirs.
+    """
+    structure = shaped(task, state.shape).structure
+    if not pruner.narrows or not structure.sites:
+        return state
+    if not (task.stackable and task.narrows):
+        return state
+    left = _left(pruner, task, state)
+    alive = read(structure, left)
+    none = torch.zeros(state.size, dtype=torch.bool, device=task.torch_device)
+    gone: dict[str, Tensor] = {}
+    for block in structure.blocks:
+        gone[block.name] = ~left[block.name] if block.name in left else none
+    cleared = narrow.cleared(_shaped_trees(state), structure, alive, gone)
+    state = State({**state.members, **cleared}, state.scalars, state.shared, state.shape)
+    shape, index = narrow.survivors(structure, alive, gone)
+    units = sum(layer.units for layer in structure.hidden)
+    if not shape.gone and sum(shape.widths.values()) >= SHARE * units:
+        return state
+    trees = _shaped_trees(state)
+    trees["units"] = {**_places(structure, state.size, task), **state.members.get("units", {})}
+    gathered = narrow.gathered(trees, structure, shape, index)
+    before = () if state.shape is None else state.shape.gone
+    total = narrow.Cut(dict(shape.widths), (*before, *shape.gone))
+    return State({**state.members, **gathered}, state.scalars, state.shared, total)
+
+
+@torch.no_grad()
+def _left(pruner: Hooks, task: Task, state: State) -> dict[str, Tensor]:
+    """What `lasting` says of each member, (K, ...) by name."""
+    context, step = contexts(task, state), state.scalars["step"]
+
+    def lasting(params: Params, pruning: Pruning, given: Params) -> Params:
+        return pruner.lasting(params, pruning, context(given, step))
+
+    trees = state.members
+    return stack.lift(lasting, state.size)(
+        trees["params"], trees.get("pruning", {}), varying(trees)
+    )
+
+
+def _shaped_trees(state: State) -> dict[str, Any]:
+    return {name: tree for name, tree in state.members.items() if name in _SHAPED}
+
+
+def _places(structure: Structure, members: int, task: Task) -> dict[str, Tensor]:
+    """Hidden layer -> (K, width): which unit of the parent each one is, before any cut."""
+    places: dict[str, Tensor] = {}
+    for layer in structure.hidden:
+        units = torch.arange(layer.units, device=task.torch_device)
+        places[layer.name] = units.expand(members, -1)
+    return places
+
+
+def restored(
+    task: Task, state: State, params: Params, buffers: Params, kept: Params
+) -> tuple[Params, Params, Params]:
+    """Stacked tensors of a state, each (K, ...), in the parent's shape."""
+    if state.shape is None:
+        return params, buffers, kept
+    parent = task.structure
+    whole_params, whole_buffers = (stack.single(tree) for tree in stack.stacked([task.template]))
+    whole_kept: dict[str, Tensor] = {}
+    for name in parent.parameters:
+        whole_kept[name] = whole_params[name].bool()
+    for block in parent.blocks:
+        whole_kept[block.name] = torch.ones((), dtype=torch.bool, device=task.torch_device)
+    units = state.members.get("units", {})
+
+    def whole(tree: Params, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return narrow.restored(tree, parent, like, units, state.size)
+
+    return whole(params, whole_params), whole(buffers, whole_buffers), whole(kept, whole_kept)

@@ -1,0 +1,191 @@
+"""The loop: optimiser steps of a cohort, all of its members in one program."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import pulse
+from ..contract import State
+from ..data.splits import augment
+from ..structure.shapes import shaped
+from ..tree import map_tree
+from . import draws, optimizers, stack
+from .compact import compact
+from .hooks import Hooks, Params, Pruning, contexts, varying
+from .start import separated
+
+if TYPE_CHECKING:
+    from ..task import Task
+
+Batch = tuple[int, Tensor, Tensor]
+"""A step, its inputs (K, B, *shape) and its labels (K, B)."""
+
+
+def advance(pruner: Hooks, task: Task, state: State) -> State:
+    """The members at the next rung: trained together, or one after the other if `vmap` refuses the
+    model.
+    """
+    if state.size > 1 and not task.stackable:
+        return _advance_alone(pruner, task, state)
+    begun, rung = time.perf_counter(), state.scalars["rung"] + 1
+    last = task.rung_step(task.steps - state.scalars["before"], rung)
+    # A model that vmap refuses may draw from torch's generator, which is then seeded at each step.
+    with torch.random.fork_rng(enabled=not task.stackable):
+        state = _train(pruner, task, compact(pruner, task, state), last)
+    spent = (time.perf_counter() - begun) / state.size
+    state.scalars |= {"rung": rung, "seconds": state.scalars["seconds"] + spent}
+    return state
+
+
+def _advance_alone(pruner: Hooks, task: Task, state: State) -> State:
+    """The members at the next rung, trained one after the other."""
+    alone = [advance(pruner, task, state.select([k])) for k in range(state.size)]
+    joined = State.concatenate(alone)
+    for spent in ("seconds", "charged"):
+        if spent in joined.scalars:
+            total = sum(lone.scalars[spent] for lone in alone)
+            joined.scalars[spent] = total / state.size
+    return joined
+
+
+def first_step(pruner: Hooks, task: Task, state: State) -> State:
+    """The members after their first step: a rehearsal."""
+    with torch.random.fork_rng(enabled=not task.stackable):
+        if state.size == 1 or task.stackable:
+            return _train(pruner, task, state, 1)
+        alone = [_train(pruner, task, state.select([k]), 1) for k in range(state.size)]
+        return State.concatenate(alone)
+
+
+def _train(pruner: Hooks, task: Task, state: State, last: int) -> State:
+    """The members after step `last`, with `every` between the steps after which it is due."""
+    static, steps = state.scalars["static"], task.steps - state.scalars["before"]
+    batches = _batches(task, state, last)
+    while (step := state.scalars["step"]) < last:
+        end = step + 1
+        while end < last and not pruner.due(static, end, steps):
+            end += 1
+        members, x, y = _steps(pruner, task, state, itertools.islice(batches, end - step))
+        scalars = {**state.scalars, "step": end}
+        state = State(members, scalars, state.shared, state.shape)
+        if pruner.due(static, end, steps):
+            state = pruner.every(task, state, x, y)
+    return state
+
+
+class _Lifted:
+    """A pruner's forward pass, and what follows the optimiser, for a stack or for a lone member."""
+
+    def __init__(self, pruner: Hooks, task: Task, state: State) -> None:
+        module = shaped(task, state.shape).module
+        module.train()
+        self.step = 0
+        self._pruner = pruner
+        self._context = contexts(task, state)
+        self._call = stack.Call(module)
+        self._drops = stack.dropout_keys(module)
+        self.forward, self.follow = self._forward, self._follow
+        if state.size > 1:
+            self.forward = stack.lift(self._forward, state.size)
+            self.follow = stack.lift(self._follow, state.size)
+
+    def _forward(
+        self, params: Params, buffers: Params, pruning: Pruning, given: Params, x: Tensor
+    ) -> dict[str, Any]:
+        """Logits, buffers and, if there is one, the penalty."""
+        ctx = self._context(given, self.step)
+        held = {name: value.clone() for name, value in buffers.items()}
+        for name in self._drops:
+            held[name] = draws.key(ctx.seed, self.step, name)
+        logits = self._call(self._pruner.effective(params, pruning, ctx), held, x)
+        penalty = self._pruner.penalty(params, pruning, ctx)
+        after = {name: held[name].detach() for name in buffers}
+        made: dict[str, Any] = {"logits": logits, "buffers": after}
+        if penalty is not None:
+            made["penalty"] = penalty
+        return made
+
+    def _follow(self, params: Params, pruning: Pruning, given: Params) -> tuple[Params, Pruning]:
+        return self._pruner.after_step(params, pruning, self._context(given, self.step + 1))
+
+
+def _steps(
+    pruner: Hooks, task: Task, state: State, batches: Iterable[Batch]
+) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """The members after a step for each of `batches`, and the last of those.
+
+    One body for a stack and for a lone member, whose trees lose their leading 1.
+    """
+    lone = state.size == 1
+    steps = task.steps - state.scalars["before"]
+    lifted = _Lifted(pruner, task, state)
+    trees = stack.single(state.members) if lone else state.members
+    params: Params = map_tree(_trained, trees["params"])
+    buffers, pruning = trees.get("buffers", {}), trees.get("pruning", {})
+    given = varying(trees)
+    update = optimizers.updater(task, trees["hp"], trees.get("optimizer", {}), steps)
+    inputs = labels = torch.empty(0)
+    for step, inputs, labels in batches:
+        lifted.step = step
+        x, y = (inputs[0], labels[0]) if lone else (inputs, labels)
+        if not task.stackable:
+            torch.manual_seed(int(draws.key(given["seed"], step, "torch")))
+        made = lifted.forward(params, buffers, pruning, given, x)
+        buffers = made["buffers"]
+        # Outside of vmap, where it costs less; the sum over members has each member's gradient.
+        loss = pruner.loss(made["logits"].flatten(0, -2), y.flatten()) / task.batch_size
+        if "penalty" in made:
+            loss = loss + made["penalty"].sum()
+        grads = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
+        with torch.no_grad():
+            update(params, dict(zip(params, grads, strict=True)), step)
+            if pruner.follows:
+                params, pruning = separated(*lifted.follow(params, pruning, given))
+                params = map_tree(_trained, params)
+        pulse.tell("step", step + 1, steps)
+    params = map_tree(Tensor.detach, params)
+    trees = {**trees, "params": params, "buffers": buffers, "pruning": pruning}
+    return (stack.restacked(trees) if lone else trees), inputs, labels
+
+
+def _trained(parameter: Tensor) -> Tensor:
+    return parameter.detach().requires_grad_()
+
+
+def _batches(task: Task, state: State, last: int) -> Iterator[Batch]:
+    """Each step up to `last` with its examples, a function of the members' seeds.
+
+    Read, and augmented, once for each distinct seed.
+    """
+    seeds = state.members["seed"]
+    distinct = torch.tensor(list(dict.fromkeys(seeds.tolist())), device=seeds.device)
+    of = None
+    if len(distinct) < len(seeds):
+        of = (seeds[:, None] == distinct).int().argmax(1)
+    # The dense phase before it, a task of its own, draws others.
+    site = "pruning" if state.scalars["before"] else "order"
+    examples = len(task.data.labels["train"])
+
+    @functools.lru_cache(1)
+    def order(epoch: int) -> Tensor:
+        return draws.permutation(draws.key(distinct, epoch, site), examples)
+
+    def rows(step: int) -> Tensor:
+        epoch, place = divmod(step, task.steps_per_epoch)
+        first = place * task.batch_size
+        return order(epoch)[:, first : first + task.batch_size]
+
+    steps = range(state.scalars["step"], last)
+    for step, (x, y) in zip(steps, task.data.feed(map(rows, steps)), strict=True):
+        if task.augment:
+            x = augment(x, task.augment, draws.key(distinct, step, f"{site} augment"))
+        if of is not None:
+            x, y = x[of], y[of]
+        yield step, x, y

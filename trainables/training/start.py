@@ -1,0 +1,112 @@
+"""The state of a cohort that trains by gradient, before its first step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..contract import Member, State
+from ..tree import leaves, map_tree, nest
+from . import optimizers, stack
+from .hooks import Hooks, Params, Pruning, contexts, varying
+
+if TYPE_CHECKING:
+    from ..task import Task
+
+
+@dataclasses.dataclass
+class Dense:
+    """Networks after `steps` of dense training, one for each of K members; seconds: what one of
+    them took.
+    """
+
+    params: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    steps: int
+    seconds: float
+
+
+def begin(pruner: Hooks, task: Task, members: Sequence[Member], dense: Dense) -> State:
+    """The state of members that start from `dense`, one network for each."""
+    device = task.torch_device
+    columns: dict[str, Tensor] = {}
+    for name, values in _columns(pruner, task, members).items():
+        columns[name] = torch.tensor(values, dtype=torch.float64, device=device)
+    trees: dict[str, Any] = {
+        "params": dense.params,
+        "buffers": dense.buffers,
+        "optimizer": optimizers.slots(task, dense.params),
+        "hp": columns,
+        "seed": torch.tensor([member.seed for member in members], device=device),
+        "slot": torch.arange(len(members), device=device),
+    }
+    first = members[0]
+    static = {name: first.hp[name] for name, domain in pruner.space.items() if domain.static}
+    scalars = {
+        "step": 0,
+        "rung": 0,
+        "before": dense.steps,
+        "seconds": dense.seconds,
+        "static": static,
+    }
+    state = State(trees, scalars)
+    context = contexts(task, state)
+
+    def init(params: Params, given: Params) -> Pruning:
+        return pruner.init(params, context(given, 0))
+
+    pruning = stack.lift(init, len(members))(dense.params, varying(trees))
+    pruning |= _init_members(pruner, task, members, dense)
+    trees["params"], trees["pruning"] = separated(dense.params, pruning)
+    return state
+
+
+def _init_members(
+    pruner: Hooks, task: Task, members: Sequence[Member], dense: Dense
+) -> dict[str, Any]:
+    """What `init_member` gives for each member, stacked."""
+    rows: list[dict[str, Tensor]] = []
+    for k, member in enumerate(members):
+        params = {name: tensor[k] for name, tensor in dense.params.items()}
+        buffers = {name: tensor[k] for name, tensor in dense.buffers.items()}
+        rows.append(leaves(pruner.init_member(task, member, params, buffers)))
+    stacked = {path: torch.stack([row[path] for row in rows]) for path in rows[0]}
+    return nest(stacked)
+
+
+def separated(params: Params, pruning: Pruning) -> tuple[Params, Pruning]:
+    """The same values, each parameter in memory of its own: an optimiser writes there in place."""
+    taken: set[int] = set()
+    own: dict[str, Tensor] = {}
+    for name, parameter in params.items():
+        place = parameter.untyped_storage()._cdata
+        if place in taken or 0 in parameter.stride():
+            parameter = parameter.clone(memory_format=torch.contiguous_format)
+            place = parameter.untyped_storage()._cdata
+        taken.add(place)
+        own[name] = parameter
+
+    def apart(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.untyped_storage()._cdata in taken else tensor
+
+    return own, map_tree(apart, pruning)
+
+
+def _columns(pruner: Hooks, task: Task, members: Sequence[Member]) -> dict[str, list[Any]]:
+    """Values of the hyper-parameters that may differ between members; None means the task's, where
+    the task has the name.
+    """
+    columns: dict[str, list[Any]] = {}
+    for name, domain in pruner.space.items():
+        if domain.static or domain.kind == "text":
+            continue
+        default = getattr(task, name, None)
+        given = [member.hp[name] for member in members]
+        values = [default if value is None else value for value in given]
+        if values[0] is not None:
+            columns[name] = values
+    return columns

@@ -1,0 +1,72 @@
+"""Trees: nested mappings whose leaves are tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tree = Mapping[str, Any]
+"""Nested mappings whose leaves are tensors."""
+
+
+def leaves(tree: Tree, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of a tree by their path, `outer/inner`."""
+    flat: dict[str, Tensor] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat |= leaves(value, f"{path}/")
+        else:
+            flat[path] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The tree whose `leaves` are `flat`."""
+    tree: dict[str, Any] = {}
+    for path, tensor in flat.items():
+        *outer, name = path.split("/")
+        node = tree
+        for step in outer:
+            node = node.setdefault(step, {})
+        node[name] = tensor
+    return tree
+
+
+def map_tree(function: Callable[[Tensor], Tensor], tree: Tree) -> dict[str, Any]:
+    """The tree with `function` applied to each tensor."""
+    mapped: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            mapped[name] = map_tree(function, value)
+        else:
+            mapped[name] = function(value)
+    return mapped
+
+
+def first_leaf(tree: Tree) -> Tensor:
+    """The tensor that comes first in a tree."""
+    value = next(iter(tree.values()))
+    if isinstance(value, Mapping):
+        return first_leaf(value)
+    return value
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each in memory of its own, as a file of them needs it: those that
+    share memory are cloned.
+    """
+    separate: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
+        storage = own.untyped_storage()
+        is_part = storage.nbytes() > own.nbytes
+        if is_part or storage.data_ptr() in taken:
+            own = own.clone(memory_format=torch.contiguous_format)
+        taken.add(own.untyped_storage().data_ptr())
+        separate[name] = own
+    return separate
