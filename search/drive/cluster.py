@@ -39,7 +39,7 @@ from safetensors import SafetensorError
 
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, save
-from ...trainables.data.splits import Packed
+from ...trainables.data.share import Packed
 from ...trainables.own import places
 from ...trainables.records.cohort import ask_parts
 from ...trainables.tuning import CohortTrainable, Told

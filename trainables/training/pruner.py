@@ -21,7 +21,7 @@ from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, locate
 from .. import models, pulse
 from ..contract import Algorithm, Domain, Member, Networks, State, Tree, Value, complete, map_tree
-from ..data.splits import augment
+from ..data.augment import augment
 from ..measure.flops import charging, uncharged
 from ..structure import narrow
 from ..structure.units import Structure, read
