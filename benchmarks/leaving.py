@@ -26,7 +26,7 @@ from prunefront.analysis.rows import table
 from prunefront.analysis.rows.mistake import Mistake
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Member
-from prunefront.trainables.data.splits import Data
+from prunefront.trainables.data.dataset import Data
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure import flops
 from prunefront.trainables.measure.members import EXAMPLES

@@ -11,16 +11,7 @@ for each cohort and rung), then reports on it in a process of its own. Seconds a
 
 from __future__ import annotations
 
-import argparse
-import cProfile
 import json
-import pstats
-import resource
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from prunefront.analysis import report, sections
-from prunefront.analysis.rows import loaded, table
+from prunefront.analysis.rows import table
 
 SEEDS = 5
 RUNGS = 4

@@ -16,6 +16,8 @@ from ..analysis.rows.mistake import Mistake
 from . import models
 from .contract import Algorithm, Member
 from .data import splits
+from .data.augment import AUGMENTATIONS
+from .data.dataset import Data
 from .domain import Domain, canonical
 from .measure.flops import Counts, count
 from .structure import trial
@@ -73,7 +75,7 @@ class Task:
                 object.__setattr__(self, name, domain.check(getattr(self, name)))
             except Mistake as error:
                 raise Mistake(f"`{name}` {error}") from None
-        given, known = self.augment, splits.AUGMENTATIONS
+        given, known = self.augment, AUGMENTATIONS
         if (
             not isinstance(given, list | tuple)
             or not all(kind in known for kind in given)
@@ -104,7 +106,7 @@ class Task:
         return getattr(torch, self.dtype)
 
     @functools.cached_property
-    def data(self) -> splits.Data:
+    def data(self) -> Data:
         """The data set, on the device."""
         place = (self.torch_dtype, self.torch_device, self.stream)
         found = splits.load(self.dataset, self.dataset_options, self.split_seed, *place)

@@ -25,7 +25,7 @@ from ..analysis.rows.storage import locate, read_range
 from . import pulse
 from .algorithms import find
 from .contract import Member, State
-from .data import splits as datasets
+from .data import share
 from .domain import complete
 from .measure.members import measure
 from .own import look_in
@@ -94,7 +94,7 @@ class CohortTrainable(tune.Trainable):
         self._task = _task(task, str(folder / "starts"))
         if data is not None:
             options, seed = self._task.dataset_options, self._task.split_seed
-            datasets.give(self._task.dataset, options, seed, self._task.torch_dtype, data)
+            share.give(self._task.dataset, options, seed, self._task.torch_dtype, data)
         self._training: Training | None = None
         if self._cohort.algorithm:
             workers = config["workers"] or max(1, (os.cpu_count() or 1) // int(config["threads"]))

@@ -16,7 +16,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from ...trainables.data.splits import Packed
+from ...trainables.data.share import Packed
 from ...trainables.own import places
 from ...trainables.records.cohort import ask_parts
 from ...trainables.tuning import CohortTrainable

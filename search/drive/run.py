@@ -16,7 +16,7 @@ from ...analysis.points import front
 from ...analysis.rows import table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, Where, locate, remove_tree, sweep
-from ...trainables.data.splits import Packed, pack
+from ...trainables.data.share import Packed, pack
 from ...trainables.records.cohort import Cohort
 from ...trainables.records.networks import keep_only
 from .. import DONE, FAILED, INTERRUPTED

@@ -10,8 +10,8 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from ...analysis.rows.mistake import Mistake
-from ...trainables.contract import Member, Value
-from ...trainables.domain import code_path
+from ...trainables.contract import Member
+from ...trainables.domain import Value, code_path
 from ...trainables.records.cohort import Cohort
 from ...trainables.training.memory import allowance, fitting, fitting_shapes, member_bytes
 from ..study.schema import Arm, Study

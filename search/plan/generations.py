@@ -18,8 +18,8 @@ from typing import Any
 from ...analysis.rows import table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, read_range, remove_tree
-from ...trainables.contract import Member, Value
-from ...trainables.domain import canonical
+from ...trainables.contract import Member
+from ...trainables.domain import Value, canonical
 from ...trainables.records.cohort import Cohort
 from ...trainables.task import Task, identity
 from ..propose.drawn import Configuration, proposals

@@ -13,8 +13,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ...trainables.contract import Value
-from ...trainables.domain import complete
+from ...trainables.domain import Value, complete
 from ..study.schema import MOST, Arm, Span
 
 Configuration = dict[str, Value]

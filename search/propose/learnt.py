@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ...analysis.rows.goals import Goals
-from ...trainables.contract import Value
+from ...trainables.domain import Value
 from ..study.schema import Arm, Span
 from .drawn import Configuration, active, digest, place, proposals, settled
 

@@ -19,7 +19,7 @@ from ...analysis.rows.mistake import Mistake
 from ...trainables import models
 from ...trainables.algorithms import find
 from ...trainables.contract import Algorithm
-from ...trainables.data import splits
+from ...trainables.data import readers
 from ...trainables.domain import Domain, Value
 from ...trainables.task import Task
 from .schema import MOST, About, Arm, ArmTable, File, Span, Study, at
@@ -146,7 +146,7 @@ def _task(table: Mapping[str, Any]) -> Task:
     }
     task = Task(**{key: value for key, value in table.items() if key in own})
     takes = {
-        "dataset": models.options(models.lookup(task.dataset, splits.DATASETS, "dataset")),
+        "dataset": models.options(models.lookup(task.dataset, readers.DATASETS, "dataset")),
         "model": models.options(models.lookup(task.model, models.MODELS, "model"), given=2),
     }
     found: dict[str, dict[str, Any]] = {home: {} for home in takes}

@@ -18,7 +18,8 @@ from ...analysis.points import words as wording
 from ...trainables import models
 from ...trainables.algorithms import known
 from ...trainables.contract import Algorithm
-from ...trainables.data import readers, splits
+from ...trainables.data import readers
+from ...trainables.data.augment import AUGMENTATIONS
 from ...trainables.domain import Domain
 from ...trainables.task import DOMAINS, Task
 from .schema import About, ArmTable
@@ -80,7 +81,7 @@ def task() -> Iterator[str]:
         elif field.name == "augment":
             meaning, values = (
                 "what is done to training images",
-                f"a list out of {words(splits.AUGMENTATIONS)}",
+                f"a list out of {words(AUGMENTATIONS)}",
             )
         elif field.name in ("dataset", "model"):
             meaning, values = (

@@ -12,7 +12,8 @@ import pydantic
 
 from ...analysis.rows.goals import Goals
 from ...analysis.rows.mistake import Mistake
-from ...trainables.contract import Algorithm, Value
+from ...trainables.contract import Algorithm
+from ...trainables.domain import Value
 from ...trainables.task import Task
 
 MODELLED = ("tpe", "nsga2", "gp")

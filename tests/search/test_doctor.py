@@ -28,7 +28,7 @@ from prunefront.search.console import Console
 from prunefront.search.study import discovery
 from prunefront.search.tools import doctor
 from prunefront.search.tools.doctor import Finding
-from prunefront.trainables.data import splits
+from prunefront.trainables.data import readers
 
 PIXELS, NUMBERS = (np.asarray(part)[:20].astype(np.uint8) for part in load_digits(return_X_y=True))
 DIGITS = PIXELS.reshape(-1, 8, 8)
@@ -325,8 +325,8 @@ def test_data_sets_of_known_kinds_are_found_with_the_lines_that_read_them(tmp_pa
     }
     for task in got.values():
         name = task.pop("dataset")
-        if name in splits.DATASETS and name != "torchvision":  # CIFAR's file was empty
-            assert len(splits.DATASETS[name](**task)["train"][1]) == 20
+        if name in readers.DATASETS and name != "torchvision":  # CIFAR's file was empty
+            assert len(readers.DATASETS[name](**task)["train"][1]) == 20
 
 
 def test_what_may_be_wrong_with_numbers_is_noted(tmp_path: Path):

@@ -41,7 +41,8 @@ from prunefront.search.plan import generations
 from prunefront.search.study import parse as studies
 from prunefront.search.tools.show import layers, show
 from prunefront.trainables.algorithms import known
-from prunefront.trainables.data import splits
+from prunefront.trainables.data import share, splits
+from prunefront.trainables.data.dataset import Data
 from prunefront.trainables.measure import latency as timing
 from prunefront.trainables.records import deploy, leaving, physical
 from prunefront.trainables.records import networks as kept
@@ -246,12 +247,12 @@ def test_convolutions_batch_norm_and_branches_are_the_same_in_onnx(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def drawn(name: str) -> splits.Data:
+def drawn(name: str) -> Data:
     """Random test data of a parent's shape."""
     parent, random = PARENTS[name], torch.Generator().manual_seed(0)
     x = torch.randn(300, *parent.input_shape, generator=random)
     labels = torch.randint(parent.classes, (300,), generator=random)
-    return splits.Data(
+    return Data(
         {"test": x}, {"test": labels}, parent.input_shape, parent.classes, "", x[:1, :1], x[:1, :1]
     )
 
@@ -393,15 +394,14 @@ def test_the_json_says_what_it_takes_to_build_the_network_with_torch_alone(
 
 def test_a_data_set_that_came_from_another_process_knows_its_mean(done: Path):
     found = task_of(done).data
-    packed = splits.pack(found)
+    packed = share.pack(found)
     assert packed is not None
-    key = "digits", "{}", 0, torch.float32
-    splits._GIVEN[key] = packed
     try:
-        given = splits._given(*key, torch.device("cpu"))
+        share.give("digits", {}, 0, torch.float32, packed)
+        given = splits.load("digits", {}, 0, torch.float32, torch.device("cpu"))
     finally:
-        splits._GIVEN.clear()
-        splits._given.cache_clear()
+        share.forget()
+    assert given is not found
     assert torch.equal(given.mean, found.mean)
     assert torch.equal(given.scale, found.scale)
 
@@ -517,7 +517,7 @@ def test_rounding_may_break_a_tie_and_nothing_else():
         [[9.0, 1, 0], [5, 5, 0], [5, 5 + 1e-4, 0], [0, 3, 1]]
     )  # certain, two ties, never right
     x = torch.zeros(4, 1)
-    found = splits.Data({"test": x}, {"test": labels}, (1,), 3, "", x[:1], x[:1])
+    found = Data({"test": x}, {"test": labels}, (1,), 3, "", x[:1], x[:1])
     whole = Fixed(logits)
     same = leaving.compare(whole, whole, found)
     assert (same.right, same.least, same.most, same.other) == (3, 1, 3, 0)

@@ -21,6 +21,9 @@ from torch import Tensor
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Member, State
 from prunefront.trainables.data import splits
+from prunefront.trainables.data.augment import augment
+from prunefront.trainables.data.dataset import Data
+from prunefront.trainables.data.stream import Stream
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
@@ -44,11 +47,11 @@ def images(path: Path, count: int, start: int = 0) -> Path:
     return path
 
 
-def load(name: str, options: dict[str, str], seed: int = 0) -> splits.Data:
+def load(name: str, options: dict[str, str], seed: int = 0) -> Data:
     return splits.load(name, options, seed, torch.float64, CPU)
 
 
-def whole(found: splits.Data, split: str) -> Tensor:
+def whole(found: Data, split: str) -> Tensor:
     """All inputs of a split."""
     return found.examples(split, torch.arange(len(found.labels[split])))
 
@@ -175,7 +178,7 @@ def test_what_is_read_when_reached_is_what_an_array_would_be():
 def test_mean_and_deviation_of_a_large_data_set_are_those_of_a_sample(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(splits, "SAMPLE", 64 * 200)
+    monkeypatch.setattr(splits, "SAMPLE_NUMBERS", 64 * 200)
     never, always, other = (
         splits._load.__wrapped__(name, "{}", 0, torch.float64, CPU, stream)
         for name, stream in (
@@ -198,7 +201,7 @@ def test_data_stream_if_they_would_take_more_than_half_of_what_is_free(
     for free, streams in ((2 * size, False), (2 * size - 1, True)):
         monkeypatch.setattr(splits, "free_bytes", lambda _, free=free: free)
         found = splits._load.__wrapped__("digits", "{}", 0, torch.float64, CPU, "auto")
-        assert isinstance(found.inputs["train"], splits.Stream) == streams
+        assert isinstance(found.inputs["train"], Stream) == streams
 
 
 def test_a_row_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -206,7 +209,7 @@ def test_a_row_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
     for stream in ("never", "always"):
         with pytest.raises(
             ValueError,
-            match=r"^dataset test_data.lazy: row 77 of .* it raised KeyError: 77 \(test_data.py, line 108\)$",
+            match=r"^dataset test_data.lazy: row 77 of .* it raised KeyError: 77 \(test_data.py, line \d+\)$",
         ):
             splits._load.__wrapped__("test_data.lazy", "{}", 0, torch.float32, CPU, stream)
     monkeypatch.setattr(Decoded, "broken", -1)
@@ -214,7 +217,7 @@ def test_a_row_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Decoded, "broken", 77)
     with pytest.raises(
         ValueError,
-        match=r"^row 77 of the inputs cannot be read; it raised KeyError: 77 \(test_data.py, line 108\)$",
+        match=r"^row 77 of the inputs cannot be read; it raised KeyError: 77 \(test_data.py, line \d+\)$",
     ):
         list(found.parts("train", 16))
 
@@ -223,7 +226,7 @@ def test_crops_are_windows_of_the_padded_image_and_flips_mirror_half_of_them():
     x = torch.arange(1.0, 1 + 2 * 500 * 2 * 5 * 6).view(2, 500, 2, 5, 6)
     key = draws.key(torch.tensor([3, 4]), 7, "order augment")
     cropped, flipped, both = (
-        splits.augment(x, kinds, key) for kinds in (["crop"], ["flip"], ["flip", "crop"])
+        augment(x, kinds, key) for kinds in (["crop"], ["flip"], ["flip", "crop"])
     )
     padded = F.pad(x.flatten(0, 1), (4, 4, 4, 4))
     seen = torch.zeros(9, 9, dtype=torch.long)

@@ -18,7 +18,8 @@ import torch
 
 from prunefront.search import cli
 from prunefront.search.drive import cluster
-from prunefront.trainables.data import doubts, readers, splits
+from prunefront.trainables.data import doubts, readers, share, splits
+from prunefront.trainables.data.dataset import Data
 from prunefront.trainables.records import cohort
 from prunefront.trainables.task import Task
 
@@ -40,7 +41,7 @@ def theirs(number: int) -> Any:
     return given
 
 
-def load(arrays: Any, dtype: torch.dtype = torch.float32, stream: str = "never") -> splits.Data:
+def load(arrays: Any, dtype: torch.dtype = torch.float32, stream: str = "never") -> Data:
     """The data set that a user's function returns."""
     given.clear()
     given.update(arrays)
@@ -70,7 +71,7 @@ def features(*more: Any, labels: np.ndarray = MIXED) -> dict[str, Any]:
     return {"train": (np.column_stack([NOISE, *more]), labels)}
 
 
-def table(folder: Path, frame: pd.DataFrame) -> splits.Data:
+def table(folder: Path, frame: pd.DataFrame) -> Data:
     """The data set `features` of a table that pandas wrote."""
     given_before.append(1)
     path = folder / f"{len(given_before)}.parquet"
@@ -366,7 +367,7 @@ def test_doubts_read_nothing_twice(monkeypatch: pytest.MonkeyPatch):
     )  # or other processes would read, and count
     source = Read(NOISE)
     load({"train": (source, MIXED)}, stream="always")
-    rows = doubts.spread(COUNT, splits.GLIMPSE)
+    rows = doubts.spread(COUNT, splits.GLIMPSE_EXAMPLES)
     assert source.reads[rows[1:]].max() == 2, (
         "a glimpse, and mean and deviation; the first also tells the shape"
     )
@@ -506,14 +507,13 @@ def test_a_class_has_examples_in_each_split():
 def test_cautions_go_to_workers_with_the_data():
     given_before.append(1)
     found = load(features(np.zeros(COUNT)))
-    packed = splits.pack(found)
+    packed = share.pack(found)
     assert packed is not None
     try:
-        splits.give("somewhere.else", {}, 0, torch.float32, packed)
+        share.give("somewhere.else", {}, 0, torch.float32, packed)
         again = splits.load("somewhere.else", {}, 0, torch.float32, torch.device("cpu"))
     finally:
-        splits._GIVEN.clear()
-        splits._given.cache_clear()
+        share.forget()
     assert again.cautions == found.cautions != ()
 
 
@@ -561,14 +561,14 @@ def test_a_column_along_which_the_classes_lie_one_after_the_other_is_named():
 
 
 def cautions_of(inputs: np.ndarray, labels: np.ndarray) -> list[str]:
-    return doubts.columns(inputs, labels, (), np.dtype("float32"))
+    return doubts.doubt_columns(inputs, labels, (), np.dtype("float32"))
 
 
 def test_examples_of_another_split_that_are_trained_on_are_named():
     random = np.random.default_rng(0)
     train, test = random.normal(size=(200, 3)), random.normal(size=(50, 3))
-    assert not list(doubts.shared(train, {"test": test}))
+    assert not list(doubts.doubt_overlap(train, {"test": test}))
     test[:20] = train[:20]
-    assert list(doubts.shared(train, {"test": test})) == [
+    assert list(doubts.doubt_overlap(train, {"test": test})) == [
         "split test: 20 of 50 examples that were looked at are training examples too"
     ]

@@ -31,6 +31,6 @@ def test_a_fault_of_ours_is_no_refusal(monkeypatch: pytest.MonkeyPatch):
     def fails(*_: object) -> None:
         raise IndexError("planted")
 
-    monkeypatch.setattr(doubts, "classes", fails)
+    monkeypatch.setattr(doubts, "count_classes", fails)
     wrong = sound("npz of features", 0)
     assert wrong == "ends with 70"

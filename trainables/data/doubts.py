@@ -14,49 +14,38 @@ import numpy as np
 
 from ...analysis.rows.mistake import Mistake
 
-LARGEST = math.sqrt(float(np.finfo(np.float32).max))
+LARGEST_MAGNITUDE = math.sqrt(float(np.finfo(np.float32).max))
 """Magnitude that an input has at most, in every precision: float32 can hold its square, which a
 deviation needs.
 """
 
-DWARFED = 2.0**24
+DWARFING_FACTOR = 2.0**24
 """A value so many times larger than all others makes them one number in float32, once they are
 standardised.
 """
-HUGE = 1e9
+HUGE_MAGNITUDE = 1e9
 """Magnitude from which such a value is a mark for "no value", and not a probability beside many
 that are nearly 0.
 """
-MARK = 100
+MARK_MAGNITUDE = 100
 """A value in several rows, so large and so many times larger than all others, may be such a mark.
 """
 
-GLANCE = 1024
-"""Examples, evenly spread over a split, in which columns are looked at first; what is found there
+GLANCE_EXAMPLES = 1024
+"""Examples, evenly spread over a split, in which columns are looked at first; what is noticed there
 is then looked at in all.
 """
-PART = 256
+PART_EXAMPLES = 256
 """Examples that are looked at together."""
-SHARED = 0.1
+OVERLAP_SHARE = 0.1
 """Share of a split that may be training examples too without a word."""
-LEAST = 16
+ORDER_EXAMPLES = 16
 """Examples from which on an order of rows is no accident."""
-NAMED = 5
+NAMED_ITEMS = 5
 """Columns or classes that a sentence names at most."""
 
 FILL = "if it stands for a missing value, fill one in, or leave the row out"
 """What to do about a value that cannot be meant."""
-
-
-def kinds(where: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
-    """Refuses inputs whose type is not one that torch takes. shape: (n, ...)."""
-    if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
-        return
-    cure = _CURES.get(dtype.kind, "make them numbers")
-    raise Mistake(
-        f"{where}: inputs are numbers (n, ...) of at most 64 bits; got {dtype} {shape}; {cure}"
-    )
-
 
 _CURES = {
     "f": "make them float64",
@@ -67,71 +56,92 @@ _CURES = {
 }
 
 
+def check_types(where: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+    """Refuses inputs whose type is not one that torch takes. shape: (n, ...)."""
+    if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
+        return
+    rule = "inputs are numbers (n, ...) of at most 64 bits"
+    cure = _CURES.get(dtype.kind, "make them numbers")
+    raise Mistake(f"{where}: {rule}; got {dtype} {shape}; {cure}")
+
+
 def whole_labels(where: str, labels: np.ndarray) -> np.ndarray:
     """Labels (n,) as int64. Refuses what are no whole numbers from 0."""
     rule = f"{where}: labels are whole numbers from 0"
     if labels.dtype.kind not in "biu":
-        shown = " ".join(str(labels[:3].tolist()).split())
-        raise Mistake(f"{rule}; got {labels.dtype} {shown[:100]}")
+        first = str(labels[:3].tolist())
+        on_one_line = " ".join(first.split())
+        raise Mistake(f"{rule}; got {labels.dtype} {on_one_line[:100]}")
     for extreme in (int(labels.min()), int(labels.max())):
         if not 0 <= extreme <= np.iinfo(np.int64).max:
             raise Mistake(f"{rule}; got {extreme}")
     return labels.astype(np.int64)
 
 
-def classes(labels: Mapping[str, np.ndarray]) -> int:
+def count_classes(labels: Mapping[str, np.ndarray]) -> int:
     """The number of classes in labels by split. Refuses numbers without training examples, and
     labels that are no classes.
     """
-    known, counts = np.unique(labels["train"], return_counts=True)
-    shown = [f"{label} ({_examples(count)})" for label, count in zip(known, counts, strict=True)]
-    if len(shown) > NAMED + 1:
-        shown[NAMED:-1] = ["..."]
-    labels_told = _several("1 label", f"{len(known):,} labels", len(known))
-    got = f"got {labels_told} in {_examples(len(labels['train']))}: {', '.join(shown)}"
+    train = labels["train"]
+    known = np.unique(train)
+    count = len(known)
     cure = "number the classes so, and leave out rows that have none"
-    if len(known) >= LEAST and 2 * len(known) > len(labels["train"]):
-        raise Mistake(
-            f"split train: a class has two training examples or more, on average; {got}; is the label an identifier?"
-        )
-    if known[-1] != len(known) - 1:
+    if count >= ORDER_EXAMPLES and 2 * count > len(train):
+        rule = "a class has two training examples or more, on average"
+        got = _label_counts(train)
+        raise Mistake(f"split train: {rule}; {got}; is the label an identifier?")
+    if known[-1] != count - 1:
         rule = "labels number the classes 0, 1, 2, ... without a gap, each with training examples"
-        gap = np.flatnonzero(known != np.arange(len(known)))[0]
-        raise Mistake(f"split train: {rule}; {got}, and no example of class {gap}; {cure}")
-    if len(known) == 1:
-        raise Mistake(f"split train: has two classes or more; {got}")
+        gap = np.flatnonzero(known != np.arange(count))[0]
+        got = f"{_label_counts(train)}, and no example of class {gap}"
+        raise Mistake(f"split train: {rule}; {got}; {cure}")
+    if count == 1:
+        raise Mistake(f"split train: has two classes or more; {_label_counts(train)}")
     for split, others in labels.items():
-        if (strange := np.setdiff1d(others, known)).size:
-            count = int((others == strange[0]).sum())
-            what = f"class {strange[0]} ({_examples(count)}), which `train` lacks"
-            raise Mistake(
-                f"split {split}: has the classes of `train`, 0 to {known[-1]}; got {what}; {cure}"
-            )
-    return len(known)
+        strange = np.setdiff1d(others, known)
+        if strange.size:
+            rule = f"has the classes of `train`, 0 to {known[-1]}"
+            examples = _examples(int((others == strange[0]).sum()))
+            got = f"class {strange[0]} ({examples}), which `train` lacks"
+            raise Mistake(f"split {split}: {rule}; got {got}; {cure}")
+    return count
 
 
-def lacking(labels: Mapping[str, np.ndarray], known: int) -> Iterator[str]:
+def _label_counts(labels: np.ndarray) -> str:
+    """`got 3 labels in 200 examples: 0 (62 examples), ...`, of labels (n,)."""
+    known, counts = np.unique(labels, return_counts=True)
+    shown: list[str] = []
+    for label, count in zip(known, counts, strict=True):
+        shown.append(f"{label} ({_examples(count)})")
+    if len(shown) > NAMED_ITEMS + 1:
+        shown[NAMED_ITEMS:-1] = ["..."]
+    number = _several("1 label", f"{len(known):,} labels", len(known))
+    return f"got {number} in {_examples(len(labels))}: {', '.join(shown)}"
+
+
+def missing_classes(labels: Mapping[str, np.ndarray], classes: int) -> Iterator[str]:
     """Cautions about classes that a split has no examples of. labels: of all splits, what was
     carved out of `train` too.
 
     Refuses a class whose few examples were all carved out of `train`.
     """
-    for split, given in labels.items():
-        count = np.bincount(given, minlength=known)
-        missing = np.flatnonzero(count == 0)
+    for split, of_split in labels.items():
+        counts = np.bincount(of_split, minlength=classes)
+        missing = np.flatnonzero(counts == 0)
         if not missing.size:
             continue
         what = f"{_several('class', 'classes', len(missing))} {_listed(missing)}"
         if split == "train":
-            left = sum(int((others == missing[0]).sum()) for others in labels.values())
-            where = f"all {left} of class {missing[0]} were drawn for another split"
-            raise Mistake(
-                f"split train: has examples of each class; got none of {what}: {where}; give it more, or leave it out"
-            )
+            lost = missing[0]
+            examples = sum(int((others == lost).sum()) for others in labels.values())
+            why = f"all {examples} of class {lost} were drawn for another split"
+            cure = "give it more, or leave it out"
+            rule = "has examples of each class"
+            raise Mistake(f"split train: {rule}; got none of {what}: {why}; {cure}")
         yield f"split {split} has no examples of {what}: its accuracy says nothing about that"
 
 
-def numbers(
+def check_numbers(
     where: str, inputs: np.ndarray, names: Sequence[str] = (), row: int | None = None
 ) -> None:
     """Refuses inputs (n, ...) that are not finite, or too large to be meant. names: of columns.
@@ -139,56 +149,75 @@ def numbers(
     """
     if inputs.dtype.kind != "f":
         return
-    largest = inputs.dtype.type(min(LARGEST, float(np.finfo(inputs.dtype).max)))
-    for place in range(0, len(inputs), PART):
-        part = inputs[place : place + PART]
-        wrong = ~(np.abs(part) <= largest)  # NaN is no number to compare with
-        if not wrong.any():
-            continue
-        first, *inside = (int(index) for index in np.argwhere(wrong)[0])
-        value = _shown(part[(first, *inside)])
-        at = f"row {place + first if row is None else row}"
-        if len(inside) == 1:
-            column = inputs[:, inside[0]]
-            at = f"{column_name(names, inside[0])}, {at}"
-        else:
-            column = inputs
-            at = f"{at} at {tuple(inside)}"
-        rule = f"inputs are finite numbers of at most {LARGEST:.2g}, whose squares float32 can hold"
-        more = int((~(np.abs(column) <= largest)).sum()) - 1
-        others = f", and {more:,} more like it" if more else ""
-        raise Mistake(f"{where}: {rule}; got {value} ({at}{others}); {FILL}")
+    for begin in range(0, len(inputs), PART_EXAMPLES):
+        wrong = _not_meant(inputs[begin : begin + PART_EXAMPLES])
+        if wrong.any():
+            first, *inside = np.argwhere(wrong)[0].tolist()
+            got = _told_number(inputs, (begin + first, *inside), names, row)
+            most = f"{LARGEST_MAGNITUDE:.2g}"
+            rule = f"inputs are finite numbers of at most {most}, whose squares float32 can hold"
+            raise Mistake(f"{where}: {rule}; got {got}; {FILL}")
 
 
-def marks(where: str, inputs: np.ndarray, names: Sequence[str] = ()) -> list[str]:
+def _not_meant(values: np.ndarray) -> np.ndarray:
+    """Where floating-point numbers are not finite, or too large: bool, of the same shape."""
+    holds = float(np.finfo(values.dtype).max)
+    largest = values.dtype.type(min(LARGEST_MAGNITUDE, holds))
+    return ~(np.abs(values) <= largest)  # NaN is no number to compare with
+
+
+def _told_number(
+    inputs: np.ndarray, index: tuple[int, ...], names: Sequence[str], row: int | None
+) -> str:
+    """The value at `index`, with its place, and how many more of its column are like it."""
+    at = f"row {index[0] if row is None else row}"
+    if len(index) == 2:
+        column = inputs[:, index[1]]
+        at = f"{column_name(names, index[1])}, {at}"
+    else:
+        column = inputs
+        at = f"{at} at {index[1:]}"
+    more = int(_not_meant(column).sum()) - 1
+    others = f", and {more:,} more like it" if more else ""
+    return f"{_shown(inputs[index])} ({at}{others})"
+
+
+def doubt_marks(where: str, inputs: np.ndarray, names: Sequence[str] = ()) -> list[str]:
     """Cautions about values that may stand for "no value" in inputs (n, d). Refuses those that
     leave nothing of the others.
     """
     if inputs.dtype.kind == "b":
         return []
-    low, high = inputs.min(0), inputs.max(0)
-    sizes = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
-    found: list[str] = []
-    for place in map(int, np.flatnonzero(sizes >= MARK)):
+    low, high = inputs.min(0).astype(np.float64), inputs.max(0).astype(np.float64)
+    sizes = np.maximum(np.abs(low), np.abs(high))
+    cautions: list[str] = []
+    for place in np.flatnonzero(sizes >= MARK_MAGNITUDE).tolist():
         column = inputs[:, place].astype(np.float64)
-        size = np.abs(column)
-        large = size > sizes[place] / 2
-        others = column[~large]
-        if not others.size or others.min() == others.max():
-            continue
-        value, count = column[large][0], int(large.sum())
-        share = f"{_shown(value)} in {count:,} of {len(column):,} rows, and from {_shown(others.min())} to "
-        what = f"{column_name(names, place)}: {share}{_shown(others.max())} in the others"
-        times = sizes[place] / np.abs(others).max()
-        if times >= DWARFED and sizes[place] >= HUGE:
-            rule = f"a value is less than {DWARFED:.2g} times as large as all others, or float32 cannot tell them apart"
-            raise Mistake(f"{where}: {rule}; got {what}; {FILL}")
-        if times >= MARK and count > 1 and len(np.unique(column[large])) <= 2:
-            found.append(f"{where}: {what}; {FILL}")
-    return found
+        cautions += _doubt_mark(where, column_name(names, place), column)
+    return cautions
 
 
-def columns(
+def _doubt_mark(where: str, name: str, column: np.ndarray) -> Iterator[str]:
+    """A caution, or none, about a column (n,) float64."""
+    sizes = np.abs(column)
+    size = sizes.max()
+    is_large = sizes > size / 2
+    large, others = column[is_large], column[~is_large]
+    if not others.size or others.min() == others.max():
+        return
+    rows = f"{_shown(large[0])} in {len(large):,} of {len(column):,} rows"
+    span = f"from {_shown(others.min())} to {_shown(others.max())}"
+    what = f"{name}: {rows}, and {span} in the others"
+    times = size / np.abs(others).max()
+    if times >= DWARFING_FACTOR and size >= HUGE_MAGNITUDE:
+        most = f"{DWARFING_FACTOR:.2g}"
+        rule = f"a value is less than {most} times as large as all others"
+        raise Mistake(f"{where}: {rule}, or float32 cannot tell them apart; got {what}; {FILL}")
+    if times >= MARK_MAGNITUDE and len(large) > 1 and len(np.unique(large)) <= 2:
+        yield f"{where}: {what}; {FILL}"
+
+
+def doubt_columns(
     inputs: np.ndarray,
     labels: np.ndarray,
     names: Sequence[str],
@@ -202,36 +231,38 @@ def columns(
     read when they are reached. Refuses columns that copy the label, and identifiers by which the
     classes lie in blocks.
     """
-    if len(inputs) < LEAST:
+    if len(inputs) < ORDER_EXAMPLES:
         return []
-    table = _Columns(inputs, labels, names, dtype)
-    constant = table.constant()
-    varying = [place for place in range(inputs.shape[1]) if place not in set(constant)]
-    table.refuse_copies(varying)
-    cautions = table.about_labels(varying)
-    cautions += table.about_rows(varying)
-    if same := table.duplicates(varying):
-        cautions.append(
-            f"{table.named(same)} {_several('repeats', 'repeat', len(same))} an earlier column"
-        )
+    columns = _Columns(inputs, labels, names, dtype)
+    constant = columns.constant()
+    without = set(constant)
+    varying = [place for place in range(inputs.shape[1]) if place not in without]
+    columns.refuse_copies(varying)
+    cautions = columns.about_labels(varying)
+    cautions += columns.about_rows(varying)
+    same = columns.duplicates(varying)
+    if same:
+        repeat = _several("repeats", "repeat", len(same))
+        cautions.append(f"{columns.named(same)} {repeat} an earlier column")
     if constant:
-        cautions.append(
-            f"{table.named(constant)} {_several('is', 'are', len(constant))} constant in {dtype}"
-        )
+        are = _several("is", "are", len(constant))
+        cautions.append(f"{columns.named(constant)} {are} constant in {dtype}")
     seen = "" if all_of_it else f" (in {len(inputs)} examples that were looked at)"
     return [f"split train: {caution}{seen}" for caution in cautions]
 
 
-def shared(train: np.ndarray, others: Mapping[str, np.ndarray]) -> Iterator[str]:
+def doubt_overlap(train: np.ndarray, others: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Cautions about examples of other splits, (n, ...) each, that are training examples too,
     looked for by a glance.
     """
     known = {row.tobytes() for row in train}
     for split, inputs in others.items():
-        glance = inputs[spread(len(inputs), GLANCE)].astype(train.dtype)
+        rows = spread(len(inputs), GLANCE_EXAMPLES)
+        glance = inputs[rows].astype(train.dtype)
         same = sum(row.tobytes() in known for row in glance)
-        if same > SHARED * len(glance):
-            yield f"split {split}: {same:,} of {len(glance):,} examples that were looked at are training examples too"
+        if same > OVERLAP_SHARE * len(glance):
+            some = f"{same:,} of {len(glance):,} examples that were looked at"
+            yield f"split {split}: {some} are training examples too"
 
 
 class _Columns:
@@ -244,10 +275,12 @@ class _Columns:
         names: Sequence[str],
         dtype: np.dtype[np.generic],
     ) -> None:
-        self.inputs, self.labels, self.names, self.dtype = inputs, labels, names, dtype
-        rows = spread(len(inputs), GLANCE)
-        self.few, self.their = inputs[rows], labels[rows]
-        self.counts = np.bincount(labels)
+        self.inputs, self.labels = inputs, labels
+        self.names, self.dtype = names, dtype
+        rows = spread(len(inputs), GLANCE_EXAMPLES)
+        self.glance, self.glance_labels = inputs[rows], labels[rows]
+        self.repeats = len(labels) - len(np.bincount(labels))
+        """Examples beside one of each class."""
 
     def named(self, places: Sequence[int]) -> str:
         """`columns a, b, c`."""
@@ -258,27 +291,27 @@ class _Columns:
 
     def constant(self) -> list[int]:
         """Columns of one value, as training will see them."""
-        few = self.few.astype(self.dtype)
-        likely = np.flatnonzero((few == few[0]).all(0))
-        found = []
-        for place in likely:
+        glance = self.glance.astype(self.dtype)
+        likely = np.flatnonzero((glance == glance[0]).all(0))
+        constant: list[int] = []
+        for place in likely.tolist():
             column = self.inputs[:, place].astype(self.dtype)
             if (column == column[0]).all():
-                found.append(int(place))
-        return found
+                constant.append(place)
+        return constant
 
     def duplicates(self, places: Sequence[int]) -> list[int]:
         """Those of `places` that are the same as an earlier one."""
-        first: dict[bytes, list[int]] = {}
-        found = []
+        firsts_by_glance: dict[bytes, list[int]] = {}
+        duplicates: list[int] = []
         for place in places:
-            alike = first.setdefault(self.few[:, place].tobytes(), [])
+            firsts = firsts_by_glance.setdefault(self.glance[:, place].tobytes(), [])
             column = self.inputs[:, place]
-            if any(np.array_equal(column, self.inputs[:, other]) for other in alike):
-                found.append(place)
+            if any(np.array_equal(column, self.inputs[:, first]) for first in firsts):
+                duplicates.append(place)
             else:
-                alike.append(place)
-        return found
+                firsts.append(place)
+        return duplicates
 
     def refuse_copies(self, places: Sequence[int]) -> None:
         """Refuses columns that have one value in each class, and another one in each other class;
@@ -287,93 +320,96 @@ class _Columns:
         telling = self._one_value_a_class(places)
         if not telling:
             return
-        firsts = np.unique(self.labels, return_index=True)[1]  # an example of each class
-        values = self.inputs[firsts][:, telling]
-        alone = [
-            place
-            for place, column in zip(telling, values.T, strict=True)
-            if len(np.unique(column)) == len(firsts)
-        ]
-        copies = alone or telling
-        if alone or len(np.unique(values, axis=0)) == len(firsts):
+        _, examples = np.unique(self.labels, return_index=True)  # one of each class
+        values = self.inputs[examples][:, telling]
+        alone: list[int] = []
+        for place, column in zip(telling, values.T, strict=True):
+            if len(np.unique(column)) == len(examples):
+                alone.append(place)
+        if alone or len(np.unique(values, axis=0)) == len(examples):
+            copies = alone or telling
             rule = "features are no copies of the label, shifted or renamed"
             what = f"{self.named(copies)}, with one value for each class"
-            raise Mistake(
-                f"split train: {rule}; got {what}; leave {_several('it', 'them', len(copies))} out"
-            )
+            cure = f"leave {_several('it', 'them', len(copies))} out"
+            raise Mistake(f"split train: {rule}; got {what}; {cure}")
 
     def about_labels(self, places: Sequence[int]) -> list[str]:
         """Cautions about columns that say much of the label."""
-        cautions = []
-        if telling := self._one_value_a_class(places):
+        cautions: list[str] = []
+        telling = self._one_value_a_class(places)
+        if telling:
             has = _several("has", "have", len(telling))
-            cautions.append(
-                f"{self.named(telling)} {has} one value in each class: was that made from the label?"
-            )
-        others = (place for place in places if place not in telling)
-        if deciding := [
-            place for place in others if self._decides(place) or self._separates(place)
-        ]:
+            rule = f"{has} one value in each class"
+            cautions.append(f"{self.named(telling)} {rule}: was that made from the label?")
+        deciding: list[int] = []
+        for place in places:
+            if place not in telling and (self._decides(place) or self._separates(place)):
+                deciding.append(place)
+        if deciding:
             tells = _several("tells", "tell", len(deciding))
-            cautions.append(
-                f"{self.named(deciding)} {tells} the label without the other columns: was that made from it?"
-            )
+            rule = f"{tells} the label without the other columns"
+            cautions.append(f"{self.named(deciding)} {rule}: was that made from it?")
         return cautions
 
     def about_rows(self, places: Sequence[int]) -> list[str]:
         """Cautions about columns that number the rows. Refuses them where the classes lie in blocks
         by that number.
         """
-        identifiers, growing = [], []
+        identifiers: list[int] = []
+        growing: list[int] = []
         for place in self._ordered(places):
-            column = self.inputs[:, place]
-            kind = _order(column)
+            kind = _order(self.inputs[:, place])
             if kind == "identifier":
-                if _blocks(self.labels[np.argsort(column, kind="stable")]):
-                    rule = "no feature is the number of a row where rows are in the order of their classes"
-                    what = f"{self.named([place])}, from {_shown(column[0])} to {_shown(column[-1])} in {len(column):,} rows"
-                    raise Mistake(f"split train: {rule}; got {what}; leave it out")
+                self._refuse_blocks(place)
                 identifiers.append(place)
             elif kind == "growing":
                 growing.append(place)
-        cautions = []
+        cautions: list[str] = []
         if identifiers:
             are = _several("looks like an identifier", "look like identifiers", len(identifiers))
-            cautions.append(
-                f"{self.named(identifiers)} {are} of rows: leave out what is no property of an example"
-            )
+            cure = "leave out what is no property of an example"
+            cautions.append(f"{self.named(identifiers)} {are} of rows: {cure}")
         if growing:
             move = _several("only grows or only falls", "only grow or only fall", len(growing))
-            cautions.append(
-                f"{self.named(growing)} {move} from row to row: leave out a time, or an identifier"
-            )
+            cure = "leave out a time, or an identifier"
+            cautions.append(f"{self.named(growing)} {move} from row to row: {cure}")
         return cautions
+
+    def _refuse_blocks(self, place: int) -> None:
+        """Refuses an identifier by which the classes lie in blocks."""
+        column = self.inputs[:, place]
+        if not _in_blocks(self.labels[np.argsort(column, kind="stable")]):
+            return
+        rule = "no feature is the number of a row where rows are in the order of their classes"
+        span = f"from {_shown(column[0])} to {_shown(column[-1])} in {len(column):,} rows"
+        got = f"{self.named([place])}, {span}"
+        raise Mistake(f"split train: {rule}; got {got}; leave it out")
 
     def _one_value_a_class(self, places: Sequence[int]) -> list[int]:
         """Those of `places` that are the same for all examples of a class, unless that may be an
         accident.
         """
-        if len(self.labels) - len(self.counts) < 10 + math.log2(self.inputs.shape[1]):
+        if self.repeats < 10 + math.log2(self.inputs.shape[1]):
             return []
-        likely = _functions(self.few[:, places], self.their)
-        return [
-            place
-            for place, may in zip(places, likely, strict=True)
-            if may and self._a_function(place)
-        ]
+        likely = _are_functions(self.glance[:, places], self.glance_labels)
+        telling: list[int] = []
+        for place, is_likely in zip(places, likely, strict=True):
+            if is_likely and _are_functions(self.inputs[:, [place]], self.labels)[0]:
+                telling.append(place)
+        return telling
 
-    def _a_function(self, place: int) -> bool:
-        """Whether a column is a function of the label."""
-        return bool(_functions(self.inputs[:, [place]], self.labels)[0])
+    def _glance_then_all(self, place: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """A column and its labels: of few examples, which are quick to judge, and of all."""
+        yield self.glance[:, place], self.glance_labels
+        yield self.inputs[:, place], self.labels
 
     def _decides(self, place: int) -> bool:
         """Whether the label is a function of a column, whose values repeat."""
-        for column, labels in (
-            (self.few[:, place], self.their),
-            (self.inputs[:, place], self.labels),
-        ):
+        for column, labels in self._glance_then_all(place):
             values, which = np.unique(column, return_inverse=True)
-            if not 1 < len(values) <= len(column) / 4 or not _functions(labels[:, None], which)[0]:
+            if not 1 < len(values) <= len(column) / 4:
+                return False
+            if not _are_functions(labels[:, None], which)[0]:
                 return False
         return True
 
@@ -383,35 +419,25 @@ class _Columns:
 
         Not said of one in the order of the rows, of which `about_rows` speaks.
         """
-        steps = np.diff(self.few[:, place].astype(np.float64))
-        if len(self.labels) - len(self.counts) < LEAST or (steps >= 0).all() or (steps <= 0).all():
+        if self.repeats < ORDER_EXAMPLES:
             return False
-        for column, labels in (
-            (self.few[:, place], self.their),
-            (self.inputs[:, place], self.labels),
-        ):
-            order = np.argsort(column, kind="stable")
-            ranked, values = labels[order], column[order]
-            changes = np.flatnonzero(ranked[1:] != ranked[:-1])
-            present = len(np.unique(labels))
-            if (
-                present < 2
-                or len(changes) != present - 1
-                or (values[changes] == values[changes + 1]).any()
-            ):
+        steps = np.diff(self.glance[:, place].astype(np.float64))
+        if (steps >= 0).all() or (steps <= 0).all():
+            return False
+        for column, labels in self._glance_then_all(place):
+            if not _are_separated(column, labels):
                 return False
         return True
 
     def _ordered(self, places: Sequence[int]) -> list[int]:
         """Those of `places` that may be an order of the rows, by a glance."""
-        few = self.few
-        sorted_up = (few[1:] >= few[:-1]).all(0)
-        sorted_down = (few[1:] <= few[:-1]).all(0)
-        ranked = np.sort(few, axis=0)
-        whole = (
-            (few == np.floor(few)).all(0) if few.dtype.kind == "f" else np.ones(few.shape[1], bool)
-        )
-        distinct = whole & (ranked[1:] != ranked[:-1]).all(0)
+        glance = self.glance
+        sorted_up = (glance[1:] >= glance[:-1]).all(0)
+        sorted_down = (glance[1:] <= glance[:-1]).all(0)
+        ranked = np.sort(glance, axis=0)
+        distinct = (ranked[1:] != ranked[:-1]).all(0)
+        if glance.dtype.kind == "f":
+            distinct &= (glance == np.floor(glance)).all(0)
         likely = sorted_up | sorted_down | distinct
         return [place for place in places if likely[place]]
 
@@ -426,31 +452,49 @@ def _order(column: np.ndarray) -> str:
         return ""
     steps = np.diff(column.astype(np.float64))
     count = len(np.unique(column))
-    whole = bool((column == np.floor(column)).all())
-    every = count == len(column)
+    is_whole = bool((column == np.floor(column)).all())
+    is_distinct = count == len(column)
     if (steps >= 0).all() or (steps <= 0).all():
-        even = np.allclose(steps, steps.mean(), rtol=1e-2, atol=0)
-        if every and (whole or even):
+        is_even = np.allclose(steps, steps.mean(), rtol=1e-2, atol=0)
+        if is_distinct and (is_whole or is_even):
             return "identifier"
-        return "growing" if count >= LEAST else ""
-    dense = float(column.max()) - float(column.min()) < 2 * len(column)
-    return "identifier" if every and whole and dense and len(column) >= 2 * LEAST else ""
+        return "growing" if count >= ORDER_EXAMPLES else ""
+    is_dense = float(column.max()) - float(column.min()) < 2 * len(column)
+    if is_distinct and is_whole and is_dense and len(column) >= 2 * ORDER_EXAMPLES:
+        return "identifier"
+    return ""
 
 
-def _blocks(labels: np.ndarray) -> bool:
+def _in_blocks(labels: np.ndarray) -> bool:
     """Whether labels (n,) change from one to the next less than half as often as in a random order."""
     shares = np.bincount(labels) / len(labels)
-    by_chance = (len(labels) - 1) * (1 - float((shares**2).sum()))
-    return int((labels[1:] != labels[:-1]).sum()) < by_chance / 2
+    same_by_chance = float((shares**2).sum())
+    by_chance = (len(labels) - 1) * (1 - same_by_chance)
+    changes = int((labels[1:] != labels[:-1]).sum())
+    return changes < by_chance / 2
 
 
-def _functions(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+def _are_separated(column: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether each class has values (n,) of its own, between no two of another class."""
+    order = np.argsort(column, kind="stable")
+    ranked, values = labels[order], column[order]
+    changes = np.flatnonzero(ranked[1:] != ranked[:-1])
+    present = len(np.unique(labels))
+    if present < 2 or len(changes) != present - 1:
+        return False
+    ties = values[changes] == values[changes + 1]
+    return not ties.any()
+
+
+def _are_functions(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     """Whether each column of values (n, d) is a function of `of` (n,): (d,) bool."""
     order = np.argsort(of, kind="stable")
-    ranked = of[order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-    values = values[order]
-    return (np.minimum.reduceat(values, starts, 0) == np.maximum.reduceat(values, starts, 0)).all(0)
+    ranked, values = of[order], values[order]
+    is_start = np.concatenate([[True], ranked[1:] != ranked[:-1]])
+    starts = np.flatnonzero(is_start)
+    least = np.minimum.reduceat(values, starts, 0)
+    most = np.maximum.reduceat(values, starts, 0)
+    return (least == most).all(0)
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -463,10 +507,12 @@ def column_name(names: Sequence[str], place: int) -> str:
     return f"column `{names[place]}`" if names else f"column {place}"
 
 
-def _listed(found: Iterable[object]) -> str:
+def _listed(items: Iterable[object]) -> str:
     """The first few, with commas."""
-    shown = list(map(str, found))
-    return ", ".join(shown[:NAMED] + ["..."] * (len(shown) > NAMED))
+    shown = [str(item) for item in items]
+    if len(shown) > NAMED_ITEMS:
+        shown[NAMED_ITEMS:] = ["..."]
+    return ", ".join(shown)
 
 
 def _examples(count: int) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Where, atomic, locate
 from ...analysis.rows.storage import save as publish
-from ..data.splits import Data
+from ..data.dataset import Data
 from ..measure.members import EXAMPLES
 from ..models import raised
 from ..structure import trace

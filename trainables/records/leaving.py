@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ...analysis.rows import table
 from ...analysis.rows.mistake import Mistake, Wrong
 from ...analysis.rows.storage import Where
-from ..data.splits import Data
+from ..data.dataset import Data
 from ..measure import flops
 from ..measure.members import EXAMPLES
 from ..models import raised

@@ -22,7 +22,7 @@ from torch import nn
 from ...analysis.rows import table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, Where, atomic, each, local, locate, read_range, save
-from ..data.splits import Data
+from ..data.dataset import Data
 from ..structure.extract import shrunk
 from . import leaving, physical
 from .physical import Parent

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import pulse
 from ..contract import State
-from ..data.splits import augment
+from ..data.augment import augment
 from ..structure.shapes import shaped
 from ..tree import map_tree
 from . import draws, optimizers, stack

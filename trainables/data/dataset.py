@@ -1,0 +1,63 @@
+"""A data set as training and measuring see it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from .stream import Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set: split name -> inputs (n, *shape), standardised, on the device or streaming to it;
+    labels (n,) int64 there.
+
+    mean, scale: (1, ...), broadcastable to inputs, on the CPU: what was subtracted from them, and
+    then divided by.
+    cautions: a sentence about each thing that may be wrong with the data.
+    """
+
+    inputs: Mapping[str, Tensor | Stream]
+    labels: Mapping[str, Tensor]
+    shape: tuple[int, ...]  # of one input
+    classes: int
+    digest: str
+    mean: Tensor
+    scale: Tensor
+    cautions: tuple[str, ...] = ()
+
+    def examples(self, split: str, rows: Tensor) -> Tensor:
+        """Inputs at rows (int64 of any shape): (*rows.shape, *shape)."""
+        x = self.inputs[split]
+        rows = rows.to(self.labels[split].device)
+        if isinstance(x, Stream):
+            return x[rows]
+        return x.index_select(0, rows.flatten()).view(*rows.shape, *self.shape)
+
+    def feed(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of training examples for each of `rows`, in turn; a data set that
+        streams is read ahead.
+        """
+        x, labels = self.inputs["train"], self.labels["train"]
+        if isinstance(x, Tensor):
+            for chosen in rows:
+                yield self.examples("train", chosen), labels[chosen]
+            return
+        asked, again = itertools.tee(rows)
+        for batch, chosen in zip(x.feed(asked), again, strict=True):
+            yield batch, labels[chosen]
+
+    def parts(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All inputs and labels of a split in order, `size` at a time."""
+        x, labels = self.inputs[split], self.labels[split]
+        if isinstance(x, Tensor):
+            inputs: Iterable[Tensor] = x.split(size)
+        else:
+            rows = torch.arange(len(labels))
+            inputs = x.feed(rows.split(size))
+        return zip(inputs, labels.split(size), strict=True)
