@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test unit long lint clean
+.PHONY: demo test unit long lint docs clean
 
 demo: .venv/installed
 	$(BIN)/prunefront run studies/digits.toml --out runs/digits
@@ -22,6 +22,14 @@ lint: .venv/installed
 	mkdir -p build/types/prunefront
 	for package in search trainables analysis; do ln -sfn ../../../$$package build/types/prunefront/$$package; done
 	$(BIN)/pyright
+
+# The site, from docs/, the README and docstrings: build/site/index.html.
+docs: .venv/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	touch $@
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

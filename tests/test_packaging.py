@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from test_package import train
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("search", "trainables", "analysis")
 MEASURED = {
@@ -151,13 +153,20 @@ def test_the_package_is_whole_in_a_wheel_and_from_the_root(wheel: Path, tmp_path
     """An editable install is what all other tests use."""
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "installed")
+    study = train(tmp_path / "study")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    code = "import prunefront.search.study.parse as module; print(module.__file__)"
+    code = (
+        "import sys, prunefront as pf\n"
+        "print(len(pf.read(sys.argv[1])), 'torch' in sys.modules)\n"
+        "import prunefront.search.study.parse as module; print(module.__file__)"
+    )
     for first, folder in ((tmp_path / "installed", "prunefront"), (ROOT, ".")):
         environment = {**os.environ, "PYTHONPATH": str(first)}
-        command = [sys.executable, "-c", code]
+        command = [sys.executable, "-c", code, str(study)]
         asked = subprocess.run(
             command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True
         )
-        assert Path(asked.stdout.strip()) == first / folder / "search" / "study" / "parse.py"
+        rows, place = asked.stdout.splitlines()
+        assert rows == "4 False"
+        assert Path(place) == first / folder / "search" / "study" / "parse.py"

@@ -245,7 +245,7 @@ def rehearse_algorithm(
     weights; a rung is one step.
     """
     short = dataclasses.replace(task, rungs=task.steps, dense_share=0.0, starts="")
-    short.__dict__.update({known: vars(task)[known] for known in _SHARED if known in vars(task)})
+    short.workbench.share(task.workbench)
     members = [Member(hp, seed) for seed in range(2)]
     algorithm = _asked(name, algorithm, task)
     with blamed(f"algorithm {name}: starts two members"):
@@ -270,10 +270,6 @@ def rehearse_algorithm(
         blamed(f"algorithm {name}: its state is saved and loaded"),
     ):
         _keeps(state, Path(folder))
-
-
-_SHARED = ("data", "structure", "counts", "stackable", "narrows", "template")
-"""What a task has found out about its data and model, whatever its budget."""
 
 
 def _asked(name: str, algorithm: Algorithm, task: Task) -> Algorithm:

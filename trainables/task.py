@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,21 +15,20 @@ from torch import Tensor, nn
 from ..analysis.rows.mistake import Mistake
 from . import models
 from .contract import Algorithm, Member
-from .data import splits
 from .data.augment import AUGMENTATIONS
 from .data.dataset import Data
+from .data.readers import DATASETS
 from .domain import Domain, canonical
-from .measure.flops import Counts, count
-from .structure import trial
-from .structure.narrow import Cut, narrowed_module
+from .measure.flops import Counts
 from .structure.units import Structure
 from .training import stack
+from .workbench import Halves, Settings, Workbench
 
-MOST_STEPS = 1_000_000_000
+MAX_STEPS = 1_000_000_000
 """Optimiser steps that a member may have: more is a slip of the pen."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class Task:
     """What every member is trained on, and with what budget.
 
@@ -66,61 +65,118 @@ class Task:
     dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def __init__(self, dataset: str = "digits", model: str = "mlp", **keys: Any) -> None:
+        """keys: as in a study's table [task], and like there options of the data set and of the
+        model stand beside the rest.
+
+        A recorded task has these apart, in `dataset_options` and `model_options`, which are taken
+        as they are.  Raises Mistake for a key or a value that does not fit.
+        """
+        given = {"dataset": dataset, "model": model, **keys}
+        for field in dataclasses.fields(Task):
+            value = given.pop(field.name) if field.name in given else _default(field)
+            object.__setattr__(self, field.name, value)
+        self._check_values()
+        is_recorded = not keys.keys().isdisjoint(("dataset_options", "model_options"))
+        if given or not is_recorded:
+            has = {"dataset": self.dataset_options, "model": self.model_options}
+            for home, options in sort_options(self.dataset, self.model, given, has).items():
+                object.__setattr__(self, f"{home}_options", options)
+        object.__setattr__(self, "_workbench", Workbench(self))  # not a field
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Task:
+        """The task of a study's table [task]; what only recorded tasks have is no key of it."""
+        own = {key: value for key, value in table.items() if key in KEYS}
+        task = cls(**own, dataset_options={}, model_options={})
+        given = {key: value for key, value in table.items() if key not in KEYS}
+        options = sort_options(task.dataset, task.model, given)
+        return dataclasses.replace(
+            task, dataset_options=options["dataset"], model_options=options["model"]
+        )
+
+    def _check_values(self) -> None:
         for name in ("dataset", "model"):
             if not isinstance(getattr(self, name), str):
                 raise Mistake(f"`{name}` is a name or a dotted path; got {getattr(self, name)!r}")
         for name, domain in DOMAINS.items():
             try:
-                object.__setattr__(self, name, domain.check(getattr(self, name)))
+                value = domain.check(getattr(self, name))
             except Mistake as error:
                 raise Mistake(f"`{name}` {error}") from None
-        given, known = self.augment, AUGMENTATIONS
-        if (
-            not isinstance(given, list | tuple)
-            or not all(kind in known for kind in given)
-            or len(set(given)) < len(given)
-        ):
-            raise Mistake(
-                f"`augment` is a list of distinct words out of {', '.join(known)}; got {given!r}"
-            )
-        object.__setattr__(
-            self, "augment", [kind for kind in known if kind in given]
-        )  # their order means nothing
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "augment", _augmentations(self.augment))
         if self.epochs <= 0:
             raise Mistake(f"`epochs` is the training budget and lies above 0; got {self.epochs}")
 
-    def __reduce__(self) -> tuple[type[Task], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[[], Task], tuple[()]]:
         """Pickled as its fields: a worker loads the data itself, once."""
-        return Task, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        return functools.partial(Task, **self._fields()), ()
 
-    @functools.cached_property
+    def _fields(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    # What is loaded and found out, once.
+
+    @property
+    def workbench(self) -> Workbench:
+        """Where the data, and what was found out about the model, are kept."""
+        return vars(self)["_workbench"]
+
+    @property
     def torch_device(self) -> torch.device:
         """The device that members train on."""
-        return torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else
-                            "cpu" if self.device == "auto" else self.device)  # fmt: skip
+        return self.workbench.device
 
-    @functools.cached_property
+    @property
+    def data(self) -> Data:
+        """The data set, on the device."""
+        return self.workbench.data
+
+    @property
+    def loaded(self) -> str:
+        """`Workbench.loaded`."""
+        return self.workbench.loaded
+
+    @property
+    def template(self) -> nn.Module:
+        """`Workbench.template`."""
+        return self.workbench.template
+
+    @property
+    def stackable(self) -> bool:
+        """`Workbench.stackable`."""
+        return self.workbench.stackable
+
+    @property
+    def narrows(self) -> bool:
+        """`Workbench.narrows`."""
+        return self.workbench.narrows
+
+    @property
+    def counts(self) -> Counts:
+        """FLOPs and parameters of the parent."""
+        return self.workbench.counts
+
+    @property
+    def structure(self) -> Structure:
+        """The removable layers, and which units of one feed which columns of another."""
+        return self.workbench.structure
+
+    def cut(self, settings: Settings | None) -> tuple[nn.Module, Structure]:
+        """`Workbench.cut`."""
+        return self.workbench.cut(settings)
+
+    def halves(self, settings: Settings | None, layer: str | None, block: str | None) -> Halves:
+        """`Workbench.halves`."""
+        return self.workbench.halves(settings, layer, block)
+
+    # The model, and the budget.
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         """The type of parameters and inputs."""
         return getattr(torch, self.dtype)
-
-    @functools.cached_property
-    def data(self) -> Data:
-        """The data set, on the device."""
-        place = (self.torch_dtype, self.torch_device, self.stream)
-        found = splits.load(self.dataset, self.dataset_options, self.split_seed, *place)
-        if self.augment and len(found.shape) != 3:
-            raise Mistake(
-                f"`augment` is for images, (channels, height, width); got inputs of shape {found.shape}"
-            )
-        if self.batch_size > len(found.labels["train"]):
-            have = len(found.labels["train"])
-            default = ", the default" if self.batch_size == type(self).batch_size else ""
-            raise Mistake(
-                f"`batch_size` is at most the number of training examples, {have}; got {self.batch_size}{default}"
-            )
-        return found
 
     def build(self, seed: int) -> nn.Module:
         """The model with the initial weights of `seed`, on the device; the global random state is
@@ -128,39 +184,17 @@ class Task:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = models.build(
-                self.model, self.data.shape, self.data.classes, **self.model_options
-            )
+            data = self.data  # inside: its reader may draw too
+            module = models.build(self.model, data.shape, data.classes, **self.model_options)
         return module.to(self.torch_device, self.torch_dtype)
-
-    @functools.cached_property
-    def loaded(self) -> str:
-        """A layer's weight with the same initial values for two seeds, though they are not all one
-        number; "" if none has.
-
-        The model function then loads trained weights, or draws by a seed of its own, and no initial
-        weights are new.
-        """
-        one, other = self.build(0), self.build(1)
-        values = dict(other.named_parameters(remove_duplicate=False))
-        for layer, part in one.named_modules():
-            if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
-                for name, parameter in part.named_parameters(layer):
-                    varies = (
-                        parameter.ndim > 1
-                        and parameter.requires_grad
-                        and bool((parameter != parameter.flatten()[0]).any())
-                    )
-                    if varies and torch.equal(parameter, values[name]):
-                        return name
-        return ""
 
     @property
     def loaded_reason(self) -> str | None:
         """Why nothing can be trained from new initial weights, or None if it can."""
         if not self.loaded:
             return None
-        return f"it needs new initial weights; model {self.model} gives {self.loaded} the same ones for every seed"
+        rule = "it needs new initial weights"
+        return f"{rule}; model {self.model} gives {self.loaded} the same ones for every seed"
 
     def initial(self, seeds: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Parameters and buffers, name -> (K, ...), with the initial weights of `seeds`; equal
@@ -168,41 +202,6 @@ class Task:
         """
         distinct = {seed: stack.prepare(self.build(seed)) for seed in dict.fromkeys(seeds)}
         return stack.stacked([distinct[seed] for seed in seeds])
-
-    @functools.cached_property
-    def template(self) -> nn.Module:
-        """The model's code, its dropout drawing by counter; its parameter values are not used."""
-        return stack.prepare(self.build(0))
-
-    @functools.cached_property
-    def stackable(self) -> bool:
-        """Whether `vmap` takes the model; if not, members train one after the other."""
-        return stack.can_stack(
-            stack.prepare(self.build(0)), self.data.examples("train", torch.arange(2))
-        )
-
-    @functools.cached_property
-    def narrows(self) -> bool:
-        """Whether a network trains in the same way with its removed units cut out.
-
-        Not if dropout acts on hidden units: it draws by their place.
-        """
-        found, examples = self.structure, self.data.examples("train", torch.arange(2))
-        widths = {layer.name: max(1, layer.units - 1) for layer in found.hidden}
-        narrower = narrowed_module(self.template, found, Cut(widths))
-        return stack.dropout_shapes(narrower, examples) == stack.dropout_shapes(
-            self.template, examples
-        )
-
-    @functools.cached_property
-    def counts(self) -> Counts:
-        """FLOPs and parameters of the parent."""
-        return count(self.build(0), self.data.shape)
-
-    @functools.cached_property
-    def structure(self) -> Structure:
-        """The removable layers, and which units of one feed which columns of another."""
-        return trial.find(self.build(0), self.data.shape)
 
     def check(self, rehearsed: bool = True) -> None:
         """Raise Mistake with one sentence if data, model and budget do not fit together.
@@ -217,14 +216,14 @@ class Task:
         rehearsal.fits(self)
         if rehearsed:
             rehearsal.rehearse(self)
-        if self.steps > MOST_STEPS:
-            rule = f"`epochs` makes at most {MOST_STEPS:,} steps of {self.batch_size} examples, a year at 30 a second"
-            raise Mistake(f"{rule}; got {self.epochs:g} epochs, {self.steps:,} steps")
+        if self.steps > MAX_STEPS:
+            most = f"`epochs` makes at most {MAX_STEPS:,} steps of {self.batch_size} examples"
+            got = f"{self.epochs:g} epochs, {self.steps:,} steps"
+            raise Mistake(f"{most}, a year at 30 a second; got {got}")
         after_dense = self.steps - self.dense_steps
         if self.rungs > after_dense:
-            raise Mistake(
-                f"`rungs` is at most the number of steps after the dense phase, {after_dense}; got {self.rungs}"
-            )
+            rule = "`rungs` is at most the number of steps after the dense phase"
+            raise Mistake(f"{rule}, {after_dense}; got {self.rungs}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -249,18 +248,85 @@ class Task:
         """All that results depend on, JSON: names, options and budget, and the data by its digest
         instead of its place.
         """
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = self._fields()
         for place in ("device", "stream", "starts", "dataset_options"):
             fields.pop(place)
-        return {
-            **fields,
-            "model_options": dict(self.model_options),
-            "data_digest": self.data.digest,
-        }
+        fields["model_options"] = dict(self.model_options)
+        return {**fields, "data_digest": self.data.digest}
 
     def to_json(self) -> dict[str, Any]:
         """Keyword arguments that build this task again."""
         return dataclasses.asdict(self)
+
+
+KEYS = tuple(
+    field.name
+    for field in dataclasses.fields(Task)
+    if field.name not in ("starts", "dataset_options", "model_options")
+)
+"""The keys of a study's table [task] but for options of data set and model."""
+
+
+def sort_options(
+    dataset: str,
+    model: str,
+    given: Mapping[str, Any],
+    has: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Options sorted by what takes them, `dataset` or `model`.
+
+    given: options of either.  has: those that are sorted already.  Raises Mistake for one that
+    neither takes, and if one is missing.
+    """
+    makers = {
+        "dataset": models.lookup(dataset, DATASETS, "dataset"),
+        "model": models.lookup(model, models.MODELS, "model"),
+    }
+    takes = {
+        "dataset": models.options(makers["dataset"]),
+        "model": models.options(makers["model"], given=2),
+    }
+    options = {home: dict(has[home]) if has else {} for home in takes}
+    for key, value in given.items():
+        home = _home(key, takes)
+        if home is None:
+            known = {*KEYS, *takes["dataset"][0], *takes["model"][0]}
+            whose = f"of a task with dataset {dataset} and model {model}"
+            raise Mistake(f"`{key}` is no key {whose};{models.hint(key, sorted(known))}")
+        options[home][key] = value
+    named = {"dataset": dataset, "model": model}
+    for home, (names, _) in takes.items():
+        for name, is_required in names.items():
+            if is_required and name not in options[home]:
+                raise Mistake(f"`{name}` is missing: {home} {named[home]} needs it")
+    return options
+
+
+def _home(key: str, takes: Mapping[str, tuple[Mapping[str, bool], bool]]) -> str | None:
+    """What takes the option `key`: by its name, or else because it takes any."""
+    for home, (names, _) in takes.items():
+        if key in names:
+            return home
+    for home, (_, takes_any) in takes.items():
+        if takes_any:
+            return home
+    return None
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _augmentations(given: Any) -> list[str]:
+    """The words of `augment` in the order in which they are known: theirs means nothing."""
+    known = AUGMENTATIONS
+    is_list = isinstance(given, list | tuple)
+    if not is_list or not all(kind in known for kind in given) or len(set(given)) < len(given):
+        rule = f"`augment` is a list of distinct words out of {', '.join(known)}"
+        raise Mistake(f"{rule}; got {given!r}")
+    return [kind for kind in known if kind in given]
 
 
 def identity(
@@ -279,35 +345,31 @@ def identity(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _word(about: str, *choices: str) -> Domain:
+    return Domain("choice", "", about, choices=choices, static=True)
+
+
+def _number(about: str, **limits: Any) -> Domain:
+    return Domain("real", 0, about, low=0, **limits)
+
+
+def _whole(about: str, low: int) -> Domain:
+    return Domain("whole", 1, about, low=low)
+
+
 DOMAINS = {
-    "optimizer": Domain(
-        "choice", "", "the optimiser", choices=("sgd", "adam", "dadapt_adam"), static=True
-    ),
-    "schedule": Domain(
-        "choice",
-        "",
-        "the learning rate's course",
-        choices=("constant", "cosine", "inverse"),
-        static=True,
-    ),
-    "dtype": Domain(
-        "choice", "", "the type of parameters", choices=("float32", "float64"), static=True
-    ),
-    "device": Domain(
-        "choice", "", "where members train", choices=("auto", "cpu", "cuda"), static=True
-    ),
-    "stream": Domain(
-        "choice", "", "where inputs are kept", choices=("auto", "always", "never"), static=True
-    ),
-    "epochs": Domain("real", 0, "the training budget in passes over the training data", low=0),
-    "batch_size": Domain("whole", 1, "the number of examples in a step", low=1),
-    "lr": Domain("real", 0, "the learning rate", low=0),
-    "momentum": Domain("real", 0, "the momentum of sgd", low=0, high=1, open_high=True),
-    "weight_decay": Domain("real", 0, "the weight of the L2 penalty", low=0),
-    "rungs": Domain("whole", 1, "the number of measurements", low=1),
-    "dense_share": Domain(
-        "real", 0, "the share of the budget for a dense phase", low=0, high=1, open_high=True
-    ),
-    "split_seed": Domain("whole", 1, "the seed of the splits", low=0),
+    "optimizer": _word("the optimiser", "sgd", "adam", "dadapt_adam"),
+    "schedule": _word("the learning rate's course", "constant", "cosine", "inverse"),
+    "dtype": _word("the type of parameters", "float32", "float64"),
+    "device": _word("where members train", "auto", "cpu", "cuda"),
+    "stream": _word("where inputs are kept", "auto", "always", "never"),
+    "epochs": _number("the training budget in passes over the training data"),
+    "batch_size": _whole("the number of examples in a step", low=1),
+    "lr": _number("the learning rate"),
+    "momentum": _number("the momentum of sgd", high=1, open_high=True),
+    "weight_decay": _number("the weight of the L2 penalty"),
+    "rungs": _whole("the number of measurements", low=1),
+    "dense_share": _number("the share of the budget for a dense phase", high=1, open_high=True),
+    "split_seed": _whole("the seed of the splits", low=0),
 }
 """The keys of a task that hold one number or word, and the values that each may have."""

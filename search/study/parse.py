@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import graphlib
 import json
 import math
@@ -19,7 +18,6 @@ from ...analysis.rows.mistake import Mistake
 from ...trainables import models
 from ...trainables.algorithms import find
 from ...trainables.contract import Algorithm
-from ...trainables.data import readers
 from ...trainables.domain import Domain, Value
 from ...trainables.task import Task
 from .schema import MOST, About, Arm, ArmTable, File, Span, Study, at
@@ -41,7 +39,7 @@ def read(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Study:
         except pydantic.ValidationError as error:
             raise Mistake(_sentence(error, content)) from None
         with at("[task]"):
-            task = _task(file.task)
+            task = Task.from_table(file.task)
         with at("[study]"):
             goals = Goals.parse(file.study.maximize, file.study.minimize, file.study.constraints)
         arms = _arms(file.arm)
@@ -133,37 +131,6 @@ def _place(outer: int | str, inner: Sequence[int | str], content: Mapping[str, A
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _task(table: Mapping[str, Any]) -> Task:
-    """The task of table [task]: its own keys, and beside them the options of its data set and
-    model.
-    """
-    own = {field.name for field in dataclasses.fields(Task)} - {
-        "dataset_options",
-        "model_options",
-        "starts",
-    }
-    task = Task(**{key: value for key, value in table.items() if key in own})
-    takes = {
-        "dataset": models.options(models.lookup(task.dataset, readers.DATASETS, "dataset")),
-        "model": models.options(models.lookup(task.model, models.MODELS, "model"), given=2),
-    }
-    found: dict[str, dict[str, Any]] = {home: {} for home in takes}
-    for key in (key for key in table if key not in own):
-        homes = [home for home, (names, _) in takes.items() if key in names] or [
-            h for h, (_, more) in takes.items() if more
-        ]
-        if not homes:
-            known = sorted(own.union(*(names for names, _ in takes.values())))
-            whose = f"of a task with dataset {task.dataset} and model {task.model}"
-            raise Mistake(f"`{key}` is no key {whose};{models.hint(key, known)}")
-        found[homes[0]][key] = table[key]
-    for home, (names, _) in takes.items():
-        for name, must in names.items():
-            if must and name not in found[home]:
-                raise Mistake(f"`{name}` is missing: {home} {getattr(task, home)} needs it")
-    return dataclasses.replace(task, dataset_options=found["dataset"], model_options=found["model"])
 
 
 def _arms(tables: Sequence[ArmTable]) -> tuple[Arm, ...]:

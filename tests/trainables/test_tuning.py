@@ -10,8 +10,8 @@ import pytest
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
 
-from prunefront.trainables import trainable
 from prunefront.trainables.task import Task
+from prunefront.trainables.tuning import trainable
 
 TASK = Task(model_options={"widths": [8]}, epochs=4, rungs=4)
 

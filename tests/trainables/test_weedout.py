@@ -203,7 +203,7 @@ def test_the_search_sees_training_data_only():
         labels={**task.data.labels, **poisoned},  # type: ignore[dict-item]
     )
     blind = dataclasses.replace(TASK)
-    blind.__dict__["data"] = data
+    blind.workbench.data = data
     assert torch.equal(scores(blind, of, 30), expected)
     WEEDOUT.advance(blind, WEEDOUT.start(blind, [of]))  # nor does training
 
@@ -253,14 +253,14 @@ def test_scores_do_not_depend_on_how_they_are_computed():
     """
     of, looped = member(70, sparsity=0.6), dataclasses.replace(TASK)
     stacked = scores(TASK, of, 70)
-    looped.__dict__["stackable"] = False
+    looped.workbench.stackable = False
     torch.testing.assert_close(scores(looped, of, 70), stacked, rtol=0, atol=1e-12)
     torch.testing.assert_close(
         scores(TASK, member(70, sparsity=0.6, precision="bfloat16"), 70), stacked, rtol=0, atol=0.02
     )
     lenet = dataclasses.replace(TASK, model="example_models.normed", model_options={})
     other = dataclasses.replace(lenet)
-    other.__dict__["stackable"] = False
+    other.workbench.stackable = False
     torch.testing.assert_close(scores(lenet, of, 9), scores(other, of, 9), rtol=0, atol=1e-12)
 
 

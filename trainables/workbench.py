@@ -1,0 +1,163 @@
+"""What is loaded and found out for a task, once: its data, and its model's code, structure and
+counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from ..analysis.rows.mistake import Mistake
+from .data import splits
+from .data.dataset import Data
+from .measure.flops import Counts, count
+from .structure import trace, trial
+from .structure.narrow import Cut, narrowed, narrowed_module
+from .structure.units import Structure
+from .training import stack
+
+if TYPE_CHECKING:
+    from .task import Task
+
+Settings = Mapping[str, Any]
+"""Keyword arguments of a Cut: the shape that a stack was cut to."""
+Halves = tuple[nn.Module, nn.Module]
+Site = tuple[str | None, str | None]
+"""A hidden layer and a block, as of `Structure.sites`."""
+
+
+class Workbench:
+    """The data and the model of one task, each part made when it is first asked for."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._cuts: dict[str, tuple[nn.Module, Structure]] = {}
+        self._graphs: dict[str, fx.Graph] = {}
+        self._halves: dict[tuple[str, Site], Halves] = {}
+
+    def share(self, other: Workbench) -> None:
+        """Take over what another one has made already.
+
+        Its task has the same data and model, and may have another budget.
+        """
+        for name in _SHARED:
+            if name in vars(other):
+                setattr(self, name, vars(other)[name])
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        """The device that members train on."""
+        wanted = self._task.device
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(wanted)
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """The data set, on the device."""
+        task = self._task
+        place = (task.torch_dtype, self.device, task.stream)
+        data = splits.load(task.dataset, task.dataset_options, task.split_seed, *place)
+        if task.augment and len(data.shape) != 3:
+            rule = "`augment` is for images, (channels, height, width)"
+            raise Mistake(f"{rule}; got inputs of shape {data.shape}")
+        examples = len(data.labels["train"])
+        if task.batch_size > examples:
+            rule = f"`batch_size` is at most the number of training examples, {examples}"
+            default = ", the default" if task.batch_size == type(task).batch_size else ""
+            raise Mistake(f"{rule}; got {task.batch_size}{default}")
+        return data
+
+    @functools.cached_property
+    def loaded(self) -> str:
+        """A layer's weight with the same initial values for two seeds, though they are not all one
+        number; "" if none has.
+
+        The model function then loads trained weights, or draws by a seed of its own, and no initial
+        weights are new.
+        """
+        first, second = self._task.build(0), self._task.build(1)
+        others = dict(second.named_parameters(remove_duplicate=False))
+        for layer, part in first.named_modules():
+            if not isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
+                continue
+            for name, weight in part.named_parameters(layer):
+                if _is_drawn(weight) and torch.equal(weight, others[name]):
+                    return name
+        return ""
+
+    @functools.cached_property
+    def template(self) -> nn.Module:
+        """The model's code, its dropout drawing by counter; its parameter values are not used."""
+        return stack.prepare(self._task.build(0))
+
+    @functools.cached_property
+    def stackable(self) -> bool:
+        """Whether `vmap` takes the model; if not, members train one after the other."""
+        examples = self.data.examples("train", torch.arange(2))
+        return stack.can_stack(stack.prepare(self._task.build(0)), examples)
+
+    @functools.cached_property
+    def narrows(self) -> bool:
+        """Whether a network trains in the same way with its removed units cut out.
+
+        Not if dropout acts on hidden units: it draws by their place.
+        """
+        examples = self.data.examples("train", torch.arange(2))
+        widths = {layer.name: max(1, layer.units - 1) for layer in self.structure.hidden}
+        narrower = narrowed_module(self.template, self.structure, Cut(widths))
+        drawn = stack.dropout_shapes(self.template, examples)
+        return stack.dropout_shapes(narrower, examples) == drawn
+
+    @functools.cached_property
+    def counts(self) -> Counts:
+        """FLOPs and parameters of the parent."""
+        return count(self._task.build(0), self.data.shape)
+
+    @functools.cached_property
+    def structure(self) -> Structure:
+        """The removable layers, and which units of one feed which columns of another."""
+        return trial.find(self._task.build(0), self.data.shape)
+
+    def cut(self, settings: Settings | None) -> tuple[nn.Module, Structure]:
+        """Template and structure of a stack that was cut to the shape of `Cut(**settings)`; None:
+        of one that was not.
+        """
+        if settings is None:
+            return self.template, self.structure
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self._cuts:
+            cut = Cut(settings["widths"], tuple(settings["gone"]))
+            module = narrowed_module(self.template, self.structure, cut)
+            for cache in (self._cuts, self._graphs, self._halves):
+                cache.clear()  # a cohort has one shape at a time
+            self._cuts[key] = module, narrowed(self.structure, cut)
+        return self._cuts[key]
+
+    def halves(self, settings: Settings | None, layer: str | None, block: str | None) -> Halves:
+        """The template of `cut`, cut in two by `trace.halves`."""
+        module, structure = self.cut(settings)
+        shape = json.dumps(settings, sort_keys=True)
+        if shape not in self._graphs:
+            self._graphs[shape] = trace.divisible(module)
+        key = shape, (layer, block)
+        if key not in self._halves:
+            graph = self._graphs[shape]
+            self._halves[key] = trace.halves(module, graph, structure, layer, block)
+        return self._halves[key]
+
+
+_SHARED = ("data", "structure", "counts", "stackable", "narrows", "template")
+"""What depends on data and model alone, whatever the budget."""
+
+
+def _is_drawn(weight: nn.Parameter) -> bool:
+    """Whether a parameter looks as if its initial values were drawn: they are not all the same."""
+    if weight.ndim <= 1 or not weight.requires_grad:
+        return False
+    return bool((weight != weight.flatten()[0]).any())
