@@ -53,7 +53,7 @@ def run(
     say = console.say
     if insecure and address is None:
         raise Mistake("--insecure: goes with --address; a Ray of our own is never open")
-    with at(study.path):
+    with at(study.place):
         checks.check(study)
     from . import cluster  # Ray takes two seconds to import, and bad input should not wait for it
 
@@ -64,7 +64,7 @@ def run(
         )  # when Ray is gone, which says something of its own until then
         if address is not None:
             stack.enter_context(cluster.joined_ray(address, insecure))
-        with at(study.path):
+        with at(study.place):
             slots = cluster.workers(study, address is not None)
             if address is None and _is_new(folder):
                 checks.check_memory(study, slots)

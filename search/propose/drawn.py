@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...trainables.contract import Value, complete
-from ..study.schema import MOST, Arm, Span
+from ..study.schema import MOST_CONFIGURATIONS, Arm, Span, Values
 
 Configuration = dict[str, Value]
 
@@ -137,10 +137,10 @@ def _new(arm: Arm, hp: Mapping[str, Value], seen: set[bytes]) -> bool:
 
 def _most(arm: Arm) -> float:
     """How many distinct configurations there are at most; exactly, unless conditions make equal
-    ones of more than `MOST`.
+    ones of more than `MOST_CONFIGURATIONS`.
     """
     size = math.prod(map(_size, arm.space.values()))
-    return len(_combinations(arm)) if size <= MOST else size
+    return len(_combinations(arm)) if size <= MOST_CONFIGURATIONS else size
 
 
 def _size(values: tuple[Value, ...] | Span) -> float:

@@ -29,7 +29,7 @@ def check(study: Study) -> None:
     """Raise Mistake if the study keeps no networks, so that none could be measured when it ends."""
     if study.about.keep == "none":
         raise Mistake(
-            f'{study.path}: [study]: `keep` is "front" or "all" for --latency; got "none"'
+            f'{study.place}: [study]: `keep` is "front" or "all" for --latency; got "none"'
         )
 
 
