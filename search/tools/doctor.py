@@ -157,8 +157,10 @@ def _installed_version(name: str) -> str | None:
 def private_functions() -> Iterator[Finding]:
     """Where a dependency promises nothing: what is in use, each with a public fall-back."""
     from ..propose import population
+    from ..propose.learnt import quiet
 
-    yield Finding(f"Optuna: {population.in_use()}")
+    with quiet():
+        yield Finding(f"Optuna: {population.in_use()}")
     from ...trainables.training import stack
 
     in_use: Callable[[], str] | None = getattr(stack, "functorch_in_use", None)
