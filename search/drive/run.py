@@ -47,7 +47,7 @@ def run(
     folder = locate(folder)
     if insecure and address is None:
         raise Mistake("--insecure: goes with --address; a Ray of our own is never open")
-    with at(study.path):
+    with at(study.place):
         checks.check(study)
     from . import cluster  # Ray takes two seconds to import, and bad input should not wait for it
 
@@ -57,7 +57,7 @@ def run(
         stack.callback(_say_all, console.say, last_words)
         if address is not None:
             stack.enter_context(cluster.joined_ray(address, insecure))
-        with at(study.path):
+        with at(study.place):
             slots = cluster.workers(study, address is not None)
             if address is None and _is_new(folder):
                 checks.check_memory(study, slots)

@@ -346,7 +346,8 @@ class Work:
             self._queue.append(planned)
 
     def _propose(self, arm: Arm, number: int, count: int) -> Sequence[Mapping[str, Value]]:
-        from ..propose.learnt import Told, propose
+        from ..propose.learnt import propose
+        from ..propose.population import Told
 
         measured = self._measured.rows()
         known = rungs.told(measured, self.study.goals, arm, self.study.task.rungs)

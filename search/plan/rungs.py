@@ -22,6 +22,9 @@ from ..study.schema import Arm, Study
 
 KEYS = ["arm", "hp", "seed", "member", "cohort", "rung", "status"]
 
+Measurement = tuple[tuple[float, ...] | None, tuple[float, ...]]
+"""Values of the objectives, None where a seed diverged or failed; and violations."""
+
 
 class Measured:
     """The rows of a study, as far as decisions need them; each file is read once."""
@@ -33,76 +36,70 @@ class Measured:
 
     def take(self, path: Location) -> None:
         """Read a file of rows, if it was not read before."""
-        if path.name not in self._frames:
-            file = pq.ParquetFile(source(path))
-            wanted = [
-                name
-                for name in dict.fromkeys([*KEYS, *self.goals.columns])
-                if name in file.schema_arrow.names
-            ]
-            frame = file.read(columns=wanted).to_pandas()
-            for name in self.goals.columns:
-                if name not in frame:
-                    frame[name] = np.nan
-            self._frames[path.name] = frame
-            self._rows = None
+        if path.name in self._frames:
+            return
+        file = pq.ParquetFile(source(path))
+        known = set(file.schema_arrow.names)
+        columns = [name for name in self._columns() if name in known]
+        frame = file.read(columns=columns).to_pandas()
+        for name in self.goals.columns:
+            if name not in frame:
+                frame[name] = np.nan
+        self._frames[path.name] = frame
+        self._rows = None
 
     def rows(self) -> pd.DataFrame:
         """One row for each member and rung; a last row stands for the one that it was made from."""
         if not self._frames:
             return pd.DataFrame(columns=[*KEYS, *self.goals.columns])
         if self._rows is None:  # arms ask one after the other
-            frame = pd.concat(
-                [self._frames[name] for name in sorted(self._frames)], ignore_index=True
-            )
-            self._rows = table.settled(frame)
+            frames = [self._frames[name] for name in sorted(self._frames)]
+            self._rows = table.settled(pd.concat(frames, ignore_index=True))
         return self._rows
 
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys([*KEYS, *self.goals.columns]))
 
-def told(
-    measured: pd.DataFrame, goals: Goals, arm: Arm, rungs: int
-) -> dict[str, tuple[tuple[float, ...] | None, tuple[float, ...]]]:
+
+def told(measured: pd.DataFrame, goals: Goals, arm: Arm, rungs: int) -> dict[str, Measurement]:
     """What a sampler is told of the configurations of `arm` all of whose seeds have ended, by their
     canonical JSON.
 
-    Means over seeds of the objectives, None where a seed diverged or failed, and of the violations;
-    one more of these says how much of the budget was left when the configuration was stopped.
+    Means over seeds of the objectives and of the violations; one more of these says how much of the
+    budget was left when the configuration was stopped.
     """
-    mine = measured[(measured["arm"] == arm.name) & (measured["status"] != table.RUNNING)]
-    wanted, seeds, reached = (
-        measured["seed"].nunique(),
-        mine["seed"].to_numpy(),
-        mine["rung"].to_numpy(),
-    )
-    values, violations, unfit = (
-        goals.values(mine),
-        goals.violations(mine),
-        mine["status"].isin(UNFIT).to_numpy(),
-    )
-    found: dict[str, tuple[tuple[float, ...] | None, tuple[float, ...]]] = {}
-    for hp, places in mine.groupby(
-        "hp"
-    ).indices.items():  # arrays: frames of a few rows each take milliseconds, for every arm
-        if len(set(seeds[places].tolist())) < wanted:
+    is_arm = measured["arm"] == arm.name
+    mine = measured[is_arm & (measured["status"] != table.RUNNING)]
+    seed_count = measured["seed"].nunique()
+    # Arrays: frames of a few rows each take milliseconds, for every arm.
+    seeds = mine["seed"].to_numpy()
+    reached = mine["rung"].to_numpy()
+    unfit = mine["status"].isin(UNFIT).to_numpy()
+    values = goals.values(mine)
+    violations = goals.violations(mine)
+    measurements: dict[str, Measurement] = {}
+    for hp, places in mine.groupby("hp").indices.items():
+        if len(set(seeds[places].tolist())) < seed_count:
             continue
         mean = values[places].mean(axis=0)
-        broken = [
-            *violations[places].mean(axis=0).tolist(),
-            float(1 - reached[places].mean() / rungs),
-        ]
-        well = np.isfinite(mean).all() and np.isfinite(broken).all() and not unfit[places].any()
-        found[str(hp)] = (tuple(mean.tolist()) if well else None, tuple(broken))
-    return found
+        broken = violations[places].mean(axis=0).tolist()
+        broken.append(float(1 - reached[places].mean() / rungs))
+        is_finite = np.isfinite(mean).all() and np.isfinite(broken).all()
+        is_fit = is_finite and not unfit[places].any()
+        measurements[str(hp)] = (tuple(mean.tolist()) if is_fit else None, tuple(broken))
+    return measurements
 
 
 def decided(measured: pd.DataFrame, study: Study, rung: int) -> dict[tuple[str, str], str]:
     """The settings, (arm, hp), all of whose seeds are at `rung`: why each does not go on, empty if
     it does.
     """
-    assert study.about.reduction_factor is not None
+    about = study.about
+    assert about.reduction_factor is not None
     pool = settings_at(measured, rung, study.goals)
-    found = decide(pool, study.goals, study.about.reduction_factor, study.about.floor)
-    return dict(zip(found.index, found["reason"].where(~found["go"], ""), strict=True))
+    decisions = decide(pool, study.goals, about.reduction_factor, about.floor)
+    reasons = decisions["reason"].where(~decisions["go"], "")
+    return dict(zip(decisions.index, reasons, strict=True))
 
 
 def decision(folder: Location, cohort: str, rung: int) -> Location:
@@ -118,15 +115,17 @@ def part_of_plan(path: Location) -> Iterator[None]:
     except Mistake:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        rule = "is a part of the plan that `prunefront run` wrote, JSON; put it back as it was, or give another --out"
-        raise Mistake(f"{path} {rule}; got: {error}") from None
+        rule = "is a part of the plan that `prunefront run` wrote, JSON"
+        cure = "put it back as it was, or give another --out"
+        raise Mistake(f"{path} {rule}; {cure}; got: {error}") from None
 
 
 def record(folder: Location, cohort: str, rung: int, gone: Mapping[str, str]) -> str:
     """Write a decision down, before anything is done about it; returns the name of its file."""
     path = decision(folder, cohort, rung)
+    content = json.dumps(dict(sorted(gone.items())))
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(dict(sorted(gone.items()))))
+        temporary.write_text(content)
     return path.name
 
 
@@ -134,19 +133,17 @@ def stop(study: Study, folder: Location, arm: Arm, cohort: str, rung: int) -> in
     """Write the last rows of the members that a recorded decision stops: their rows at the rung,
     with the reason; how many.
     """
-    decided = decision(folder, cohort, rung)
-    with part_of_plan(decided):
-        gone: dict[str, str] = dict(json.loads(decided.read_text()))
+    recorded = decision(folder, cohort, rung)
+    with part_of_plan(recorded):
+        gone: dict[str, str] = dict(json.loads(recorded.read_text()))
     path = rows_path(folder, cohort, f"stopped-{rung}")
     if not path.exists():
-        found = pq.read_table(source(rows_path(folder, cohort, rung)))
-        rows = [row for row in found.to_pylist() if row["member"] in gone]
-        stamp = json.loads((found.schema.metadata or {})[table.FOOTER])
-        last = [row | {"status": "stopped", "reason": gone[row["member"]]} for row in rows]
-        table.write(
-            path,
-            last,
-            hp_types(arm.algorithm.space),
-            {k: v for k, v in stamp.items() if k != "schema"},
-        )
+        at_rung = pq.read_table(source(rows_path(folder, cohort, rung)))
+        last: list[dict[str, object]] = []
+        for row in at_rung.to_pylist():
+            if row["member"] in gone:
+                last.append(row | {"status": "stopped", "reason": gone[row["member"]]})
+        stamp = json.loads((at_rung.schema.metadata or {})[table.FOOTER])
+        footer = {key: value for key, value in stamp.items() if key != "schema"}
+        table.write(path, last, hp_types(arm.algorithm.space), footer)
     return len(gone)

@@ -7,16 +7,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...trainables.domain import Value, complete
-from ..study.schema import MOST, Arm, Span
+from ..study.schema import MOST_CONFIGURATIONS, Arm, Span, Values
 
 Configuration = dict[str, Value]
+Places = Sequence[int] | NDArray[np.int64]
+"""Of combinations of values on a grid, the last hyper-parameter varying fastest."""
+MOST_TURNS = 64
+"""Of drawing again, since what is drawn twice is passed over."""
 
 
 def proposals(arm: Arm) -> Proposals:
@@ -28,7 +32,8 @@ def proposals(arm: Arm) -> Proposals:
     """
     assert arm.sampler in ("grid", "random", "sobol"), "the others propose from what was measured"
     if arm.sampler == "grid":
-        return Proposals(arm, np.empty((0, len(arm.space))), _combinations(arm))
+        no_points = np.empty((0, len(arm.space)))
+        return Proposals(arm, no_points, _combinations(arm))
     return _draws(arm)
 
 
@@ -42,7 +47,7 @@ class Proposals(Sequence[Configuration]):
 
     arm: Arm
     points: NDArray[np.float64]
-    places: Sequence[int] | NDArray[np.int64]
+    places: Places
 
     def __len__(self) -> int:
         return len(self.points) + len(self.places)
@@ -55,12 +60,11 @@ class Proposals(Sequence[Configuration]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]  # counts from the end, and raises, as any sequence does
-        drawn = i < len(self.points)
-        hp = (
-            place(self.arm.space, self.points[i])
-            if drawn
-            else _at(self.arm, int(self.places[i - len(self.points)]))
-        )
+        drawn = len(self.points)
+        if i < drawn:
+            hp = place(self.arm.space, self.points[i])
+        else:
+            hp = _combination(self.arm, int(self.places[i - drawn]))
         return settled(self.arm, hp)
 
 
@@ -69,10 +73,10 @@ def active(arm: Arm, hp: Mapping[str, Value], name: str) -> bool:
     condition names.
     """
     domains = arm.algorithm.space
-    return all(
-        hp.get(other, domains[other].default) in values
-        for other, values in arm.when.get(name, {}).items()
-    )
+    for other, values in arm.when.get(name, {}).items():
+        if hp.get(other, domains[other].default) not in values:
+            return False
+    return True
 
 
 def settled(arm: Arm, hp: Mapping[str, Value]) -> Configuration:
@@ -86,49 +90,99 @@ def settled(arm: Arm, hp: Mapping[str, Value]) -> Configuration:
 
 def digest(hp: Mapping[str, Value]) -> bytes:
     """What tells complete configurations apart, 16 bytes."""
-    return hashlib.blake2b(repr(sorted(hp.items())).encode(), digest_size=16).digest()
+    content = repr(sorted(hp.items()))
+    return hashlib.blake2b(content.encode(), digest_size=16).digest()
+
+
+def place(space: Mapping[str, Values], point: NDArray[np.float64]) -> Configuration:
+    """The configuration at a point of the unit cube."""
+    hp: Configuration = {}
+    for (name, values), u in zip(space.items(), point.tolist(), strict=True):
+        if isinstance(values, Span):
+            hp[name] = _in_span(values, u)
+        else:
+            hp[name] = values[int(u * len(values))]
+    return hp
+
+
+def _in_span(span: Span, u: float) -> float | int:
+    """The number at a share `u` of a range."""
+    if span.whole:
+        return _whole_in_span(span, u)
+    if not span.log:
+        return _between(span.low, span.high, u)
+    number = math.exp(_between(math.log(span.low), math.log(span.high), u))
+    return min(max(number, span.low), span.high)
+
+
+def _whole_in_span(span: Span, u: float) -> int:
+    low = span.low - 0.5
+    high = span.high + 0.5
+    if span.log:
+        number = math.exp(_between(math.log(max(low, 0.5)), math.log(high), u))
+    else:
+        number = _between(low, high, u)
+    return int(min(max(round(number), span.low), span.high))
+
+
+def _between(low: float, high: float, u: float) -> float:
+    return low + u * (high - low)
 
 
 def _draws(arm: Arm) -> Proposals:
     """`arm.members` distinct configurations, or as many as there are."""
-    from scipy.stats import (
-        qmc,  # takes a second to import, in every worker too, and few studies need it
-    )
-
     assert arm.members is not None, "checked when the study was read"
     wanted = min(arm.members, _most(arm))
-    points, seen = [np.empty((0, len(arm.space)))], set[bytes]()
-    generator, sobol = (
-        np.random.default_rng(arm.sampler_seed),
-        qmc.Sobol(len(arm.space), rng=arm.sampler_seed),
-    )
+    seen: set[bytes] = set()
     # A power of two at a time keeps the balance of the sequence; what is too many is cut off.
     count = 2 ** math.ceil(math.log2(arm.members))
-    for _ in range(64):  # repeated values are passed over; a small space may take several turns
+    points = [np.empty((0, len(arm.space)))]
+    draw = _source(arm)
+    for _ in range(MOST_TURNS):
         if len(seen) >= wanted:
             break
-        drawn = (
-            generator.random((count, len(arm.space)))
-            if arm.sampler == "random"
-            else sobol.random(count)
-        )
-        new = [
-            i
-            for i, point in enumerate(drawn)
-            if len(seen) < wanted and _new(arm, place(arm.space, point), seen)
-        ]
-        points.append(drawn[new])
+        drawn = draw(count)
+        points.append(drawn[_new_points(arm, drawn, wanted, seen)])
     places: list[int] = []
-    if len(seen) < wanted and math.isfinite(size := math.prod(map(_size, arm.space.values()))):
-        for index in range(int(size)):  # what is rare on a logarithm may be missed in every turn
-            if _new(arm, _at(arm, index), seen):
+    size = _size(arm)
+    if len(seen) < wanted and math.isfinite(size):
+        # What is rare on a logarithm may be missed in every turn.
+        for index in range(int(size)):
+            if _is_new(arm, _combination(arm, index), seen):
                 places.append(index)
             if len(seen) == wanted:
                 break
     return Proposals(arm, np.concatenate(points), places)
 
 
-def _new(arm: Arm, hp: Mapping[str, Value], seen: set[bytes]) -> bool:
+def _source(arm: Arm) -> Callable[[int], NDArray[np.float64]]:
+    """What draws so many points of the unit cube, others at each call."""
+    dimensions = len(arm.space)
+    if arm.sampler == "random":
+        generator = np.random.default_rng(arm.sampler_seed)
+        return lambda count: generator.random((count, dimensions))
+    # It takes a second to import, in every worker too, and few studies need it.
+    from scipy.stats import qmc
+
+    return qmc.Sobol(dimensions, rng=arm.sampler_seed).random
+
+
+def _new_points(
+    arm: Arm, points: NDArray[np.float64], wanted: float, seen: set[bytes]
+) -> list[int]:
+    """Indices of the points whose configurations are not among those seen, among which they are
+    from now on, until so many are seen as are wanted.
+    """
+    new: list[int] = []
+    for index, point in enumerate(points):
+        if len(seen) >= wanted:
+            break
+        if _is_new(arm, place(arm.space, point), seen):
+            new.append(index)
+    return new
+
+
+def _is_new(arm: Arm, hp: Mapping[str, Value], seen: set[bytes]) -> bool:
     """Whether a configuration is not among those seen, among which it is from now on."""
     before = len(seen)
     seen.add(digest(settled(arm, hp)))
@@ -137,89 +191,72 @@ def _new(arm: Arm, hp: Mapping[str, Value], seen: set[bytes]) -> bool:
 
 def _most(arm: Arm) -> float:
     """How many distinct configurations there are at most; exactly, unless conditions make equal
-    ones of more than `MOST`.
+    ones of more than `MOST_CONFIGURATIONS`.
     """
-    size = math.prod(map(_size, arm.space.values()))
-    return len(_combinations(arm)) if size <= MOST else size
+    size = _size(arm)
+    if size <= MOST_CONFIGURATIONS:
+        return len(_combinations(arm))
+    return size
 
 
-def _size(values: tuple[Value, ...] | Span) -> float:
-    """How many different values there are."""
-    if isinstance(values, Span):
-        return values.high - values.low + 1 if values.whole else math.inf
-    return len(values)
+def _size(arm: Arm) -> float:
+    """How many combinations of values there are, conditions aside."""
+    return math.prod(map(_value_count, arm.space.values()))
 
 
-def _columns(arm: Arm) -> list[Sequence[Value]]:
+def _value_count(values: Values) -> float:
+    if not isinstance(values, Span):
+        return len(values)
+    if not values.whole:
+        return math.inf
+    return values.high - values.low + 1
+
+
+def _columns(arm: Arm) -> dict[str, Sequence[Value]]:
     """The values of each hyper-parameter of a finite space."""
-    return [
-        range(int(v.low), int(v.high) + 1) if isinstance(v, Span) else v for v in arm.space.values()
-    ]
+    columns: dict[str, Sequence[Value]] = {}
+    for name, values in arm.space.items():
+        if isinstance(values, Span):
+            values = range(int(values.low), int(values.high) + 1)
+        columns[name] = values
+    return columns
 
 
-def _at(arm: Arm, place: int) -> Configuration:
+def _combination(arm: Arm, place: int) -> Configuration:
     """The combination of values at a place of the grid, the last one varying fastest."""
     hp: Configuration = {}
-    for name, values in reversed([*zip(arm.space, _columns(arm), strict=True)]):
+    for name, values in reversed(_columns(arm).items()):
         place, digit = divmod(place, len(values))
         hp[name] = values[digit]
     return hp
 
 
-def _combinations(arm: Arm) -> Sequence[int] | NDArray[np.int64]:
+def _combinations(arm: Arm) -> Places:
     """Places of the grid whose configurations differ: the first of those that conditions make
     equal.
     """
     columns = _columns(arm)
-    size = math.prod(map(len, columns))
+    lengths = [len(column) for column in columns.values()]
+    size = math.prod(lengths)
     if not arm.when:
         return range(size)
-    codes = dict(
-        zip(arm.space, np.unravel_index(np.arange(size), [*map(len, columns)]), strict=True)
-    )
-    values = {name: [*column] for name, column in zip(arm.space, columns, strict=True)}
-    for name, needs in arm.when.items():
+    values = {name: list(column) for name, column in columns.items()}
+    indices = np.unravel_index(np.arange(size), lengths)
+    codes = dict(zip(columns, indices, strict=True))
+    for name, condition in arm.when.items():
         default = arm.algorithm.space[name].default
         if default not in values[name]:
             values[name].append(default)
-        held = [
-            np.isin(codes[o], [i for i, v in enumerate(values[o]) if v in wanted])
-            for o, wanted in needs.items()
-        ]
-        codes[name] = np.where(
-            np.logical_and.reduce(held), codes[name], values[name].index(default)
-        )
-    _, first = np.unique(
-        np.ravel_multi_index([*codes.values()], [*map(len, values.values())]), return_index=True
-    )
+        is_active = np.ones(size, dtype=bool)
+        for other, wanted in condition.items():
+            is_active &= np.isin(codes[other], _indices(values[other], wanted))
+        codes[name] = np.where(is_active, codes[name], values[name].index(default))
+    settled_lengths = [len(values[name]) for name in columns]
+    settled_places = np.ravel_multi_index(tuple(codes.values()), settled_lengths)
+    _, first = np.unique(settled_places, return_index=True)
     return np.sort(first)
 
 
-def place(
-    space: Mapping[str, tuple[Value, ...] | Span], point: NDArray[np.float64]
-) -> Configuration:
-    """The configuration at a point of the unit cube."""
-    hp: Configuration = {}
-    for (name, values), u in zip(space.items(), point.tolist(), strict=True):
-        if not isinstance(values, Span):
-            hp[name] = values[int(u * len(values))]
-        elif values.whole:
-            low, high = values.low - 0.5, values.high + 0.5
-            drawn = (
-                math.exp(_between(math.log(max(low, 0.5)), math.log(high), u))
-                if values.log
-                else _between(low, high, u)
-            )
-            hp[name] = int(min(max(round(drawn), values.low), values.high))
-        elif values.log:
-            hp[name] = min(
-                max(math.exp(_between(math.log(values.low), math.log(values.high), u)), values.low),
-                values.high,
-            )
-        else:
-            hp[name] = _between(values.low, values.high, u)
-    return hp
-
-
-def _between(low: float, high: float, u: float) -> float:
-    return low + u * (high - low)
+def _indices(values: Sequence[Value], wanted: Sequence[Value]) -> list[int]:
+    """Where the wanted ones are."""
+    return [index for index, value in enumerate(values) if value in wanted]

@@ -6,7 +6,6 @@ same proposals, whatever was killed in between.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import itertools
@@ -20,12 +19,17 @@ import torch
 
 from ...analysis.rows.goals import Goals
 from ...trainables.domain import Value
-from ..study.schema import Arm, Span
+from ..study.schema import Arm, Span, Values
+from . import population
 from .drawn import Configuration, active, digest, place, proposals, settled
+from .population import Past, Told
 
 if TYPE_CHECKING:  # optuna takes a second to import
     from optuna import Study
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.samplers import BaseSampler
+
+    Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
 
 Params = dict[str, float | int]
 """Hyper-parameters as Optuna is given them: numbers of a span as they are, of several values the
@@ -33,25 +37,14 @@ place of one.
 """
 STARTUP = 10
 """Configurations measured before tpe and gp propose, Optuna's own number."""
-POPULATION = 16
-"""Members of a generation of nsga2 at least; those of the largest round, if they are more. Optuna's
-50 is for longer ones.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-    """A configuration that was proposed before.
+class Average:
+    """Means over the trials that were measured."""
 
-    hp: complete.  values: one for each of the goals' measures; None: it failed or diverged.
-    violations: at most 0 where a constraint is kept; some may have more of them than others, which
-    count as kept by those.
-    """
-
-    round: int
-    hp: Mapping[str, Value]
-    values: tuple[float, ...] | None
-    violations: tuple[float, ...] = ()
+    values: list[float]
+    constraints: dict[str, float]
 
 
 def propose(
@@ -64,188 +57,168 @@ def propose(
     told. Until enough are measured, and in place of a configuration that is known, the next one of
     the arm's Sobol' sequence.
     """
-    known = {digest(each.hp) for each in told}
+    known = {digest(configuration.hp) for configuration in told}
     unseen = _unseen(arm, known, len(told) + count)
-    held = [(each, params) for each in told if (params := _params(arm, each.hp)) is not None]
-    generations = _generations([each for each, _ in held])
-    waits = (
-        generations[-1] == 0
-        if arm.sampler == "nsga2"
-        else sum(_measured(each) for each, _ in held) < STARTUP
-    )
-    if waits:
+    held = _in_space(arm, told)
+    if _starts_up(arm, [configuration for configuration, _ in held]):
         return list(itertools.islice(unseen, count))
+    configurations: list[Configuration] = []
     with quiet():
-        study, found = _study(arm, goals, held, generations, round), list[Configuration]()
+        study = _study(arm, goals, held, round)
         average = _average(study) if arm.sampler == "gp" else None
         for _ in range(count):
             hp = _ask(arm, study, average)
             if digest(hp) in known:
-                again = next(unseen, None)
-                if again is None:
+                hp = next(unseen, None)
+                if hp is None:
                     break
-                hp = again
             known.add(digest(hp))
-            found.append(hp)
-    return found
+            configurations.append(hp)
+    return configurations
 
 
 def _unseen(arm: Arm, known: Set[bytes], count: int) -> Iterator[Configuration]:
     """Of the first `count` points of the arm's Sobol' sequence, each that is not known when it is
     asked for.
     """
-    sequence = proposals(dataclasses.replace(arm, sampler="sobol", members=count))
-    return (hp for hp in sequence if digest(hp) not in known)
+    sequence = dataclasses.replace(arm, sampler="sobol", members=count)
+    for hp in proposals(sequence):
+        if digest(hp) not in known:
+            yield hp
 
 
-def _measured(told: Told) -> bool:
-    return told.values is not None and all(map(math.isfinite, told.values))
+def _in_space(arm: Arm, told: Sequence[Told]) -> list[tuple[Told, Params]]:
+    """Those of the space as it is now."""
+    held: list[tuple[Told, Params]] = []
+    for configuration in told:
+        params = _params(arm, configuration.hp)
+        if params is not None:
+            held.append((configuration, params))
+    return held
 
 
-def _generations(told: Sequence[Told]) -> list[int]:
-    """The generation of nsga2 that each belongs to, and that of the next round.
-
-    A round belongs to the next generation if so many of the one before it were measured as a
-    population has.
-    """
-    rounds = [list(group) for _, group in itertools.groupby(told, key=lambda each: each.round)]
-    population, generation, measured, found = _population(told), 0, 0, list[int]()
-    for group in [*rounds, []]:
-        if measured >= population:
-            generation, measured = generation + 1, 0
-        found += [generation] * max(1, len(group))
-        measured += sum(map(_measured, group))
-    return found
+def _starts_up(arm: Arm, told: Sequence[Told]) -> bool:
+    """Whether too few are measured to learn from."""
+    if arm.sampler == "nsga2":
+        return population.generations(told)[-1] == 0
+    return sum(configuration.measured for configuration in told) < STARTUP
 
 
-def _population(told: Sequence[Told]) -> int:
-    return max([POPULATION, *collections.Counter(each.round for each in told).values()])
-
-
-def _study(
-    arm: Arm,
-    goals: Goals,
-    held: Sequence[tuple[Told, Params]],
-    generations: Sequence[int],
-    round: int,
-) -> Study:
+def _study(arm: Arm, goals: Goals, held: Sequence[tuple[Told, Params]], round: int) -> Study:
     """What Optuna would hold had it lived through all rounds, and a sampler for this one."""
     import optuna
-    from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
+    from optuna.samplers import NSGAIISampler
     from optuna.study import StudyDirection
-    from optuna.trial import TrialState
 
-    seed = int(np.random.SeedSequence((arm.sampler_seed, round)).generate_state(1)[0])
-    nsga2 = NSGAIISampler(population_size=_population([each for each, _ in held]), seed=seed)
-    if arm.sampler == "tpe":
-        sampler = TPESampler(
-            n_startup_trials=STARTUP,
-            multivariate=True,
-            group=bool(arm.when),
-            constant_liar=True,
-            seed=seed,
-        )
-    else:
-        sampler = (
-            nsga2 if arm.sampler == "nsga2" else GPSampler(n_startup_trials=STARTUP, seed=seed)
-        )
     ways = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
-    study = optuna.create_study(directions=[ways[up] for up in goals.directions], sampler=sampler)
-    distributions, broken = _distributions(arm), _padded([each.violations for each, _ in held])
-    for (each, params), generation, violations in zip(held, generations, broken, strict=False):
-        measured = _measured(each)
-        study.add_trial(
-            optuna.create_trial(
-                state=TrialState.COMPLETE if measured else TrialState.FAIL,
-                values=each.values if measured else None,
-                params=params,
-                distributions={name: distributions[name] for name in params},
-                system_attrs={nsga2._get_generation_key(): generation}
-                if arm.sampler == "nsga2"
-                else None,
-                constraints={str(i): violation for i, violation in enumerate(violations)}
-                if measured
-                else None,
-            )
-        )
-    if (
-        arm.sampler == "nsga2"
-    ):  # the parents of generations that have begun are chosen, each from those before it
-        for generation in range(1, generations[len(held) - 1] + 1):
-            nsga2.get_parent_population(study, generation)
+    directions = [ways[up] for up in goals.directions]
+    told = [configuration for configuration, _ in held]
+    sampler = _sampler(arm, told, round)
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    past = _past(arm, held)
+    if isinstance(sampler, NSGAIISampler):
+        population.enter(study, sampler, past, population.generations(told)[:-1])
+        return study
+    for trial in past:
+        study.add_trial(trial.frozen())
     return study
+
+
+def _sampler(arm: Arm, told: Sequence[Told], round: int) -> BaseSampler:
+    from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
+
+    sequence = np.random.SeedSequence((arm.sampler_seed, round))
+    seed = int(sequence.generate_state(1)[0])
+    if arm.sampler == "nsga2":
+        return NSGAIISampler(population_size=population.size(told), seed=seed)
+    if arm.sampler == "gp":
+        return GPSampler(n_startup_trials=STARTUP, seed=seed)
+    return TPESampler(
+        n_startup_trials=STARTUP,
+        multivariate=True,
+        group=bool(arm.when),
+        constant_liar=True,
+        seed=seed,
+    )
+
+
+def _past(arm: Arm, held: Sequence[tuple[Told, Params]]) -> list[Past]:
+    distributions = _distributions(arm)
+    violations = _padded([configuration.violations for configuration, _ in held])
+    trials: list[Past] = []
+    for (configuration, params), broken in zip(held, violations, strict=True):
+        used = {name: distributions[name] for name in params}
+        values = configuration.values if configuration.measured else None
+        constraints = {str(index): violation for index, violation in enumerate(broken)}
+        trials.append(Past(configuration.round, params, used, values, constraints))
+    return trials
 
 
 def _padded(violations: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
     """As many for each as the one with most has: the gp needs that. What is added is kept by as
     much as others break it.
     """
-    most = max(map(len, violations))
-    added = [-max(column) for column in itertools.zip_longest(*violations, fillvalue=-math.inf)]
-    return [(*each, *added[len(each) : most]) for each in violations]
+    columns = itertools.zip_longest(*violations, fillvalue=-math.inf)
+    added = [-max(column) for column in columns]
+    return [(*own, *added[len(own) :]) for own in violations]
 
 
-def _average(study: Study) -> tuple[list[float], dict[str, float]]:
-    """Means of values and constraints over what was measured."""
+def _average(study: Study) -> Average:
     done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    values = np.mean([trial.values for trial in done], axis=0).tolist()
-    return values, {
-        name: float(np.mean([trial.constraints[name] for trial in done]))
-        for name in done[0].constraints
-    }
+    values = np.mean([trial.values for trial in done], axis=0)
+    constraints: dict[str, float] = {}
+    for name in done[0].constraints:
+        violations = [trial.constraints[name] for trial in done]
+        constraints[name] = float(np.mean(violations))
+    return Average(values.tolist(), constraints)
 
 
-def _ask(
-    arm: Arm, study: Study, average: tuple[list[float], dict[str, float]] | None
-) -> Configuration:
+def _ask(arm: Arm, study: Study, average: Average | None) -> Configuration:
     """The configuration that Optuna proposes next; the study takes it to be measured as `average`,
     or to be running.
 
     Running trials cost the gp of Optuna 5 time exponential in their number (it sums over their
     subsets).
     """
-    trial, hp = study.ask(), Configuration()
+    trial = study.ask()
+    hp = Configuration()
     distributions = _distributions(arm)
-    for name in [
-        *(name for name in arm.space if name not in arm.when),
-        *arm.when,
-    ]:  # after those that it depends on
+    unconditional = [name for name in arm.space if name not in arm.when]
+    for name in (*unconditional, *arm.when):  # each after those that it depends on
         values = arm.space[name]
         if name not in distributions:
             assert not isinstance(values, Span)
             hp[name] = values[0]
         elif arm.sampler != "tpe" or active(arm, hp, name):
-            hp[name] = _decoded(values, trial._suggest(name, distributions[name]))
+            code = population.suggest(trial, name, distributions[name])
+            hp[name] = _decoded(values, code)
     if average is not None:
-        for name, violation in average[1].items():
+        for name, violation in average.constraints.items():
             trial.set_constraint(name, violation)
-        study.tell(trial, average[0])
+        study.tell(trial, average.values)
     return settled(arm, hp)
 
 
-def _distributions(
-    arm: Arm,
-) -> dict[str, FloatDistribution | IntDistribution | CategoricalDistribution]:
-    """What Optuna is told of each hyper-parameter that has several values; numbers keep their
-    order.
-    """
+def _distributions(arm: Arm) -> dict[str, Distribution]:
+    """What Optuna is told of each hyper-parameter that has several values."""
+    distributions: dict[str, Distribution] = {}
+    for name, values in arm.space.items():
+        if isinstance(values, Span) or len(values) > 1:
+            distributions[name] = _distribution(values)
+    return distributions
+
+
+def _distribution(values: Values) -> Distribution:
+    """Numbers keep their order."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    found: dict[str, FloatDistribution | IntDistribution | CategoricalDistribution] = {}
-    for name, values in arm.space.items():
-        if isinstance(values, Span):
-            if values.whole:
-                found[name] = IntDistribution(int(values.low), int(values.high), log=values.log)
-            else:
-                found[name] = FloatDistribution(values.low, values.high, log=values.log)
-        elif len(values) > 1:
-            numbers = all(isinstance(value, int | float) for value in values)
-            found[name] = (
-                IntDistribution(0, len(values) - 1)
-                if numbers
-                else CategoricalDistribution(range(len(values)))
-            )
-    return found
+    if isinstance(values, Span):
+        if values.whole:
+            return IntDistribution(int(values.low), int(values.high), log=values.log)
+        return FloatDistribution(values.low, values.high, log=values.log)
+    if all(isinstance(value, int | float) for value in values):
+        return IntDistribution(0, len(values) - 1)
+    return CategoricalDistribution(range(len(values)))
 
 
 def _params(arm: Arm, hp: Mapping[str, Value]) -> Params | None:
@@ -255,33 +228,40 @@ def _params(arm: Arm, hp: Mapping[str, Value]) -> Params | None:
     know no conditions, and are given the middle.
     """
     middle = place(arm.space, np.full(len(arm.space), 0.5))
-    found: Params = {}
+    params: Params = {}
     for name in _distributions(arm):
-        if not active(arm, hp, name) and arm.sampler == "tpe":
+        is_active = active(arm, hp, name)
+        if not is_active and arm.sampler == "tpe":
             continue
-        code = _encoded(arm.space[name], hp[name] if active(arm, hp, name) else middle[name])
+        code = _encoded(arm.space[name], hp[name] if is_active else middle[name])
         if code is None:
             return None
-        found[name] = code
-    return found
+        params[name] = code
+    return params
 
 
-def _encoded(values: tuple[Value, ...] | Span, value: Value) -> float | int | None:
+def _encoded(values: Values, value: Value) -> float | int | None:
+    """None if the value is none of `values`."""
     if isinstance(values, Span):
-        return (
-            value if isinstance(value, int | float) and values.low <= value <= values.high else None
-        )
-    return _sorted(values).index(value) if value in values else None
+        is_number = isinstance(value, int | float)
+        return value if is_number and values.low <= value <= values.high else None
+    if value not in values:
+        return None
+    return _sorted(values).index(value)
 
 
-def _decoded(values: tuple[Value, ...] | Span, code: float | int) -> Value:
-    return code if isinstance(values, Span) else _sorted(values)[int(code)]
+def _decoded(values: Values, code: float | int) -> Value:
+    if isinstance(values, Span):
+        return code
+    return _sorted(values)[int(code)]
 
 
 def _sorted(values: tuple[Value, ...]) -> list[Value]:
     """Values in the order of their codes: numbers from the least on, others as they are."""
     numbers = [value for value in values if isinstance(value, int | float)]
-    return [*sorted(numbers)] if len(numbers) == len(values) else [*values]
+    if len(numbers) < len(values):
+        return list(values)
+    return [*sorted(numbers)]
 
 
 @contextlib.contextmanager
@@ -291,7 +271,8 @@ def quiet() -> Iterator[None]:
     """
     import optuna
 
-    threads, level = torch.get_num_threads(), optuna.logging.get_verbosity()
+    threads = torch.get_num_threads()
+    level = optuna.logging.get_verbosity()
     try:
         torch.set_num_threads(1)
         optuna.logging.set_verbosity(optuna.logging.ERROR)

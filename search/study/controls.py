@@ -7,7 +7,10 @@ setting of an arm, trained with the same seeds, data and budget (`trainables.con
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
 
 from ...analysis.points import front
 from ...analysis.rows import table
@@ -16,10 +19,16 @@ from ...analysis.rows.storage import Location
 from ...trainables import controls as offered
 from ...trainables.algorithms import find, is_ours, known
 from ...trainables.contract import Algorithm
+from ...trainables.controls import Check
 from ...trainables.domain import Value, complete, hyperparameters, setting
 from ...trainables.records.networks import kept_members
 from ...trainables.task import Task
 from .schema import Arm, Study
+
+Configurations = dict[str, list[Mapping[str, Value]]]
+"""Arm -> configurations."""
+SHARED = ("lr", "weight_decay")
+"""Hyper-parameters that a check has from the setting that it is about."""
 
 
 def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
@@ -29,62 +38,19 @@ def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
     Controls that need new initial weights are left out where the model has none (`cautions` says
     which). Raises Mistake if one of its own has the name of one of these.
     """
-    arms = [*own, *(arm for arm in _baselines(task) if not any(_same(arm, other) for other in own))]
-    for arm in (arm for arm in own if not arm.algorithm.control):
-        arms += _checks(arm, task)
+    new: list[Arm] = []
+    for baseline in _baselines(task):
+        if not any(_is_same(baseline, arm) for arm in own):
+            new.append(baseline)
+    for arm in own:
+        if not arm.algorithm.control:
+            new += _checks(arm, task)
     names = {arm.name for arm in own}
-    if clash := [arm.name for arm in arms[len(own) :] if arm.name in names]:
-        raise Mistake(f'arms have distinct names, and "{clash[0]}" is that of a standard control')
-    return tuple(arms)
-
-
-def _checkers() -> dict[str, Algorithm]:
-    """The algorithms that make sanity checks, by name; those of this package before others that are
-    installed.
-    """
-    makers = {name: algorithm for name, algorithm in known().items() if offered.checks(algorithm)}
-    own = {name: algorithm for name, algorithm in makers.items() if is_ours(algorithm)}
-    return {**own, **makers}
-
-
-def _checks(arm: Arm, task: Task) -> list[Arm]:
-    """The checks of an arm. Where two algorithms call theirs alike, the later one's name stands
-    beside it.
-    """
-    arms: dict[str, Arm] = {}
-    for checker, algorithm in _checkers().items():
-        for check, about in offered.checks(algorithm).items():
-            if about.from_dense and not (arm.algorithm.from_dense and task.dense_steps):
-                continue
-            if about.needs_initial and task.loaded:
-                continue
-            name = f"{arm.name}, {about.called}"
-            if name in arms:
-                name = f"{name} ({checker})"
-            arms[name] = Arm(
-                name, checker, algorithm, "follows", None, {"check": (check,)}, follows=arm.name
-            )
-    return list(arms.values())
-
-
-def _baselines(task: Task) -> list[Arm]:
-    """The standard arms that can start from the task's model."""
-    arms: list[Arm] = []
-    for name, algorithm in known().items():
-        for arm, space in offered.baselines(algorithm).items():
-            with contextlib.suppress(Mistake):  # a model without a width
-                other = _is_other(algorithm, space, task)
-                if not (other and task.loaded):
-                    arms.append(Arm(arm, name, algorithm, "grid", None, space))
-    return arms
-
-
-def _is_other(algorithm: Algorithm, space: Mapping[str, tuple[Value, ...]], task: Task) -> bool:
-    """Whether a standard arm trains another network than the task's model: a narrower one, say.
-    Mistake if there is none.
-    """
-    first = {key: values[0] for key, values in space.items()}
-    return algorithm.parent(task, complete(algorithm.space, first)) != task
+    for arm in new:
+        if arm.name in names:
+            rule = "arms have distinct names"
+            raise Mistake(f'{rule}, and "{arm.name}" is that of a standard control')
+    return (*own, *new)
 
 
 def cautions(study: Study) -> list[str]:
@@ -92,53 +58,19 @@ def cautions(study: Study) -> list[str]:
     task = study.task
     if not task.loaded:
         return []
-    said = [
-        f"The model function {task.model} gives {task.loaded} the same initial weights for every seed: seeds differ in the "
-        "order of examples only, nothing was trained from new initial weights, and no figure here says whether the weights "
-        "were needed."
+    model = f"The model function {task.model} gives {task.loaded} the same initial weights"
+    sentences = [
+        f"{model} for every seed: seeds differ in the order of examples only, nothing was trained "
+        "from new initial weights, and no figure here says whether the weights were needed."
     ]
     if study.about.controls == "standard":
-        checks: list[str] = []
-        for checker in _checkers().values():
-            checks += [
-                about.called for about in offered.checks(checker).values() if about.needs_initial
-            ]
-        others: list[str] = []
-        for algorithm in known().values():
-            for arm, space in offered.baselines(algorithm).items():
-                with contextlib.suppress(Mistake):
-                    others += [arm] if _is_other(algorithm, space, task) else []
-        said.append(
-            f"Controls that need new initial weights were left out for that reason: {', '.join([*checks, *others])}."
-        )
-    return said
+        left_out = ", ".join(_needing_initial(task))
+        rule = "Controls that need new initial weights were left out for that reason"
+        sentences.append(f"{rule}: {left_out}.")
+    return sentences
 
 
-def _same(one: Arm, other: Arm) -> bool:
-    """Whether two arms are of one algorithm and search the same hyper-parameters, with the same
-    value where it is one.
-    """
-
-    def told(arm: Arm) -> Mapping[str, object]:
-        """Hyper-parameters that are not left at their defaults; those that have several values
-        without them.
-        """
-        single = {
-            name: values
-            for name, values in arm.space.items()
-            if isinstance(values, tuple) and len(values) == 1
-        }
-        varied = dict.fromkeys(arm.space.keys() - single.keys())
-        return varied | {
-            name: values
-            for name, values in single.items()
-            if values != (arm.algorithm.space[name].default,)
-        }
-
-    return one.algorithm_name == other.algorithm_name and told(one) == told(other)
-
-
-def wanted(study: Study, folder: Location) -> dict[str, list[Mapping[str, Value]]]:
+def wanted(study: Study, folder: Location) -> Configurations:
     """The configurations of each arm of checks, by what is measured: random masks for every
     setting, the others on the front.
 
@@ -146,57 +78,20 @@ def wanted(study: Study, folder: Location) -> dict[str, list[Mapping[str, Value]
     networks kept, of the task's own model. The front is that of all arms that are no controls, by
     masked or by shrunk FLOPs and validation accuracy.
     """
-    rows = front.selectable(table.last(table.current(folder, table.read(folder))))
-    own = {arm.follows for arm in study.arms if arm.follows}
-    rows = rows[rows["arm"].isin(own) & ~rows["control"].astype(bool)]
-    whole = (
-        rows["status"].eq("done")
-        & rows["member"].isin(kept_members(folder))
-        & rows["sparsity"].gt(0)
-    )
-    seeds = whole.groupby([rows["arm"], rows["hp"]]).transform("sum")
-    rows = rows[seeds == len(study.about.seeds)]
-    found: dict[str, list[Mapping[str, Value]]] = {}
+    rows = _checkable(study, folder)
+    configurations: Configurations = {}
     if rows.empty:
-        return found
-    points = (
-        rows.groupby(["arm", "algorithm", "hp"])[["accuracy_valid", "flops_masked", "flops_shrunk"]]
-        .mean()
-        .reset_index()
-    )
-    points["best"] = front.fronts(points, "flops_masked") | front.fronts(points, "flops_shrunk")
-    counted = front.unsearched(
-        points
-    )  # how many candidates were searched does not change how many weights are kept
-    points["first"] = counted.groupby([points["arm"], counted]).cumcount() == 0
-    cut = rows["flops_shrunk"] < rows["flops_dense"]
-    points = points.join(
-        cut.groupby([rows["arm"], rows["hp"]]).all().rename("smaller"), on=["arm", "hp"]
-    )
-    checks: dict[str, list[Arm]] = {}
-    for arm in study.arms:
-        if arm.follows:
-            checks.setdefault(arm.follows, []).append(arm)
-    for point in points.to_dict("records"):
+        return configurations
+    for point in _points(rows).to_dict("records"):
         algorithm = find(point["algorithm"])
         hp = complete(algorithm.space, hyperparameters(point["hp"]))
-        parent = algorithm.parent(study.task, hp)
-        if (parent.model, parent.model_options) != (study.task.model, study.task.model_options):
+        if not _has_model_of(study.task, algorithm.parent(study.task, hp)):
             continue
-        like: dict[str, Value] = {
-            name: hp[name] for name in ("lr", "weight_decay") if hp.get(name) is not None
-        }
-        like["of"] = setting(point["algorithm"], point["hp"])
-        for arm in checks.get(point["arm"], []):
-            check = _check(arm)
-            about = offered.checks(arm.algorithm)[check]
-            due = point["best"] if about.front else point["first"]
-            if due and (point["smaller"] or not about.smaller):
-                given = {name: value for name, value in like.items() if name in arm.algorithm.space}
-                found.setdefault(arm.name, []).append(
-                    complete(arm.algorithm.space, {**given, "check": check})
-                )
-    return found
+        for arm in study.arms:
+            if arm.follows == point["arm"] and _is_due(arm, point):
+                configuration = _configuration(arm, point, hp)
+                configurations.setdefault(arm.name, []).append(configuration)
+    return configurations
 
 
 def expected(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, int]:
@@ -205,16 +100,167 @@ def expected(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, int]:
     sizes: how many configurations each arm has.  Checks of the front are expected for as many
     settings as an arm would have there if all arms that are checked were alike: its share of them.
     """
-    own = {arm.follows for arm in arms if arm.follows}
-    found = {}
-    for arm in (arm for arm in arms if arm.follows):
+    followers = [arm for arm in arms if arm.follows]
+    followed = {arm.follows for arm in followers}
+    counts: dict[str, int] = {}
+    for arm in followers:
         settings = sizes.get(arm.follows, 0)  # none where it cannot run on the task
-        about = offered.checks(arm.algorithm)[_check(arm)]
-        found[arm.name] = -(-settings // len(own)) if about.front else settings
-    return found
+        if _about(arm).front:
+            settings = -(-settings // len(followed))
+        counts[arm.name] = settings
+    return counts
 
 
-def _check(arm: Arm) -> str:
+def _checkers() -> dict[str, Algorithm]:
+    """The algorithms that make sanity checks, by name; those of this package before others that are
+    installed.
+    """
+    checkers = {name: algorithm for name, algorithm in known().items() if offered.checks(algorithm)}
+    own = {name: algorithm for name, algorithm in checkers.items() if is_ours(algorithm)}
+    return {**own, **checkers}
+
+
+def _checks(arm: Arm, task: Task) -> list[Arm]:
+    """The checks of an arm. Where two algorithms call theirs alike, the later one's name stands
+    beside it.
+    """
+    checks: dict[str, Arm] = {}
+    from_dense = arm.algorithm.from_dense and task.dense_steps
+    for checker, algorithm in _checkers().items():
+        for check, about in offered.checks(algorithm).items():
+            lacks_dense = about.from_dense and not from_dense
+            if lacks_dense or (about.needs_initial and task.loaded):
+                continue
+            name = f"{arm.name}, {about.called}"
+            if name in checks:
+                name = f"{name} ({checker})"
+            space = {"check": (check,)}
+            checks[name] = Arm(name, checker, algorithm, "follows", None, space, follows=arm.name)
+    return list(checks.values())
+
+
+def _baselines(task: Task) -> list[Arm]:
+    """The standard arms that can start from the task's model."""
+    arms: list[Arm] = []
+    for name, algorithm, arm, space in _standard_arms():
+        with contextlib.suppress(Mistake):  # a model without a width
+            is_other = _is_other(algorithm, space, task)
+            if not (is_other and task.loaded):
+                arms.append(Arm(arm, name, algorithm, "grid", None, space))
+    return arms
+
+
+def _standard_arms() -> Iterator[tuple[str, Algorithm, str, Mapping[str, tuple[Value, ...]]]]:
+    """Of every algorithm: its name, itself, and an arm's name and space."""
+    for name, algorithm in known().items():
+        for arm, space in offered.baselines(algorithm).items():
+            yield name, algorithm, arm, space
+
+
+def _is_other(algorithm: Algorithm, space: Mapping[str, tuple[Value, ...]], task: Task) -> bool:
+    """Whether a standard arm trains another network than the task's model: a narrower one, say.
+    Mistake if there is none.
+    """
+    first = {key: values[0] for key, values in space.items()}
+    hp = complete(algorithm.space, first)
+    return algorithm.parent(task, hp) != task
+
+
+def _needing_initial(task: Task) -> list[str]:
+    """What checks and standard arms that need new initial weights are called."""
+    names: list[str] = []
+    for checker in _checkers().values():
+        names += [about.called for about in offered.checks(checker).values() if about.needs_initial]
+    for _, algorithm, arm, space in _standard_arms():
+        with contextlib.suppress(Mistake):
+            if _is_other(algorithm, space, task):
+                names.append(arm)
+    return names
+
+
+def _is_same(one: Arm, other: Arm) -> bool:
+    """Whether two arms are of one algorithm and search the same hyper-parameters, with the same
+    value where it is one.
+    """
+    same_algorithm = one.algorithm_name == other.algorithm_name
+    return same_algorithm and _searched(one) == _searched(other)
+
+
+def _searched(arm: Arm) -> dict[str, object]:
+    """Hyper-parameters that are not left at their defaults; None for those that have several
+    values.
+    """
+    searched: dict[str, object] = {}
+    for name, values in arm.space.items():
+        if not isinstance(values, tuple) or len(values) != 1:
+            searched[name] = None
+        elif values != (arm.algorithm.space[name].default,):
+            searched[name] = values
+    return searched
+
+
+def _checkable(study: Study, folder: Location) -> pd.DataFrame:
+    """Last rows of the members of settings that may be checked."""
+    rows = front.selectable(table.last(table.current(folder, table.read(folder))))
+    followed = {arm.follows for arm in study.arms if arm.follows}
+    rows = rows[rows["arm"].isin(followed) & ~rows["control"].astype(bool)]
+    is_done = rows["status"].eq("done")
+    is_kept = rows["member"].isin(kept_members(folder))
+    is_pruned = rows["sparsity"].gt(0)
+    is_whole = is_done & is_kept & is_pruned
+    seeds = is_whole.groupby([rows["arm"], rows["hp"]]).transform("sum")
+    return rows[seeds == len(study.about.seeds)]
+
+
+def _points(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line for each setting, means over seeds.
+
+    best: on the front.  first: the first of those that differ in how many candidates were searched,
+    which does not change how many weights are kept.  smaller: of fewer units than the parent.
+    """
+    measures = ["accuracy_valid", "flops_masked", "flops_shrunk"]
+    settings = rows.groupby(["arm", "algorithm", "hp"])
+    points = settings[measures].mean().reset_index()
+    on_masked = front.fronts(points, "flops_masked")
+    on_shrunk = front.fronts(points, "flops_shrunk")
+    points["best"] = on_masked | on_shrunk
+    unsearched = front.unsearched(points)
+    points["first"] = unsearched.groupby([points["arm"], unsearched]).cumcount() == 0
+    is_cut = rows["flops_shrunk"] < rows["flops_dense"]
+    smaller = is_cut.groupby([rows["arm"], rows["hp"]]).all().rename("smaller")
+    return points.join(smaller, on=["arm", "hp"])
+
+
+def _has_model_of(task: Task, parent: Task) -> bool:
+    return (parent.model, parent.model_options) == (task.model, task.model_options)
+
+
+def _is_due(arm: Arm, point: Mapping[Any, Any]) -> bool:
+    """Whether an arm checks a setting."""
+    about = _about(arm)
+    if about.smaller and not point["smaller"]:
+        return False
+    return point["best"] if about.front else point["first"]
+
+
+def _configuration(arm: Arm, point: Mapping[Any, Any], hp: Mapping[str, Value]) -> dict[str, Value]:
+    """How an arm checks a setting, whose hyper-parameters are `hp`."""
+    space = arm.algorithm.space
+    given: dict[str, Value] = {}
+    for name in SHARED:
+        if name in space and hp.get(name) is not None:
+            given[name] = hp[name]
+    if "of" in space:
+        given["of"] = setting(point["algorithm"], point["hp"])
+    given["check"] = _check_name(arm)
+    return complete(space, given)
+
+
+def _about(arm: Arm) -> Check:
+    return offered.checks(arm.algorithm)[_check_name(arm)]
+
+
+def _check_name(arm: Arm) -> str:
     values = arm.space["check"]
     assert isinstance(values, tuple)
     return str(values[0])

@@ -8,16 +8,24 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...analysis.rows.mistake import Mistake
 
-FOLDERS, DEPTH = 1000, 4
-"""What is looked through at most: folders, and levels of them below the first."""
+if TYPE_CHECKING:
+    import pyarrow as pa
 
+MOST_FOLDERS = 1000
+"""That are looked through."""
+MOST_LEVELS = 4
+"""Of folders below the first that are looked through."""
 IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SPLITS = {"train", "valid", "val", "test"}
+IDX_IMAGES = ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz")
+IDX_BYTES = b"\0\0\x08"
+"""What an IDX file of bytes begins with."""
 TORCHVISION = {"CIFAR10": "cifar-10-batches-py/test_batch", "CIFAR100": "cifar-100-python/test"}
 """Name of a data set of torchvision -> a file of it, below its root."""
 
@@ -32,75 +40,92 @@ class Found(NamedTuple):
 
 def find(top: str | os.PathLike[str]) -> Iterator[Found]:
     """Data sets in `top` and below. Hidden folders are left out, links are followed once."""
-    top, seen = Path(os.path.abspath(top)), set[str]()
+    top = Path(os.path.abspath(top))
+    seen: set[str] = set()
     for name, folders, files in os.walk(top, followlinks=True):
-        here, real = Path(name), os.path.realpath(name)
-        if real in seen or len(seen) == FOLDERS:
+        here = Path(name)
+        real = os.path.realpath(name)
+        if real in seen or len(seen) == MOST_FOLDERS:
             folders.clear()
             continue
         seen.add(real)
-        for title, file in TORCHVISION.items():
-            if os.path.isfile(here / file):
-                yield Found(
-                    (here / file).parent,
-                    f"{title} of torchvision",
-                    _task("torchvision", name=title, root=here),
-                )
-        train = "train" in folders
-        if classes := _classes(here / "train" if train else here):
+        yield from _torchvision(here)
+        has_train = "train" in folders
+        classes = _classes(here / "train" if has_train else here)
+        if classes:
             yield Found(here, f"images in folders: {classes} classes", _task("folder", root=here))
-            folders[:] = sorted(set(folders) - {"train", "valid", "val", "test"}) if train else []
-        yield from filter(None, map(_look, (here / file for file in sorted(files))))
-        deep = len(here.relative_to(top).parts) == DEPTH
-        folders[:] = (
-            [] if deep else sorted(folder for folder in folders if not folder.startswith("."))
-        )
+            # What is left of them are other data sets; without splits, all of them are classes.
+            folders[:] = set(folders) - SPLITS if has_train else []
+        for file in sorted(files):
+            data_set = _look(here / file)
+            if data_set is not None:
+                yield data_set
+        if len(here.relative_to(top).parts) == MOST_LEVELS:
+            folders.clear()
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+
+
+def _torchvision(folder: Path) -> Iterator[Found]:
+    for title, name in TORCHVISION.items():
+        file = folder / name
+        if os.path.isfile(file):
+            task = _task("torchvision", name=title, root=folder)
+            yield Found(file.parent, f"{title} of torchvision", task)
 
 
 def _classes(folder: Path) -> int:
     """How many classes a folder holds: two or more folders, all with images; else 0."""
+    _, names, _ = _inside(folder)
+    if len(names) < 2:
+        return 0
+    full = all(_has_image(folder / name) for name in names)
+    return len(names) if full else 0
 
-    def inside(path: Path) -> tuple[str, list[str], list[str]]:
-        return next(os.walk(path), ("", [], []))
 
-    _, names, _ = inside(folder)
-    full = all(
-        any(file.lower().endswith(IMAGES) for file in inside(folder / name)[2]) for name in names
-    )
-    return len(names) if full and len(names) > 1 else 0
+def _has_image(folder: Path) -> bool:
+    _, _, files = _inside(folder)
+    return any(file.lower().endswith(IMAGES) for file in files)
+
+
+def _inside(folder: Path) -> tuple[str, list[str], list[str]]:
+    """A folder, and what is in it: folders, files."""
+    return next(os.walk(folder), ("", [], []))
 
 
 def _look(path: Path) -> Found | None:
     try:
-        if path.name in ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"):
+        if path.name in IDX_IMAGES:
             return _idx(path)
-        return {".npz": _npz, ".parquet": _parquet}.get(path.suffix, lambda _: None)(path)
+        if path.suffix == ".npz":
+            return _npz(path)
+        if path.suffix == ".parquet":
+            return _parquet(path)
     except ImportError:
         raise
     except Exception as error:  # pyarrow alone raises a dozen kinds for what it cannot read
         return Found(path, f"cannot be read ({raised(error)})")
+    return None
 
 
 def _idx(images: Path) -> Found:
     """The MNIST family, from the file of its training images."""
-    count, *size = _shape(images)
-    if _shape(images.with_name(images.name.replace("images-idx3", "labels-idx1"))) != (count,):
+    count, *size = _idx_shape(images)
+    labels = images.with_name(images.name.replace("images-idx3", "labels-idx1"))
+    if _idx_shape(labels) != (count,):
         raise Mistake(f"there is not one label for each of {count:,} images")
-    return Found(
-        images.parent,
-        f"IDX images: {count:,} of {' x '.join(map(str, size))}",
-        _task("idx", root=images.parent),
-    )
+    pixels = " x ".join(map(str, size))
+    task = _task("idx", root=images.parent)
+    return Found(images.parent, f"IDX images: {count:,} of {pixels}", task)
 
 
-def _shape(path: Path) -> tuple[int, ...]:
+def _idx_shape(path: Path) -> tuple[int, ...]:
     """What the header of an IDX file of bytes says."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    packed = path.suffix == ".gz"
+    with gzip.open(path) if packed else path.open("rb") as file:
         start, dimensions = struct.unpack(">3sB", file.read(4))
         shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
-    if start != b"\0\0\x08" or (
-        path.suffix != ".gz" and path.stat().st_size != 4 + 4 * dimensions + math.prod(shape)
-    ):
+    whole = packed or path.stat().st_size == 4 + 4 * dimensions + math.prod(shape)
+    if start != IDX_BYTES or not whole:
         raise Mistake(f"{quoted(path.name)} is no IDX file of bytes, or is cut short")
     return shape
 
@@ -108,12 +133,9 @@ def _shape(path: Path) -> tuple[int, ...]:
 def _npz(path: Path) -> Found | None:
     with zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
-    whole = {"x_train", "y_train"} <= names
-    return (
-        Found(path, f"arrays: {', '.join(sorted(names))}", _task("npz", path=path))
-        if whole
-        else None
-    )
+    if not names >= {"x_train", "y_train"}:
+        return None
+    return Found(path, f"arrays: {', '.join(sorted(names))}", _task("npz", path=path))
 
 
 def _parquet(path: Path) -> Found | None:
@@ -124,49 +146,63 @@ def _parquet(path: Path) -> Found | None:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        schema, rows = file.schema_arrow, file.metadata.num_rows
-    images = [
-        f.name
-        for f in schema
-        if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0
-    ]
-    labels = [f.name for f in schema if pa.types.is_integer(f.type)]
-    train, test = (
-        path.with_name(path.name.replace(*words))
-        for words in (("test", "train"), ("train", "test"))
-    )
+        schema = file.schema_arrow
+        rows = file.metadata.num_rows
+    images = [field.name for field in schema if _is_image(field)]
+    labels = [field.name for field in schema if pa.types.is_integer(field.type)]
+    train = path.with_name(path.name.replace("test", "train"))
+    test = path.with_name(path.name.replace("train", "test"))
     if not labels or (train != path and train.is_file()):
         return None
-    tests = {"test": test} if test != path and test.is_file() else {}
-    if not images:
-        numbers = [
-            f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)
-        ]
-        whole = "label" in labels and len(numbers) > 1
-        task = _task("features", train=path, **tests)
-        return (
-            Found(path, f"features in Parquet: {rows:,} rows, {len(schema):,} columns", task)
-            if whole
-            else None
-        )
-    label = next((name for name in ("label", "fine_label") if name in labels), labels[0])
-    columns = {
-        key: name for key, name in {"image": images[0], "label": label}.items() if name != key
-    }
-    return Found(
-        path, f"images in Parquet: {rows:,}", _task("parquet", train=path, **tests, **columns)
-    )
+    files = {"train": path}
+    if test != path and test.is_file():
+        files["test"] = test
+    if images:
+        columns = _image_columns(images, labels)
+        return Found(path, f"images in Parquet: {rows:,}", _task("parquet", **files, **columns))
+    numbers = [field.name for field in schema if _is_number(field)]
+    if "label" not in labels or len(numbers) < 2:
+        return None
+    what = f"features in Parquet: {rows:,} rows, {len(schema):,} columns"
+    return Found(path, what, _task("features", **files))
+
+
+def _is_image(field: pa.Field) -> bool:
+    """Whether a column holds encoded images."""
+    from pyarrow import types
+
+    return types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+
+
+def _is_number(field: pa.Field) -> bool:
+    from pyarrow import types
+
+    return types.is_floating(field.type) or types.is_integer(field.type)
+
+
+def _image_columns(images: list[str], labels: list[str]) -> Mapping[str, str]:
+    """The options of [task] that name columns, where they are not the usual ones."""
+    label = labels[0]
+    for usual in ("fine_label", "label"):
+        if usual in labels:
+            label = usual
+    columns: dict[str, str] = {}
+    if images[0] != "image":
+        columns["image"] = images[0]
+    if label != "label":
+        columns["label"] = label
+    return columns
 
 
 def _task(dataset: str, **options: str | Path) -> str:
     """Lines of [task], TOML; what lies below $PRUNEFRONT_DATA is written so."""
     base = os.path.abspath(os.environ.get("PRUNEFRONT_DATA") or os.devnull)
+    lines = [f"dataset = {quoted(dataset)}"]
     for key, value in options.items():
         if isinstance(value, Path) and value.is_relative_to(base):
-            options[key] = Path("$PRUNEFRONT_DATA", value.relative_to(base))
-    return "\n".join(
-        f"{key} = {quoted(value)}" for key, value in {"dataset": dataset, **options}.items()
-    )
+            value = Path("$PRUNEFRONT_DATA", value.relative_to(base))
+        lines.append(f"{key} = {quoted(value)}")
+    return "\n".join(lines)
 
 
 def quoted(text: object) -> str:
@@ -178,4 +214,5 @@ def raised(error: Exception) -> str:
     """An exception on one line. (That of `trainables.models` needs torch, which may be what is
     missing.)
     """
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -16,7 +16,7 @@ import pydantic
 
 from ...analysis.points import words as wording
 from ...trainables import models
-from ...trainables.algorithms import known
+from ...trainables.algorithms import is_ours, known
 from ...trainables.contract import Algorithm
 from ...trainables.data import readers
 from ...trainables.data.augment import AUGMENTATIONS
@@ -29,14 +29,20 @@ HEAD = """# Reference
 Every key of a study file, every data set and model that comes with prunefront, and every algorithm with its
 hyper-parameters. This page is written by `python -m prunefront.search.study.reference` from the code that checks a
 study; a test holds it against that code.
-"""
+"""  # noqa: E501
 ARM = """A hyper-parameter stands under `space`: one value, a list of values, or a range such as
 `{ low = 0.1, high = 0.9, log = true }`. What is not given has its default.
 """
+NAMED = (
+    "`{key}` is one of these names, or the dotted path of a function of yours. "
+    "Options stand in `[task]` too.\n"
+)
 STATIC = "one value a cohort"
 """Said of hyper-parameters that change shapes or code paths: members with other values train in
 another cohort.
 """
+NOUNS = {"real": "number", "whole": "whole number", "reals": "a number for each layer"}
+"""Kind of a domain -> what its values are called."""
 
 
 def page(algorithms: Mapping[str, Algorithm]) -> str:
@@ -44,17 +50,18 @@ def page(algorithms: Mapping[str, Algorithm]) -> str:
     parts = [
         HEAD,
         "## `[study]`\n",
-        *schema(About),
+        schema(About),
         "## `[task]`\n",
-        *task(),
+        task(),
+        prose(Task),
         "## Data sets\n",
-        "`dataset` is one of these names, or the dotted path of a function of yours. Options stand in `[task]` too.\n",
+        NAMED.format(key="dataset"),
         *functions(readers.DATASETS, given=0),
         "## Models\n",
-        "`model` is one of these names, or the dotted path of a function of yours. Options stand in `[task]` too.\n",
+        NAMED.format(key="model"),
         *functions(models.MODELS, given=2),
         "## `[[arm]]`\n",
-        *schema(ArmTable),
+        schema(ArmTable),
         ARM,
         "## Algorithms\n",
     ]
@@ -63,43 +70,43 @@ def page(algorithms: Mapping[str, Algorithm]) -> str:
     return "\n".join(parts)
 
 
-def schema(table: type[pydantic.BaseModel]) -> Iterator[str]:
+def schema(tables: type[pydantic.BaseModel]) -> str:
     """The keys of one table of a study file."""
-    lines = list[list[str]]()
-    for name, field in table.model_fields.items():
+    lines: list[list[str]] = []
+    for name, field in tables.model_fields.items():
         default = "required" if field.is_required() else shown(field.default)
         lines.append([f"`{name}`", default, str(field.description)])
-    yield grid(["key", "default", "what it is"], lines)
+    return grid(["key", "default", "what it is"], lines)
 
 
-def task() -> Iterator[str]:
+def task() -> str:
     """The keys of `[task]` but for options of data set and model."""
-    lines = list[list[str]]()
+    lines: list[list[str]] = []
     for field in dataclasses.fields(Task):
-        if field.name in DOMAINS:
-            meaning, values = DOMAINS[field.name].about, allowed(DOMAINS[field.name])
-        elif field.name == "augment":
-            meaning, values = (
-                "what is done to training images",
-                f"a list out of {words(AUGMENTATIONS)}",
-            )
-        elif field.name in ("dataset", "model"):
-            meaning, values = (
-                f"the {field.name.replace('dataset', 'data set')}",
-                "a name, or a dotted path",
-            )
-        else:
-            continue
-        lines.append([f"`{field.name}`", shown(field.default), values, meaning])
-    yield grid(["key", "default", "values", "what it is"], lines)
-    yield prose(Task)
+        told = key_of_task(field.name)
+        if told is not None:
+            meaning, values = told
+            lines.append([f"`{field.name}`", shown(field.default), values, meaning])
+    return grid(["key", "default", "values", "what it is"], lines)
 
 
-def functions(known: Mapping[str, Callable[..., Any]], given: int) -> Iterator[str]:
+def key_of_task(name: str) -> tuple[str, str] | None:
+    """What a field of a task means, and its values; None if it is no key of a study."""
+    if name in DOMAINS:
+        return DOMAINS[name].about, allowed(DOMAINS[name])
+    if name == "augment":
+        return "what is done to training images", f"a list out of {words(AUGMENTATIONS)}"
+    if name in ("dataset", "model"):
+        noun = name.replace("dataset", "data set")
+        return f"the {noun}", "a name, or a dotted path"
+    return None
+
+
+def functions(functions: Mapping[str, Callable[..., Any]], given: int) -> Iterator[str]:
     """Functions by name, with the options that they take after their first `given` arguments."""
-    for name, function in known.items():
-        parameters = list(inspect.signature(function).parameters.values())[given:]
-        options = [option(parameter) for parameter in parameters]
+    for name, function in functions.items():
+        parameters = list(inspect.signature(function).parameters.values())
+        options = [option(parameter) for parameter in parameters[given:]]
         yield f"### `{name}`\n"
         yield prose(function)
         if options:
@@ -121,10 +128,10 @@ def section(name: str, algorithm: Algorithm) -> Iterator[str]:
     yield prose(type(algorithm))
     if algorithm.source:
         yield f"Source: {algorithm.source}.\n"
-    lines = list[list[str]]()
+    lines: list[list[str]] = []
     for parameter, domain in algorithm.space.items():
         meaning = f"{domain.about}; {STATIC}" if domain.static else domain.about
-        default = shown(domain.default) if domain.default is not None else ""
+        default = "" if domain.default is None else shown(domain.default)
         lines.append([f"`{parameter}`", default, allowed(domain), meaning])
     yield grid(["hyper-parameter", "default", "values", "what it is"], lines)
 
@@ -135,10 +142,7 @@ def allowed(domain: Domain) -> str:
         return words(domain.choices)
     if domain.kind == "text":
         return "text"
-    noun = {"real": "number", "whole": "whole number", "reals": "a number for each layer"}[
-        domain.kind
-    ]
-    return f"{noun} in {domain.range}"
+    return f"{NOUNS[domain.kind]} in {domain.range}"
 
 
 def words(choices: Sequence[str]) -> str:
@@ -168,11 +172,7 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def ours() -> dict[str, Algorithm]:
     """The algorithms that come with prunefront, by name."""
-    return {
-        name: each
-        for name, each in known().items()
-        if type(each).__module__.startswith("prunefront.")
-    }
+    return {name: algorithm for name, algorithm in known().items() if is_ours(algorithm)}
 
 
 if __name__ == "__main__":

@@ -18,12 +18,16 @@ from ...trainables.task import Task
 
 MODELLED = ("tpe", "nsga2", "gp")
 """Samplers that learn from results, and so propose in rounds."""
-MOST = 1_000_000
-"""Configurations that an arm may have: more is a slip of the pen."""
+MOST_CONFIGURATIONS = 1_000_000
+"""That an arm may have: more is a slip of the pen."""
+FOLDER_NAME = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
+ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
 
 
 def _is(rule: str, **limits: Any) -> Any:
-    """A field's limits, and the rule in words that ends a sentence beginning with the field's name."""
+    """A field's limits, and the rule in words that ends a sentence beginning with the field's
+    name.
+    """
     return pydantic.Field(description=rule, **limits)
 
 
@@ -37,25 +41,28 @@ def _distinct(seeds: list[int]) -> list[int]:
     return seeds
 
 
-def _gpus(gpus: float) -> float:
+def _whole_or_share(gpus: float) -> float:
     if gpus > 1 and gpus != int(gpus):
         raise Mistake
     return gpus
 
 
 Count = Annotated[int, pydantic.Field(ge=1)]
-Seeds = Annotated[
-    list[Annotated[int, pydantic.Field(ge=0, lt=2**63)]], pydantic.AfterValidator(_distinct)
-]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+Seeds = Annotated[list[Seed], pydantic.AfterValidator(_distinct)]
 Factor = Annotated[float, pydantic.Field(gt=1, allow_inf_nan=False)]
-Gpus = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False), pydantic.AfterValidator(_gpus)]
-_FOLDER = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
+Seconds = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+Gpus = Annotated[
+    float, pydantic.Field(ge=0, allow_inf_nan=False), pydantic.AfterValidator(_whole_or_share)
+]
 
 
 class About(_Table):
     """Table [study]."""
 
-    name: str = _is("a name for a folder: one line, no slashes, no dot in front", pattern=_FOLDER)
+    name: str = _is(
+        "a name for a folder: one line, no slashes, no dot in front", pattern=FOLDER_NAME
+    )
     seeds: Seeds = _is("a list of distinct whole numbers from 0, below 2^63", min_length=1)
     keep: Literal["all", "front", "none"] = _is(
         "which networks are kept: all, front or none", default="front"
@@ -84,13 +91,14 @@ class About(_Table):
         "a number above 1: at each rung one in so many goes on; without it all do", default=None
     )
     floor: Annotated[int, pydantic.Field(ge=0)] = _is(
-        "how many configurations go on in each decade of the first measure to minimize: a whole number from 0",
+        "how many configurations go on in each decade of the first measure to minimize: "
+        "a whole number from 0",
         default=1,
     )
     controls: Literal["none", "standard"] = _is(
         "none or standard: whether the study is given controls", default="none"
     )
-    limit: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = _is(
+    limit: Seconds | None = _is(
         "the most seconds that a cohort may take from rung to rung: a finite number above 0",
         default=None,
     )
@@ -100,16 +108,15 @@ class ArmTable(_Table):
     """One table [[arm]]."""
 
     algorithm: str = _is("the name of an algorithm")
-    name: str | None = _is(
-        "a label: text on one line", default=None, pattern=r"^[^\x00-\x1f\x7f]+$"
-    )
+    name: str | None = _is("a label: text on one line", default=None, pattern=ONE_LINE)
     sampler: Literal["grid", "random", "sobol", "tpe", "nsga2", "gp"] = _is(
         "one of grid, random, sobol, tpe, nsga2, gp", default="grid"
     )
     members: Count | None = _is(
-        f"how many configurations a sampler other than grid proposes: from 1 to {MOST}",
+        "how many configurations a sampler other than grid proposes: "
+        f"from 1 to {MOST_CONFIGURATIONS}",
         default=None,
-        le=MOST,
+        le=MOST_CONFIGURATIONS,
     )
     sampler_seed: Annotated[int, pydantic.Field(ge=0)] = _is(
         "the seed of what a sampler draws: a whole number from 0", default=0
@@ -119,7 +126,7 @@ class ArmTable(_Table):
     )
 
 
-class File(_Table):
+class Tables(_Table):
     """The whole study file."""
 
     study: About = _is("a table, [study], with a name and seeds")
@@ -139,14 +146,19 @@ class Span:
     whole: bool
 
 
+Values = tuple[Value, ...] | Span
+"""What a hyper-parameter may have: values to try, or the span to propose from."""
+Conditions = Mapping[str, Mapping[str, tuple[Value, ...]]]
+"""Hyper-parameter -> other -> values of the other with which the first is searched."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """One algorithm with its search space.
 
-    space: hyper-parameter -> values to try, or the span to propose from.  when: of those that are
-    searched only where others have certain values, hyper-parameter -> other -> these values; each
-    after those that it depends on.  follows: the arm whose settings it checks (`controls.py`), if
-    it does; its configurations are known when those are measured.
+    when: of hyper-parameters that are searched only where others have certain values; each after
+    those that it depends on.  follows: the arm whose settings it checks (`controls.py`), if it
+    does; its configurations are known when those are measured.
     """
 
     name: str
@@ -154,21 +166,36 @@ class Arm:
     algorithm: Algorithm
     sampler: str
     members: int | None
-    space: Mapping[str, tuple[Value, ...] | Span]
+    space: Mapping[str, Values]
     sampler_seed: int = 0
-    when: Mapping[str, Mapping[str, tuple[Value, ...]]] = dataclasses.field(default_factory=dict)
+    when: Conditions = dataclasses.field(default_factory=dict)
     follows: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A validated study, and the file that it was read from."""
+    """A validated study. path: of the file that it was read from; None if it was made in Python."""
 
     about: About
     task: Task
     arms: tuple[Arm, ...]
-    path: Path
+    path: Path | None
     goals: Goals
+
+    @staticmethod
+    def from_dict(tables: Mapping[str, Any]) -> Study:
+        """The study of a dict with the keys of a study file: `study`, `task`, and `arm`, a list.
+
+        Raises Mistake with one sentence: key, rule, value.
+        """
+        from .parse import checked_copy, from_tables  # which make what is defined here
+
+        return from_tables(checked_copy(tables), None)
+
+    @property
+    def place(self) -> str:
+        """What a sentence about a mistake begins with."""
+        return f'study "{self.about.name}"' if self.path is None else str(self.path)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # optuna takes a second to import
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
+Row = dict[Any, Any]
+ATTRIBUTES = ("member", "seed", "status", "reason")
+"""Columns of a row that a trial has as user attributes."""
+
 
 def export(folder: Where, url: str, wanted: Goals) -> list[str]:
     """Write the last rows in `folder` to the storage at `url`, a trial for each member; returns the
@@ -32,36 +36,22 @@ def export(folder: Where, url: str, wanted: Goals) -> list[str]:
     others are failed.  Seed, status and the measures of earlier rungs are user attributes.  Raises
     Mistake if the storage cannot be opened or has one of the studies.
     """
-    import optuna
-
     rows = table.current(folder, table.read(folder))
-    last = table.last(rows)
-    lacking = [name for name in wanted.columns if name not in rows]
-    if lacking:
-        raise Mistake(
-            f"{folder}: every objective and constraint is a measure of the rows; they have no {lacking[0]!r}"
-        )
+    for name in wanted.columns:
+        if name not in rows:
+            rule = "every objective and constraint is a measure of the rows"
+            raise Mistake(f"{folder}: {rule}; they have no {name!r}")
+    running = rows[rows["status"] == table.RUNNING]
+    studies: dict[str, pd.DataFrame] = {}
+    for arm, last in table.last(rows).groupby("arm"):
+        studies[f"{last['study'].iloc[0]}/{arm}"] = last
     with quiet():
         storage = _storage(url)
-        studies = {
-            f"{arm_rows['study'].iloc[0]}/{arm}": arm_rows for arm, arm_rows in last.groupby("arm")
-        }
-        for name in optuna.study.get_all_study_names(storage):
-            if name in studies:
-                raise Mistake(
-                    f"{url}: an export adds new studies, and the storage has {name!r} already; name another one"
-                )
-        ways = (optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE)
-        for name, arm_rows in studies.items():
-            study = optuna.create_study(
-                study_name=name, storage=storage, directions=[ways[up] for up in wanted.directions]
-            )
-            study.set_metric_names(list(wanted.measures))
-            earlier = rows[
-                (rows["arm"] == arm_rows["arm"].iloc[0]) & (rows["status"] == table.RUNNING)
-            ]
-            study.add_trials(_trials(arm_rows, dict(list(earlier.groupby("member"))), wanted))
-    return [*studies]
+        _check_new(storage, url, studies)
+        for name, last in studies.items():
+            earlier = running[running["arm"] == last["arm"].iloc[0]]
+            _add_study(storage, name, last, earlier, wanted)
+    return list(studies)
 
 
 def _storage(url: str) -> BaseStorage:
@@ -69,69 +59,102 @@ def _storage(url: str) -> BaseStorage:
     from optuna.storages.journal import JournalFileBackend
 
     try:
-        return JournalStorage(JournalFileBackend(url)) if url.endswith(".log") else RDBStorage(url)
+        if url.endswith(".log"):
+            return JournalStorage(JournalFileBackend(url))
+        return RDBStorage(url)
     except Exception as error:  # of any database's driver
-        rule = "a storage is the URL of a database, such as sqlite:///FILE.db, or a path that ends in .log"
-        raise Mistake(f"{rule}; got {url!r} ({(str(error).splitlines() or [''])[0]})") from error
+        rule = "a storage is the URL of a database, such as sqlite:///FILE.db"
+        first, *_ = str(error).splitlines() or [""]
+        raise Mistake(f"{rule}, or a path that ends in .log; got {url!r} ({first})") from error
+
+
+def _check_new(storage: BaseStorage, url: str, studies: Container[str]) -> None:
+    from optuna.study import get_all_study_names
+
+    for name in get_all_study_names(storage):
+        if name in studies:
+            rule = f"an export adds new studies, and the storage has {name!r} already"
+            raise Mistake(f"{url}: {rule}; name another one")
+
+
+def _add_study(
+    storage: BaseStorage, name: str, last: pd.DataFrame, earlier: pd.DataFrame, goals: Goals
+) -> None:
+    """last, earlier: rows of one arm."""
+    import optuna
+    from optuna.study import StudyDirection
+
+    ways = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
+    directions = [ways[up] for up in goals.directions]
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+    study.set_metric_names(list(goals.measures))
+    by_member: dict[Any, Sequence[Row]] = {}
+    for member, rows in earlier.groupby("member"):
+        by_member[member] = rows.to_dict("records")
+    study.add_trials(_trials(last, by_member, goals))
 
 
 def _trials(
-    last: pd.DataFrame, earlier: Mapping[Any, pd.DataFrame], goals: Goals
+    last: pd.DataFrame, earlier: Mapping[Any, Sequence[Row]], goals: Goals
 ) -> list[FrozenTrial]:
-    """A trial for each of an arm's last rows."""
+    """A trial for each of an arm's last rows. earlier: member -> its rows of rungs before."""
+    rows = last.to_dict("records")
+    params = [_params(row) for row in rows]
+    distributions = _distributions(params)
+    values = goals.values(last)
+    violations = goals.violations(last)
+    trials: list[FrozenTrial] = []
+    for row, hp, objectives, broken in zip(rows, params, values, violations, strict=True):
+        before = earlier.get(row["member"], [])
+        attributes = {name: row[name] for name in ATTRIBUTES}
+        for at_rung in (*before, row):
+            attributes[f"rung {at_rung['rung']}"] = _figures(at_rung)
+        limits: dict[str, float] = {}
+        for limit, by in zip(goals.constraints, broken, strict=True):
+            limits[str(limit)] = float(by)
+        used = {name: distributions[name] for name in hp}
+        trials.append(_trial(row["status"], hp, used, objectives.tolist(), limits, attributes))
+    return trials
+
+
+def _trial(
+    status: str,
+    hp: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+    values: Sequence[float],
+    limits: Mapping[str, float],
+    attributes: Mapping[str, Any],
+) -> FrozenTrial:
+    """values, limits: of the objectives, and by how much each constraint is broken."""
     import optuna
     from optuna.trial import TrialState
 
-    params = [_params(row) for row in last.to_dict("records")]
-    distributions = _distributions(params)
-    values, violations = goals.values(last), goals.violations(last)
-    trials: list[FrozenTrial] = []
-    for row, hp, objectives, broken in zip(
-        last.to_dict("records"), params, values, violations, strict=True
-    ):
-        stopped = row["status"] == "stopped"
-        measured = (stopped or row["status"] == "done") and all(
-            map(math.isfinite, (*objectives, *broken))
-        )
-        limits = {
-            str(limit): float(by) for limit, by in zip(goals.constraints, broken, strict=True)
-        }
-        before = earlier.get(row["member"])
-        trials.append(
-            optuna.create_trial(
-                state=TrialState.COMPLETE if measured else TrialState.FAIL,
-                values=objectives.tolist() if measured else None,
-                params=hp,
-                distributions={name: distributions[name] for name in hp},
-                constraints={**limits, "stopped": float(stopped)} if measured else None,
-                user_attrs={
-                    **{name: row[name] for name in ("member", "seed", "status", "reason")},
-                    **{
-                        f"rung {r['rung']}": _figures(r)
-                        for r in ([] if before is None else before.to_dict("records"))
-                    },
-                    f"rung {row['rung']}": _figures(row),
-                },
-            )
-        )
-    return trials
+    stopped = status == "stopped"
+    finite = all(map(math.isfinite, (*values, *limits.values())))
+    measured = finite and (stopped or status == "done")
+    return optuna.create_trial(
+        state=TrialState.COMPLETE if measured else TrialState.FAIL,
+        values=values if measured else None,
+        params=dict(hp),
+        distributions=dict(distributions),
+        constraints={**limits, "stopped": float(stopped)} if measured else None,
+        user_attrs=dict(attributes),
+    )
 
 
 def _params(row: Mapping[Any, Any]) -> dict[str, Any]:
     """The hyper-parameters of a row by name; lists as JSON. One that is left to the algorithm is
     left out.
     """
-    given = {
-        str(key)[3:]: value
-        for key, value in row.items()
-        if str(key).startswith("hp_") and not pd.isna(value)
-    }
-    lists = {
-        name: json.dumps(value)
-        for name, value in json.loads(row["hp"]).items()
-        if isinstance(value, list)
-    }
-    return {**given, **lists}
+    params: dict[str, Any] = {}
+    for key, value in row.items():
+        column = str(key)
+        if column.startswith("hp_") and not pd.isna(value):
+            params[column.removeprefix("hp_")] = value
+    for name, value in json.loads(row["hp"]).items():
+        if isinstance(value, list):
+            params[name] = json.dumps(value)
+    return params
 
 
 def _distributions(params: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistribution]:
@@ -140,22 +163,27 @@ def _distributions(params: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistrib
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    found: dict[str, BaseDistribution] = {}
-    for name in sorted({name for hp in params for name in hp}):
-        values = [hp[name] for hp in params if name in hp]
-        if isinstance(values[0], str):
-            found[name] = CategoricalDistribution(sorted(set(values)))
+    values: dict[str, list[Any]] = {}
+    for hp in params:
+        for name, value in hp.items():
+            values.setdefault(name, []).append(value)
+    distributions: dict[str, BaseDistribution] = {}
+    for name in sorted(values):
+        known = values[name]
+        if isinstance(known[0], str):
+            distributions[name] = CategoricalDistribution(sorted(set(known)))
         else:
-            found[name] = FloatDistribution(min(values), max(values))
-    return found
+            distributions[name] = FloatDistribution(min(known), max(known))
+    return distributions
 
 
 def _figures(row: Mapping[Any, Any]) -> dict[str, float]:
     """The numbers that were measured."""
-    known = [name for name, kind, _ in table.COLUMNS if kind in (table._real, table._count)]
-    names = [name for name in row if name in known or str(name).startswith("m_")]
-    return {
-        str(name): row[name]
-        for name in names
-        if name not in ("seed", "rung") and math.isfinite(row[name])
-    }
+    numbers = {name for name, kind, _ in table.COLUMNS if kind in (table._real, table._count)}
+    figures: dict[str, float] = {}
+    for key, value in row.items():
+        name = str(key)
+        is_measure = name in numbers or name.startswith("m_")
+        if is_measure and name not in ("seed", "rung") and math.isfinite(value):
+            figures[name] = value
+    return figures

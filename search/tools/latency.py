@@ -7,7 +7,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +19,7 @@ from ...analysis.rows.storage import Location, Where, locate
 from ...trainables.measure import flops
 from ...trainables.measure import latency as timing
 from ...trainables.records.networks import kept_members, load_shrunk
+from ...trainables.task import Task
 from ..console import Console
 from ..drive.lock import locked
 from ..study.schema import Study
@@ -28,9 +30,8 @@ PARENT = "parent-"
 def check(study: Study) -> None:
     """Raise Mistake if the study keeps no networks, so that none could be measured when it ends."""
     if study.about.keep == "none":
-        raise Mistake(
-            f'{study.path}: [study]: `keep` is "front" or "all" for --latency; got "none"'
-        )
+        rule = '`keep` is "front" or "all" for --latency'
+        raise Mistake(f'{study.place}: [study]: {rule}; got "none"')
 
 
 def measure(study: Study, folder: Where, console: Console) -> None:
@@ -40,49 +41,64 @@ def measure(study: Study, folder: Where, console: Console) -> None:
     On a CPU with as many threads as a cohort has CPUs ([study] cpus).
     """
     folder = locate(folder)
-
-    say = console.say
-    task, device = study.task, study.task.torch_device
+    task = study.task
+    device = task.torch_device
     with locked(folder), timing.threads(study.about.cpus):
-        place, (networks, front) = timing.place(device), _networks(study, folder)
-        pending = [
-            member for member in networks if not latency.path(folder, member, place).exists()
-        ]
-        say(
-            f"latency on {place['device']}, threads: {place['threads']}; the parent and {len(networks) - 1} of {front} members "
-            f"on the front, of distinct FLOPs and spread over them, {latency.NETWORKS} at most; "
-            f"{len(networks) - len(pending)} networks measured before"
+        place = timing.place(device)
+        networks, front_count = _networks(study, folder)
+        pending: list[str] = []
+        for member in networks:
+            if not latency.path(folder, member, place).exists():
+                pending.append(member)
+        before = len(networks) - len(pending)
+        console.say(
+            f"latency on {place['device']}, threads: {place['threads']}; "
+            f"the parent and {len(networks) - 1} of {front_count} members on the front, "
+            f"of distinct FLOPs and spread over them, {latency.NETWORKS} at most; "
+            f"{before} networks measured before"
         )
-        for done, member in enumerate(pending, 1):
+        for number, member in enumerate(pending, 1):
             network = networks[member]().to(device).eval()
-            counts = flops.count(network, task.data.shape)
-            about = {
-                "study": study.about.name,
-                "member": member,
-                "parent": member.startswith(PARENT),
-                **place,
-            }
-            about |= {"flops_shrunk": counts.flops, "params_shrunk": counts.params}
-            rows = []
-            for row in timing.measure(network, task.data.shape):
-                rows.append(about | row)
-                taken = row["reason"] or f"{row['milliseconds']:.3g} ms"
-                say(
-                    f"  {done}/{len(pending)} {counts.flops:,} FLOPs, {row['mode']}, batch {row['batch']}: {taken}"
-                )
+            about: dict[str, Any] = {"study": study.about.name, "member": member}
+            about |= {"parent": member.startswith(PARENT), **place}
+            rows = _timed(network, task, about, f"{number}/{len(pending)}", console)
             latency.write(latency.path(folder, member, place), rows)
+
+
+def _timed(
+    network: nn.Module, task: Task, about: Mapping[str, Any], progress: str, console: Console
+) -> list[dict[str, Any]]:
+    """The rows of one network, each said as it is measured. about: what all of them have."""
+    counts = flops.count(network, task.data.shape)
+    size = {"flops_shrunk": counts.flops, "params_shrunk": counts.params}
+    rows: list[dict[str, Any]] = []
+    for row in timing.measure(network, task.data.shape):
+        rows.append({**about, **size, **row})
+        taken = row["reason"] or f"{row['milliseconds']:.3g} ms"
+        what = f"{counts.flops:,} FLOPs, {row['mode']}, batch {row['batch']}"
+        console.say(f"  {progress} {what}: {taken}")
+    return rows
 
 
 def _networks(study: Study, folder: Location) -> tuple[dict[str, Callable[[], nn.Module]], int]:
     """How to get the networks to measure, by member, the parent first; and how many members are on
     the front.
     """
-    last, task = table.last(table.current(folder, table.read(folder))), study.task
-    done = (last["status"] == "done").any()
-    members, front = latency.spread(last, kept_members(folder)) if done else ([], 0)
-    about = json.dumps(
-        [task.model, dict(task.model_options), task.data.shape, task.data.classes, task.dtype]
-    )
-    parent = PARENT + hashlib.sha256(about.encode()).hexdigest()[:12]
-    shrunk = {member: functools.partial(load_shrunk, folder, member) for member in members}
-    return {parent: functools.partial(task.build, 0), **shrunk}, front
+    last = table.last(table.current(folder, table.read(folder)))
+    task = study.task
+    members: list[str] = []
+    front_count = 0
+    if (last["status"] == "done").any():
+        members, front_count = latency.spread(last, kept_members(folder))
+    networks: dict[str, Callable[[], nn.Module]] = {}
+    networks[_parent_name(task)] = functools.partial(task.build, 0)
+    for member in members:
+        networks[member] = functools.partial(load_shrunk, folder, member)
+    return networks, front_count
+
+
+def _parent_name(task: Task) -> str:
+    data = task.data
+    about = [task.model, dict(task.model_options), data.shape, data.classes, task.dtype]
+    content = json.dumps(about)
+    return PARENT + hashlib.sha256(content.encode()).hexdigest()[:12]

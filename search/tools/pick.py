@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...analysis import pick as picking
 from ...analysis.points import front
@@ -25,6 +25,26 @@ from .. import DONE, FAILED
 from ..console import Console
 from ..study.schema import at
 
+Call = Callable[[Tensor], Tensor]
+TOLD = ("study", "arm", "algorithm", "dataset", "seed", "member", "hp")
+"""Columns of its row that are written beside a network, with its scores and counts."""
+
+
+class Network(NamedTuple):
+    """What was kept of a member: the whole network, which of it is left, and its parent."""
+
+    module: nn.Module
+    kept: dict[str, Tensor]
+    parent: Parent
+
+
+class Converted(NamedTuple):
+    """How writing an ONNX file went: exit code, a sentence, and how to call it if it is there."""
+
+    code: int
+    sentence: str
+    call: Call | None = None
+
 
 def pick(folder: Where, chosen: picking.Pick, out: Where | None, console: Console) -> int:
     """Say what was chosen, and write it to `out`, by default `folder`/picked/<member>; returns an
@@ -36,152 +56,189 @@ def pick(folder: Where, chosen: picking.Pick, out: Where | None, console: Consol
     (`leaving`).
     """
     folder = locate(folder)
-    out = None if out is None else locate(out)
-    if out is not None:
-        _apart(folder, out)
-
-    say = console.say
-    point, row = chosen.point, chosen.member
+    row = chosen.member
     member = str(row["member"])
-    say(f"setting  {point['arm']}: {point['setting']} ({chosen.why[0]})")
-    say(f"         {_figures(point, point['done'])}")
-    say(f"member   {member}, seed {row['seed']} ({chosen.why[1]})")
-    say(f"         {_figures(row)}")
-    if uncounted := front.uncounted(front.unknown_operations(pd.DataFrame([row]))):
-        say(f"beware   {uncounted}")
-    module, kept, parent = load(folder, member)
+    target = folder / "picked" / member
+    if out is not None:
+        target = locate(out)
+        _check_apart(folder, target)
+    _say_chosen(chosen, console)
+    network = Network(*load(folder, member))
     with at(folder):
         task = _task(folder)
-    say(f"leaving  {_leaving(chosen)}")
-    target = out or folder / "picked" / member
-    columns = [
-        "study",
-        "arm",
-        "algorithm",
-        "dataset",
-        "seed",
-        "member",
-        "hp",
-        *front.SCORES,
-        *front.COUNTS,
-        "unknown_ops",
-    ]
-    about = {
-        name: value.item() if hasattr(value, "item") else value
-        for name, value in row.items()
-        if name in columns
-    }
+    console.say(f"leaving  {_leaving(chosen)}")
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        small = written(
-            place / deploy.WEIGHTS, shrink(module, kept, parent), module, parent, row, task.data
-        )
-        deploy.save(place, small, parent, task.data, {"row": about})
-        code, told, call = _onnx(place, target, small, module, parent, row, task)
+        small = _write_network(place, network, row, task)
+        converted = _convert(place, target, small, network, row, task)
         try:
             deploy.move(place, target)
         except OSError as error:
             raise Mistake(f"{target}: can be written to; got: {error.strerror}") from error
-    say(f"wrote    {_size(target / deploy.WEIGHTS)}")
-    say(f"         {_size(target / deploy.ABOUT)}: architecture, preprocessing, the row")
-    if call is not None:
-        say(f"         {_size(target / deploy.ONNX)}, any batch")
-    say(told)
-    calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"torch, eager": small}
-    if call is not None:
-        calls["ONNX Runtime"] = call
-    with timing.threads(1), torch.no_grad():
-        place = timing.place(torch.device("cpu"))
-        say(
-            f"latency  {place['device']}, threads: 1, torch {place['torch']}; median of {timing.ROUNDS} rounds (range)"
-        )
-        for name, call in calls.items():
-            for batch in timing.BATCHES:
-                x = torch.zeros(
-                    batch, *parent.input_shape, dtype=getattr(torch, parent.dtype)
-                ).uniform_(-1, 1)
-                found = timing.timed(call, x)
-                least, most = found["milliseconds_min"], found["milliseconds_max"]
-                say(
-                    f"         {name}, batch {batch}: {found['milliseconds']:.3g} ms ({least:.3g} to {most:.3g})"
-                )
-    return code
+    _say_written(target, converted, console)
+    _say_latencies(small, converted.call, network.parent, console)
+    return converted.code
 
 
-def _onnx(
-    place: Path,
-    target: Location,
-    small: nn.Module,
-    kept: nn.Module,
-    parent: Parent,
-    row: Mapping[str, Any],
-    task: Task,
-) -> tuple[int, str, Callable[[torch.Tensor], torch.Tensor] | None]:
-    """Write the network to an ONNX file in `place`, and hold it against the row: an exit code, a
-    sentence, how to call it.
-
-    Raises Wrong if it is not the network that the row measured.
-    """
-    if lacking := deploy.missing():
-        which = ", ".join(lacking)
-        told = f"no ONNX: {which} not installed; python -m pip install 'prunefront[onnx]' brings what it needs"
-        return DONE, told, None
-    path = place / deploy.ONNX
-    try:
-        agreement = deploy.convert(small, path, parent, task.data)
-    except Mistake as error:
-        return FAILED, str(error).replace(str(path), str(target / deploy.ONNX)), None
-    call = deploy.runtime(path.read_bytes())
-    recorded = leaving.check_answers(call, kept, row, task.data)
-    told = (
-        f"checked  {agreement.right[1]} of {agreement.examples} test examples right in ONNX Runtime and in torch, {recorded} "
-        f"recorded; logits within {agreement.difference:.1e}"
-    )
-    return DONE, told, call
-
-
-def _leaving(chosen: picking.Pick) -> str:
-    """What the file computes, beside the cost that chose it."""
-    flops, params = int(chosen.member["flops_shrunk"]), int(chosen.member["params_shrunk"])
-    bound = "≥ " if chosen.member.get("unknown_ops") else ""
-    file = f"a dense network of {bound}{flops:,} FLOPs and {params:,} parameters (shrunk)"
-    if chosen.cost == "flops_shrunk":
-        return file
-    masked = int(chosen.member[chosen.cost])
-    over = ""
-    if chosen.max_flops is not None and flops > chosen.max_flops:
-        over = f", more than the {chosen.max_flops:,.15g} of --max-flops: no hardware but a sparse one reaches those"
-    return f"{file}{over}; the {bound}{masked:,} FLOPs it was chosen for (masked) count removed weights as free"
-
-
-def _apart(folder: Location, out: Location) -> None:
-    place, own = (
-        f"{str(each.resolve() if isinstance(each, Path) else each).rstrip('/')}/"
-        for each in (out, folder)
-    )
+def _check_apart(folder: Location, out: Location) -> None:
+    own = _path(folder)
+    place = _path(out)
     if place.startswith(own) and not place.startswith(f"{own}picked/"):
         raise Mistake(f"--out: is a folder outside of the study's, or in its picked/; got {out}")
 
 
-def _figures(line: dict[str, Any], n: int | None = None) -> str:
-    """Accuracies and counts of a member, or the means and deviations of `n` members of a setting;
-    ≥: not all is counted.
+def _path(location: Location) -> str:
+    """The address of a folder, with a slash at its end."""
+    if isinstance(location, Path):
+        location = location.resolve()
+    return f"{str(location).rstrip('/')}/"
+
+
+def _say_chosen(chosen: picking.Pick, console: Console) -> None:
+    point = chosen.point
+    row = chosen.member
+    why_setting, why_member = chosen.why
+    console.say(f"setting  {point['arm']}: {point['setting']} ({why_setting})")
+    console.say(f"         {_figures(point, point['done'])}")
+    console.say(f"member   {row['member']}, seed {row['seed']} ({why_member})")
+    console.say(f"         {_figures(row)}")
+    uncounted = front.uncounted(front.unknown_operations(pd.DataFrame([row])))
+    if uncounted:
+        console.say(f"beware   {uncounted}")
+
+
+def _write_network(place: Path, network: Network, row: Mapping[str, Any], task: Task) -> nn.Module:
+    """Write a network, shrunk, with what is to be known of it; returns it as read back.
+
+    Raises Wrong if it is not the network that the row measured.
     """
-    told, bound = [], "≥ " if line.get("unknown_ops") else ""
-    for score in front.SCORES:
-        spread = "" if n is None else f" ± {100 * line[f'{score}_std']:.2f}" if n > 1 else " ± -"
-        told.append(f"{score.removeprefix('accuracy_')} accuracy {100 * line[score]:.2f}{spread} %")
-    flops, sizes = (
-        ", ".join(
-            f"{bound if kind == 'flops_' else ''}{line[name]:,.0f} {name.removeprefix(kind)}"
-            for name in front.COUNTS
-            if name.startswith(kind)
+    module, kept, parent = network
+    small = shrink(module, kept, parent)
+    small = written(place / deploy.WEIGHTS, small, module, parent, row, task.data)
+    columns = {*TOLD, *front.SCORES, *front.COUNTS, "unknown_ops"}
+    about: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in columns:
+            about[name] = value.item() if hasattr(value, "item") else value
+    deploy.save(place, small, parent, task.data, {"row": about})
+    return small
+
+
+def _convert(
+    place: Path,
+    target: Location,
+    small: nn.Module,
+    network: Network,
+    row: Mapping[str, Any],
+    task: Task,
+) -> Converted:
+    """Write the network to an ONNX file in `place`, and hold it against the row.
+
+    target: where the file goes later.  Raises Wrong if it is not the network that the row measured.
+    """
+    lacking = deploy.missing()
+    if lacking:
+        cure = "python -m pip install 'prunefront[onnx]' brings what it needs"
+        return Converted(DONE, f"no ONNX: {', '.join(lacking)} not installed; {cure}")
+    path = place / deploy.ONNX
+    try:
+        agreement = deploy.convert(small, path, network.parent, task.data)
+    except Mistake as error:
+        sentence = str(error).replace(str(path), str(target / deploy.ONNX))
+        return Converted(FAILED, sentence)
+    call = deploy.runtime(path.read_bytes())
+    recorded = leaving.check_answers(call, network.module, row, task.data)
+    sentence = (
+        f"checked  {agreement.right[1]} of {agreement.examples} test examples right "
+        f"in ONNX Runtime and in torch, {recorded} recorded; "
+        f"logits within {agreement.difference:.1e}"
+    )
+    return Converted(DONE, sentence, call)
+
+
+def _say_written(target: Location, converted: Converted, console: Console) -> None:
+    console.say(f"wrote    {_size(target / deploy.WEIGHTS)}")
+    console.say(f"         {_size(target / deploy.ABOUT)}: architecture, preprocessing, the row")
+    if converted.call is not None:
+        console.say(f"         {_size(target / deploy.ONNX)}, any batch")
+    console.say(converted.sentence)
+
+
+def _size(path: Location) -> str:
+    return f"{path}, {len(path.read_bytes()):,} bytes"
+
+
+def _say_latencies(small: nn.Module, onnx: Call | None, parent: Parent, console: Console) -> None:
+    calls: dict[str, Call] = {"torch, eager": small}
+    if onnx is not None:
+        calls["ONNX Runtime"] = onnx
+    with timing.threads(1), torch.no_grad():
+        machine = timing.place(torch.device("cpu"))
+        console.say(
+            f"latency  {machine['device']}, threads: 1, torch {machine['torch']}; "
+            f"median of {timing.ROUNDS} rounds (range)"
         )
-        for kind in ("flops_", "params_")
-    )
-    return (
-        f"{', '.join(told)}{'' if n is None else f' (n = {n})'}; FLOPs {flops}; parameters {sizes}"
-    )
+        for name, call in calls.items():
+            for batch in timing.BATCHES:
+                console.say(f"         {name}, batch {batch}: {_latency(call, batch, parent)}")
+
+
+def _latency(call: Call, batch: int, parent: Parent) -> str:
+    dtype = getattr(torch, parent.dtype)
+    x = torch.zeros(batch, *parent.input_shape, dtype=dtype).uniform_(-1, 1)
+    times = timing.timed(call, x)
+    least = times["milliseconds_min"]
+    most = times["milliseconds_max"]
+    return f"{times['milliseconds']:.3g} ms ({least:.3g} to {most:.3g})"
+
+
+def _leaving(chosen: picking.Pick) -> str:
+    """What the file computes, beside the cost that chose it."""
+    row = chosen.member
+    flops = int(row["flops_shrunk"])
+    params = int(row["params_shrunk"])
+    bound = _bound(row)
+    file = f"a dense network of {bound}{flops:,} FLOPs and {params:,} parameters (shrunk)"
+    if chosen.cost == "flops_shrunk":
+        return file
+    if chosen.max_flops is not None and flops > chosen.max_flops:
+        limit = f"more than the {chosen.max_flops:,.15g} of --max-flops"
+        file = f"{file}, {limit}: no hardware but a sparse one reaches those"
+    masked = int(row[chosen.cost])
+    free = "it was chosen for (masked) count removed weights as free"
+    return f"{file}; the {bound}{masked:,} FLOPs {free}"
+
+
+def _bound(line: Mapping[str, Any]) -> str:
+    """A sign before FLOPs of which not all are counted."""
+    return "≥ " if line.get("unknown_ops") else ""
+
+
+def _figures(line: Mapping[str, Any], n: int | None = None) -> str:
+    """Accuracies and counts of a member, or the means and deviations of `n` members of a
+    setting.
+    """
+    accuracies = ", ".join(_accuracy(line, score, n) for score in front.SCORES)
+    count = "" if n is None else f" (n = {n})"
+    flops = _counts(line, "flops_", _bound(line))
+    parameters = _counts(line, "params_", "")
+    return f"{accuracies}{count}; FLOPs {flops}; parameters {parameters}"
+
+
+def _accuracy(line: Mapping[str, Any], score: str, n: int | None) -> str:
+    spread = ""
+    if n is not None:
+        spread = f" ± {100 * line[f'{score}_std']:.2f}" if n > 1 else " ± -"
+    split = score.removeprefix("accuracy_")
+    return f"{split} accuracy {100 * line[score]:.2f}{spread} %"
+
+
+def _counts(line: Mapping[str, Any], kind: str, bound: str) -> str:
+    counts: list[str] = []
+    for name in front.COUNTS:
+        if name.startswith(kind):
+            counts.append(f"{bound}{line[name]:,.0f} {name.removeprefix(kind)}")
+    return ", ".join(counts)
 
 
 def _task(folder: Location) -> Task:
@@ -190,11 +247,6 @@ def _task(folder: Location) -> Task:
     """
     about = table.planned(folder)
     if about is None or "task" not in about:
-        raise Mistake(
-            "plan/study.json says on which data a network was trained; without it none is exported"
-        )
+        rule = "plan/study.json says on which data a network was trained"
+        raise Mistake(f"{rule}; without it none is exported")
     return leaving.task(folder)
-
-
-def _size(path: Location) -> str:
-    return f"{path}, {len(path.read_bytes()):,} bytes"

@@ -21,11 +21,14 @@ from ...trainables.measure import flops
 from ...trainables.measure.removed import by_layer, compression, elsewhere
 from ...trainables.records.networks import kept_members, load
 from ...trainables.records.physical import Parent
-from ...trainables.structure.units import alive
+from ...trainables.structure.units import Layer, alive
 from ..console import Console, columns
 
 COUNTS = tuple(name.removeprefix("flops_") for name in front.COUNTS if name.startswith("flops_"))
 """Dense, masked and shrunk, as the rows count FLOPs."""
+DENSE, *LEFT = COUNTS
+SCORES = {"train %": "accuracy_train", "valid %": front.SCORES[0], "test %": front.SCORES[1]}
+"""Heading -> column."""
 WIDTH = 160
 """Columns that a table may take, whatever the terminal has."""
 
@@ -36,50 +39,61 @@ def show(folder: Where, member: str, console: Console) -> None:
     Raises Mistake if that is not one member. Without its network, which a study may not have kept,
     layers are left out.
     """
-
-    say = console.say
     rows = table.current(folder, table.read(folder))
     member = pick.find(rows, member)
     mine = rows[rows["member"] == member]
     steps = mine.drop_duplicates("rung").sort_values("rung")
     last: dict[str, Any] = {str(name): value for name, value in steps.iloc[-1].items()}
-    arms = [
-        f"{arm} (control)" if control else str(arm)
-        for arm, control in set(zip(mine["arm"], mine["control"], strict=True))
-    ]
-    say(
-        f"member {member}: {last['algorithm']}, {last['model']} on {last['dataset']}, seed {last['seed']}"
-    )
-    say(f"of {', '.join(sorted(arms))} in the study {last['study']}; cohort {last['cohort']}")
-    own = {
-        name.removeprefix("hp_"): last[name]
-        for name in last
-        if name.startswith("hp_") and not pd.isna(last[name])
-    }
-    hp = own | json.loads(last["hp"])
-    say(f"hyper-parameters: {', '.join(f'{name} {hp[name]}' for name in sorted(hp)) or 'none'}")
-    ended = "running" if last["status"] == table.RUNNING else last["status"]
-    say(f"{ended} at rung {last['rung']}{f': {reason}' if (reason := last['reason']) else ''}")
-    spent = f"{last['train_flops']:,.0f} training FLOPs ({last['search_flops']:,.0f} of them for a search)"
-    say(
-        f"cost: {last['seconds']:.3g} s, {spent}, {last['steps']:,.0f} steps, {last['examples']:,.0f} examples"
-    )
+    _say_origin(mine, last, console)
+    _say_end(last, console)
     uncounted = front.unknown_operations(mine)
     if uncounted:
-        say(front.uncounted(uncounted))
+        console.say(front.uncounted(uncounted))
     console.width = max(console.width, WIDTH)  # or digits would be cut off
-    console.grid(
-        "rung by rung, FLOPs", _rungs(steps, last["status"] != table.RUNNING, bool(uncounted))
-    )
+    ended = last["status"] != table.RUNNING
+    console.grid("rung by rung, FLOPs", _rungs(steps, ended, bool(uncounted)))
     if member not in kept_members(folder):
-        say(
-            "layers are not shown: the study kept no network of it (`keep` says which are kept when it ends)"
-        )
+        why = "the study kept no network of it (`keep` says which are kept when it ends)"
+        console.say(f"layers are not shown: {why}")
         return
     module, kept, parent = load(folder, member)
-    console.grid("layer by layer, FLOPs", _layers(*layers(module, kept, parent), bool(uncounted)))
-    if gone := [block.name for block in parent.structure.blocks if not kept.get(block.name, True)]:
-        say(f"residual blocks removed: {', '.join(gone)}")
+    lines, whole = layers(module, kept, parent)
+    console.grid("layer by layer, FLOPs", _layers(lines, whole, bool(uncounted)))
+    gone: list[str] = []
+    for block in parent.structure.blocks:
+        if not kept.get(block.name, True):
+            gone.append(block.name)
+    if gone:
+        console.say(f"residual blocks removed: {', '.join(gone)}")
+
+
+def _say_origin(mine: pd.DataFrame, last: Mapping[str, Any], console: Console) -> None:
+    """Of what study and arms a member is. mine: all its rows."""
+    model = f"{last['algorithm']}, {last['model']} on {last['dataset']}"
+    console.say(f"member {last['member']}: {model}, seed {last['seed']}")
+    arms: list[str] = []
+    for arm, control in set(zip(mine["arm"], mine["control"], strict=True)):
+        arms.append(f"{arm} (control)" if control else str(arm))
+    names = ", ".join(sorted(arms))
+    console.say(f"of {names} in the study {last['study']}; cohort {last['cohort']}")
+    hp: dict[str, Any] = {}
+    for name, value in last.items():
+        if name.startswith("hp_") and not pd.isna(value):
+            hp[name.removeprefix("hp_")] = value
+    hp |= json.loads(last["hp"])
+    settings = ", ".join(f"{name} {hp[name]}" for name in sorted(hp))
+    console.say(f"hyper-parameters: {settings or 'none'}")
+
+
+def _say_end(last: Mapping[str, Any], console: Console) -> None:
+    """How far a member came, and what it cost."""
+    status = "running" if last["status"] == table.RUNNING else last["status"]
+    reason = f": {last['reason']}" if last["reason"] else ""
+    console.say(f"{status} at rung {last['rung']}{reason}")
+    search = f"({last['search_flops']:,.0f} of them for a search)"
+    spent = f"{last['train_flops']:,.0f} training FLOPs {search}"
+    taken = f"{last['steps']:,.0f} steps, {last['examples']:,.0f} examples"
+    console.say(f"cost: {last['seconds']:.3g} s, {spent}, {taken}")
 
 
 def layers(
@@ -92,67 +106,88 @@ def layers(
     `removed` of them, `dense`, `masked` and `shrunk` FLOPs. The last line is what is computed
     elsewhere, if that has FLOPs.  module, kept, parent: as from `kept.load`.
     """
-    found, counts = parent.structure, flops.count(module, parent.input_shape)
+    structure = parent.structure
+    counts = flops.count(module, parent.input_shape)
     stack = {name: mask[None] for name, mask in kept.items()}
-    units, columns = alive(found, stack)
-    left = by_layer(found, counts, stack, units, columns, elsewhere(found, counts, stack, columns))
-    lines = [
-        {
-            "layer": layer.name,
-            "shape": tuple(kept[layer.weight].shape),
-            "parameters": sum(kept[name].numel() for name in layer.parameters),
-            "kept": int(left[layer.name]["kept"]),
-            "units": int(left[layer.name]["units"]),
-            "removed": layer.units - int(left[layer.name]["units"]),
-            COUNTS[0]: counts.layers.get(layer.name, 0),
-            **{kind: int(left[layer.name][f"flops_{kind}"]) for kind in COUNTS[1:]},
-        }
-        for layer in found.layers
-    ]
-    if rest := counts.flops - sum(line[COUNTS[0]] for line in lines):
+    units, columns = alive(structure, stack)
+    others = elsewhere(structure, counts, stack, columns)
+    left = by_layer(structure, counts, stack, units, columns, others)
+    lines: list[dict[str, Any]] = []
+    for layer in structure.layers:
+        dense_flops = counts.layers.get(layer.name, 0)
+        lines.append(_layer_line(layer, kept, left[layer.name], dense_flops))
+    rest = counts.flops - sum(line[DENSE] for line in lines)
+    if rest:
         lines.append({"layer": "elsewhere", **dict.fromkeys(COUNTS, rest)})
-    whole = compression(found, counts, stack)
-    return lines, {
-        COUNTS[0]: counts.flops,
-        **{kind: int(whole[f"flops_{kind}"]) for kind in COUNTS[1:]},
+    whole = compression(structure, counts, stack)
+    return lines, {DENSE: counts.flops, **_left_flops(whole)}
+
+
+def _layer_line(
+    layer: Layer, kept: Mapping[str, Tensor], left: Mapping[str, Any], dense_flops: int
+) -> dict[str, Any]:
+    """left: what is left of the layer."""
+    units = int(left["units"])
+    return {
+        "layer": layer.name,
+        "shape": tuple(kept[layer.weight].shape),
+        "parameters": sum(kept[name].numel() for name in layer.parameters),
+        "kept": int(left["kept"]),
+        "units": units,
+        "removed": layer.units - units,
+        DENSE: dense_flops,
+        **_left_flops(left),
     }
 
 
+def _left_flops(left: Mapping[str, Any]) -> dict[str, int]:
+    """Masked and shrunk."""
+    return {kind: int(left[f"flops_{kind}"]) for kind in LEFT}
+
+
 def _layers(lines: list[dict[str, Any]], whole: dict[str, int], uncounted: bool) -> Table:
+    """uncounted: whether FLOPs are lower bounds."""
     grid = columns(["layer", "weight", "kept", "units", "removed", *COUNTS], left=("layer",))
     for line in lines:
-        about = ["", "", "", ""]
-        if "shape" in line:
-            shape = "x".join(map(str, line["shape"]))
-            about = [
-                shape,
-                f"{100 * line['kept'] / line['parameters']:.1f} %",
-                str(line["units"]),
-                str(line["removed"]),
-            ]
-        grid.add_row(line["layer"], *about, *(f"{line[kind]:,}" for kind in COUNTS))
+        counts = [_count(line[kind], False) for kind in COUNTS]
+        grid.add_row(line["layer"], *_weight(line), *counts)
     grid.add_section()
-    grid.add_row(
-        "all", "", "", "", "", *(f"{'≥ ' if uncounted else ''}{whole[kind]:,}" for kind in COUNTS)
-    )
+    totals = [_count(whole[kind], uncounted) for kind in COUNTS]
+    grid.add_row("all", "", "", "", "", *totals)
     return grid
+
+
+def _weight(line: Mapping[str, Any]) -> list[str]:
+    """Shape of the weight, what is kept of the parameters, units and those removed."""
+    if "shape" not in line:
+        return ["", "", "", ""]
+    shape = "x".join(map(str, line["shape"]))
+    kept = f"{100 * line['kept'] / line['parameters']:.1f} %"
+    return [shape, kept, str(line["units"]), str(line["removed"])]
 
 
 def _rungs(steps: pd.DataFrame, ended: bool, uncounted: bool) -> Table:
     """A line for each rung; test data at the last row only. uncounted: whether FLOPs are lower
     bounds.
     """
-    names = {"train %": "accuracy_train", "valid %": front.SCORES[0], "test %": front.SCORES[1]}
-    grid = columns(["rung", "epochs", "loss", *names, "sparsity", *COUNTS[1:]])
+    grid = columns(["rung", "epochs", "loss", *SCORES, "sparsity", *LEFT])
     for number, row in enumerate(steps.to_dict("records"), 1):
-        scores = [
-            f"{100 * row[name]:.2f}" if not pd.isna(row[name]) else "" for name in names.values()
-        ]
-        counts = [_count(row[f"flops_{kind}"], uncounted) for kind in COUNTS[1:]]
-        whole = [_real(row["epochs"], ".4g"), _real(row["loss_valid"], ".4f")]
-        scores[-1] = scores[-1] if ended and number == len(steps) else ""
-        grid.add_row(str(row["rung"]), *whole, *scores, _real(row["sparsity"], ".4f"), *counts)
+        scores = [_percent(row[name]) for name in SCORES.values()]
+        if not ended or number < len(steps):
+            scores[-1] = ""
+        grid.add_row(
+            str(row["rung"]),
+            _real(row["epochs"], ".4g"),
+            _real(row["loss_valid"], ".4f"),
+            *scores,
+            _real(row["sparsity"], ".4f"),
+            *(_count(row[f"flops_{kind}"], uncounted) for kind in LEFT),
+        )
     return grid
+
+
+def _percent(share: float) -> str:
+    return "" if pd.isna(share) else f"{100 * share:.2f}"
 
 
 def _real(value: float, form: str) -> str:
@@ -160,4 +195,7 @@ def _real(value: float, form: str) -> str:
 
 
 def _count(value: float, uncounted: bool) -> str:
-    return "" if math.isnan(value) else f"{'≥ ' if uncounted else ''}{value:,.0f}"
+    if math.isnan(value):
+        return ""
+    bound = "≥ " if uncounted else ""
+    return f"{bound}{value:,.0f}"

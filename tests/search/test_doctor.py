@@ -379,3 +379,17 @@ def test_paths_are_written_for_toml_and_below_prunefront_data(
     monkeypatch.setenv("PRUNEFRONT_DATA", str(tmp_path / "data"))
     assert [task["root"] for task in found(top).values()] == [f"$PRUNEFRONT_DATA/{top.name}"]
     assert report()[0] == DONE
+
+
+def test_private_functions_of_dependencies_are_told(monkeypatch: pytest.MonkeyPatch):
+    from prunefront.search.propose import population
+    from prunefront.trainables.training import stack
+
+    monkeypatch.setattr(stack, "functorch_in_use", lambda: "all by hand", raising=False)
+    usual = [finding.what for finding in doctor.private_functions()]
+    assert "`_get_generation_key`" in usual[0]
+    assert usual[1:] == ["torch: all by hand"]
+    monkeypatch.setattr(population, "generation_key", lambda: None)
+    without = next(doctor.private_functions())
+    assert "by public functions" in without.what
+    assert without.mark == "ok"

@@ -15,9 +15,10 @@ import pytest
 from prunefront.analysis.points import front
 from prunefront.analysis.rows import table
 from prunefront.analysis.rows.goals import Goals, Limit
-from prunefront.search.propose import learnt
+from prunefront.search.propose import learnt, population
 from prunefront.search.propose.drawn import proposals, settled
-from prunefront.search.propose.learnt import Told, propose
+from prunefront.search.propose.learnt import propose
+from prunefront.search.propose.population import Told
 from prunefront.search.study.schema import MODELLED, Arm, Span
 from prunefront.search.tools import export
 from prunefront.trainables.algorithms import find
@@ -190,7 +191,49 @@ def test_generations_advance_as_those_of_a_live_study(monkeypatch: pytest.Monkey
                 }
                 live.add_trial(optuna.create_trial(values=toy(hp), **given))  # type: ignore[arg-type]
         told += [Told(number, hp, toy(hp)) for hp in hps]
-    assert learnt._generations(told) == [0] * 20 + [1] * 20 + [2] * 20 + [3] * 10 + [3]
+    assert population.generations(told) == [0] * 20 + [1] * 20 + [2] * 20 + [3] * 10 + [3]
+
+
+@pytest.mark.parametrize("when", [{}, WHEN])
+def test_without_the_private_key_of_optuna_nsga2_proposes_the_same(
+    monkeypatch: pytest.MonkeyPatch, when: dict[str, object]
+) -> None:
+    """Failures and violations are lived through too; a round is half a generation, and more."""
+    of, told = arm("nsga2", CHOICES if when else SHARES, when), list[Told]()
+    assert population.generation_key() is not None
+    goals = Goals((), ("m_a", "m_b"))
+    for number, count in enumerate((10, 10, 20, 7, 9, 12)):
+        hps = propose(of, goals, told, number, count)
+        with monkeypatch.context() as without:
+            without.setattr(population, "generation_key", lambda: None)
+            assert propose(of, goals, told, number, count) == hps
+        for place, hp in enumerate(hps):
+            sparsity, ramp = float(hp["sparsity"]), float(hp["ramp"])  # type: ignore[arg-type]
+            values = (sparsity, 1 - sparsity + ramp) if place % 9 != 4 else None
+            told.append(Told(number, hp, values, (0.6 - sparsity,)))
+    assert population.generations(told)[-1] >= 2
+
+
+@pytest.mark.parametrize("private", [None, lambda: "NSGAIISampler:other", lambda: 1 / 0])
+def test_a_private_key_that_optuna_does_not_go_by_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, private: object
+) -> None:
+    """Optuna itself may have given up the function, or keep generations elsewhere."""
+    population.generation_key.cache_clear()
+    with monkeypatch.context() as other:
+
+        class Other(optuna.samplers.NSGAIISampler):
+            _get_generation_key = private  # type: ignore[assignment]
+
+            def get_population(
+                self, study: optuna.Study, generation: int
+            ) -> list[optuna.trial.FrozenTrial]:
+                trials = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+                return [t for t in trials if t.system_attrs.get("its own") == generation]
+
+        other.setattr(optuna.samplers, "NSGAIISampler", Other)
+        assert population.generation_key() is None
+    population.generation_key.cache_clear()
 
 
 def rows_of(folder: Path) -> None:
