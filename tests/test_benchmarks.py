@@ -21,7 +21,7 @@ from test_work import opened
 
 from prunefront.search.plan import generations
 from prunefront.search.study import parse
-from prunefront.trainables.records.cohort import Training
+from prunefront.trainables.records.training import Training
 
 FOLDER = ROOT / "benchmarks"
 SCRIPTS = sorted(

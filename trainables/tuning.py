@@ -28,7 +28,8 @@ from .contract import Member, State, complete
 from .data import share
 from .measure.members import measure
 from .own import look_in
-from .records.cohort import Cohort, Training
+from .records.cohort import Cohort
+from .records.training import Training
 from .task import Task
 from .training.pruner import dense_networks
 

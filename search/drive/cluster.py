@@ -41,7 +41,7 @@ from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, save
 from ...trainables.data.share import Packed
 from ...trainables.own import places
-from ...trainables.records.cohort import ask_parts
+from ...trainables.records.parts import ask_parts
 from ...trainables.tuning import CohortTrainable, Told
 from .. import SETTINGS
 from ..plan.generations import Planned

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import exceptions
 
-from ...trainables.records.cohort import out_of_memory
+from ...trainables.records.parts import out_of_memory
 
 PARTS = 4
 """Into how many parts each part of a cohort is cut when a worker with it runs out of memory; they

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from ...analysis.rows import table
 from ...analysis.rows.storage import Location
 from ...trainables.contract import Value, canonical
-from ...trainables.records.cohort import Cohort, footer, hp_types, labels, rows_path
+from ...trainables.records.cohort import Cohort
+from ...trainables.records.rows import footer, hp_types, labels, rows_path
 from ...trainables.task import Task, identity
 from ...trainables.training.pruner import dense_ready
 from ..plan import rungs

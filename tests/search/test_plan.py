@@ -18,7 +18,8 @@ from prunefront.search.plan import generations, rungs
 from prunefront.search.study.parse import Study, read
 from prunefront.trainables.algorithms.chance import Chance
 from prunefront.trainables.contract import code_path
-from prunefront.trainables.records.cohort import Cohort, rows_path
+from prunefront.trainables.records.cohort import Cohort
+from prunefront.trainables.records.rows import rows_path
 
 STUDY = '[study]\nname = "s"\nseeds = {seeds}\nmax_cohort = {size}\n[task]\nwidths = [4]\nepochs = {epochs}\n'
 DENSE = '[[arm]]\nalgorithm = "dense"\n'

@@ -17,7 +17,7 @@ from prunefront.analysis.rows import table
 from prunefront.search.drive.work import Segment, Work
 from prunefront.search.plan import generations, rungs
 from prunefront.search.study.parse import Study, read
-from prunefront.trainables.records.cohort import Training
+from prunefront.trainables.records.training import Training
 
 STUDY = """
 [study]

@@ -17,7 +17,7 @@ from prunefront.trainables.algorithms.dns import DNS
 from prunefront.trainables.contract import Member, State, complete
 from prunefront.trainables.measure import flops
 from prunefront.trainables.records import physical
-from prunefront.trainables.records.cohort import Cohort, Training, ask_parts, rows_path
+from prunefront.trainables.records.cohort import Cohort
 from prunefront.trainables.records.networks import (
     export,
     keep_only,
@@ -25,6 +25,9 @@ from prunefront.trainables.records.networks import (
     load_network,
     load_shrunk,
 )
+from prunefront.trainables.records.parts import ask_parts
+from prunefront.trainables.records.rows import rows_path
+from prunefront.trainables.records.training import Training
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import memory
 

@@ -112,7 +112,7 @@ class Room:
             iterate = going * (self.neurons + self.seen)
             held = 2 * members * self.member
             first = held + 12 * iterate
-            later = held + 22 * iterate
+            later = held + 20 * iterate
         return self.problem + max(first + self.preconditioner, later + self.basis)
 
     @property
