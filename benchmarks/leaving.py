@@ -30,8 +30,9 @@ from prunefront.trainables.data.dataset import Data
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure import flops
 from prunefront.trainables.measure.members import EXAMPLES
-from prunefront.trainables.records.cohort import Cohort, Training
+from prunefront.trainables.records.cohort import Cohort
 from prunefront.trainables.records.networks import kept_members, load_shrunk
+from prunefront.trainables.records.training import Training
 from prunefront.trainables.task import Task
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

@@ -20,7 +20,7 @@ from test_work import opened
 
 from prunefront.search.plan import generations
 from prunefront.search.study import parse
-from prunefront.trainables.records.cohort import Training
+from prunefront.trainables.records.training import Training
 from test_packaging import ROOT
 
 FOLDER = ROOT / "benchmarks"

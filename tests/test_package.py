@@ -18,7 +18,8 @@ from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Member
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.removed import compression
-from prunefront.trainables.records.cohort import Cohort, Training
+from prunefront.trainables.records.cohort import Cohort
+from prunefront.trainables.records.training import Training
 from prunefront.trainables.structure import trial
 from prunefront.trainables.task import Task
 

@@ -29,7 +29,8 @@ from .data import share
 from .domain import complete
 from .measure.members import measure
 from .own import look_in
-from .records.cohort import Cohort, Training
+from .records.cohort import Cohort
+from .records.training import Training
 from .task import Task
 from .training.dense import dense_networks
 

@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from ...trainables.data.share import Packed
 from ...trainables.own import places
-from ...trainables.records.cohort import ask_parts
+from ...trainables.records.parts import ask_parts
 from ...trainables.tuning import CohortTrainable
 from ..plan.generations import Planned
 from ..study.schema import Study

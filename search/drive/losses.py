@@ -14,7 +14,7 @@ from ray import cloudpickle, exceptions
 from safetensors import SafetensorError
 
 from ...analysis.rows.storage import Location, save
-from ...trainables.records.cohort import out_of_memory
+from ...trainables.records.parts import out_of_memory
 from ...trainables.tuning import Told
 
 PARTS = 4

@@ -16,7 +16,7 @@ from ...analysis.points.front import COSTS, eligible, front
 from ...analysis.rows.storage import Location, source
 from ...analysis.rows.table import RUNNING
 from ...trainables import pulse
-from ...trainables.records.cohort import rows_path
+from ...trainables.records.rows import rows_path
 from ..console import Console
 from ..plan.generations import Planned
 

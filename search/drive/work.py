@@ -15,7 +15,8 @@ import pandas as pd
 from ...analysis.rows import table
 from ...analysis.rows.storage import Location
 from ...trainables.domain import Value, canonical
-from ...trainables.records.cohort import Cohort, footer, hp_types, labels, rows_path
+from ...trainables.records.cohort import Cohort
+from ...trainables.records.rows import footer, hp_types, labels, rows_path
 from ...trainables.task import Task, identity
 from ...trainables.training.dense import dense_ready
 from ..plan import rungs

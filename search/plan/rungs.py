@@ -17,7 +17,7 @@ from ...analysis.rows import table
 from ...analysis.rows.goals import Goals
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, source
-from ...trainables.records.cohort import hp_types, rows_path
+from ...trainables.records.rows import hp_types, rows_path
 from ..study.schema import Arm, Study
 
 KEYS = ["arm", "hp", "seed", "member", "cohort", "rung", "status"]

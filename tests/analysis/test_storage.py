@@ -35,9 +35,10 @@ from prunefront.search.drive.lock import leased
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Member, State
 from prunefront.trainables.domain import complete
-from prunefront.trainables.records.cohort import Cohort, Training
+from prunefront.trainables.records.cohort import Cohort
 from prunefront.trainables.records.networks import export, keep_only, kept_members, load_network
 from prunefront.trainables.records.physical import load
+from prunefront.trainables.records.training import Training
 from prunefront.trainables.task import Task
 from prunefront.trainables.training.dense import dense_networks, dense_ready
 

@@ -13,7 +13,7 @@ from test_report import FOOTER, measured
 from prunefront.analysis.rows import table
 from prunefront.search.console import Console
 from prunefront.search.drive.progress import Progress
-from prunefront.trainables.records.cohort import rows_path
+from prunefront.trainables.records.rows import rows_path
 
 
 def line(tmp_path: Path, *changes: dict[str, Any]) -> str:

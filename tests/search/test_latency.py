@@ -26,8 +26,8 @@ from prunefront.search.plan import generations
 from prunefront.search.study import parse as studies
 from prunefront.search.tools import latency as measuring
 from prunefront.trainables.measure import latency as timing
-from prunefront.trainables.records.cohort import Training
 from prunefront.trainables.records.networks import keep_only
+from prunefront.trainables.records.training import Training
 
 STUDY = """
 [study]

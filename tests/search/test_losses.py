@@ -18,7 +18,7 @@ from faults import rows, start
 from prunefront.analysis.rows import table
 from prunefront.analysis.rows.mistake import Mistake
 from prunefront.search.drive import cluster, handout, losses
-from prunefront.trainables.records.cohort import parts_asked
+from prunefront.trainables.records.parts import parts_asked
 
 LOW = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 6de9) was \
 21.34GB used / 23.54GB limit (0.906426)

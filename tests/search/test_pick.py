@@ -46,8 +46,9 @@ from prunefront.trainables.data.dataset import Data
 from prunefront.trainables.measure import latency as timing
 from prunefront.trainables.records import deploy, leaving, physical
 from prunefront.trainables.records import networks as kept
-from prunefront.trainables.records.cohort import Cohort, Training
+from prunefront.trainables.records.cohort import Cohort
 from prunefront.trainables.records.networks import keep_only, load, load_shrunk
+from prunefront.trainables.records.training import Training
 from prunefront.trainables.structure import extract
 from prunefront.trainables.task import Task
 

@@ -20,7 +20,8 @@ from prunefront.search.study.parse import read
 from prunefront.search.study.schema import Study
 from prunefront.trainables.algorithms.chance import Chance
 from prunefront.trainables.domain import code_path
-from prunefront.trainables.records.cohort import Cohort, rows_path
+from prunefront.trainables.records.cohort import Cohort
+from prunefront.trainables.records.rows import rows_path
 
 STUDY = '[study]\nname = "s"\nseeds = {seeds}\nmax_cohort = {size}\n[task]\nwidths = [4]\nepochs = {epochs}\n'
 DENSE = '[[arm]]\nalgorithm = "dense"\n'

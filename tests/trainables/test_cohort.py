@@ -18,7 +18,7 @@ from prunefront.trainables.contract import Member, State
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure import flops
 from prunefront.trainables.records import physical
-from prunefront.trainables.records.cohort import Cohort, Training, ask_parts, rows_path
+from prunefront.trainables.records.cohort import Cohort
 from prunefront.trainables.records.networks import (
     export,
     keep_only,
@@ -26,6 +26,9 @@ from prunefront.trainables.records.networks import (
     load_network,
     load_shrunk,
 )
+from prunefront.trainables.records.parts import ask_parts
+from prunefront.trainables.records.rows import rows_path
+from prunefront.trainables.records.training import Training
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import memory
 

@@ -20,7 +20,7 @@ from prunefront.search import cli
 from prunefront.search.drive import cluster
 from prunefront.trainables.data import doubts, readers, share, splits
 from prunefront.trainables.data.dataset import Data
-from prunefront.trainables.records import cohort
+from prunefront.trainables.records import rows
 from prunefront.trainables.task import Task
 
 COUNT = 400
@@ -541,8 +541,8 @@ def test_a_run_says_cautions_before_it_starts_and_rows_hold_them(
     assert f"caution: {caution}\n" in capsys.readouterr().out
     assert json.loads((tmp_path / "out/plan/study.json").read_text())["cautions"] == [caution]
     task = Task("npz", model_options={"widths": [4]}, dataset_options={"path": f"{tmp_path}/a.npz"})
-    assert cohort.footer(task)["cautions"] == [caution]
-    assert "cautions" not in cohort.footer(Task())
+    assert rows.footer(task)["cautions"] == [caution]
+    assert "cautions" not in rows.footer(Task())
     assert "cautions" not in task.describe(), (
         "members are known by what they are trained on, not by what is said of it"
     )

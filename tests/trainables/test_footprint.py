@@ -20,8 +20,9 @@ from prunefront.trainables.algorithms import cronos, find
 from prunefront.trainables.contract import Member
 from prunefront.trainables.convex import linear
 from prunefront.trainables.domain import complete
-from prunefront.trainables.records import cohort
-from prunefront.trainables.records.cohort import Cohort, Training
+from prunefront.trainables.records import training
+from prunefront.trainables.records.cohort import Cohort
+from prunefront.trainables.records.training import Training
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import memory
 
@@ -233,12 +234,12 @@ def test_a_worker_with_less_memory_than_the_plan_thought_cuts_or_refuses(
     found = study(tmp_path)
     members = tuple(cohort_of(4))
     large = Cohort("00000-large", "cronos", "cronos", members)
-    monkeypatch.setattr(cohort, "free_bytes", lambda device: needed(found, 2))
+    monkeypatch.setattr(training, "free_bytes", lambda device: needed(found, 2))
     assert [state.size for state in Training(tmp_path, "s", found.task, large, False).states] == [
         2,
         2,
     ]
-    monkeypatch.setattr(cohort, "free_bytes", lambda device: needed(found, 1) - 1)
+    monkeypatch.setattr(training, "free_bytes", lambda device: needed(found, 1) - 1)
     with pytest.raises(ValueError, match=r"one member holds about .* and a worker may fill"):
         Training(tmp_path, "s", found.task, dataclasses.replace(large, name="00001-large"), False)
 

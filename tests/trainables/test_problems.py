@@ -14,7 +14,8 @@ import problems
 from prunefront.analysis.rows import table
 from prunefront.trainables.contract import Member
 from prunefront.trainables.domain import complete
-from prunefront.trainables.records.cohort import Cohort, Training
+from prunefront.trainables.records.cohort import Cohort
+from prunefront.trainables.records.training import Training
 from prunefront.trainables.task import Task
 
 

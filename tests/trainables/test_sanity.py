@@ -25,8 +25,9 @@ from prunefront.trainables.algorithms import find, known, sanity
 from prunefront.trainables.contract import Algorithm, Member
 from prunefront.trainables.controls import Check
 from prunefront.trainables.domain import Domain, complete, setting
-from prunefront.trainables.records.cohort import Cohort, Training
+from prunefront.trainables.records.cohort import Cohort
 from prunefront.trainables.records.networks import load_masks
+from prunefront.trainables.records.training import Training
 from prunefront.trainables.structure import masks
 from prunefront.trainables.structure.units import node_masks
 from prunefront.trainables.task import Task

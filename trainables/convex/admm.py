@@ -33,7 +33,7 @@ BALANCED = (25, 50, 100, 200, 400, 800, 1600, 3200)
 """Iterations after which rho is balanced: ever more rarely, since a change undoes what Anderson's
 acceleration has learnt.
 """
-UNBALANCED, MOST = 1.5, 5.0
+UNBALANCED, LARGEST_CHANGE = 1.5, 5.0
 """Residuals whose quotient's root differs from 1 by less than the first factor are let be; the
 second bounds a change.
 """
@@ -41,9 +41,9 @@ PERIOD = 5
 """Iterations between two accelerations: as many are taken as one step of the map."""
 MEMORY = 5
 """Differences that Anderson's acceleration combines."""
-RIDGE, LARGEST = 0.01, 1e4
-"""Its least squares are damped by RIDGE times the root of the type's spacing; combinations larger
-than LARGEST are not used.
+RIDGE, LARGEST_WEIGHTS = 0.01, 1e4
+"""Its least squares are damped by RIDGE times the root of the type's spacing; combinations whose
+absolute weights sum to more than LARGEST_WEIGHTS are not used.
 """
 
 
@@ -64,33 +64,51 @@ class Iterate:
     @staticmethod
     def zero(program: Program, rho: Tensor) -> Iterate:
         """The start of ADMM."""
-        (count, n), d = program.on.shape, program.X.shape[1]
-        t = program.X.new_zeros(len(rho), 2, count, d)
-        return Iterate(
-            t,
-            program.X.new_zeros(len(rho), 2, count, n),
-            t.clone(),
-            rho,
-            torch.zeros_like(rho, dtype=torch.long),
-        )
+        programs = len(rho)
+        gates, n = program.on.shape
+        d = program.X.shape[1]
+        t = program.X.new_zeros(programs, 2, gates, d)
+        z = program.X.new_zeros(programs, 2, gates, n)
+        used = torch.zeros_like(rho, dtype=torch.long)
+        return Iterate(t, z, t.clone(), rho, used)
 
     def select(self, index: Tensor) -> Iterate:
         """The programs at `index`."""
-        return Iterate(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+        return Iterate(
+            t=self.t[index],
+            z=self.z[index],
+            u=self.u[index],
+            rho=self.rho[index],
+            used=self.used[index],
+        )
 
     def put(self, index: Tensor, other: Iterate) -> None:
         """Write `other` in place of the programs at `index`."""
-        for field in dataclasses.fields(self):
-            getattr(self, field.name)[index] = getattr(other, field.name)
+        self.t[index] = other.t
+        self.z[index] = other.z
+        self.u[index] = other.u
+        self.rho[index] = other.rho
+        self.used[index] = other.used
 
     def v(self, beta: Tensor) -> Tensor:
         """The neurons (S, 2, P, d), most of them exactly zero; beta: (S,)."""
-        return group_soft_threshold(self.t, (beta / self.rho)[:, None, None])
+        threshold = beta / self.rho
+        return group_soft_threshold(self.t, threshold[:, None, None])
+
+    @property
+    def s(self) -> Tensor:
+        """What the constraints see of v, (S, 2, P, n), at least 0."""
+        return self.z.clamp(min=0)
 
     @property
     def multipliers(self) -> Tensor:
         """Of the constraints G v >= 0, (S, 2, P, n), at least 0."""
-        return -self.rho[:, None, None, None] * self.z.clamp(max=0)
+        return -per_program(self.rho) * self.z.clamp(max=0)
+
+
+def per_program(values: Tensor) -> Tensor:
+    """A number for each program, (S,), as (S, 1, 1, 1)."""
+    return values[:, None, None, None]
 
 
 def between(low: Iterate, high: Iterate, betas: tuple[Tensor, Tensor], beta: Tensor) -> Iterate:
@@ -100,18 +118,32 @@ def between(low: Iterate, high: Iterate, betas: tuple[Tensor, Tensor], beta: Ten
     betas: of `low` and `high`, (S,) each.  What is mixed is v, s and the multipliers as shares of
     beta, at a rho in between.
     """
-    share = (beta / betas[0]).log() / (betas[1] / betas[0]).log()
+    low_beta, high_beta = betas
+    share = (beta / low_beta).log() / (high_beta / low_beta).log()
     share = share.nan_to_num(0.0)  # equal weights: either will do
-    rates = [(at.rho / b).log() for at, b in zip((low, high), betas, strict=True)]
-    rate, mixed = torch.lerp(rates[0], rates[1], share), []
-    for at, own, b in zip((low, high), rates, betas, strict=True):
-        v, s, wide = at.v(b), at.z.clamp(min=0), (own - rate).exp()[:, None, None, None]
-        mixed.append((v + wide * (at.t - v), s + wide * (at.z - s)))
-    t, z = (
-        torch.lerp(one, other, share[:, None, None, None])
-        for one, other in zip(*mixed, strict=True)
-    )
-    return Iterate(t, z, t, beta * rate.exp(), torch.zeros_like(low.used))
+    low_rate = (low.rho / low_beta).log()
+    high_rate = (high.rho / high_beta).log()
+    rate = torch.lerp(low_rate, high_rate, share)
+    low_factor = (low_rate - rate).exp()
+    high_factor = (high_rate - rate).exp()
+    low_t, low_z = _with_multipliers(low, low_beta, low_factor)
+    high_t, high_z = _with_multipliers(high, high_beta, high_factor)
+    share = per_program(share)
+    t = torch.lerp(low_t, high_t, share)
+    z = torch.lerp(low_z, high_z, share)
+    rho = beta * rate.exp()
+    used = torch.zeros_like(low.used)
+    return Iterate(t, z, t, rho, used)
+
+
+def _with_multipliers(at: Iterate, beta: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """t and z with the same v and s, and multipliers lam and nu times `factor` (S,)."""
+    v, s = at.v(beta), at.s
+    lam, nu = at.t - v, at.z - s
+    factor = per_program(factor)
+    t = v + factor * lam
+    z = s + factor * nu
+    return t, z
 
 
 def group_soft_threshold(t: Tensor, threshold: Tensor) -> Tensor:
@@ -121,7 +153,8 @@ def group_soft_threshold(t: Tensor, threshold: Tensor) -> Tensor:
     become exactly 0.
     """
     norm = t.norm(dim=-1)
-    return t * torch.where(norm > threshold, 1 - threshold / norm, 0)[..., None]
+    kept = torch.where(norm > threshold, 1 - threshold / norm, 0)
+    return t * kept[..., None]
 
 
 def iterate(
@@ -139,46 +172,70 @@ def iterate(
     y: (S, n).  beta: (S,).  anderson: what accelerates them; none: as in the paper, without
     relaxation and balance too.
     """
-    data, alpha = program.Ft(y), 1.0 if anderson is None else RELAXATION
+    data = program.Ft(y)
+    alpha = 1.0 if anderson is None else RELAXATION
     for k in range(begin, begin + count):
-        rho, v = at.rho[:, None, None, None], at.v(beta)
-        u, used = solver(data / rho + 2 * v - at.t + program.Gt(at.z.abs()), at.rho, at.u, k)
+        v = at.v(beta)
+        # No name for the right-hand side and for s: large tensors that are let go at once.
+        u, used = solver(_right_hand_side(program, data, at, v), at.rho, at.u, k)
         # alpha u + (1 - alpha) v + lam, and alike for z: t and z have moved by alpha times what u =
         # v and G u = s lack.
         t = at.t + alpha * (u - v)
-        z = torch.add(at.z, program.G(u).sub_(at.z.clamp(min=0)), alpha=alpha)
-        before, at = at, Iterate(t, z, u, at.rho, at.used + used)
-        if anderson is not None and k + 1 in BALANCED:
+        z = torch.add(at.z, program.G(u).sub_(at.s), alpha=alpha)
+        before = at
+        at = Iterate(t, z, u, at.rho, at.used + used)
+        if anderson is None:
+            continue
+        if k + 1 in BALANCED:
             at = _balanced(program, before, at, beta)
             anderson.forget()
-        elif anderson is not None and (k + 1) % PERIOD == 0:
+        elif (k + 1) % PERIOD == 0:
             at = anderson.faster(at)
     return at
+
+
+def _right_hand_side(program: Program, data: Tensor, at: Iterate, v: Tensor) -> Tensor:
+    """F'y / rho + v - lam + G'(s - nu), where v - lam = 2 v - t and s - nu = |z|; data: F'y."""
+    right = data / per_program(at.rho)
+    right = right + 2 * v
+    right = right - at.t
+    return right + program.Gt(at.z.abs())
 
 
 def _balanced(program: Program, before: Iterate, at: Iterate, beta: Tensor) -> Iterate:
     """The point `at` with a rho for which primal and dual residual of its iteration were alike,
     each relative to its scale.
     """
-    v, s, u, seen = before.v(beta), before.z.clamp(min=0), at.u, program.G(at.u)
-    after, positive = at.v(beta), at.z.clamp(min=0)
-    primal = _norm(u - after, seen - positive) / torch.maximum(
-        _norm(u, seen), _norm(after, positive)
-    )
-    dual = _norm(after - v, positive - s) / _norm(at.t - after, at.z - positive)
+    v, s = at.v(beta), at.s
+    u = at.u
+    seen = program.G(u)
+    lam, nu = at.t - v, at.z - s
+    primal_scale = torch.maximum(_norm(u, seen), _norm(v, s))
+    primal = _norm(u - v, seen - s) / primal_scale
+    v_step = v - before.v(beta)
+    s_step = s - before.s
+    dual = _norm(v_step, s_step) / _norm(lam, nu)
+    factor = _rho_factor(primal, dual)
+    # v and s stay; lam and nu are multipliers divided by rho.
+    t = v + lam / per_program(factor)
+    z = s + nu / per_program(factor)
+    rho = at.rho * factor
+    return dataclasses.replace(at, t=t, z=z, rho=rho)
+
+
+def _rho_factor(primal: Tensor, dual: Tensor) -> Tensor:
+    """By how much rho changes for residuals (S,) of either kind."""
     factor = (primal / dual).sqrt()
-    known = (
-        torch.isfinite(factor) & (factor > 0) & ((factor > UNBALANCED) | (factor < 1 / UNBALANCED))
-    )
-    factor = torch.where(known, factor.clamp(1 / MOST, MOST), 1)
-    wide = factor[:, None, None, None]
-    t, z = after + (at.t - after) / wide, positive + (at.z - positive) / wide
-    return dataclasses.replace(at, t=t, z=z, rho=at.rho * factor)
+    is_known = torch.isfinite(factor) & (factor > 0)
+    is_unbalanced = (factor > UNBALANCED) | (factor < 1 / UNBALANCED)
+    bounded = factor.clamp(1 / LARGEST_CHANGE, LARGEST_CHANGE)
+    return torch.where(is_known & is_unbalanced, bounded, 1)
 
 
 def _norm(*parts: Tensor) -> Tensor:
     """(S,): Euclidean, of several parts together."""
-    return torch.stack([part.flatten(1).square().sum(1) for part in parts]).sum(0).sqrt()
+    squares = [part.flatten(1).square().sum(1) for part in parts]
+    return torch.stack(squares).sum(0).sqrt()
 
 
 class Anderson:
@@ -189,10 +246,12 @@ class Anderson:
     """
 
     def __init__(self, at: Iterate) -> None:
+        programs = len(at.t)
         size = at.t[0].numel() + at.z[0].numel()
         # Differences of residuals, and of g, in rings of MEMORY places.
-        self.residuals, self.images = (at.t.new_zeros(len(at.t), MEMORY, size) for _ in range(2))
-        self.gram = at.t.new_zeros(len(at.t), MEMORY, MEMORY)
+        self.residuals = at.t.new_zeros(programs, MEMORY, size)
+        self.images = at.t.new_zeros(programs, MEMORY, size)
+        self.gram = at.t.new_zeros(programs, MEMORY, MEMORY)  # of the residuals' differences
         self.known: Tensor | None = None
         self.last: tuple[Tensor, Tensor] | None = None
         self.place = 0
@@ -205,13 +264,14 @@ class Anderson:
 
     def select(self, index: Tensor) -> None:
         """Go on with the programs at `index`."""
-        self.residuals, self.images, self.gram = (
-            self.residuals[index],
-            self.images[index],
-            self.gram[index],
-        )
-        self.known = None if self.known is None else self.known[index]
-        self.last = None if self.last is None else (self.last[0][index], self.last[1][index])
+        self.residuals = self.residuals[index]
+        self.images = self.images[index]
+        self.gram = self.gram[index]
+        if self.known is not None:
+            self.known = self.known[index]
+        if self.last is not None:
+            residual, image = self.last
+            self.last = residual[index], image[index]
 
     def faster(self, at: Iterate) -> Iterate:
         """In place of `at`, the g of what was given out before."""
@@ -219,23 +279,48 @@ class Anderson:
         if self.known is None:
             self.known = image
             return at
-        residual, last = image - self.known, self.last
+        residual = image - self.known
+        last = self.last
         self.known, self.last = image, (residual, image)
         if last is None:
             return at
-        here, self.place = self.place, (self.place + 1) % MEMORY
-        torch.sub(residual, last[0], out=self.residuals[:, here])
-        torch.sub(image, last[1], out=self.images[:, here])
-        worse = ~(residual.norm(dim=1) <= 2 * last[0].norm(dim=1))
-        if worse.any():
-            self.residuals[worse], self.gram[worse] = 0, 0
-        products = self.residuals @ torch.stack([self.residuals[:, here], residual], 2)
-        self.gram[:, here], self.gram[:, :, here] = products[..., 0], products[..., 0]
-        size = self.gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-        eye = torch.eye(MEMORY, dtype=size.dtype, device=size.device)
-        ridge = RIDGE * torch.finfo(size.dtype).eps ** 0.5 * torch.where(size > 0, size, 1)
-        weights = torch.linalg.solve(self.gram + ridge * eye, products[..., 1:])[..., 0]
-        weights = torch.where(weights.abs().sum(1, keepdim=True) < LARGEST, weights, 0)
-        self.known = torch.baddbmm(image[:, None], weights[:, None], self.images, alpha=-1)[:, 0]
-        t, z = self.known.split([at.t[0].numel(), at.z[0].numel()], 1)
+        weights = self._weights(self._remember(residual, image, last), residual)
+        combined = torch.baddbmm(image[:, None], weights[:, None], self.images, alpha=-1)
+        self.known = combined[:, 0]
+        sizes = [at.t[0].numel(), at.z[0].numel()]
+        t, z = self.known.split(sizes, 1)
         return dataclasses.replace(at, t=t.view_as(at.t), z=z.view_as(at.z))
+
+    def _remember(self, residual: Tensor, image: Tensor, last: tuple[Tensor, Tensor]) -> int:
+        """Keep differences to the last residual and image; returns their place in the rings."""
+        last_residual, last_image = last
+        here = self.place
+        self.place = (here + 1) % MEMORY
+        torch.sub(residual, last_residual, out=self.residuals[:, here])
+        torch.sub(image, last_image, out=self.images[:, here])
+        worse = ~(residual.norm(dim=1) <= 2 * last_residual.norm(dim=1))
+        if worse.any():
+            self.residuals[worse] = 0
+            self.gram[worse] = 0
+        return here
+
+    def _weights(self, here: int, residual: Tensor) -> Tensor:
+        """Of the differences (S, MEMORY), by least squares; zero where they would be too large."""
+        pair = torch.stack([self.residuals[:, here], residual], 2)
+        with_difference, with_residual = (self.residuals @ pair).unbind(2)
+        self.gram[:, here] = with_difference
+        self.gram[:, :, here] = with_difference
+        damped = self.gram + self._damping()
+        weights = torch.linalg.solve(damped, with_residual[..., None])
+        weights = weights[..., 0]
+        total = weights.abs().sum(1, keepdim=True)
+        return torch.where(total < LARGEST_WEIGHTS, weights, 0)
+
+    def _damping(self) -> Tensor:
+        """A multiple of the identity for each program, (S, MEMORY, MEMORY)."""
+        size = self.gram.diagonal(dim1=1, dim2=2).sum(1)
+        size = torch.where(size > 0, size, 1)
+        eye = torch.eye(MEMORY, dtype=size.dtype, device=size.device)
+        spacing = torch.finfo(size.dtype).eps
+        ridge = RIDGE * spacing**0.5 * size
+        return ridge[:, None, None] * eye

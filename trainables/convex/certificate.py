@@ -45,26 +45,39 @@ def certificate(
     m| of a group, the largest of which is a, exceeds beta / s; the dual value -s^2 |theta|^2 / 2 -
     s theta'y is largest at s = clip(-theta'y / |theta|^2, 0, beta / a).
     """
-    theta, seen = program.F(v) - y, program.G(v)
-    square, along = theta.square().sum(-1), (theta * y).sum(-1)
+    theta = program.F(v) - y
+    seen = program.G(v)
+    square = theta.square().sum(-1)
+    along = (theta * y).sum(-1)
     gradient = program.Ft(theta) - program.Gt(multipliers)
     steep, norms = gradient.norm(dim=-1), v.norm(dim=-1)
     most = beta / steep.amax((-2, -1))
-    scale = torch.minimum((-along / square).clamp(min=0).nan_to_num(0.0), most)
-    towards = (
-        gradient
-        + beta[..., None, None, None] * v / norms.clamp(min=torch.finfo(v.dtype).tiny)[..., None]
-    ).norm(dim=-1)
-    apart = (
-        torch.where(norms > 0, towards, (steep - beta[..., None, None]).clamp(min=0)).amax((-2, -1))
-        / beta
-    )
+    best = (-along / square).clamp(min=0)
+    scale = torch.minimum(best.nan_to_num(0.0), most)
+    apart = _apart(gradient, steep, beta, v, norms)
     below = (-seen).clamp(min=0)
     largest = seen.abs().amax((-3, -2, -1))
+    violation = below.amax((-3, -2, -1)) / largest
     return Certificate(
         primal=square / 2 + beta * norms.sum((-2, -1)),
         dual=-(scale.square()) * square / 2 - scale * along,
         price=scale * (below * multipliers).sum((-3, -2, -1)),
-        violation=torch.where(largest > 0, below.amax((-3, -2, -1)) / largest, 0),
-        stationarity=apart,
+        violation=torch.where(largest > 0, violation, 0),
+        stationarity=apart / beta,
     )
+
+
+def _apart(gradient: Tensor, steep: Tensor, beta: Tensor, v: Tensor, norms: Tensor) -> Tensor:
+    """How far 0 is from the subdifferential at v, of the group where it is farthest, (...,).
+
+    gradient: (..., 2, P, d), of what is smooth.  steep, norms: (..., 2, P), lengths of its rows and
+    of those of v.
+    """
+    beta = beta[..., None, None]
+    smallest = torch.finfo(v.dtype).tiny
+    lengths = norms.clamp(min=smallest)
+    pull = beta[..., None] * v / lengths[..., None]
+    alive = (gradient + pull).norm(dim=-1)
+    at_zero = (steep - beta).clamp(min=0)
+    apart = torch.where(norms > 0, alive, at_zero)
+    return apart.amax((-2, -1))

@@ -15,8 +15,10 @@ def gate_vectors(seed: Tensor, count: int, length: int) -> Tensor:
     """h_1, ..., h_P ~ N(0, I), (count, length) float64, the same for a seed whenever they are asked
     for. seed: () int64.
     """
-    drawn = draws.uniform(draws.key(seed, "gates"), (count, length))
-    return math.sqrt(2) * torch.erfinv(2 * drawn - 1 + 2.0**-53)  # never at an end of (-1, 1)
+    key = draws.key(seed, "gates")
+    uniform = draws.uniform(key, (count, length))
+    inside = 2 * uniform - 1 + 2.0**-53  # never at an end of (-1, 1)
+    return math.sqrt(2) * torch.erfinv(inside)
 
 
 def with_ones(features: Tensor) -> Tensor:

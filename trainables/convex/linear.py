@@ -36,7 +36,10 @@ class System(NamedTuple):
 
     def __call__(self, u: Tensor, rho: Tensor) -> Tensor:
         """(I + F'F / rho + G'G) u for u (S, 2, P, d) and rho (S,)."""
-        return u + u @ self.gram + self.program.Ft(self.program.F(u) / rho[:, None])
+        predicted = self.program.F(u)
+        predicted = predicted / rho[:, None]
+        through_constraints = u + u @ self.gram
+        return through_constraints + self.program.Ft(predicted)
 
 
 def preconditioner(
@@ -49,57 +52,105 @@ def preconditioner(
     paper.  block: A, by Cholesky. block+nystrom: and the whitened rest sketched.  exact: and the
     whitened rest by all its eigenvectors. Raises ValueError if A has no Cholesky factor.
     """
-    gram, (gates, d) = program.gram, (len(program.on), program.X.shape[1])
     if kind == "none":
-        return lambda r, rho: r
+        return _identity
     if kind == "nystrom":
         assert rho is not None
-        system, ratio = (
-            System(program, gram),
-            torch.tensor([rho], dtype=gram.dtype, device=gram.device),
-        )
-
-        def whole(columns: Tensor) -> Tensor:
-            u = columns.mT.reshape(-1, 2, gates, d)
-            return (system(u, ratio.expand(len(u))) - u).reshape(len(u), -1).mT
-
-        basis, values = sketch(whole, 2 * gates * d, rank, gram, generator, _columns(program))
-        less = 1 - (values[-1] + 1) / (values + 1)
-
-        def apply(r: Tensor, rho: Tensor) -> Tensor:
-            flat = r.flatten(1)
-            return (flat - ((flat @ basis) * less) @ basis.mT).view_as(r)
-
-        return apply
-    factor = _cholesky(gram + torch.eye(d, dtype=gram.dtype, device=gram.device))
+        return _nystrom(program, rank, generator, rho)
+    gram = program.gram
+    factor = _cholesky(gram + _eye_like(gram))
     inverse = torch.cholesky_inverse(factor)
     if kind == "block":
-        return lambda r, rho: r @ inverse
+        return _block(inverse)
     if kind == "exact":
         values, basis = _spectrum(program, factor)
         tail = values.new_zeros(())
     else:
-
-        def rest(columns: Tensor) -> Tensor:
-            u = _solved(factor.mT, columns.mT.reshape(-1, gates, d), upper=True)
-            back = program.Ft(program.F(torch.stack([u, torch.zeros_like(u)], 1)))[:, 0]
-            return _solved(factor, back, upper=False).flatten(1).mT
-
-        basis, values = sketch(rest, gates * d, rank, gram, generator, _columns(program))
+        values, basis = _sketched_rest(program, factor, rank, generator)
         tail = values[-1]
     # Columns of the basis are whitened vectors (P d); back in the coordinates of u, so that no
     # solve is left for later.
+    gates, d = len(program.on), len(gram)
     whitened = basis.mT.reshape(-1, gates, d)
     del basis
-    basis = _solved(factor.mT, whitened, upper=True).flatten(1).mT.contiguous()
+    directions = _solved(factor.mT, whitened, upper=True).flatten(1).mT.contiguous()
+    return _block_and_rest(inverse, directions, values, tail)
 
-    def both(r: Tensor, rho: Tensor) -> Tensor:
+
+def _identity(r: Tensor, rho: Tensor) -> Tensor:
+    return r
+
+
+def _nystrom(program: Program, rank: int, generator: torch.Generator, rho: float) -> Apply:
+    """The paper's: F'F / rho + G'G is sketched."""
+    gram = program.gram
+    gates, d = len(program.on), len(gram)
+    system = System(program, gram)
+    ratio = torch.tensor([rho], dtype=gram.dtype, device=gram.device)
+
+    def product(columns: Tensor) -> Tensor:
+        u = columns.mT.reshape(-1, 2, gates, d)
+        image = system(u, ratio.expand(len(u))) - u
+        return image.reshape(len(u), -1).mT
+
+    basis, values = sketch(product, 2 * gates * d, rank, gram, generator, _columns(program))
+    less = 1 - (values[-1] + 1) / (values + 1)
+
+    def apply(r: Tensor, rho: Tensor) -> Tensor:
+        flat = r.flatten(1)
+        along = (flat @ basis) * less
+        return (flat - along @ basis.mT).view_as(r)
+
+    return apply
+
+
+def _block(inverse: Tensor) -> Apply:
+    """A^-1 for each neuron; inverse: (d, d)."""
+
+    def apply(r: Tensor, rho: Tensor) -> Tensor:
+        return r @ inverse
+
+    return apply
+
+
+def _block_and_rest(inverse: Tensor, basis: Tensor, values: Tensor, tail: Tensor) -> Apply:
+    """A^-1 for the sum of v and w, and (A + 2 M / rho)^-1 for their difference, M by its spectrum.
+
+    basis: (P d, r).  values: (r,), of the whitened M.  tail: (), what its other eigenvalues are
+    taken to be.
+    """
+
+    def apply(r: Tensor, rho: Tensor) -> Tensor:
         half = rho[:, None] / 2
-        difference = (r[:, 0] - r[:, 1]).flatten(1) @ basis
-        less = ((difference * (1 - (tail + half) / (values + half))) @ basis.mT) / 2
-        return r @ inverse - torch.stack([less, -less], 1).view_as(r)
+        v, w = r.unbind(1)
+        along = (v - w).flatten(1) @ basis
+        shares = 1 - (tail + half) / (values + half)
+        along = along * shares
+        less = (along @ basis.mT) / 2
+        less = torch.stack([less, -less], 1)
+        return r @ inverse - less.view_as(r)
 
-    return both
+    return apply
+
+
+def _sketched_rest(
+    program: Program, factor: Tensor, rank: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Eigenvectors (P d, rank) and eigenvalues (rank,) of the whitened M, by a sketch; factor: (d,
+    d), of A.
+    """
+    gates, d = len(program.on), len(factor)
+
+    def product(columns: Tensor) -> Tensor:
+        whitened = columns.mT.reshape(-1, gates, d)
+        v = _solved(factor.mT, whitened, upper=True)
+        pair = torch.stack([v, torch.zeros_like(v)], 1)
+        back, _ = program.Ft(program.F(pair)).unbind(1)
+        image = _solved(factor, back, upper=False)
+        return image.flatten(1).mT
+
+    basis, values = sketch(product, gates * d, rank, factor, generator, _columns(program))
+    return values, basis
 
 
 def _columns(program: Program) -> int:
@@ -107,18 +158,21 @@ def _columns(program: Program) -> int:
     return max(1, CHUNK // program.on.numel())
 
 
+def _eye_like(matrix: Tensor) -> Tensor:
+    return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+
+
 def _solved(factor: Tensor, rows: Tensor, upper: bool) -> Tensor:
     """factor^-1 r for each row r (d,) of `rows` (m, P, d); factor: (d, d), triangular.
 
     A few of the m at a time, since torch copies the factor for each of them.
     """
-    found, step = (
-        torch.empty(rows.shape, dtype=rows.dtype, device=rows.device),
-        max(1, CHUNK // factor.numel()),
-    )
-    for part, of in zip(found.split(step), rows.split(step), strict=True):
-        part.copy_(torch.linalg.solve_triangular(factor, of.mT, upper=upper).mT)
-    return found
+    solutions = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    step = max(1, CHUNK // factor.numel())
+    for part, of in zip(solutions.split(step), rows.split(step), strict=True):
+        solved = torch.linalg.solve_triangular(factor, of.mT, upper=upper)
+        part.copy_(solved.mT)
+    return solutions
 
 
 def sketch(
@@ -139,13 +193,15 @@ def sketch(
     drawn = torch.randn(size, min(rank, size), generator=generator, dtype=torch.float64).to(like)
     test, _ = torch.linalg.qr(drawn)
     del drawn
-    image = torch.cat([product(part).mT for part in test.split(columns, 1)]).mT
+    images = [product(part).mT for part in test.split(columns, 1)]
+    image = torch.cat(images).mT
+    del images
     shift = torch.finfo(like.dtype).eps * torch.linalg.matrix_norm(image)
     image = image + shift * test
-    factor = _cholesky((inner := test.mT @ image) / 2 + inner.mT / 2)
-    left, singular, _ = torch.linalg.svd(
-        torch.linalg.solve_triangular(factor.mT, image, upper=True, left=False), full_matrices=False
-    )
+    inner = test.mT @ image
+    factor = _cholesky(inner / 2 + inner.mT / 2)
+    root = torch.linalg.solve_triangular(factor.mT, image, upper=True, left=False)
+    left, singular, _ = torch.linalg.svd(root, full_matrices=False)
     return left, (singular.square() - shift).clamp(min=0)
 
 
@@ -154,25 +210,31 @@ def _spectrum(program: Program, factor: Tensor) -> tuple[Tensor, Tensor]:
     its two Gram matrices.
     """
     whitened = torch.linalg.solve_triangular(factor, program.X.mT, upper=False).mT  # (n, d)
-    (n, d), gates = whitened.shape, len(program.on)
-
-    def of(part: slice) -> Tensor:
-        """Examples, each with its gates: (m, P d)."""
-        return (program.on[:, part, None] * whitened[part]).permute(1, 0, 2).flatten(1)
-
-    if gates * d <= n:
-        step, gram = max(1, CHUNK // (gates * d)), factor.new_zeros(())
+    n, d = whitened.shape
+    size = len(program.on) * d
+    if size <= n:
+        gram = factor.new_zeros(())
+        step = max(1, CHUNK // size)
         for begin in range(0, n, step):
-            rows = of(slice(begin, begin + step))
+            rows = _gated(program, whitened, slice(begin, begin + step))
             gram = gram + rows.mT @ rows
             del rows  # before the next are made
         values, basis = torch.linalg.eigh(gram)
         return values.clamp(min=0), basis
-    rows = of(slice(None))
+    rows = _gated(program, whitened, slice(None))
     values, left = torch.linalg.eigh(rows @ rows.mT)
-    some = values > torch.finfo(values.dtype).eps * len(values) * values[-1]
-    values, left = values[some], left[:, some]
+    rounding = torch.finfo(values.dtype).eps * len(values) * values[-1]
+    is_positive = values > rounding
+    values, left = values[is_positive], left[:, is_positive]
     return values, rows.mT @ left / values.sqrt()
+
+
+def _gated(program: Program, whitened: Tensor, part: slice) -> Tensor:
+    """Some of the examples (n, d), each with its gates: (m, P d)."""
+    on = program.on[:, part]
+    gated = on[..., None] * whitened[part]
+    by_example = gated.permute(1, 0, 2)
+    return by_example.flatten(1)
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
@@ -180,16 +242,17 @@ def _cholesky(matrix: Tensor) -> Tensor:
     ValueError if both fail.
     """
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    if failed:
-        shift = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().abs().max()
-        factor, failed = torch.linalg.cholesky_ex(
-            matrix + shift * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-        )
-    if failed:
-        raise ValueError(
-            f"a matrix {tuple(matrix.shape)} has no Cholesky factor, even shifted: inputs too large for {matrix.dtype}?"
-        )
-    return factor
+    if not failed:
+        return factor
+    spacing = torch.finfo(matrix.dtype).eps
+    shift = len(matrix) * spacing * matrix.diagonal().abs().max()
+    factor, failed = torch.linalg.cholesky_ex(matrix + shift * _eye_like(matrix))
+    if not failed:
+        return factor
+    raise ValueError(
+        f"a matrix {tuple(matrix.shape)} has no Cholesky factor, even shifted: "
+        f"inputs too large for {matrix.dtype}?"
+    )
 
 
 def pcg(
@@ -208,24 +271,28 @@ def pcg(
     the right-hand side's. Every system has step lengths of its own, and stays as it is once it is
     solved.
     """
-
-    def inner(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum((1, 2, 3))
-
-    x, r = start, right - system(start, rho)
+    x = start
+    r = right - system(start, rho)
     z = apply(r, rho)
-    p, rz = z, inner(r, z)
-    enough = tolerance * inner(right, right).sqrt()
+    p, rz = z, _inner(r, z)
+    enough = tolerance * _inner(right, right).sqrt()
     counts = torch.zeros(len(right), dtype=torch.long, device=right.device)
     for _ in range(most):
-        going = inner(r, r).sqrt() > enough
+        going = _inner(r, r).sqrt() > enough
         if not going.any():
             break
         counts += going
         image = system(p, rho)
-        step = torch.where(going, rz / inner(p, image), 0)[:, None, None, None]
-        x, r = x + step * p, r - step * image
+        step = torch.where(going, rz / _inner(p, image), 0)
+        x = x + step[:, None, None, None] * p
+        r = r - step[:, None, None, None] * image
         z = apply(r, rho)
-        rz, before = inner(r, z), rz
-        p = z + torch.where(going, rz / before, 0)[:, None, None, None] * p
+        before, rz = rz, _inner(r, z)
+        turn = torch.where(going, rz / before, 0)
+        p = z + turn[:, None, None, None] * p
     return x, counts
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """(S,): inner products of what each system has."""
+    return (a * b).sum((1, 2, 3))

@@ -18,9 +18,12 @@ def relu_weights(v: Tensor) -> tuple[Tensor, Tensor]:
     Half the squares of both layers' weights then sum to sum |v|. A group that is zero is no neuron:
     all its weights are.
     """
-    root = v.norm(dim=-1).sqrt()
-    signs = torch.tensor([1.0, -1.0], dtype=v.dtype, device=v.device)[:, None]
-    return torch.where(root[..., None] > 0, v / root[..., None], 0), signs * root
+    lengths = v.norm(dim=-1, keepdim=True)
+    roots = lengths.sqrt()
+    hidden = torch.where(roots > 0, v / roots, 0)
+    signs = torch.tensor([1.0, -1.0], dtype=v.dtype, device=v.device)
+    outer = signs[:, None] * roots[..., 0]
+    return hidden, outer
 
 
 def layers(v: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,22 +34,25 @@ def layers(v: Tensor) -> tuple[Tensor, Tensor]:
     group that is zero are zero.
     """
     hidden, outer = relu_weights(v)
-    return hidden.flatten(0, 2), torch.block_diag(*outer.flatten(1)[:, None])
+    rows = outer.flatten(1)[:, None]
+    return hidden.flatten(0, 2), torch.block_diag(*rows)
 
 
 def two_layer(v: Tensor) -> nn.Sequential:
     """The network without biases of one solution v (C, 2, P, d): d inputs, a hidden unit for each
     non-zero group, C outputs.
     """
-    (hidden, outer), some = layers(v), v.norm(dim=-1).flatten() > 0
-    return nn.Sequential(_linear(hidden[some]), nn.ReLU(), _linear(outer[:, some]))
+    hidden, outer = layers(v)
+    alive = v.norm(dim=-1).flatten() > 0
+    first = _linear(hidden[alive])
+    second = _linear(outer[:, alive])
+    return nn.Sequential(first, nn.ReLU(), second)
 
 
 def _linear(weight: Tensor) -> nn.Linear:
-    layer = nn.Linear(
-        1, 1, bias=False
-    )  # a layer without units would warn that there is nothing to initialise
-    layer.in_features, layer.out_features = weight.shape[1], weight.shape[0]
+    # A layer made without units would warn that there is nothing to initialise.
+    layer = nn.Linear(1, 1, bias=False)
+    layer.out_features, layer.in_features = weight.shape
     layer.weight = nn.Parameter(weight.clone())
     return layer
 
@@ -62,25 +68,45 @@ def prune_dependent(v: Tensor, X: Tensor) -> Tensor:
     """
     v = v.clone()
     for group in v.flatten(0, 1):
-        while (alive := group.norm(dim=-1).nonzero()[:, 0]).numel() > 1:
-            active = (X @ group[alive].mT).clamp(min=0).double()
-            lengths = active.norm(dim=0)
-            if (dead := lengths == 0).any():  # it answers nothing, anywhere on X
-                group[alive[dead]] = 0
-                continue
-            few = len(active) < len(
-                alive
-            )  # then what depends is no row of a thin factor; of many examples U would be (n, n)
-            _, singular, right = torch.linalg.svd(active / lengths, full_matrices=few)
-            if len(singular) == len(alive) and singular[-1] > RANK * singular[0]:
-                break
-            change = right[-1] / lengths
-            change = change if -change.min() > change.max() else -change
-            first = change.argmin()
-            factors = (1 - change / change[first]).clamp(min=0)
-            factors[first] = 0
-            group[alive] *= factors[:, None].to(v.dtype)
+        while _drop_dependent(group, X):
+            continue
     return v
+
+
+def _drop_dependent(group: Tensor, X: Tensor) -> bool:
+    """Make a neuron of `group` (P, d) vanish that the others replace; False if there is none."""
+    alive = group.norm(dim=-1).nonzero()[:, 0]
+    if len(alive) <= 1:
+        return False
+    active = (X @ group[alive].mT).clamp(min=0).double()
+    lengths = active.norm(dim=0)
+    silent = lengths == 0  # on all of X
+    if silent.any():
+        group[alive[silent]] = 0
+        return True
+    dependence = _dependence(active / lengths)
+    if dependence is None:
+        return False
+    change = dependence / lengths
+    if not -change.min() > change.max():
+        change = -change
+    first = change.argmin()
+    factors = (1 - change / change[first]).clamp(min=0)
+    factors[first] = 0
+    group[alive] *= factors[:, None].to(group.dtype)
+    return True
+
+
+def _dependence(columns: Tensor) -> Tensor | None:
+    """A unit vector (m,) that combines the columns of (n, m) to as good as zero; None if they are
+    independent.
+    """
+    n, m = columns.shape
+    # With n < m what depends is no row of a thin factor; with many examples U would be (n, n).
+    _, singular, right = torch.linalg.svd(columns, full_matrices=n < m)
+    if len(singular) == m and singular[-1] > RANK * singular[0]:
+        return None
+    return right[-1]
 
 
 def refit(hidden: Tensor, Y: Tensor) -> Tensor:
@@ -89,8 +115,8 @@ def refit(hidden: Tensor, Y: Tensor) -> Tensor:
 
     hidden: activations (n, m) of the first layer.
     """
-    active = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1).double()
-    return (
-        torch.linalg.pinv(active.mT @ active, rtol=RANK, hermitian=True)
-        @ (active.mT @ Y.mT.double())
-    ).mT
+    ones = hidden.new_ones(len(hidden), 1)
+    active = torch.cat([hidden, ones], 1).double()
+    inverse = torch.linalg.pinv(active.mT @ active, rtol=RANK, hermitian=True)
+    fitted = inverse @ (active.mT @ Y.mT.double())
+    return fitted.mT

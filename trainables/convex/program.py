@@ -36,11 +36,10 @@ class Program:
     @staticmethod
     def of(X: Tensor, gates: Tensor, weights: Tensor | None = None) -> Program:
         """gates: (n, P) bool.  weights: ones if not given."""
-        return Program(
-            X,
-            gates.mT.to(X.dtype).contiguous(),
-            torch.ones_like(X[:, 0]) if weights is None else weights,
-        )
+        on = gates.mT.to(X.dtype).contiguous()
+        if weights is None:
+            weights = torch.ones_like(X[:, 0])
+        return Program(X, on, weights)
 
     def double(self) -> Program:
         """The same in float64."""
@@ -53,11 +52,14 @@ class Program:
 
     def F(self, u: Tensor) -> Tensor:
         """Predictions (..., n) of neurons u (..., 2, P, d), each with the gate of its place."""
-        return (((u[..., 0, :, :] - u[..., 1, :, :]) @ self.X.mT) * self.on).sum(-2)
+        v, w = u.unbind(-3)
+        predicted = (v - w) @ self.X.mT
+        return (predicted * self.on).sum(-2)
 
     def Ft(self, r: Tensor) -> Tensor:
         """The adjoint of F: (..., n) -> (..., 2, P, d)."""
-        one = (r[..., None, :] * self.on) @ self.X
+        gated = r[..., None, :] * self.on
+        one = gated @ self.X
         return torch.stack([one, -one], -3)
 
     def G(self, u: Tensor) -> Tensor:
@@ -75,10 +77,11 @@ class Program:
         return scaled.mT @ scaled
 
     def flops(self) -> int:
-        """Of one product with X for one class: F and its adjoint cost one, G and its adjoint two."""
+        """Of one product with X for one class: F and its adjoint cost one, G and G' two."""
         return 2 * self.X.numel() * len(self.on)
 
 
 def beta_max(program: Program, Y: Tensor) -> Tensor:
     """(C,): from this weight on the empty network is optimal, max_i |X' D_i y|; Y: (C, n)."""
-    return program.Ft(Y)[..., 0, :, :].norm(dim=-1).amax(-1)
+    v, _ = program.Ft(Y).unbind(-3)
+    return v.norm(dim=-1).amax(-1)

@@ -11,7 +11,7 @@ import dataclasses
 
 import torch
 
-from .linear import CHUNK
+from .linear import CHUNK, Kind
 from .solver import Mode, directions, together, usual
 
 
@@ -56,39 +56,63 @@ class Room:
     @property
     def basis(self) -> int:
         """What a preconditioner keeps."""
-        kind = usual(self.mode, self.n, self.gates, self.d)
-        size = self.neurons if kind == "nystrom" else self.neurons // 2 + self.d
-        return size * directions(kind, self.n, self.gates, self.d)
+        if self.kind == "nystrom":
+            return self.neurons * self.rank
+        size = self.neurons // 2 + self.d
+        return size * self.rank
+
+    @property
+    def kind(self) -> Kind:
+        """The preconditioner."""
+        return usual(self.mode, self.n, self.gates, self.d)
+
+    @property
+    def rank(self) -> int:
+        """Of the preconditioner."""
+        return directions(self.kind, self.n, self.gates, self.d)
 
     @property
     def preconditioner(self) -> int:
         """Most that is held while one is made, beside the Problem."""
-        n, size, lines = self.n, self.neurons // 2, self.gates * self.n
-        kind = usual(self.mode, n, self.gates, self.d)
-        rank = directions(kind, n, self.gates, self.d)
-        if kind == "exact" and size <= n:
-            cut = min(n * size, CHUNK)
-            return max(2 * self.data + 2 * cut, self.data + cut + 2 * size**2, 3 * size**2)
-        if kind == "exact":
+        size = self.neurons // 2
+        if self.kind == "exact":
+            return self._spectrum(size)
+        return self._sketch(2 * size if self.kind == "nystrom" else size)
+
+    def _spectrum(self, size: int) -> int:
+        """While all eigenvectors of `size` numbers are computed."""
+        n = self.n
+        if size > n:
             return self.data + 3 * size * n + 2 * n**2
-        size *= 2 if kind == "nystrom" else 1
-        columns = min(rank, max(1, CHUNK // lines))
-        return max(2 * columns * lines + 4 * columns * size + size * rank, 5 * size * rank)
+        gram = size**2
+        rows = min(n * size, CHUNK)
+        gating = 2 * self.data + 2 * rows
+        summing = self.data + rows + 2 * gram
+        factoring = 3 * gram
+        return max(gating, summing, factoring)
+
+    def _sketch(self, size: int) -> int:
+        """While a sketch of directions of `size` numbers is made."""
+        predicted = self.gates * self.n
+        columns = min(self.rank, max(1, CHUNK // predicted))
+        basis = size * self.rank
+        vectors = 2 * predicted + 4 * size
+        multiplying = columns * vectors + basis
+        return max(multiplying, 5 * basis)
 
     def solving(self, members: int) -> int:
         """Most that solving for so many members at a time holds, beside what the state holds."""
-        programs, both = self.classes * members, self.neurons + self.seen
+        programs = self.classes * members
         if self.mode == "paper":
             # The preconditioner is made in the first iteration.
-            first, later = (
-                programs * (4 * self.neurons + self.seen),
-                programs * (16 * self.neurons + 5 * self.seen),
-            )
+            first = programs * (4 * self.neurons + self.seen)
+            later = programs * (16 * self.neurons + 5 * self.seen)
         else:
             going = min(programs, together(self.n, self.gates, self.device))
-            first, later = (
-                2 * members * self.member + copies * going * both for copies in (12, 22)
-            )
+            iterate = going * (self.neurons + self.seen)
+            held = 2 * members * self.member
+            first = held + 12 * iterate
+            later = held + 20 * iterate
         return self.problem + max(first + self.preconditioner, later + self.basis)
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -37,6 +38,8 @@ INNER = 32, 200
 """
 LOOK = 25
 """Iterations of the mode `solve` between two looks at the certificate."""
+PAPER_ITERATIONS, SOLVE_ITERATIONS = 20, 4000
+"""Of ADMM in each mode, unless another number is given; of the mode `solve` at most."""
 STRIDES = 8, 4, 2, 1
 """Of a path, every eighth weight is solved for from zero, then those halfway between, and so on."""
 CACHED = 400_000
@@ -81,12 +84,16 @@ def usual(mode: Mode, n: int, gates: int, d: int) -> Kind:
 
 def directions(kind: Kind, n: int, gates: int, d: int) -> int:
     """The rank of a preconditioner."""
-    return {"nystrom": RANK, "exact": min(gates * d, n)}.get(kind, 2 * d)
+    if kind == "nystrom":
+        return RANK
+    return min(gates * d, n) if kind == "exact" else 2 * d
 
 
 def together(n: int, gates: int, device: torch.device) -> int:
     """How many programs of the mode `solve` are iterated at a time, of however many there are."""
-    return max(1, CACHED // (2 * gates * n)) if device.type == "cpu" else sys.maxsize
+    if device.type != "cpu":
+        return sys.maxsize
+    return max(1, CACHED // (2 * gates * n))
 
 
 class Problem:
@@ -108,11 +115,15 @@ class Problem:
     ) -> None:
         norms = X.norm(dim=1)
         self.mode: Mode = mode
-        self.scale = 1.0 if mode == "paper" else float(norms.mean()) or 1.0
-        scaled = X / self.scale
-        weights = None if mode == "paper" else torch.where(norms > 0, self.scale / norms, 1)
-        self.program, self.Y = Program.of(scaled, gates, weights), Y
-        (n, d), count = X.shape, gates.shape[1]
+        self.scale = 1.0
+        weights = None
+        if mode == "solve":
+            self.scale = float(norms.mean()) or 1.0
+            weights = torch.where(norms > 0, self.scale / norms, 1)
+        self.program = Program.of(X / self.scale, gates, weights)
+        self.Y = Y
+        n, d = X.shape
+        count = gates.shape[1]
         self.kind: Kind = preconditioning or usual(mode, n, count, d)
         self.rank = rank or directions(self.kind, n, count, d)
         self.system = System(self.program, self.program.gram)
@@ -120,9 +131,8 @@ class Problem:
     @functools.cached_property
     def apply(self) -> Apply:
         """The preconditioner; the costly part of what is shared."""
-        generator = torch.Generator().manual_seed(
-            0
-        )  # of a sketch, which changes how fast a system is solved, not what it is
+        # Of a sketch, which changes how fast a system is solved, not what it is.
+        generator = torch.Generator().manual_seed(0)
         return preconditioner(self.program, self.kind, self.rank, generator, RHO)
 
     @property
@@ -141,20 +151,31 @@ class Problem:
         conjugate gradients, or of refinement, is two products with X, one with the Gram matrix, and
         the preconditioner's.
         """
-        (n, d), gates, one = self.program.X.shape, len(self.program.on), self.program.flops()
-        thin = 4 * gates * d * self.rank
-        inner = 2 * one + 4 * gates * d * d + thin
-        setup = 2 * n * d * d + (
-            2 * n * (gates * d) ** 2 if self.kind == "exact" else 2 * one * self.rank
-        )
-        return setup + made.sum(-1) * (4 * one + thin + self.refined * inner) + used.sum(-1) * inner
+        n, d = self.program.X.shape
+        gates = len(self.program.on)
+        product = self.program.flops()
+        basis = 4 * gates * d * self.rank
+        inner = 2 * product + 4 * gates * d * d + basis
+        outer = 4 * product + basis + self.refined * inner
+        if self.kind == "exact":
+            preconditioning = 2 * n * (gates * d) ** 2
+        else:
+            preconditioning = 2 * product * self.rank
+        setup = 2 * n * d * d + preconditioning
+        return setup + made.sum(-1) * outer + used.sum(-1) * inner
 
     def start(self, betas: Tensor) -> Iterate:
         """ADMM's start for all classes of each of the weights (B,): B C programs, the classes of a
         weight after each other.
         """
-        rho = torch.full_like(betas, RHO) if self.mode == "paper" else 2 * betas / self.scale
-        return Iterate.zero(self.program, rho.repeat_interleave(len(self.Y)))
+        rho = self._first_rho(betas)
+        by_class = rho.repeat_interleave(len(self.Y))
+        return Iterate.zero(self.program, by_class)
+
+    def _first_rho(self, betas: Tensor) -> Tensor:
+        if self.mode == "paper":
+            return torch.full_like(betas, RHO)
+        return 2 * betas / self.scale
 
     def labels(self, count: int) -> Tensor:
         """(count C, n)."""
@@ -167,11 +188,11 @@ class Problem:
             if self.refined:
                 u = u + self.apply(right - self.system(u, rho), rho)
             return u, torch.zeros_like(rho, dtype=torch.long)
-        tolerance, most = (
-            ((2 + k) ** -1.2, INNER[0])
-            if self.mode == "paper"
-            else (min(1e-4, (1 + k) ** -2.0), INNER[1])
-        )
+        paper_most, solve_most = INNER
+        if self.mode == "paper":
+            tolerance, most = (2 + k) ** -1.2, paper_most
+        else:
+            tolerance, most = min(1e-4, (1 + k) ** -2.0), solve_most
         return pcg(self.system, self.apply, right, rho, start, tolerance, most)
 
     def run(
@@ -183,38 +204,63 @@ class Problem:
         A program of the mode `solve` stops when its gap is at most `tolerance` of its value, and
         its violation too.
         """
-        beta, y = (betas / self.scale).repeat_interleave(len(self.Y)), self.labels(len(betas))
+        beta = self._scaled(betas)
+        y = self.labels(len(betas))
         made = torch.zeros(len(beta), dtype=torch.long, device=beta.device)
         if self.mode == "paper":
-            return iterate(self.program, y, beta, at, self.solver, begin, count, None), made + count
-        at = at.select(index := torch.arange(len(beta), device=beta.device))
-        (gates, n), device = self.program.on.shape, beta.device
-        for going in index.split(min(len(beta), together(n, gates, device))):
-            here = at.select(going)
-            anderson = Anderson(here)
-            for k in range(begin, begin + count, LOOK):
-                found = certificate(
-                    self.program, y[going], beta[going], here.v(beta[going]), here.multipliers
-                )
-                # Of a point that is not feasible the value may be too low by more than the price,
-                # and the gap too small.
-                if (
-                    open_ := ~(
-                        (found.gap <= tolerance * found.primal) & (found.violation <= tolerance)
-                    )
-                ).sum() < len(going):
-                    going, here = going[open_], here.select(open_)
-                    anderson.select(open_)
-                if not len(going):
-                    break
-                steps = min(LOOK, begin + count - k)
-                here = iterate(
-                    self.program, y[going], beta[going], here, self.solver, k, steps, anderson
-                )
+            at = iterate(self.program, y, beta, at, self.solver, begin, count, None)
+            return at, made + count
+        gates, n = self.program.on.shape
+        programs = torch.arange(len(beta), device=beta.device)
+        at = at.select(programs)  # a copy, since solutions are put into it
+        size = min(len(beta), together(n, gates, beta.device))
+        for group in programs.split(size):
+            for going, here, steps in self._solved(
+                at.select(group), group, y, beta, begin, begin + count, tolerance
+            ):
                 at.put(going, here)
                 made[going] += steps
-                pulse.tell("iteration", k + steps, begin + count)
         return at, made
+
+    def _solved(
+        self,
+        here: Iterate,
+        going: Tensor,
+        y: Tensor,
+        beta: Tensor,
+        begin: int,
+        end: int,
+        tolerance: float,
+    ) -> Iterator[tuple[Tensor, Iterate, int]]:
+        """Iterate the programs `going` until each has its certificate, or to iteration `end`.
+
+        Yields after each LOOK iterations which programs went on, where they are, and how many
+        iterations that were.  y, beta: of all programs.
+        """
+        anderson = Anderson(here)
+        for k in range(begin, end, LOOK):
+            is_open = self._is_open(here, y[going], beta[going], tolerance)
+            if not is_open.all():
+                going, here = going[is_open], here.select(is_open)
+                anderson.select(is_open)
+            if not len(going):
+                return
+            steps = min(LOOK, end - k)
+            here = iterate(
+                self.program, y[going], beta[going], here, self.solver, k, steps, anderson
+            )
+            yield going, here, steps
+            pulse.tell("iteration", k + steps, end)
+
+    def _is_open(self, at: Iterate, y: Tensor, beta: Tensor, tolerance: float) -> Tensor:
+        """(S,): whether a program has no certificate yet."""
+        proof = certificate(self.program, y, beta, at.v(beta), at.multipliers)
+        # Of a point that is not feasible the value may be too low by more than the price, and the
+        # gap too small.
+        allowed = tolerance * proof.primal
+        is_near = proof.gap <= allowed
+        is_feasible = proof.violation <= tolerance
+        return ~(is_near & is_feasible)
 
     def path(self, betas: Tensor, count: int, tolerance: float) -> tuple[Iterate, Tensor]:
         """`run` from zero for many weights, (B,) in any order: about half the iterations, since
@@ -223,50 +269,65 @@ class Problem:
         Every eighth weight from zero; then, level by level, those halfway between, from what is
         `between` their neighbours.
         """
-        order, last, classes = betas.argsort(), len(betas) - 1, len(self.Y)
-        beta, most = (
-            (betas / self.scale).repeat_interleave(classes),
-            beta_max(self.program, self.Y).repeat(len(betas)),
-        )
-        at, made = self.start(betas), torch.zeros_like(beta, dtype=torch.long)
-
-        def programs(places: list[int]) -> Tensor:
-            return (
-                order[places][:, None] * classes + torch.arange(classes, device=order.device)
-            ).flatten()
-
+        order = betas.argsort()
+        beta = self._scaled(betas)
+        most = beta_max(self.program, self.Y).repeat(len(betas))
+        at = self.start(betas)
+        made = torch.zeros_like(beta, dtype=torch.long)
+        last = len(betas) - 1
         for stride in STRIDES:
-            level = list(range(stride, last, 2 * stride))
-            if stride == STRIDES[0]:
-                level = sorted({*range(0, last, stride), last})
-            elif level:
-                low, high = (
-                    programs([k - stride for k in level]),
-                    programs([min(k + stride, last) for k in level]),
-                )
-                here = programs(level)
-                near = between(at.select(low), at.select(high), (beta[low], beta[high]), beta[here])
+            level = _level(stride, last)
+            if not level:
+                continue
+            here = self._programs(order, level)
+            if stride != STRIDES[0]:
+                low = self._programs(order, [place - stride for place in level])
+                high = self._programs(order, [min(place + stride, last) for place in level])
+                neighbours = beta[low], beta[high]
+                near = between(at.select(low), at.select(high), neighbours, beta[here])
                 some = beta[here] < most[here]  # the others are solved by nothing
                 at.put(here[some], near.select(some))
-            if level:
-                here = programs(level)
-                found, made[here] = self.run(
-                    at.select(here), betas[order[level]], 0, count, tolerance
-                )
-                at.put(here, found)
+            solved, made[here] = self.run(at.select(here), betas[order[level]], 0, count, tolerance)
+            at.put(here, solved)
         return at, made
+
+    def _scaled(self, betas: Tensor) -> Tensor:
+        """The weight of each program, (B C,), in the scale of its X."""
+        return (betas / self.scale).repeat_interleave(len(self.Y))
+
+    def _programs(self, order: Tensor, places: list[int]) -> Tensor:
+        """The programs of all classes of the weights at `places` of an order."""
+        count = len(self.Y)
+        firsts = order[places] * count
+        classes = torch.arange(count, device=order.device)
+        programs = firsts[:, None] + classes
+        return programs.flatten()
 
     def found(self, at: Iterate, betas: Tensor) -> tuple[Tensor, Certificate]:
         """Neurons (B, C, 2, P, d) in the scale of X, and their certificate, (B, C) each, in float64
         whatever they are.
         """
-        beta, shape = (betas / self.scale).repeat_interleave(len(self.Y)), (len(betas), len(self.Y))
+        beta = self._scaled(betas)
+        y = self.labels(len(betas))
         v = at.v(beta)
-        given = (self.labels(len(betas)), beta, v, at.multipliers)
-        proof = certificate(self.program.double(), *(each.double() for each in given))
-        return v.view(*shape, *v.shape[1:]) / self.scale, Certificate(
-            *(part.view(shape) for part in proof)
+        proof = certificate(
+            self.program.double(),
+            y.double(),
+            beta.double(),
+            v.double(),
+            at.multipliers.double(),
         )
+        shape = len(betas), len(self.Y)
+        by_class = [part.view(shape) for part in proof]
+        neurons = v.view(*shape, *v.shape[1:])
+        return neurons / self.scale, Certificate(*by_class)
+
+
+def _level(stride: int, last: int) -> list[int]:
+    """Places in a sorted path, from 0 to `last`, that are solved for at a stride."""
+    if stride == STRIDES[0]:
+        return sorted({*range(0, last, stride), last})
+    return list(range(stride, last, 2 * stride))
 
 
 def solve(
@@ -296,39 +357,43 @@ def solve(
     _check(X, Y, gates, betas)
     betas = betas.to(X)
     problem = Problem(X, Y.to(X), gates, mode, preconditioning)
-    most = iterations if iterations is not None else (20 if mode == "paper" else 4000)
-    at, made = (
-        problem.path(betas, most, tolerance)
-        if mode == "solve"
-        else problem.run(problem.start(betas), betas, 0, most, tolerance)
-    )
+    if iterations is None:
+        iterations = PAPER_ITERATIONS if mode == "paper" else SOLVE_ITERATIONS
+    if mode == "paper":
+        at, made = problem.run(problem.start(betas), betas, 0, iterations, tolerance)
+    else:
+        at, made = problem.path(betas, iterations, tolerance)
     v, proof = problem.found(at, betas)
-    made, inner = (count.view(len(betas), len(Y)) for count in (made, at.used))
-    spent = problem.flops(made, inner)
+    made = made.view(len(betas), len(Y))
+    inner = at.used.view(len(betas), len(Y))
     return Solution(
-        proof.primal.sum(1), proof.gap.sum(1), v.mT, proof, made.amax(1), inner.amax(1), spent
+        objective=proof.primal.sum(1),
+        gap=proof.gap.sum(1),
+        v=v.mT,
+        certificate=proof,
+        iterations=made.amax(1),
+        inner=inner.amax(1),
+        flops=problem.flops(made, inner),
     )
 
 
 def _check(X: Tensor, Y: Tensor, gates: Tensor, betas: Tensor) -> None:
-    shapes = f"X {tuple(X.shape)}, Y {tuple(Y.shape)}, gates {tuple(gates.shape)}, betas {tuple(betas.shape)}"
-    if not (
-        X.ndim == Y.ndim == gates.ndim == 2
-        and betas.ndim == 1
-        and X.shape[0] == Y.shape[1] == gates.shape[0]
-    ):
+    shapes = ", ".join(
+        f"{name} {tuple(tensor.shape)}"
+        for name, tensor in (("X", X), ("Y", Y), ("gates", gates), ("betas", betas))
+    )
+    dimensions = X.ndim, Y.ndim, gates.ndim, betas.ndim
+    if dimensions != (2, 2, 2, 1) or not X.shape[0] == Y.shape[1] == gates.shape[0]:
         raise ValueError(f"shapes are X (n, d), Y (C, n), gates (n, P), betas (B,); got {shapes}")
     if 0 in (*X.shape, *Y.shape, *gates.shape, *betas.shape):
-        raise ValueError(
-            f"there are examples, features, classes, gates and weights, at least one each; got {shapes}"
-        )
+        rule = "there are examples, features, classes, gates and weights, at least one each"
+        raise ValueError(f"{rule}; got {shapes}")
     if not X.is_floating_point() or gates.dtype != torch.bool:
-        raise ValueError(
-            f"X holds real numbers and gates truth values; got {X.dtype} and {gates.dtype}"
-        )
+        rule = "X holds real numbers and gates truth values"
+        raise ValueError(f"{rule}; got {X.dtype} and {gates.dtype}")
     if not (torch.isfinite(X).all() and torch.isfinite(Y).all()):
         raise ValueError("X and Y are finite; got NaN or infinity")
-    if not ((betas > 0) & torch.isfinite(betas)).all():
-        raise ValueError(
-            f"regularisation weights are above 0; got {betas[~((betas > 0) & torch.isfinite(betas))][0]}"
-        )
+    is_right = (betas > 0) & torch.isfinite(betas)
+    if not is_right.all():
+        wrong = betas[~is_right][0]
+        raise ValueError(f"regularisation weights are above 0; got {wrong}")

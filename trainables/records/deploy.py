@@ -9,13 +9,14 @@ import importlib.util
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...analysis.rows.mistake import Mistake
-from ...analysis.rows.storage import Where, atomic, locate
+from ...analysis.rows.storage import Location, Where, atomic, locate
 from ...analysis.rows.storage import save as publish
 from ..data.dataset import Data
 from ..measure.members import EXAMPLES
@@ -57,12 +58,17 @@ def save(
     absent.
     """
     folder = locate(folder)
-    for name in (WEIGHTS, ABOUT, ONNX):
-        (folder / name).unlink(missing_ok=True)  # or files of two networks could stand side by side
-    text = json.dumps({**describe(network, parent, found), **about}, indent=1)
+    _clear(folder)  # or files of two networks could stand side by side
+    described = {**describe(network, parent, found), **about}
+    text = json.dumps(described, indent=1)
     physical.save(folder / WEIGHTS, network, parent)
     with atomic(folder / ABOUT) as temporary:
         temporary.write_text(text + "\n")
+
+
+def _clear(folder: Location) -> None:
+    for name in (WEIGHTS, ABOUT, ONNX):
+        (folder / name).unlink(missing_ok=True)
 
 
 def describe(network: nn.Module, parent: Parent, found: Data) -> dict[str, Any]:
@@ -71,11 +77,6 @@ def describe(network: nn.Module, parent: Parent, found: Data) -> dict[str, Any]:
     `forward` is Python code that calls `parts` by name; it is null, with the reason, where the
     model cannot be traced.
     """
-    try:
-        code, parts = trace.code(network)
-        forward: dict[str, Any] = {"forward": code, "parts": parts}
-    except Mistake as error:
-        forward = {"forward": None, "reason": str(error), "parts": {"": repr(network)}}
     return {
         "model": parent.model,
         "options": dict(parent.options),
@@ -90,12 +91,20 @@ def describe(network: nn.Module, parent: Parent, found: Data) -> dict[str, Any]:
             "mean": found.mean.tolist(),
             "scale": found.scale.tolist(),
         },
-        "architecture": {
-            "library": "torch",
-            **forward,
-            "tensors": {n: list(t.shape) for n, t in _tensors(network).items()},
-        },
+        "architecture": _architecture(network),
     }
+
+
+def _architecture(network: nn.Module) -> dict[str, Any]:
+    about: dict[str, Any] = {"library": "torch"}
+    try:
+        code, parts = trace.code(network)
+        about |= {"forward": code, "parts": parts}
+    except Mistake as error:
+        about |= {"forward": None, "reason": str(error), "parts": {"": repr(network)}}
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    about["tensors"] = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    return about
 
 
 def move(source: Where, target: Where) -> None:
@@ -104,11 +113,11 @@ def move(source: Where, target: Where) -> None:
     """
     source = locate(source)
     target = locate(target)
+    _clear(target)
     for name in (WEIGHTS, ABOUT, ONNX):
-        (target / name).unlink(missing_ok=True)
-    for name in (WEIGHTS, ABOUT, ONNX):
-        if (source / name).exists():
-            publish(target / name, (source / name).read_bytes())
+        file = source / name
+        if file.exists():
+            publish(target / name, file.read_bytes())
 
 
 def convert(network: nn.Module, path: Where, parent: Parent, found: Data) -> Agreement:
@@ -119,35 +128,55 @@ def convert(network: nn.Module, path: Where, parent: Parent, found: Data) -> Agr
     compared with torch's. Raises Mistake if it cannot be exported, cannot be run, or does not
     agree. Whether it is the network of a row is `leaving`'s to say.
     """
-    example = torch.zeros(2, *parent.input_shape, dtype=getattr(torch, parent.dtype))
     with atomic(path) as temporary:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the exporter, about itself
-                program = torch.onnx.export(
-                    network,
-                    (example,),
-                    dynamo=True,
-                    dynamic_shapes=({0: torch.export.Dim("batch")},),
-                    input_names=["input"],
-                    output_names=["logits"],
-                    verbose=False,
-                )
-            assert program is not None
-            program.save(temporary, external_data=False)
+            _export(network, temporary, parent)
             call = runtime(temporary.read_bytes())
             agreement = compare(network, call, found)
         except Exception as error:  # an exporter of anybody's code may fail in any way
-            while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-                error = error.__cause__
-            raise Mistake(
-                f"{path}: no ONNX: the network can be exported and run; it raised {raised(error)}"
-            ) from error
-        if not agreement.difference <= TOLERANCE or agreement.right[0] != agreement.right[1]:
-            got = f"{agreement.difference:.1e}, and {' and '.join(map(str, agreement.right))} of {agreement.examples}"
-            rule = f"logits of ONNX Runtime and torch differ by {TOLERANCE:g} at most, and both are right as often"
-            raise Mistake(f"{path}: no ONNX: {rule}; got {got}")
+            why = raised(_first_cause(error))
+            rule = "the network can be exported and run"
+            raise Mistake(f"{path}: no ONNX: {rule}; it raised {why}") from error
+        _expect_agreement(path, agreement)
     return agreement
+
+
+def _export(network: nn.Module, path: Path, parent: Parent) -> None:
+    """Write an ONNX file by torch's exporter."""
+    dtype: torch.dtype = getattr(torch, parent.dtype)
+    example = torch.zeros(2, *parent.input_shape, dtype=dtype)
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: batch},),
+            input_names=["input"],
+            output_names=["logits"],
+            verbose=False,
+        )
+    assert program is not None
+    program.save(path, external_data=False)
+
+
+def _first_cause(error: Exception) -> Exception:
+    cause = error.__cause__
+    return _first_cause(cause) if isinstance(cause, Exception) else error
+
+
+def _expect_agreement(path: Where, agreement: Agreement) -> None:
+    """Raise Mistake if ONNX Runtime and torch do not agree."""
+    here, there = agreement.right
+    if agreement.difference <= TOLERANCE and here == there:
+        return
+    rule = (
+        f"logits of ONNX Runtime and torch differ by {TOLERANCE:g} at most, "
+        "and both are right as often"
+    )
+    got = f"{agreement.difference:.1e}, and {here} and {there} of {agreement.examples}"
+    raise Mistake(f"{path}: no ONNX: {rule}; got {got}")
 
 
 def runtime(content: bytes, threads: int = 1) -> Callable[[Tensor], Tensor]:
@@ -159,7 +188,8 @@ def runtime(content: bytes, threads: int = 1) -> Callable[[Tensor], Tensor]:
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def call(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+        logits = session.run(None, {"input": x.numpy()})[0]
+        return torch.from_numpy(logits)
 
     return call
 
@@ -169,16 +199,21 @@ def compare(network: nn.Module, other: Callable[[Tensor], Tensor], found: Data) 
     """The two, inputs -> logits, on the test split of `found`, which is on the CPU. The first is
     what differences are from.
     """
-    difference, right, examples = 0.0, [0, 0], 0
+    difference = 0.0
+    right = other_right = examples = 0
     for x, labels in found.parts("test", EXAMPLES):
-        logits, theirs = network(x), other(x)
-        apart = (theirs - logits).abs() / logits.abs().clamp(min=1)
-        difference = max(difference, float(apart.nan_to_num(float("inf")).max()))
-        for which, given in enumerate((logits, theirs)):
-            right[which] += int((given.argmax(1) == labels).sum())
+        logits = network(x)
+        other_logits = other(x)
+        scale = logits.abs().clamp(min=1)
+        apart = (other_logits - logits).abs() / scale
+        largest = apart.nan_to_num(float("inf")).max()
+        difference = max(difference, float(largest))
+        right += _count_right(logits, labels)
+        other_right += _count_right(other_logits, labels)
         examples += len(labels)
-    return Agreement(difference, (right[0], right[1]), examples)
+    return Agreement(difference, (right, other_right), examples)
 
 
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+def _count_right(logits: Tensor, labels: Tensor) -> int:
+    answers = logits.argmax(1)
+    return int((answers == labels).sum())

@@ -57,33 +57,36 @@ def task(folder: Where) -> Task:
     """The task whose networks are in `folder`, on the CPU. Raises Mistake if its data are not here,
     or are others now.
     """
-    about = table.planned(folder)
-    if about is not None and "task" in about:
-        given, was = about["task"], about["description"]["data_digest"]
+    planned = table.planned(folder)
+    if planned is not None and "task" in planned:
+        fields, digest = planned["task"], planned["description"]["data_digest"]
     else:
-        given = dict(table.footers(folder)[0]["task"])
-        was = given.pop("data_digest")
-    found = dataclasses.replace(Task(**given), device="cpu")
-    if found.data.digest != was:
+        fields = dict(table.footers(folder)[0]["task"])
+        digest = fields.pop("data_digest")
+    task = dataclasses.replace(Task(**fields), device="cpu")
+    if task.data.digest != digest:
         raise Mistake(
-            f"dataset {found.dataset}: is as it was when the study ran, with digest {was}; got {found.data.digest}"
+            f"dataset {task.dataset}: is as it was when the study ran, with digest {digest}; "
+            f"got {task.data.digest}"
         )
-    return found
+    return task
 
 
 def check_counts(network: nn.Module, row: Mapping[str, Any], input_shape: tuple[int, ...]) -> None:
     """Raise Wrong unless FLOPs and parameters of `network` are `flops_shrunk` and `params_shrunk`
     of its row.
     """
-    recorded = int(row["flops_shrunk"]), int(row["params_shrunk"])
-    told = f"{row['member']}: {_RULE}: its row counts {recorded[0]:,} FLOPs and {recorded[1]:,} parameters"
+    row_flops, row_params = int(row["flops_shrunk"]), int(row["params_shrunk"])
+    told = (
+        f"{row['member']}: {_RULE}: "
+        f"its row counts {row_flops:,} FLOPs and {row_params:,} parameters"
+    )
     try:
         counts = flops.count(network, input_shape)
     except Exception as error:  # code of any model
-        raise Wrong(
-            f"{told}, and what would leave cannot be run: {raised(error)}; nothing was written"
-        ) from error
-    if (counts.flops, counts.params) != recorded:
+        why = f"what would leave cannot be run: {raised(error)}"
+        raise Wrong(f"{told}, and {why}; nothing was written") from error
+    if (counts.flops, counts.params) != (row_flops, row_params):
         raise Wrong(f"{told}, the file {counts.flops:,} and {counts.params:,}; nothing was written")
 
 
@@ -98,16 +101,17 @@ def check_answers(
     """
     examples = len(data.labels["test"])
     recorded = round(row["accuracy_test"] * examples)
-    found = compare(network, kept, data)
-    if found.other or not found.fits(recorded):
-        more = ""
-        if found.other:
-            more = f", and answers {found.other} of them as the network that was kept does not"
-        raise Wrong(
-            f"{row['member']}: {_RULE}: its row has {_share(recorded, examples)} test examples right, the file "
-            f"{_share(found.right, examples)}{more}; nothing was written"
-        )
-    return recorded
+    answers = compare(network, kept, data)
+    if not answers.other and answers.fits(recorded):
+        return recorded
+    more = ""
+    if answers.other:
+        more = f", and answers {answers.other} of them as the network that was kept does not"
+    raise Wrong(
+        f"{row['member']}: {_RULE}: "
+        f"its row has {_share(recorded, examples)} test examples right, "
+        f"the file {_share(answers.right, examples)}{more}; nothing was written"
+    )
 
 
 @torch.no_grad()
@@ -119,19 +123,32 @@ def compare(network: Callable[[Tensor], Tensor], kept: nn.Module, data: Data) ->
     right = least = most = other = examples = 0
     for x, labels in data.parts("test", EXAMPLES):
         answers = network(x).argmax(1)
-        logits = _exactly(exact, kept, x)
-        best = logits.max(1, keepdim=True).values
-        ties = logits >= best - close * logits.abs().max(1, keepdim=True).values
-        ties |= nn.functional.one_hot(
-            logits.argmax(1), logits.shape[1]
-        ).bool()  # one that is not a number ties with none
-        could = ties[torch.arange(len(labels)), labels]
+        ties = _ties(_exactly(exact, kept, x), close)
+        could = _at(ties, labels)
+        must = could & (ties.sum(1) == 1)
+        may = _at(ties, answers)
         right += int((answers == labels).sum())
         most += int(could.sum())
-        least += int((could & (ties.sum(1) == 1)).sum())
-        other += int((~ties[torch.arange(len(labels)), answers]).sum())
+        least += int(must.sum())
+        other += int((~may).sum())
         examples += len(labels)
     return Answers(examples, right, least, most, other)
+
+
+def _ties(logits: Tensor, close: float) -> Tensor:
+    """(n, classes) bool: the best class of each example, and those that tie with it."""
+    best = logits.max(1, keepdim=True).values
+    largest = logits.abs().max(1, keepdim=True).values
+    ties = logits >= best - close * largest
+    # One that is not a number ties with none.
+    answers = logits.argmax(1)
+    return ties | nn.functional.one_hot(answers, logits.shape[1]).bool()
+
+
+def _at(ties: Tensor, classes: Tensor) -> Tensor:
+    """(n,) bool: whether the class of each example is among those that tie."""
+    examples = torch.arange(len(classes))
+    return ties[examples, classes]
 
 
 def _exactly(exact: nn.Module, kept: nn.Module, x: Tensor) -> Tensor:
@@ -143,4 +160,5 @@ def _exactly(exact: nn.Module, kept: nn.Module, x: Tensor) -> Tensor:
 
 
 def _share(right: int, examples: int) -> str:
-    return f"{right} of {examples} ({100 * right / examples:.2f} %)"
+    percent = 100 * right / examples
+    return f"{right} of {examples} ({percent:.2f} %)"

@@ -8,6 +8,7 @@ header which members they are of and what builds them. Nothing here trains.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +23,10 @@ from torch import nn
 from ...analysis.rows import table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, Where, atomic, each, local, locate, read_range, save
+from ..contract import Networks
 from ..data.dataset import Data
 from ..structure.extract import shrunk
+from ..tree import apart, leaves
 from . import leaving, physical
 from .physical import Parent
 
@@ -45,28 +48,21 @@ def load_masks(folder: Where, members: Sequence[str]) -> dict[str, dict[str, tor
 
     Raises Mistake if the study did not keep one of them.
     """
-    found: dict[str, dict[str, torch.Tensor]] = {}
     wanted = set(members)
-    for path, about in _networks(folder) if wanted else ():
-        places = {
-            member: place
-            for member, place in zip(about["members"], about["of"], strict=True)
-            if member in wanted
-        }
-        if places:
-            with _opened(path) as file:
-                entries = list(file.keys())
-                names = {
-                    name: name.removeprefix("kept/") for name in entries if name.startswith("kept/")
-                }
-                stacks = {short: file.get_tensor(name) for name, short in names.items()}
-            found |= {
-                member: {name: stack[place] for name, stack in stacks.items()}
-                for member, place in places.items()
-            }
-    if lacking := wanted - found.keys():
+    masks: dict[str, dict[str, torch.Tensor]] = {}
+    for file in _files(folder) if wanted else ():
+        places = file.places
+        here = wanted & places.keys()
+        if not here:
+            continue
+        stacks = file.kept_stacks()
+        for member in here:
+            place = places[member]
+            masks[member] = {name: stack[place] for name, stack in stacks.items()}
+    lacking = wanted - masks.keys()
+    if lacking:
         raise Mistake(f"{folder}: {_NOT_KEPT.format(min(lacking))}")
-    return found
+    return masks
 
 
 def load_shrunk(folder: Where, member: str) -> nn.Module:
@@ -89,9 +85,10 @@ def export(folder: Where, member: str, path: Where) -> None:
     own = rows[rows["member"] == member].iloc[0]
     row = {str(name): value for name, value in own.items()}
     data = leaving.task(folder).data
+    small = shrink(module, kept, parent)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "network.safetensors"
-        written(file, shrink(module, kept, parent), module, parent, row, data)
+        written(file, small, module, parent, row, data)
         save(path, file.read_bytes())
 
 
@@ -116,23 +113,114 @@ def written(
     return file
 
 
+def write_networks(
+    path: Location,
+    members: Sequence[str],
+    networks: Networks,
+    positions: Sequence[int],
+    parent: Parent,
+) -> None:
+    """Write the effective networks of members, each distinct one once, to one file.
+
+    positions: of `members`, in that order, in `networks.of`.  parent: what builds them.
+    """
+    index, of = torch.unique(networks.of.cpu()[list(positions)], return_inverse=True)
+    trees = {"params": networks.params, "buffers": networks.buffers, "kept": networks.kept}
+    stacks: dict[str, torch.Tensor] = {}
+    for name, tensor in leaves(trees).items():
+        stacks[name] = tensor.detach().cpu()[index]
+    about = {
+        "members": list(members),
+        "of": of.tolist(),
+        "model": parent.model,
+        "options": dict(parent.options),
+        "input_shape": list(parent.input_shape),
+        "classes": parent.classes,
+        "dtype": parent.dtype,
+    }
+    with atomic(path) as temporary:
+        save_file(apart(stacks), temporary, metadata={"about": json.dumps(about)})
+
+
 def kept_members(folder: Where) -> set[str]:
     """The members whose networks a study's output folder holds."""
-    return {member for _, about in _networks(folder) for member in about["members"]}
+    members: set[str] = set()
+    for file in _files(folder):
+        members.update(file.members)
+    return members
 
 
-def _networks(folder: Where) -> list[tuple[Location, dict[str, Any]]]:
-    """The files of kept networks and what each says of itself; only their headers are read."""
-    folder = locate(folder)
-    paths = sorted((folder / "networks").glob("*.safetensors"), key=str)
-    return list(zip(paths, each(_about, paths), strict=True))
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A file of networks, and what its header says of it: `members`, and for each of them its place
+    in the stacks, `of`; of all of them, what builds them.
+    """
+
+    path: Location
+    about: dict[str, Any]
+
+    @property
+    def members(self) -> list[str]:
+        return self.about["members"]
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The place of each member in the stacks."""
+        return dict(zip(self.members, self.about["of"], strict=True))
+
+    def kept_stacks(self) -> dict[str, torch.Tensor]:
+        """What is kept of all networks, by removable parameter and block."""
+        stacks: dict[str, torch.Tensor] = {}
+        with _opened(self.path) as file:
+            for name in list(file.keys()):
+                kind, _, inner = name.partition("/")
+                if kind == "kept":
+                    stacks[inner] = file.get_tensor(name)
+        return stacks
+
+    def at(self, place: int) -> dict[str, torch.Tensor]:
+        """The tensors of the network at a place; no others are read."""
+        with _opened(self.path) as file:
+            return {name: file.get_slice(name)[place] for name in list(file.keys())}
+
+    def keep_only(self, members: set[str]) -> None:
+        """Write the file again without the networks of others; drop it if it holds no other."""
+        going: list[str] = []
+        places: list[int] = []
+        for member, place in zip(self.members, self.about["of"], strict=True):
+            if member in members:
+                going.append(member)
+                places.append(place)
+        if len(going) == len(self.members):
+            return
+        if not going:
+            self.path.unlink()
+            return
+        index = sorted(set(places))
+        tensors: dict[str, torch.Tensor] = {}
+        with _opened(self.path) as file:
+            for name in list(file.keys()):
+                tensors[name] = file.get_tensor(name)[index].contiguous()
+        of = [index.index(place) for place in places]
+        about = {**self.about, "members": going, "of": of}
+        with atomic(self.path) as temporary:
+            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+
+
+def _files(folder: Where) -> list[_File]:
+    """The files of kept networks; only their headers are read."""
+    place = locate(folder) / "networks"
+    paths = sorted(place.glob("*.safetensors"), key=str)
+    headers = each(_about, paths)
+    return [_File(path, about) for path, about in zip(paths, headers, strict=True)]
 
 
 def _about(path: Location) -> dict[str, Any]:
     """What a file of networks says of itself in its header: JSON, after its length in 8 bytes."""
     with _trusted(path):
-        header = read_range(path, 8, int.from_bytes(read_range(path, 0, 8), "little"))
-        return json.loads(json.loads(header)["__metadata__"]["about"])
+        length = int.from_bytes(read_range(path, 0, 8), "little")
+        header = json.loads(read_range(path, 8, length))
+        return json.loads(header["__metadata__"]["about"])
 
 
 @contextlib.contextmanager
@@ -148,14 +236,14 @@ def _trusted(path: Location) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError, SafetensorError) as error:
-        raise Mistake(
-            f"{path}: kept networks are a safetensors file that names its members; got: {error}"
-        ) from error
+        rule = "kept networks are a safetensors file that names its members"
+        raise Mistake(f"{path}: {rule}; got: {error}") from error
 
 
 def shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
     """The network that `load` gives, physically smaller."""
-    return shrunk(module, parent.structure, kept, parent.input_shape)
+    structure = parent.structure
+    return shrunk(module, structure, kept, parent.input_shape)
 
 
 def load(folder: Where, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
@@ -164,62 +252,40 @@ def load(folder: Where, member: str) -> tuple[nn.Module, dict[str, torch.Tensor]
 
     Raises Mistake if the study did not keep it.
     """
-    for path, about in _networks(folder):
-        if member not in about["members"]:
-            continue
-        place = about["of"][about["members"].index(member)]
-        parent = Parent(
-            about["model"],
-            tuple(about["input_shape"]),
-            about["classes"],
-            about["dtype"],
-            about["options"],
-        )
-        with _opened(path) as file:
-            tensors = {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 - not a mapping
-        module = parent.build()
-        own, kept = {**dict(module.named_parameters()), **dict(module.named_buffers())}, {}
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                kind, _, inner = name.partition("/")
-                if kind == "kept":
-                    kept[inner] = tensor
-                elif inner in own and own[inner].shape == tensor.shape:
-                    own[inner].copy_(tensor)
-                else:
-                    has = tuple(own[inner].shape) if inner in own else "none of that name"
-                    rule = f"the model {parent.model} is as it was when the study ran"
-                    raise Mistake(
-                        f"{path}: {rule}; the file has {inner} {tuple(tensor.shape)}, the model {has}"
-                    )
-        return module.eval(), kept, parent
+    for file in _files(folder):
+        if member in file.members:
+            return _load(file, file.places[member])
     raise Mistake(f"{folder}: {_NOT_KEPT.format(member)}")
+
+
+@torch.no_grad()
+def _load(file: _File, place: int) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
+    parent = Parent.from_json(file.about)
+    tensors = file.at(place)
+    module = parent.build()
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    kept: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        kind, _, inner = name.partition("/")
+        if kind == "kept":
+            kept[inner] = tensor
+            continue
+        shape = tuple(own[inner].shape) if inner in own else "none of that name"
+        if shape != tuple(tensor.shape):
+            raise Mistake(
+                f"{file.path}: the model {parent.model} is as it was when the study ran; "
+                f"the file has {inner} {tuple(tensor.shape)}, the model {shape}"
+            )
+        own[inner].copy_(tensor)
+    return module.eval(), kept, parent
 
 
 def keep_only(folder: Where, members: set[str]) -> int:
     """Drop every kept network whose member is not in `members`; returns how many of `members` have
     none.
     """
-    found: set[str] = set()
-    for path, about in _networks(folder):
-        stay = [
-            (member, place)
-            for member, place in zip(about["members"], about["of"], strict=True)
-            if member in members
-        ]
-        found |= members.intersection(about["members"])
-        if len(stay) == len(about["members"]):
-            continue
-        if not stay:
-            path.unlink()
-            continue
-        index = sorted({place for _, place in stay})
-        with _opened(path) as file:
-            tensors = {name: file.get_tensor(name)[index].contiguous() for name in file.keys()}  # noqa: SIM118
-        with atomic(path) as temporary:
-            about |= {
-                "members": [member for member, _ in stay],
-                "of": [index.index(place) for _, place in stay],
-            }
-            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
-    return len(members - found)
+    kept: set[str] = set()
+    for file in _files(folder):
+        kept |= members.intersection(file.members)
+        file.keep_only(members)
+    return len(members - kept)

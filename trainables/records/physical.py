@@ -22,6 +22,7 @@ from ..structure import trial
 from ..structure.extract import Constant, cut_module, fill, tensors
 from ..structure.narrow import Cut
 from ..structure.units import Structure
+from ..task import Task
 
 HEADER = "prunefront"
 """Key of the description in the header of an exported file."""
@@ -39,11 +40,29 @@ class Parent:
     dtype: str = "float32"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @staticmethod
+    def of(task: Task) -> Parent:
+        """The network that members of a task are cut from."""
+        data = task.data
+        return Parent(task.model, data.shape, data.classes, task.dtype, task.model_options)
+
+    @staticmethod
+    def from_json(about: Mapping[str, Any]) -> Parent:
+        """A parent from the header of a file, which may say more."""
+        return Parent(
+            model=about["model"],
+            input_shape=tuple(about["input_shape"]),
+            classes=about["classes"],
+            dtype=about["dtype"],
+            options=about["options"],
+        )
+
     def build(self) -> nn.Module:
         """The model with some initial weights; the global random state is left as it was."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
         with torch.random.fork_rng(devices=[]):
             module = models.build(self.model, self.input_shape, self.classes, **self.options)
-        return module.to(getattr(torch, self.dtype))
+        return module.to(dtype)
 
     @property
     def structure(self) -> Structure:
@@ -52,11 +71,9 @@ class Parent:
 
 
 @functools.lru_cache(64)
-def _structure(parent: str) -> Structure:
-    about = json.loads(parent)
-    about["input_shape"] = tuple(about["input_shape"])
-    found = Parent(**about)
-    return trial.find(found.build(), found.input_shape)
+def _structure(about: str) -> Structure:
+    parent = Parent.from_json(json.loads(about))
+    return trial.find(parent.build(), parent.input_shape)
 
 
 def save(
@@ -69,32 +86,42 @@ def save(
     `parent`.
     """
     structure = structure or parent.structure
-    parts = dict(network.named_modules())
-    gone = [block.name for block in structure.blocks if block.name not in parts]
-    lost = {name for block in structure.blocks if block.name in gone for name in block.layers}
-    values = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors(network).items()}
+    values: dict[str, Tensor] = {}
+    for name, tensor in tensors(network).items():
+        values[name] = tensor.detach().cpu().contiguous()
     try:
-        about = {
-            **dataclasses.asdict(parent),
-            "widths": {
-                layer.name: _width(parts.get(layer.name))
-                for layer in structure.hidden
-                if layer.name not in lost
-            },
-            "gone": gone,
-            "positions": {
-                name: list(part.shape[1:])
-                for name, part in parts.items()
-                if isinstance(part, Constant)
-            },
-        }
-        _restore(_described(*_read(about), structure), values)
+        about = _header(network, parent, structure)
+        _restore(_described(parent, _Shape.from_json(about), structure), values)
     except (Mistake, AttributeError) as error:
-        raise Mistake(
-            f"{path}: what is saved was cut from its parent, {parent.model}; got: {error}"
-        ) from None
+        rule = f"what is saved was cut from its parent, {parent.model}"
+        raise Mistake(f"{path}: {rule}; got: {error}") from None
     with atomic(path) as temporary:
         save_file(values, temporary, metadata={HEADER: json.dumps(about)})
+
+
+def _header(network: nn.Module, parent: Parent, structure: Structure) -> dict[str, Any]:
+    """What a file says of its network: its parent, the width of each hidden layer that is left, the
+    blocks that are gone, and what one example gives at each layer that is a Constant.
+    """
+    parts = dict(network.named_modules())
+    gone = [block for block in structure.blocks if block.name not in parts]
+    lost: set[str] = set()
+    for block in gone:
+        lost.update(block.layers)
+    widths: dict[str, int] = {}
+    for layer in structure.hidden:
+        if layer.name not in lost:
+            widths[layer.name] = _width(parts.get(layer.name))
+    positions: dict[str, list[int]] = {}
+    for name, part in parts.items():
+        if isinstance(part, Constant):
+            positions[name] = list(part.shape[1:])
+    return {
+        **dataclasses.asdict(parent),
+        "widths": widths,
+        "gone": [block.name for block in gone],
+        "positions": positions,
+    }
 
 
 def load(path: Where, structure: Structure | None = None) -> nn.Module:
@@ -106,68 +133,75 @@ def load(path: Where, structure: Structure | None = None) -> nn.Module:
     path = locate(path)
     if not path.is_file():
         raise Mistake(f"{path}: no such file; `physical.save` writes one")
+    values: dict[str, Tensor] = {}
     try:
         with local(path) as here, safe_open(here, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[HEADER])
-            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            parent, cut, shapes = _read(about)
+            header = file.metadata() or {}
+            about = json.loads(header[HEADER])
+            for name in list(file.keys()):
+                values[name] = file.get_tensor(name)
+            parent, shape = Parent.from_json(about), _Shape.from_json(about)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise Mistake(
-            f"{path}: a complete file that `physical.save` wrote; got {models.raised(error)}"
-        ) from None
-    small = _described(parent, cut, shapes, structure or parent.structure)
+        rule = "a complete file that `physical.save` wrote"
+        raise Mistake(f"{path}: {rule}; got {models.raised(error)}") from None
+    small = _described(parent, shape, structure or parent.structure)
     try:
         _restore(small, values)
     except Mistake as error:
-        raise Mistake(
-            f"{path}: the model {parent.model} is as it was when its network was saved; got: {error}"
-        ) from None
+        rule = f"the model {parent.model} is as it was when its network was saved"
+        raise Mistake(f"{path}: {rule}; got: {error}") from None
     return small
 
 
-def _read(about: Mapping[str, Any]) -> tuple[Parent, Cut, dict[str, tuple[int, ...]]]:
-    """What the header of a file says: the parent, the shape, and what one example gives at each
-    layer that is a Constant.
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+    """The shape of a network beside its parent's. positions: what no example gives at each layer
+    that is a Constant, (0, ...).
     """
-    parent = Parent(
-        about["model"],
-        tuple(about["input_shape"]),
-        about["classes"],
-        about["dtype"],
-        about["options"],
-    )
-    return (
-        parent,
-        Cut(about["widths"], tuple(about["gone"])),
-        {n: (0, *shape) for n, shape in about["positions"].items()},
-    )
+
+    cut: Cut
+    positions: Mapping[str, tuple[int, ...]]
+
+    @staticmethod
+    def from_json(about: Mapping[str, Any]) -> _Shape:
+        """The shape in the header of a file."""
+        cut = Cut(about["widths"], tuple(about["gone"]))
+        positions: dict[str, tuple[int, ...]] = {}
+        for name, of_one in about["positions"].items():
+            positions[name] = (0, *of_one)
+        return _Shape(cut, positions)
 
 
-def _described(
-    parent: Parent, cut: Cut, shapes: Mapping[str, tuple[int, ...]], structure: Structure
-) -> nn.Module:
+def _described(parent: Parent, shape: _Shape, structure: Structure) -> nn.Module:
     """The module that the header of a file describes, with values of no meaning."""
     module = parent.build().eval()
-    return cut_module(module, structure, cut, shapes)
+    return cut_module(module, structure, shape.cut, shape.positions)
 
 
 def _restore(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Copy `values` into a module. Raises Mistake unless it has just these, with their shapes and
     types.
     """
-    own, given = (
-        {f"{name} {tuple(t.shape)} {t.dtype}" for name, t in each.items()}
-        for each in (tensors(module), values)
-    )
+    own, given = _signature(tensors(module)), _signature(values)
     if own != given:
-        raise Mistake(
-            f"{min(own ^ given)}, which only the {'model' if min(own ^ given) in own else 'network'} has"
-        )
+        odd = min(own ^ given)
+        owner = "model" if odd in own else "network"
+        raise Mistake(f"{odd}, which only the {owner} has")
     fill(module, values)
+
+
+def _signature(values: Mapping[str, Tensor]) -> set[str]:
+    """Name, shape and type of each tensor."""
+    signature: set[str] = set()
+    for name, tensor in values.items():
+        signature.add(f"{name} {tuple(tensor.shape)} {tensor.dtype}")
+    return signature
 
 
 def _width(part: nn.Module | None) -> int:
     """The units of a hidden layer; none if it is gone."""
     if part is None:
         return 0
-    return part.shape[0] if isinstance(part, Constant) else len(part.weight)  # type: ignore[arg-type]
+    if isinstance(part, Constant):
+        return part.shape[0]
+    return len(part.weight)  # type: ignore[arg-type]

@@ -1,0 +1,98 @@
+"""What rows of a cohort say beside measures: whose they are, and where they come from."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from ...analysis.rows.storage import Location
+from ..contract import Algorithm
+from ..domain import Domain, canonical
+from ..task import Task
+from .cohort import Cohort
+
+_COLUMN_TYPES = {
+    "real": pa.float64(),
+    "whole": pa.int64(),
+    "choice": pa.string(),
+    "text": pa.string(),
+}
+"""By the kind of a hyper-parameter's domain."""
+
+
+def rows_path(folder: Location, cohort: str, rung: int | str) -> Location:
+    """Where the rows of a cohort at a rung are."""
+    return folder / "rows" / f"{cohort}-{rung}.parquet"
+
+
+def labels(
+    study: str, task: Task, cohort: Cohort, algorithm: Algorithm, slot: int, member: str
+) -> dict[str, Any]:
+    """The key columns of a member's rows, and its hyper-parameters."""
+    hp, seed = cohort.members[slot].hp, cohort.members[slot].seed
+    columns = {
+        "study": study,
+        "arm": cohort.arm,
+        "control": algorithm.is_control(hp),
+        "algorithm": cohort.algorithm,
+        "model": task.model,
+        "dataset": task.dataset,
+        "seed": seed,
+        "member": member,
+        "cohort": cohort.name,
+        "hp": canonical(algorithm.space, hp),
+    }
+    for name in hp_types(algorithm.space):
+        columns[f"hp_{name}"] = hp[name]
+    return columns
+
+
+def hp_types(space: Mapping[str, Domain]) -> dict[str, pa.DataType]:
+    """The column types of hyper-parameters; lists are in the JSON column `hp` only."""
+    types: dict[str, pa.DataType] = {}
+    for name, domain in space.items():
+        if domain.kind in _COLUMN_TYPES:
+            types[name] = _COLUMN_TYPES[domain.kind]
+    return types
+
+
+def footer(task: Task) -> dict[str, Any]:
+    """Where rows come from: commit, versions, device, task with data digest."""
+    # The package's own version does not say which build of torch it is.
+    versions: dict[str, str] = {"torch": torch.__version__}
+    for name in ("prunefront", "numpy", "pyarrow"):
+        versions[name] = importlib.metadata.version(name)
+    about = {
+        "commit": _commit(),
+        "versions": versions,
+        "device": _device_name(task.torch_device),
+        "task": task.describe(),
+    }
+    if task.data.cautions:
+        about["cautions"] = list(task.data.cautions)
+    return about
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+@functools.cache
+def _commit() -> str:
+    """The commit of the source that runs, if it runs from a checkout."""
+    here = Path(__file__).resolve().parent
+    root = here.parent.parent
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return asked.stdout.strip()

@@ -1,0 +1,284 @@
+"""A cohort on disk: members trained together from rung to rung, their State kept, their rows
+written.
+
+Files are complete or absent and their contents a function of the plan, so a cohort may be killed at
+any moment and carried on: the State is saved before the rows of its rung, and rows that are missing
+are measured again from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ...analysis.rows import table
+from ...analysis.rows.goals import Limit
+from ...analysis.rows.storage import Location
+from ..algorithms import find
+from ..contract import Algorithm, State
+from ..measure.members import measure
+from ..measure.removed import compression
+from ..task import Task, identity
+from ..training.memory import fitting, fitting_shapes, free_bytes
+from .cohort import Cohort
+from .networks import write_networks
+from .parts import StateFiles, forget_parts, out_of_memory, parts_asked
+from .physical import Parent
+from .rows import footer, hp_types, labels, rows_path
+
+
+class Training:
+    """A cohort in training, writing into the output folder of a study. Opened again, it carries on
+    from its last rung.
+
+    folder: the study's output folder.  keep: whether to write the networks at the end.  workers:
+    how many cohorts share the device. A cohort that does not fit it, or for which `ask_parts` was
+    called, is split: its parts take turns; if one member is known not to fit, Mistake is raised.
+    limits: members whose counts are known to break one are stopped before they train.
+    finished: no member is left to train.
+    """
+
+    def __init__(
+        self,
+        folder: Location,
+        study: str,
+        task: Task,
+        cohort: Cohort,
+        keep: bool,
+        workers: int = 1,
+        limits: Sequence[Limit] = (),
+    ) -> None:
+        self.folder, self.study, self.task = folder, study, task
+        self.cohort, self.keep = cohort, keep
+        first = cohort.members[0].hp
+        self.algorithm: Algorithm = find(cohort.algorithm)
+        self.parent = self.algorithm.parent(task, first)
+        self.ids: list[str] = []
+        for member in cohort.members:
+            self.ids.append(identity(task, cohort.algorithm, self.algorithm, member))
+        self.files = StateFiles(folder, cohort.name)
+        self.states = self._saved() or self._started(self._parts_needed(workers))
+        while len(self.states) < parts_asked(folder, cohort.name) and self._halve():
+            continue
+        if self.rung and not self._has_rows(self.rung):
+            self._settle()
+            return
+        if not self.rung and limits and self.algorithm.fixed(first):
+            self._refuse(limits)
+        self._leave()
+
+    @property
+    def rung(self) -> int:
+        """The last rung that every member left has reached; that of the states, if none is left."""
+        rungs = [state.scalars["rung"] for state in self.states if state.size]
+        return min(rungs or [self.states[0].scalars["rung"]])
+
+    @property
+    def finished(self) -> bool:
+        return not any(state.size for state in self.states)
+
+    def advance(self) -> None:
+        """Train to the next rung, save the States, write the rows."""
+        while not self._advanced():
+            continue
+        self._settle()
+
+    def _advanced(self) -> bool:
+        """Train the States to the next rung; False: they did not fit the memory, and were split."""
+        rung = self.rung
+        try:
+            for part, state in enumerate(self.states):
+                if state.size and state.scalars["rung"] == rung:
+                    self.states[part] = self.algorithm.advance(self.parent, state)
+                    self.files.save(self.states, part)
+        except Exception as error:
+            if not out_of_memory(error) or not self._halve():
+                raise
+            return False
+        return True
+
+    # ---- parts, as the memory has room for
+
+    def _parts_needed(self, workers: int) -> int:
+        asked = parts_asked(self.folder, self.cohort.name)
+        needed = math.ceil(len(self.cohort.members) / self._fits(workers))
+        return max(asked, needed)
+
+    def _fits(self, workers: int) -> int:
+        """How many members the device has memory for at a time. Raises Mistake if it is known that
+        it has none for one.
+        """
+        device, members = self.task.torch_device, self.cohort.members
+        # All that is free: what others hold is gone already, and what the plan was made for should
+        # not be cut again.
+        room = free_bytes(device)
+        known = fitting_shapes(self.parent, self.algorithm, members[0].hp, len(members), room)
+        if known is not None:
+            return known
+        if not self.cohort.bytes:
+            return len(members)
+        return max(2, fitting(self.cohort.bytes, device, workers))
+
+    def _started(self, parts: int) -> list[State]:
+        """The states of as many parts of the cohort, before their first step."""
+        members = self.cohort.members
+        states: list[State] = []
+        for slots in torch.arange(len(members)).tensor_split(min(parts, len(members))):
+            of_part = [members[slot] for slot in slots.tolist()]
+            state = self.algorithm.start(self.parent, of_part)
+            state.members["slot"] += int(slots[0])
+            states.append(state)
+        return states
+
+    def _saved(self) -> list[State]:
+        """The states that were saved; none if training begins again."""
+        return self.files.load(self.task.torch_device, self._has_rows)
+
+    def _halve(self) -> bool:
+        """Split each part in two, as it was at its last rung; returns whether there was something
+        to split.
+        """
+        before, parts = len(self.states), 2 * len(self.states)
+        if parts > len(self.cohort.members):
+            return False
+        saved = self._saved()
+        if len(saved) == before:
+            self.states = []
+            for state in saved:
+                for half in torch.arange(state.size).tensor_split(2):
+                    self.states.append(state.select(half))
+            for part in range(parts):
+                self.files.save(self.states, part)
+        else:
+            self.states = self._started(parts)
+        self.files.remove(before)
+        self._leave()
+        return True
+
+    # ---- rows, and who goes on
+
+    def _has_rows(self, rung: int) -> bool:
+        return rows_path(self.folder, self.cohort.name, rung).exists()
+
+    def _write_rows(self, rung: int | str, rows: list[dict[str, Any]]) -> None:
+        path = rows_path(self.folder, self.cohort.name, rung)
+        table.write(path, rows, hp_types(self.algorithm.space), footer(self.task))
+
+    def _labels(self, slot: int) -> dict[str, Any]:
+        """The key columns of a member's rows."""
+        member = self.ids[slot]
+        return labels(self.study, self.task, self.cohort, self.algorithm, slot, member)
+
+    def _refuse(self, limits: Sequence[Limit]) -> None:
+        """Last rows, at rung 0, of the members that break a limit: what is kept of them is fixed,
+        and so are its counts.
+
+        A configuration's seeds share its fate, by their mean.
+        """
+        if rows_path(self.folder, self.cohort.name, "stopped-0").exists():
+            return
+        rows: list[dict[str, Any]] = []
+        for state in self.states:
+            rows += self._counted(state)
+        known = pd.DataFrame(rows)
+        for limit in limits:
+            if limit.measure not in known:
+                continue
+            violations = pd.Series(limit.violation(known)).groupby(known["hp"]).transform("mean")
+            for row, violation in zip(rows, violations, strict=True):
+                if violation > 0:
+                    row["status"] = "stopped"
+                    row["reason"] = f"rung 0: breaks {limit}, and what it keeps is fixed"
+        stopped = [row for row in rows if "status" in row]
+        self._write_rows("stopped-0", stopped)
+
+    def _counted(self, state: State) -> list[dict[str, Any]]:
+        """Rows of a State's members that hold counts, and nothing that is measured with data."""
+        networks = self.algorithm.networks(self.parent, state)
+        of = networks.of.cpu()
+        columns: dict[str, list[Any]] = {}
+        counts = compression(self.parent.structure, self.parent.counts, networks.kept)
+        for name, column in counts.items():
+            columns[name] = column.cpu()[of].tolist()
+        dense = self.task.counts
+        rows: list[dict[str, Any]] = []
+        for k, slot in enumerate(state.members["slot"].tolist()):
+            row = self._labels(slot)
+            row |= {"flops_dense": dense.flops, "params_dense": dense.params}
+            for name, column in columns.items():
+                row[name] = column[k]
+            row["rung"] = 0
+            rows.append(row)
+        return rows
+
+    def _settle(self) -> None:
+        """Measure the States, write their rows if they are missing, and let members go that have
+        ended.
+        """
+        rung = self.rung
+        is_last = rung == self.task.rungs
+        rows: list[dict[str, Any]] = []
+        for part, state in enumerate(self.states):
+            if not state.size:
+                continue
+            measured = self._measured(state, is_last)
+            done = [k for k, row in enumerate(measured) if row["status"] == "done"]
+            if self.keep and done:
+                self._keep_networks(part, state, done)
+            rows += measured
+        if not self._has_rows(rung):
+            self._write_rows(rung, rows)
+        self._leave()
+        if self.finished:
+            self.files.remove(len(self.states))
+            forget_parts(self.folder, self.cohort.name)
+
+    def _leave(self) -> None:
+        """Let the members go that have a last row: they are done, diverged, or were stopped."""
+        rungs = {state.scalars["rung"] for state in self.states}
+        ended = {rung: self._ended(rung) for rung in rungs}
+        for part, state in enumerate(self.states):
+            gone = ended[state.scalars["rung"]]
+            going: list[int] = []
+            for k, slot in enumerate(state.members["slot"].tolist()):
+                if self.ids[slot] not in gone:
+                    going.append(k)
+            if len(going) < state.size:
+                self.states[part] = state.select(going)
+
+    def _ended(self, rung: int) -> set[str]:
+        """Members with a last row at a rung."""
+        ended: set[str] = set()
+        for name in (rung, f"stopped-{rung}"):
+            path = rows_path(self.folder, self.cohort.name, name)
+            if path.exists():
+                ended |= table.ended(path)
+        return ended
+
+    def _measured(self, state: State, is_last: bool) -> list[dict[str, Any]]:
+        """The rows of a State's members."""
+        rows = measure(self.parent, self.algorithm, state, is_last, self.task.counts)
+        for slot, row in zip(state.members["slot"].tolist(), rows, strict=True):
+            row |= self._labels(slot)
+            row |= {"status": "done" if is_last else table.RUNNING, "reason": ""}
+            loss = row["loss_train"]
+            if not math.isfinite(loss):
+                row |= {"status": "diverged", "reason": f"training loss {loss}"}
+                row |= {"loss_test": None, "accuracy_test": None}
+        return rows
+
+    def _keep_networks(self, part: int, state: State, positions: list[int]) -> None:
+        """Write the networks of the members at these positions of a State."""
+        slots = state.members["slot"][positions].tolist()
+        suffix = f"-{part}" if part else ""
+        write_networks(
+            self.folder / "networks" / f"{self.cohort.name}{suffix}.safetensors",
+            members=[self.ids[slot] for slot in slots],
+            networks=self.algorithm.networks(self.parent, state),
+            positions=positions,
+            parent=Parent.of(self.parent),
+        )
