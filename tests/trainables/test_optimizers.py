@@ -232,7 +232,7 @@ def test_slots_of_one_number_each_survive_saving_selecting_and_resuming(tmp_path
 class Whole(L1Filters):
     """The same on a stack that keeps its shape."""
 
-    lasting = GradientPruner.lasting
+    narrows = False
 
 
 def test_a_stack_that_shrinks_keeps_each_members_numbers():

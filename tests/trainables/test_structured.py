@@ -16,7 +16,8 @@ from torch import Tensor
 
 from prunefront.trainables import models
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.algorithms._structured import Structured, removed
+from prunefront.trainables.algorithms._masked import removed
+from prunefront.trainables.algorithms._structured import Structured
 from prunefront.trainables.algorithms.depgraph import chosen
 from prunefront.trainables.algorithms.group_lasso import GroupLasso
 from prunefront.trainables.algorithms.l1_filters import L1Filters
@@ -47,19 +48,19 @@ ADAM = dataclasses.replace(NORMED, optimizer="adam", lr=0.003)
 class WholeL1Filters(L1Filters):
     """The same on a stack that keeps its shape."""
 
-    lasting = GradientPruner.lasting
+    narrows = False
 
 
 class WholeGroupLasso(GroupLasso):
     """The same on a stack that keeps its shape."""
 
-    lasting = GradientPruner.lasting
+    narrows = False
 
 
 class WholeScratch(Scratch):
     """The same on a stack that keeps its shape."""
 
-    lasting = GradientPruner.lasting
+    narrows = False
 
 
 def members(algorithm: GradientPruner, *hps: dict[str, Any]) -> list[Member]:

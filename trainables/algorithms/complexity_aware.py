@@ -40,7 +40,8 @@ from ..training import draws, stack
 from ..training.hooks import contexts, varying
 from ..training.pruner import Context, GradientPruner, Params, Pruning, space
 from ..training.start import Dense
-from ._structured import obstacle, removed
+from ._masked import removed
+from ._structured import obstacle
 
 OFTEN = 40
 """How often a unit is flipped, on average, where `interval` is not given."""

@@ -99,7 +99,7 @@ class Training:
             cohort,
             keep,
         )
-        self.algorithm: Algorithm = find(cohort.algorithm)
+        self.algorithm: Algorithm = find(cohort.algorithm).in_run(folder)
         self.parent = self.algorithm.parent(task, cohort.members[0].hp)
         self.ids = [
             identity(task, cohort.algorithm, self.algorithm, member) for member in cohort.members
