@@ -335,9 +335,9 @@ class Tilted(Masked):
         return {}
 
     def init_member(self, task: Task, member: Member, params: Params, buffers: Params) -> Pruning:
-        layer = task.structure.layers[0]
+        layer = task.structure.layers[-1]
         mask = torch.ones_like(params[layer.weight], dtype=torch.bool)
-        if params[layer.weight][0, 0].item() < 1:
+        if params[layer.weight].flatten()[0].item() < 1:
             mask[:, : round(float(str(member.hp["sparsity"])) * layer.columns)] = False
         return {"mask": {layer.weight: mask}}
 
