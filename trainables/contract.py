@@ -185,6 +185,12 @@ class Algorithm(abc.ABC):
         """
         return None
 
+    def in_run(self, folder: Location) -> Algorithm:
+        """The algorithm as it works in a run's folder: one that reads what other members left there
+        returns one of its kind that knows the folder.
+        """
+        return self
+
     @abc.abstractmethod
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """The state of `members` before their first step."""

@@ -1,7 +1,7 @@
 """What an algorithm offers to a study's standard controls: baselines, and checks of other arms.
 
-Both are declared as class attributes of the algorithm that offers them, `standard` and `checks`; the
-contract of algorithms knows neither.
+Both are declared as class attributes of the algorithm that offers them, `standard` and `checks`;
+the contract of algorithms knows neither.
 """
 
 from __future__ import annotations

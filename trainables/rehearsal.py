@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..analysis.rows.mistake import Mistake
-from .algorithms._structured import removed
+from .algorithms._masked import removed
 from .contract import Algorithm, Member, Networks, State
 from .domain import Value, complete
 from .measure.members import EXAMPLES, measure, scored
@@ -352,6 +352,7 @@ def _number(found: Any, task: Task) -> str:
 
 _RETURNED: dict[str, Callable[[Any, Task], str]] = {
     "init": _tensors,
+    "init_member": _tensors,
     "effective": _parameters,
     "measured": _parameters,
     "kept": _tensors,

@@ -68,6 +68,7 @@ from prunefront.trainables.training.pruner import GradientPruner, space
 class Halving(GradientPruner):
     source = "a test"
     space = space(share=Domain("real", 0.5, "the share removed at each third", low=0, high=1, open_high=True))
+    follows = True  # `after_step` is called
 
     def init(self, params, ctx):
         return {"mask": {n: torch.ones_like(params[n], dtype=torch.bool) for n in ctx.structure.parameters}}
@@ -391,6 +392,8 @@ from prunefront.trainables.algorithms.dense import Dense
 
 
 class Sick(Dense):
+    follows = True
+
     def after_step(self, params, pruning, ctx):
         if ray.is_initialized():  # in a worker, not when it is rehearsed
             raise Unspeakable("seven is not prime enough", 7)

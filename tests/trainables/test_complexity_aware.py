@@ -17,7 +17,12 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from prunefront.trainables.algorithms import complexity_aware, find
+from prunefront.trainables.algorithms import (
+    _complexity_prices,
+    _complexity_slopes,
+    complexity_aware,
+    find,
+)
 from prunefront.trainables.algorithms.complexity_aware import ComplexityAware
 from prunefront.trainables.contract import Member, State
 from prunefront.trainables.domain import complete
@@ -154,7 +159,7 @@ def exact(ten: Ten) -> Tensor:
 
 
 def test_flips_are_unbiased(ten: Ten, exact: Tensor):
-    """Averaged over every setting of the other gates, with its probability, they are the gradient."""
+    """Averaged over every setting of the other gates, by its probability, they are the gradient."""
     weights, found = ten.probabilities(ten.theta), torch.zeros(10, dtype=torch.float64)
     gates = {
         name: torch.stack([ten.gates(row)[name] for row in ten.settings]) for name in ten.names
@@ -208,11 +213,12 @@ def test_flips_are_weighted_by_the_block_around_every_layer_of_it():
     seen: dict[str, Tensor] = {}
     for step in range(40):
         state.scalars["step"] = step
-        slopes, tried = AWARE._flips(
+        slopes = _complexity_slopes.flips(
             task, state, x.expand(count, *x.shape), y.expand(count, *y.shape)
         )
-        assert all(bool(each.all()) for each in tried.values())
-        seen |= slopes
+        for name, measured in slopes.items():
+            assert bool(measured.tried.all())
+            seen[name] = measured.value
         if len(seen) == 3:
             break
     for name, exact in zip([*names, block], slope.split([4, 4, 1]), strict=True):
@@ -282,7 +288,7 @@ def test_prices_are_derivatives_of_complexity_and_say_what_alpha_and_beta_say():
     """
     task = Task(model="resnet", model_options={"depth": 14}, rungs=1, epochs=1)
     ends = [member(nu=1.0, alpha=1.0), member(nu=1.0, alpha=0.0), member(nu=1.0, beta=1.0)]
-    found, _ = complexity_aware.prices(task, AWARE.start(task, ends))
+    found, _ = _complexity_prices.prices(task, AWARE.start(task, ends))
     second, fourth, sixth = (task.structure.blocks[place].name for place in (1, 3, 5))
     flops, params, depth = (
         torch.stack([found[name][k] for name in (second, fourth, sixth)]) for k in range(3)
@@ -297,7 +303,7 @@ def test_prices_are_derivatives_of_complexity_and_say_what_alpha_and_beta_say():
     units = {layer.name: theta[layer.name].sum(1) for layer in task.structure.hidden}
     blocks = {block.name: theta[block.name] for block in task.structure.blocks}
     half = torch.tensor([0.5], dtype=torch.float64)
-    assert complexity_aware.complexity(task, units, blocks, half, half).item() == pytest.approx(1)
+    assert _complexity_prices.complexity(task, units, blocks, half, half).item() == pytest.approx(1)
 
 
 def test_kept_units_and_blocks_pay_their_price_and_gates_end_at_0_or_1():
@@ -381,10 +387,11 @@ def test_alpha_moves_pruning_between_stages_and_beta_from_units_to_blocks():
 
 
 def test_what_is_removed_changes_nothing_at_once_nor_afterwards(monkeypatch: pytest.MonkeyPatch):
-    """Stacks that shrink, momentum and all, against stacks that keep their width with gates at 0."""
+    """Stacks that shrink, momentum and all, against stacks of one width with gates at 0."""
     task = dataclasses.replace(EXACT, epochs=8)
     members = [member(seed, nu=nu, interval=1, audit=64) for nu in (0.003, 0.02) for seed in (0, 1)]
     narrow = trained(task, members)
+    assert narrow.shape is not None
     assert narrow.shape.widths["2.inner"] < 24
     monkeypatch.setattr(GradientPruner, "compact", lambda self, task, state: state)
     wide = trained(task, members)
@@ -559,7 +566,7 @@ def test_a_network_that_has_learnt_nothing_is_not_pruned_to_nothing():
 def test_what_answers_without_an_input_knows_the_entropy_of_the_classes():
     labels = torch.tensor([0] * 6 + [1] * 3 + [3])
     expected = -sum(share * math.log(share) for share in (0.6, 0.3, 0.1))
-    assert complexity_aware._entropy(labels).item() == pytest.approx(expected, abs=1e-12)
+    assert complexity_aware.entropy(labels).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_subset_estimator_prunes_too():
@@ -578,6 +585,7 @@ def test_resnet_20_shrinks_on_real_images(shared_data: Path, tmp_path: Path):
     )
     task = dataclasses.replace(task, epochs=60 / task.steps_per_epoch)
     state = trained(task, [member(nu=100.0, interval=1, flips=4, warmup=0.02, rate=1.0, audit=0)])
+    assert state.shape is not None
     assert state.shape.gone, "blocks have left the stack"
     (row,) = measure(task, AWARE, state, last=True)
     assert row["flops_dense"] == 2 * 40_551_040

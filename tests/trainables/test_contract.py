@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from prunefront.trainables.algorithms import known
+from prunefront.analysis.rows.mistake import Mistake
+from prunefront.trainables.algorithms import Masked, find, known
 from prunefront.trainables.algorithms.cronos import Cronos
 from prunefront.trainables.contract import Algorithm, Member, Networks, State
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task, identity
+from prunefront.trainables.training.hooks import misdeclared
 from prunefront.trainables.training.pruner import Context, GradientPruner, Params, Pruning
 from prunefront.trainables.tree import leaves
 
@@ -105,10 +107,7 @@ def same(algorithm: Algorithm, task: Task, one: State, other: State, company: bo
     in which sums round differently, and so do those of convex programs, all in one matrix product:
     networks agree to 1e-9.
     """
-    shrinks = (
-        isinstance(algorithm, GradientPruner)
-        and type(algorithm).lasting is not GradientPruner.lasting
-    )
+    shrinks = isinstance(algorithm, GradientPruner) and algorithm.narrows
     if company and (shrinks or isinstance(algorithm, Cronos)):
         left, right = (view(algorithm, task, state) for state in (one, other))
         assert left.keys() == right.keys()
@@ -318,6 +317,85 @@ def test_the_algorithm_in_the_readme_works():
     )
 
 
+class Largest(Masked):
+    """An algorithm of fixed masks, as short as it can be."""
+
+    source = "a test"
+
+    def scores(self, params: Params, ctx: Context) -> Params:
+        return {name: params[name].abs() for name in ctx.structure.parameters}
+
+
+class Tilted(Masked):
+    """Made of what `vmap` refuses: of the value of a member's hyper-parameter, and of one entry."""
+
+    source = "a test"
+
+    def init(self, params: Params, ctx: Context) -> Pruning:
+        return {}
+
+    def init_member(self, task: Task, member: Member, params: Params, buffers: Params) -> Pruning:
+        layer = task.structure.layers[-1]
+        mask = torch.ones_like(params[layer.weight], dtype=torch.bool)
+        if params[layer.weight].flatten()[0].item() < 1:
+            mask[:, : round(float(str(member.hp["sparsity"])) * layer.columns)] = False
+        return {"mask": {layer.weight: mask}}
+
+
+@pytest.mark.parametrize("kind", [Largest, Tilted])
+@pytest.mark.parametrize("task", [TASK, NORMED, REFUSED], ids=lambda task: task.model)
+def test_an_algorithm_of_fixed_masks_is_how_they_are_made(
+    kind: type[Masked], task: Task, tmp_path: Path
+):
+    algorithm = kind()
+    members = [
+        Member(complete(algorithm.space, {"sparsity": sparsity}), seed)
+        for sparsity in (0.25, 0.75)
+        for seed in (0, 1)
+    ]
+    half = train(algorithm, task, members, rungs=1)
+    half.save(tmp_path / "state")
+    whole = algorithm.advance(task, State.load(tmp_path / "state", task.torch_device))
+    assert same(algorithm, task, algorithm.advance(task, half), whole)
+    pair = train(algorithm, task, members[1:3])
+    pair.members["slot"] = whole.select([1, 2]).members["slot"]
+    assert same(algorithm, task, whole.select([1, 2]), pair)
+    first = algorithm.networks(task, algorithm.start(task, members))
+    last = algorithm.networks(task, whole)
+    assert algorithm.fixed(members[0].hp)
+    for name, mask in first.kept.items():
+        assert torch.equal(mask, last.kept[name])
+        assert not last.params[name][~mask].any()
+    few, many = (measure(task, algorithm, whole, last=True)[k]["sparsity"] for k in (0, 2))
+    assert 0 < few < many
+    if kind is Largest:
+        assert few == pytest.approx(0.25, abs=0.01)
+
+
+class Undeclared(GradientPruner):
+    source = "a test"
+
+    def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
+        return params, pruning
+
+
+class Overdeclared(GradientPruner):
+    source = "a test"
+    narrows = True
+
+
+def test_what_a_class_says_of_its_hooks_is_so():
+    for name, algorithm in known().items():
+        if isinstance(algorithm, GradientPruner):
+            assert misdeclared(type(algorithm)) is None, name
+    with pytest.raises(
+        Mistake, match="`after_step` is called only where `follows` = True; got False"
+    ):
+        find("test_contract.Undeclared")
+    with pytest.raises(Mistake, match="`narrows` says that there is a `lasting`"):
+        find("test_contract.Overdeclared")
+
+
 def test_a_member_is_named_by_what_results_depend_on():
     dns = known()["dns"]
     member = Member(complete(dns.space, {}), 0)
@@ -376,6 +454,7 @@ class Sharing(GradientPruner):
     """
 
     source = "a test"
+    follows = True
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         return {"initial": dict(params)}

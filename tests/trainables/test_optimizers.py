@@ -21,7 +21,6 @@ from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import draws, optimizers
-from prunefront.trainables.training.pruner import GradientPruner
 from prunefront.trainables.tree import leaves
 
 TASK = Task(
@@ -232,7 +231,7 @@ def test_slots_of_one_number_each_survive_saving_selecting_and_resuming(tmp_path
 class Whole(L1Filters):
     """The same on a stack that keeps its shape."""
 
-    lasting = GradientPruner.lasting
+    narrows = False
 
 
 def test_a_stack_that_shrinks_keeps_each_members_numbers():

@@ -338,6 +338,8 @@ class PenaltyOfEachWeight(Masked):
 
 
 class AfterStepOfNothing(Masked):
+    follows = True
+
     def after_step(self, params, pruning, ctx):  # type: ignore[override]
         return None
 

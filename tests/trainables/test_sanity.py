@@ -21,6 +21,7 @@ from prunefront.search.plan.generations import Plan, read_cohort
 from prunefront.search.study import controls, parse
 from prunefront.search.study.schema import Study
 from prunefront.trainables import algorithms
+from prunefront.trainables import controls as offered
 from prunefront.trainables.algorithms import find, known, sanity
 from prunefront.trainables.contract import Algorithm, Member
 from prunefront.trainables.controls import Check
@@ -372,4 +373,4 @@ def test_an_arm_may_not_have_the_name_of_a_standard_control(tmp_path: Path):
     )
     with pytest.raises(ValueError, match='"magnitude, random masks" is that of a standard control'):
         parse.read(path)
-    assert find("sanity").checks.keys() == set(CHECKS)
+    assert offered.checks(find("sanity")).keys() == set(CHECKS)

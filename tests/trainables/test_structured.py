@@ -16,7 +16,8 @@ from torch import Tensor
 
 from prunefront.trainables import models
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.algorithms._structured import Structured, removed
+from prunefront.trainables.algorithms._masked import removed
+from prunefront.trainables.algorithms._structured import Structured
 from prunefront.trainables.algorithms.depgraph import chosen
 from prunefront.trainables.algorithms.group_lasso import GroupLasso
 from prunefront.trainables.algorithms.l1_filters import L1Filters
@@ -47,19 +48,19 @@ ADAM = dataclasses.replace(NORMED, optimizer="adam", lr=0.003)
 class WholeL1Filters(L1Filters):
     """The same on a stack that keeps its shape."""
 
-    lasting = GradientPruner.lasting
+    narrows = False
 
 
 class WholeGroupLasso(GroupLasso):
     """The same on a stack that keeps its shape."""
 
-    lasting = GradientPruner.lasting
+    narrows = False
 
 
 class WholeScratch(Scratch):
     """The same on a stack that keeps its shape."""
 
-    lasting = GradientPruner.lasting
+    narrows = False
 
 
 def members(algorithm: GradientPruner, *hps: dict[str, Any]) -> list[Member]:
@@ -459,6 +460,7 @@ def test_a_block_that_is_gone_in_all_members_leaves_the_stack_and_their_networks
         given = members(scratch, *hps)
         state = train(scratch, RESIDUAL, given)
         lost = 3 if hps[-1] is nothing else 2
+        assert state.shape is not None
         assert len(state.shape.gone) == lost
         assert "2.inner.weight" not in state.members["params"]
         agree(
@@ -488,6 +490,7 @@ def test_resume_is_exact_with_a_stack_that_was_cut(place: int, task: Task, tmp_p
 def test_a_stack_is_cut_further_when_large_members_leave():
     pruner = L1Filters()
     state = train(pruner, MLP, members(pruner, {"sparsity": 0.3}, {"sparsity": 0.8}), rungs=1)
+    assert state.shape is not None
     assert state.shape.widths == {"1": 11, "3": 8}
     assert [(places >= 0).tolist() for places in state.members["units"]["3"]] == [
         [True] * 8,
@@ -495,6 +498,7 @@ def test_a_stack_is_cut_further_when_large_members_leave():
     ]
     before = pruner.networks(MLP, state)
     left = pruner.compact(MLP, state.select([1]))
+    assert left.shape is not None
     assert left.shape.widths == {"1": 3, "3": 2}
     assert (
         left.members["params"]["3.weight"].shape

@@ -14,49 +14,57 @@ import importlib.metadata
 import inspect
 import pkgutil
 from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
 
 from ...analysis.rows.mistake import Mistake
 from ..contract import Algorithm
 from ..domain import Domain
 from ..models import lookup, raised
+from ..training.hooks import Hooks, misdeclared
+from ._masked import Masked
+from ._structured import Structured
+
+__all__ = ["Masked", "Structured", "find", "is_ours", "known"]
 
 GROUP = "prunefront.algorithms"
+PACKAGE = __name__.rpartition(".")[0]
 
 
 @functools.cache
 def known() -> dict[str, Algorithm]:
-    """Every algorithm by name, sorted. Raises Mistake naming an entry point that cannot be loaded."""
-    found: dict[str, Algorithm] = {}
+    """Every algorithm by name, sorted. Raises Mistake for an entry point that cannot be loaded."""
+    algorithms: dict[str, Algorithm] = {}
     for module in pkgutil.iter_modules(__path__):
-        if module.name.startswith("_"):  # a base, or a part of a method
-            continue
-        inside = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
-        own = [
-            v
-            for v in inside
-            if inspect.isclass(v)
-            and v.__module__.endswith(f".{module.name}")
-            and issubclass(v, Algorithm)
-            and v.__name__[0] != "_"
-        ]
-        assert len(own) == 1, f"{module.name}.py holds one algorithm; got {own}"
-        found[module.name] = own[0]()
+        if not module.name.startswith("_"):
+            algorithms[module.name] = _only(importlib.import_module(f"{__name__}.{module.name}"))
     for entry in importlib.metadata.entry_points(group=GROUP):
-        if entry.name in found:
-            raise Mistake(
-                f"algorithm {entry.name}: its name is one of prunefront's own; got it from entry point {entry.value} too"
-            )
-        try:
-            loaded = entry.load()
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # another package's code: whatever it raises, say whose it is
-            raise Mistake(
-                f"algorithm {entry.name}: entry point {entry.value} cannot be loaded ({raised(error)})"
-            ) from error
-        found[entry.name] = _made(entry.name, loaded)
-    return dict(sorted(found.items()))
+        if entry.name in algorithms:
+            rule = f"algorithm {entry.name}: its name is one of prunefront's own"
+            raise Mistake(f"{rule}; got it from entry point {entry.value} too")
+        algorithms[entry.name] = _made(entry.name, _loaded(entry))
+    return dict(sorted(algorithms.items()))
+
+
+def _only(module: ModuleType) -> Algorithm:
+    """The one algorithm of a module of this folder."""
+    own: list[type[Algorithm]] = []
+    for name, value in vars(module).items():
+        if not inspect.isclass(value) or value.__module__ != module.__name__:
+            continue
+        if issubclass(value, Algorithm) and not name.startswith("_"):
+            own.append(value)
+    assert len(own) == 1, f"{module.__name__} holds one algorithm; got {own}"
+    return own[0]()
+
+
+def _loaded(entry: importlib.metadata.EntryPoint) -> object:
+    """What an entry point names."""
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:  # another package's code, and it may raise anything
+        what = f"algorithm {entry.name}: entry point {entry.value}"
+        raise Mistake(f"{what} cannot be loaded ({raised(error)})") from error
 
 
 def is_ours(algorithm: Algorithm) -> bool:
@@ -71,46 +79,52 @@ def find(name: str) -> Algorithm:
     """
     if name in known():
         return known()[name]
-    found = lookup(name, dict.fromkeys(known(), object), "algorithm")
-    return _made(name, found)
+    return _made(name, lookup(name, dict.fromkeys(known(), object), "algorithm"))
 
 
-def _made(name: str, found: object) -> Algorithm:
-    """The algorithm of a user's own class. Raises Mistake if it is none, or if a method takes other
-    arguments than ours.
+def _made(name: str, kind: object) -> Algorithm:
+    """The algorithm of a user's own class. Raises Mistake if it is none, or says something of
+    itself that is not so.
     """
-    if not (inspect.isclass(found) and issubclass(found, Algorithm)):
-        raise Mistake(
-            f"algorithm {name}: an algorithm is a class that implements the contract; got {found!r}"
-        )
+    if not (inspect.isclass(kind) and issubclass(kind, Algorithm)):
+        rule = "an algorithm is a class that implements the contract"
+        raise Mistake(f"algorithm {name}: {rule}; got {kind!r}")
     for attribute in ("source", "space"):
-        if not hasattr(found, attribute):
+        if not hasattr(kind, attribute):
             raise Mistake(f"algorithm {name}: an algorithm has a `{attribute}`; got none")
-    if not isinstance(found.space, Mapping) or not all(
-        isinstance(domain, Domain) for domain in found.space.values()
-    ):
-        raise Mistake(
-            f"algorithm {name}: `space` is a dict of Domains by name; got {found.space!r}"
-        )
-    if type(found.version) is not int:
-        raise Mistake(f"algorithm {name}: `version` is a whole number; got {found.version!r}")
-    for method, own in inspect.getmembers(found, inspect.isfunction):
-        for base in found.__mro__:
-            ours = vars(base).get(method)
-            if base.__module__.startswith(
-                Algorithm.__module__.rpartition(".")[0]
-            ) and inspect.isfunction(ours):
-                wanted = [
-                    p for p in inspect.signature(ours).parameters.values() if p.default is p.empty
-                ]
-                try:
-                    inspect.signature(own).bind(*wanted)
-                except TypeError as error:
-                    rule = f"algorithm {name}: `{method}` takes {', '.join(p.name for p in wanted)}"
-                    raise Mistake(f"{rule}; with these, {error}") from None
+    if not _is_space(kind.space):
+        rule = "`space` is a dict of Domains by name"
+        raise Mistake(f"algorithm {name}: {rule}; got {kind.space!r}")
+    if type(kind.version) is not int:
+        raise Mistake(f"algorithm {name}: `version` is a whole number; got {kind.version!r}")
+    if issubclass(kind, Hooks) and (wrong := misdeclared(kind)):
+        raise Mistake(f"algorithm {name}: {wrong}")
+    for method, function in inspect.getmembers(kind, inspect.isfunction):
+        _check_arguments(name, kind, method, function)
     try:
-        return found()
+        return kind()
     except (Exception, SystemExit) as error:
-        raise Mistake(
-            f"algorithm {name}: is made without arguments; it raised {raised(error)}"
-        ) from error
+        rule = "is made without arguments"
+        raise Mistake(f"algorithm {name}: {rule}; it raised {raised(error)}") from error
+
+
+def _is_space(space: object) -> bool:
+    if not isinstance(space, Mapping):
+        return False
+    return all(isinstance(domain, Domain) for domain in space.values())
+
+
+def _check_arguments(name: str, kind: type[Algorithm], method: str, function: Any) -> None:
+    """Raise Mistake if a method takes other arguments than the one of ours that it overrides."""
+    for base in kind.__mro__:
+        ours = vars(base).get(method)
+        if not base.__module__.startswith(PACKAGE) or not inspect.isfunction(ours):
+            continue
+        parameters = inspect.signature(ours).parameters.values()
+        required = [given for given in parameters if given.default is given.empty]
+        try:
+            inspect.signature(function).bind(*required)
+        except TypeError as error:
+            names = ", ".join(given.name for given in required)
+            rule = f"algorithm {name}: `{method}` takes {names}"
+            raise Mistake(f"{rule}; with these, {error}") from None

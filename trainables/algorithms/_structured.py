@@ -4,17 +4,13 @@ a smaller stack.
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from ..structure import masks
-from ..structure.units import Structure
 from ..task import Task
-from ..training.pruner import Context, GradientPruner, Params, Pruning
+from ..training.pruner import Context, Params, Pruning
+from ._masked import Masked
 
 
-class Structured(GradientPruner):
-    """What is left is `pruning["mask"]`: `structure.node_masks`, with the blocks that may be gone.
-    A subclass makes it.
+class Structured(Masked):
+    """The mask is one of whole units: `structure.node_masks`, with the blocks that may be gone.
 
     The batch-norm entries of a removed unit do not matter, since the columns that read the unit are
     gone.
@@ -24,12 +20,6 @@ class Structured(GradientPruner):
 
     def skip(self, task: Task) -> str | None:
         return no_units(task)
-
-    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return removed(ctx.structure, params, pruning["mask"])
-
-    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return pruning["mask"]
 
     def lasting(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         return pruning["mask"]
@@ -41,7 +31,8 @@ def no_units(task: Task) -> str | None:
     """
     if task.structure.hidden:
         return None
-    return f"it needs hidden units whose readers are all known; model {task.model} has none{obstacle(task)}"
+    needs = "it needs hidden units whose readers are all known"
+    return f"{needs}; model {task.model} has none{obstacle(task)}"
 
 
 def obstacle(task: Task) -> str:
@@ -51,14 +42,3 @@ def obstacle(task: Task) -> str:
     for name, why in task.structure.obstacles[:1]:
         return f" ({name}: {why})" if name else f" ({why})"
     return ""
-
-
-def removed(structure: Structure, params: Params, mask: Params) -> dict[str, Tensor]:
-    """Parameters with all that `mask` removes at zero, and with the last affine layer of blocks
-    that it removes at zero.
-    """
-    found = masks.apply(params, mask)
-    for block in structure.blocks:
-        if block.name in mask:
-            found |= {name: found[name] * mask[block.name] for name in block.last}
-    return found

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from ...analysis.rows.mistake import Mistake
-from ..domain import Domain, Value
+from ..domain import Value
 from ..structure import masks
 from ..task import Task
-from ..training.pruner import Context, GradientPruner, Params, Pruning, space
+from ..training.pruner import Context, Params, space
+from ._masked import SPARSITY, Masked
 from ._structured import no_units
 
 
-class Chance(GradientPruner):
+class Chance(Masked):
     """A random mask drawn before training and kept; weights train from their initial values.
 
     weight: every layer keeps round((1 - sparsity) n) of its n weights and biases.  node: every
@@ -21,10 +24,13 @@ class Chance(GradientPruner):
     the others.
     """
 
-    source = "random control (Frankle et al. 2021; Su et al. 2020; node space of Weedout, arXiv 2403.08265)"
+    source = (
+        "random control (Frankle et al. 2021; Su et al. 2020; "
+        "node space of Weedout, arXiv 2403.08265)"
+    )
     control = True
     space = space(
-        sparsity=Domain("real", 0.5, "the share removed", low=0, high=1, open_high=True),
+        sparsity=SPARSITY,
         granularity=masks.GRANULARITY,
         allocation=masks.ALLOCATION,
     )
@@ -33,23 +39,12 @@ class Chance(GradientPruner):
         if hp["granularity"] == "node" and (why := no_units(task)):
             raise Mistake(f"`granularity` node: {why}")
 
-    def fixed(self, hp: Mapping[str, Value]) -> bool:
-        return True
-
-    def init(self, params: Params, ctx: Context) -> Pruning:
+    def mask(self, params: Params, ctx: Context) -> Params:
         hp = ctx.hp
-        mask = masks.at_random(
-            ctx.structure,
-            params,
-            lambda site, shape: ctx.uniform(f"chance/{site}", shape),
-            hp["sparsity"],
-            hp["granularity"],
-            hp["allocation"],
+
+        def draw(site: str, shape: tuple[int, ...]) -> Tensor:
+            return ctx.uniform(f"chance/{site}", shape)
+
+        return masks.at_random(
+            ctx.structure, params, draw, hp["sparsity"], hp["granularity"], hp["allocation"]
         )
-        return {"mask": mask}
-
-    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return masks.apply(params, pruning["mask"])
-
-    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return pruning["mask"]

@@ -2,10 +2,11 @@
 convex program.
 
     1.  Draw h_i ~ N(0, I), i = 1..P: the gates D_i = diag(1[X h_i >= 0]), X with a column of ones.
-    2.  For each class, one against the rest: minimise 1/2 |sum_i D_i X (v_i - w_i) - y|^2 + beta sum_i (|v_i| + |w_i|)
-        subject to (2 D_i - I) X v_i >= 0, and the same for w_i, by ADMM.
-    3.  Every non-zero v_i is a neuron with first-layer weights v_i / sqrt|v_i| and second-layer weight sqrt|v_i|, every w_i
-        one with -sqrt|w_i|.
+    2.  For each class, one against the rest, by ADMM: minimise
+            1/2 |sum_i D_i X (v_i - w_i) - y|^2 + beta sum_i (|v_i| + |w_i|)
+        subject to (2 D_i - I) X v_i >= 0, and the same for w_i.
+    3.  Every non-zero v_i is a neuron with first-layer weights v_i / sqrt|v_i| and second-layer
+        weight sqrt|v_i|, every w_i one with -sqrt|w_i|.
 
 beta brings whole neurons to zero. Members that differ in beta are solved together: gates, products
 with X and the factor of the linear systems are the same for all. Nothing else here can say how near
@@ -36,6 +37,8 @@ solved in turn.
 """
 COPIES = 24
 """Tensors of the size of a program's iterate that are alive at a time."""
+EXAMPLES = 1024
+"""Examples that are read at a time."""
 
 
 class Cronos(Algorithm):
@@ -53,7 +56,10 @@ class Cronos(Algorithm):
     problems with small beta, 1e-7 with larger ones.
     """
 
-    source = "Feng, Frangella, Pilanci 2024 (arXiv 2411.01088), algorithm 1 and section 3; mode solve, refit: derivation"
+    source = (
+        "Feng, Frangella, Pilanci 2024 (arXiv 2411.01088), algorithm 1 and section 3; "
+        "mode solve, refit: derivation"
+    )
     together = ("beta",)
     lighter = "`gates`, the number of training examples, or `precision` to float32"
     space = {
@@ -99,57 +105,54 @@ class Cronos(Algorithm):
         return dataclasses.replace(task, model="mlp", model_options={"widths": widths})
 
     def skip(self, task: Task) -> str | None:
-        return (
-            f"the data are trained on as they are: `augment` is []; got {task.augment}"
-            if task.augment
-            else None
-        )
+        if not task.augment:
+            return None
+        return f"the data are trained on as they are: `augment` is []; got {task.augment}"
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if reason := self.skip(task):
             raise Mistake(reason)
         if (iterations := _iterations(task, hp)) < task.rungs:
-            raise Mistake(
-                f"`iterations` is at least the number of rungs, {task.rungs}; got {iterations}"
-            )
+            rule = f"`iterations` is at least the number of rungs, {task.rungs}"
+            raise Mistake(f"{rule}; got {iterations}")
 
     def footprint(self, task: Task, hp: Mapping[str, Value], count: int) -> int:
-        n, classes, gates = len(task.data.labels["train"]), task.data.classes, _whole(hp["gates"])
-        d, bytes_ = task.structure.layers[0].columns + 1, 4 if hp["precision"] == "float32" else 8
-        room = convex.Room(
-            n, d, classes, gates, "paper" if hp["mode"] == "paper" else "solve", task.torch_device
-        )
-        part = min(count, _at_a_time(classes, gates, n, d))
-        solving = bytes_ * room.solving(part)
-        network = classes * room.neurons * (bytes_ + 2 + 2 * task.torch_dtype.itemsize)
-        wider = (
-            8 * (room.problem - room.data) if bytes_ < 8 else 0
-        )  # a certificate is in float64, and of float32 a copy
-        proving = bytes_ * (room.problem + room.data) + wider + 8 * room.proof + count * network
-        return bytes_ * count * room.member + max(solving, proving)
+        n, classes = len(task.data.labels["train"]), task.data.classes
+        gates = _whole(hp["gates"])
+        d = task.structure.layers[0].columns + 1
+        width = 4 if hp["precision"] == "float32" else 8  # bytes of a number
+        mode = "paper" if hp["mode"] == "paper" else "solve"
+        room = convex.Room(n, d, classes, gates, mode, task.torch_device)
+        solving = width * room.solving(min(count, _at_a_time(classes, gates, n, d)))
+        # A certificate is in float64, and of float32 a copy.
+        copied = 8 * (room.problem - room.data) if width < 8 else 0
+        of_neuron = width + 2 + 2 * task.torch_dtype.itemsize
+        networks = count * classes * room.neurons * of_neuron
+        proving = width * (room.problem + room.data) + copied + 8 * room.proof + networks
+        return width * count * room.member + max(solving, proving)
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """All neurons zero."""
-        count, first, device = len(members), members[0], task.torch_device
-        hp, classes, inputs = first.hp, task.data.classes, task.structure.layers[0].columns
-        gates, n, kind = (
-            _whole(hp["gates"]),
-            len(task.data.labels["train"]),
-            getattr(torch, str(hp["precision"])),
-        )
-        zero = {"dtype": kind, "device": device}
+        hp, device = members[0].hp, task.torch_device
+        programs = (len(members), task.data.classes)
+        gates, n = _whole(hp["gates"]), len(task.data.labels["train"])
+        d = task.structure.layers[0].columns + 1
+        kind = getattr(torch, str(hp["precision"]))
+
+        def zeros(*shape: int, dtype: torch.dtype = kind) -> Tensor:
+            return torch.zeros(*programs, *shape, dtype=dtype, device=device)
+
+        betas = [member.hp["beta"] for member in members]
         held: dict[str, Any] = {
-            "t": torch.zeros(count, classes, 2, gates, inputs + 1, **zero),
-            "z": torch.zeros(count, classes, 2, gates, n, **zero),
-            "u": torch.zeros(count, classes, 2, gates, inputs + 1, **zero),
-            "rho": torch.zeros(count, classes, **zero),
-            "used": torch.zeros(count, classes, dtype=torch.long, device=device),
-            "made": torch.zeros(count, classes, dtype=torch.long, device=device),
-            "beta": torch.tensor(
-                [member.hp["beta"] for member in members], dtype=torch.float64, device=device
-            ),
+            "t": zeros(2, gates, d),
+            "z": zeros(2, gates, n),
+            "u": zeros(2, gates, d),
+            "rho": zeros(),
+            "used": zeros(dtype=torch.long),
+            "made": zeros(dtype=torch.long),
+            "beta": torch.tensor(betas, dtype=torch.float64, device=device),
             "seed": torch.tensor([member.seed for member in members], device=device),
-            "slot": torch.arange(count, device=device),
+            "slot": torch.arange(len(members), device=device),
         }
         static = {name: hp[name] for name, domain in self.space.items() if domain.static}
         return State(held, {"step": 0, "rung": 0, "before": 0, "seconds": 0.0, "static": static})
@@ -161,19 +164,18 @@ class Cronos(Algorithm):
         rung, step = state.scalars["rung"] + 1, state.scalars["step"]
         last = task.rung_step(_iterations(task, hp), rung)
         for problem, index in _problems(task, state):
-            for part in index.split(
-                _at_a_time(len(problem.Y), _whole(hp["gates"]), *problem.program.X.shape)
-            ):
+            n, d = problem.program.X.shape
+            for part in index.split(_at_a_time(len(problem.Y), _whole(hp["gates"]), n, d)):
                 betas = held["beta"][part].to(held["t"].dtype)
                 at = problem.start(betas) if step == 0 else _iterate(held, part)
                 at, made = problem.run(at, betas, step, last - step, float(hp["tolerance"]))
                 for field in dataclasses.fields(at):
-                    held[field.name][part] = getattr(at, field.name).view_as(held[field.name][part])
+                    column = held[field.name]
+                    column[part] = getattr(at, field.name).view_as(column[part])
                 held["made"][part] += made.view(len(part), -1)
         seconds = state.scalars["seconds"] + (time.perf_counter() - begun) / state.size
-        return State(
-            held, {**state.scalars, "rung": rung, "step": last, "seconds": seconds}, state.shared
-        )
+        scalars = {**state.scalars, "rung": rung, "step": last, "seconds": seconds}
+        return State(held, scalars, state.shared)
 
     @torch.no_grad()
     def networks(self, task: Task, state: State) -> Networks:
@@ -183,33 +185,21 @@ class Cronos(Algorithm):
         beta_max: from here on the empty network is the optimum.  gates: that a neuron uses.
         neurons: in the network.
         """
-        hp, held, (first, last) = state.scalars["static"], state.members, task.structure.layers
-        found: list[dict[str, Tensor]] = [{} for _ in range(state.size)]
+        rows: list[dict[str, Tensor]] = [{} for _ in range(state.size)]
         for problem, index in _problems(task, state):
-            X, most = (
-                problem.program.X * problem.scale,
-                convex.beta_max(problem.program, problem.Y).max() * problem.scale,
-            )
+            X = problem.program.X * problem.scale
+            most = convex.beta_max(problem.program, problem.Y).max() * problem.scale
             for part in index.split(1):
-                v, proof = problem.found(_iterate(held, part), held["beta"][part].to(X.dtype))
-                v = convex.prune_dependent(v[0], X) if hp["optimal_prune"] == "yes" else v[0]
-                found[int(part)] = {
-                    **_layers(v, X, problem.Y, hp["refit"] == "yes"),
-                    **{name: getattr(proof, name).sum() for name in ("primal", "dual", "gap")},
-                    **{name: getattr(proof, name).max() for name in ("violation", "stationarity")},
-                    "beta_max": most,
-                    "gates": (v.norm(dim=-1) > 0).flatten(0, 1).any(0).sum(),
-                    "neurons": (v.norm(dim=-1) > 0).sum(),
-                    "flops": problem.flops(held["made"][part], held["used"][part])[0],
-                }
-        columns = {name: torch.stack([each[name] for each in found]) for name in found[0]}
+                rows[int(part)] = {"beta_max": most, **_certified(problem, X, state, part)}
+        columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        first, last = task.structure.layers
         names = {
             first.weight: "hidden",
             str(first.bias): "bias",
             last.weight: "outer",
             str(last.bias): "offset",
         }
-        made = held["made"].amax(1)
+        made = state.members["made"].amax(1)
         return Networks(
             params={name: columns[kind].to(task.torch_dtype) for name, kind in names.items()},
             buffers={},
@@ -228,44 +218,77 @@ class Cronos(Algorithm):
 METRICS = ("primal", "dual", "gap", "violation", "stationarity", "beta_max", "gates", "neurons")
 
 
+def _certified(problem: convex.Problem, X: Tensor, state: State, part: Tensor) -> dict[str, Tensor]:
+    """The network of the member at `part`, (1,), with its certificate and what it cost."""
+    hp, held = state.scalars["static"], state.members
+    iterate = _iterate(held, part)
+    solved, proof = problem.found(iterate, held["beta"][part].to(X.dtype))
+    v = solved[0]
+    if hp["optimal_prune"] == "yes":
+        v = convex.prune_dependent(v, X)
+    row = _layers(v, X, problem.Y, hp["refit"] == "yes")
+    for name in ("primal", "dual", "gap"):
+        row[name] = getattr(proof, name).sum()
+    for name in ("violation", "stationarity"):
+        row[name] = getattr(proof, name).max()
+    is_neuron = v.norm(dim=-1) > 0
+    row["gates"] = is_neuron.flatten(0, 1).any(0).sum()
+    row["neurons"] = is_neuron.sum()
+    row["flops"] = problem.flops(held["made"][part], held["used"][part])[0]
+    return row
+
+
 def _problems(task: Task, state: State) -> Iterator[tuple[convex.Problem, Tensor]]:
     """For each distinct seed what its members share, and which these are; made when it is asked
     for, since it is large.
     """
-    hp, seeds, kind = state.scalars["static"], state.members["seed"], state.members["t"].dtype
-    labels = task.data.labels["train"]
-    features = torch.cat([x.flatten(1) for x, _ in task.data.parts("train", 1024)]).to(kind)
-    X, Y = convex.with_ones(features), F.one_hot(labels, task.data.classes).mT.to(kind)
-    del features
+    hp, seeds = state.scalars["static"], state.members["seed"]
+    kind = state.members["t"].dtype
+    X, Y = _data(task, kind)
     for seed in seeds.unique():
-        gates = convex.patterns(X, convex.gate_vectors(seed, _whole(hp["gates"]), X.shape[1]))
-        yield convex.Problem(X, Y, gates, hp["mode"]), (seeds == seed).nonzero()[:, 0]
+        vectors = convex.gate_vectors(seed, _whole(hp["gates"]), X.shape[1])
+        gates = convex.patterns(X, vectors)
+        members = (seeds == seed).nonzero()[:, 0]
+        yield convex.Problem(X, Y, gates, hp["mode"]), members
+
+
+def _data(task: Task, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """X (n, d) with a column of ones, and Y (classes, n), one class against the rest."""
+    parts = [x.flatten(1) for x, _ in task.data.parts("train", EXAMPLES)]
+    features = torch.cat(parts).to(kind)
+    Y = F.one_hot(task.data.labels["train"], task.data.classes).mT.to(kind)
+    return convex.with_ones(features), Y
 
 
 def _at_a_time(classes: int, gates: int, n: int, d: int) -> int:
     """How many members of a seed are solved at a time; at least 1."""
-    return max(1, NUMBERS // (COPIES * 2 * gates * classes * (n + d)))
+    iterate = 2 * gates * classes * (n + d)
+    return max(1, NUMBERS // (COPIES * iterate))
 
 
 def _iterate(held: Mapping[str, Tensor], part: Tensor) -> Iterate:
     """The programs of the members at `part`, the classes of one after each other."""
-    return Iterate(*(held[field.name][part].flatten(0, 1) for field in dataclasses.fields(Iterate)))
+    fields: dict[str, Tensor] = {}
+    for field in dataclasses.fields(Iterate):
+        fields[field.name] = held[field.name][part].flatten(0, 1)
+    return Iterate(**fields)
 
 
 def _layers(v: Tensor, X: Tensor, Y: Tensor, refit: bool) -> dict[str, Tensor]:
     """Step 3: the network of neurons v (C, 2, P, d), its bias apart, and what of it is kept."""
     hidden, outer = convex.layers(v)
-    some = v.norm(dim=-1).flatten() > 0
+    is_neuron = v.norm(dim=-1).flatten() > 0
     kept, offset = outer != 0, outer.new_zeros(len(Y))
     if refit:
-        again = convex.refit((X @ hidden[some].mT).clamp(min=0), Y).to(outer)
-        outer, kept, offset = torch.zeros_like(outer), some.expand_as(outer), again[:, -1]
-        outer[:, some] = again[:, :-1]
+        activations = (X @ hidden[is_neuron].mT).clamp(min=0)
+        again = convex.refit(activations, Y).to(outer)
+        outer, kept = torch.zeros_like(outer), is_neuron.expand_as(outer)
+        outer[:, is_neuron], offset = again[:, :-1], again[:, -1]
     return {
         "hidden": hidden[:, :-1],
-        "hidden kept": some[:, None].expand(-1, hidden.shape[1] - 1),
+        "hidden kept": is_neuron[:, None].expand(-1, hidden.shape[1] - 1),
         "bias": hidden[:, -1],
-        "bias kept": some,
+        "bias kept": is_neuron,
         "outer": outer,
         "outer kept": kept,
         "offset": offset,
@@ -274,7 +297,9 @@ def _layers(v: Tensor, X: Tensor, Y: Tensor, refit: bool) -> dict[str, Tensor]:
 
 
 def _iterations(task: Task, hp: Mapping[str, Any]) -> int:
-    return max(1, round(task.epochs)) if hp["iterations"] is None else _whole(hp["iterations"])
+    if hp["iterations"] is None:
+        return max(1, round(task.epochs))
+    return _whole(hp["iterations"])
 
 
 def _whole(value: Value) -> int:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -56,17 +56,31 @@ class CronosAM(GradientPruner):
     head of the last solve before it.
     """
 
-    source = "Feng, Frangella, Pilanci 2024 (arXiv 2411.01088); Defazio & Mishchenko 2023 (arXiv 2301.07733)"
+    source = (
+        "Feng, Frangella, Pilanci 2024 (arXiv 2411.01088); "
+        "Defazio & Mishchenko 2023 (arXiv 2301.07733)"
+    )
     charges = True
     space = space(
         head=Domain(
-            "choice", "convex", "how the last two layers are found", static=True,
+            "choice",
+            "convex",
+            "how the last two layers are found",
             choices=("convex", "least_squares", "random_features", "frozen", "trained"),
+            static=True,
         ),
-        beta=Domain("real", 1.0, "the weight of the regulariser, beside a sum over examples", low=1e-9, log=True),
+        beta=Domain(
+            "real",
+            1.0,
+            "the weight of the regulariser, beside a sum over examples",
+            low=1e-9,
+            log=True,
+        ),
         checkpoint=Domain("whole", 100, "the number of steps between solves", low=1, static=True),
-        iterations=Domain("whole", 25, "ADMM iterations of a solve of the convex head", low=1, static=True),
-    )  # fmt: skip
+        iterations=Domain(
+            "whole", 25, "ADMM iterations of a solve of the convex head", low=1, static=True
+        ),
+    )
 
     def is_control(self, hp: Mapping[str, Value]) -> bool:
         return hp["head"] != "convex"
@@ -84,10 +98,12 @@ class CronosAM(GradientPruner):
             return f"the model ends in linear, ReLU, linear, with biases; {task.model} does not"
         least, units = 2 * task.data.classes, head[0].units
         if units < least:
-            return f"the last hidden layer has two units for each class, {least} or more; {task.model} has {units}"
-        solved = {name for layer in head for name in layer.parameters}
+            rule = f"the last hidden layer has two units for each class, {least} or more"
+            return f"{rule}; {task.model} has {units}"
+        solved = {*head[0].parameters, *head[1].parameters}
         if solved >= {name for name, _ in task.template.named_parameters()}:
-            return f"there are parameters before the last two layers, to be trained; {task.model} has none"
+            rule = "there are parameters before the last two layers, to be trained"
+            return f"{rule}; {task.model} has none"
         return None
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
@@ -96,11 +112,9 @@ class CronosAM(GradientPruner):
 
     def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
         state, begun = super().begin(task, members, dense), time.perf_counter()
-        first, last = _head(task)
-        seeds, nothing = (
-            state.members["seed"],
-            torch.full_like(state.members["hp"]["beta"], torch.nan),
-        )
+        first, last = _head_layers(task)
+        seeds = state.members["seed"]
+        nothing = torch.full_like(state.members["hp"]["beta"], torch.nan)
         pruning = {
             "spent": 0 * seeds,
             "neurons": 0 * seeds + first.units,
@@ -108,8 +122,9 @@ class CronosAM(GradientPruner):
             "gap": nothing.clone(),
         }
         if members[0].hp["head"] != "trained":
+            params = state.members["params"]
             names = (*first.parameters, *last.parameters)
-            pruning["head"] = {name: state.members["params"][name].clone() for name in names}
+            pruning["head"] = {name: params[name].clone() for name in names}
         state.members["pruning"] = pruning
         if _solves(members[0].hp):
             self._solve(task, state)
@@ -117,20 +132,16 @@ class CronosAM(GradientPruner):
         return state
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return {
-            **params,
-            **pruning.get("head", {}),
-        }  # not a parameter of the optimiser, whose weight decay would reach it
+        # The head is not a parameter of the optimiser, whose weight decay would reach it.
+        return {**params, **pruning.get("head", {})}
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return (logits - F.one_hot(labels, logits.shape[1])).square().sum() / 2
 
     def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return (
-            {name: tensor != 0 for name, tensor in pruning["head"].items()}
-            if _solves(ctx.hp)
-            else {}
-        )
+        if not _solves(ctx.hp):
+            return {}
+        return {name: tensor != 0 for name, tensor in pruning["head"].items()}
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:
         """neurons: of the head's hidden layer that are left.  primal, gap: of the last solve's
@@ -141,11 +152,10 @@ class CronosAM(GradientPruner):
         return {name: pruning[name] for name in ("neurons", "primal", "gap")}
 
     def networks(self, task: Task, state: State) -> Networks:
-        found, spent = super().networks(task, state), state.members["pruning"]["spent"]
-        metrics = {**found.metrics, "d": state.members["optimizer"][DISTANCE]}
-        return dataclasses.replace(
-            found, metrics=metrics, search={"flops": spent, "seconds": 0 * spent}
-        )
+        trained, spent = super().networks(task, state), state.members["pruning"]["spent"]
+        metrics = {**trained.metrics, "d": state.members["optimizer"][DISTANCE]}
+        search = {"flops": spent, "seconds": 0 * spent}
+        return dataclasses.replace(trained, metrics=metrics, search=search)
 
     def due(self, hp: Mapping[str, Any], step: int, steps: int) -> bool:
         return _solves(hp) and (step % hp["checkpoint"] == 0 or step == steps)
@@ -159,58 +169,163 @@ class CronosAM(GradientPruner):
         """Solve for the head of each member anew, in place: one after the other, each with the
         memory of one.
         """
-        (first, last), classes = _head(task), task.data.classes
-        hp, pruning = state.scalars["static"], state.members["pruning"]
+        first, last = _head_layers(task)
+        solve = HEADS[state.scalars["static"]["head"]]
+        pruning = state.members["pruning"]
         call = stack.Call(trace.before(task.template.eval(), first.name))
-        body = task.counts.flops - task.counts.layers[first.name] - task.counts.layers[last.name]
-        targets = F.one_hot(task.data.labels["train"], classes).double()
+        targets = F.one_hot(task.data.labels["train"], task.data.classes).double()
         for k in range(state.size):
             pulse.tell("head", k, state.size)
-            params, buffers = (
-                {n: t[k] for n, t in state.members.get(kind, {}).items()}
-                for kind in ("params", "buffers")
-            )
-            parts = [call(params, dict(buffers), x) for x, _ in task.data.parts("train", EXAMPLES)]
-            features, beta = torch.cat(parts).double(), state.members["hp"]["beta"][k]
-            size = features.square().mean().sqrt()
-            if not torch.isfinite(size):
-                continue  # it has diverged, and goes on with the head that it has
+            problem = _problem(task, state, k, call, targets)
+            if problem is None:
+                continue
+            solved = solve(problem)
             head = {name: tensor[k] for name, tensor in pruning["head"].items()}
-            if hp["head"] == "least_squares":
-                size = torch.ones_like(size)
-                hidden = torch.cat([head[first.weight], head[str(first.bias)][:, None]], 1).double()
-            else:  # features of one size at every solve, so that beta and the gates keep their meaning
-                size = torch.where(size > 0, size, 1.0)
-                hidden = convex.gate_vectors(
-                    state.members["seed"][k], first.units // (2 * classes), features.shape[1] + 1
-                )
-            x = convex.with_ones(features / size)
-            given, (n, d) = x @ hidden.mT, x.shape
-            spent = n * (body + 2 * d * len(hidden))
-            if hp["head"] == "convex":
-                found = convex.solve(
-                    x,
-                    targets.mT,
-                    given >= 0,
-                    beta[None],
-                    iterations=hp["iterations"],
-                    tolerance=TOLERANCE,
-                )
-                hidden, outer, bias = *convex.layers(found.v[0].mT), targets.new_zeros(classes)
-                pruning["primal"][k], pruning["gap"][k] = found.objective[0], found.gap[0]
-                spent += int(found.flops[0])
-            else:
-                outer, bias = ridge(given.relu(), targets, beta)
-                spent += (
-                    2 * n * (len(hidden) + 1) * (len(hidden) + 1 + classes)
-                )  # Gram matrix and right-hand side
-            rest = first.units - len(hidden)
-            head[first.weight].copy_(F.pad(hidden[:, :-1] / size, (0, 0, 0, rest)))
-            head[str(first.bias)].copy_(F.pad(hidden[:, -1], (0, rest)))
-            head[last.weight].copy_(F.pad(outer, (0, rest)))
-            head[str(last.bias)].copy_(bias)
+            rest = first.units - len(solved.hidden)
+            hidden = solved.hidden[:, :-1] / solved.size
+            head[first.weight].copy_(F.pad(hidden, (0, 0, 0, rest)))
+            head[str(first.bias)].copy_(F.pad(solved.hidden[:, -1], (0, rest)))
+            head[last.weight].copy_(F.pad(solved.outer, (0, rest)))
+            head[str(last.bias)].copy_(solved.bias)
             pruning["neurons"][k] = head[last.weight].any(0).sum()
-            pruning["spent"][k] += spent
+            pruning["spent"][k] += solved.flops
+            if solved.proof is not None:
+                pruning["primal"][k], pruning["gap"][k] = solved.proof
+
+
+# ---- heads
+
+
+@dataclasses.dataclass
+class _Problem:
+    """What one member's head is solved for.
+
+    features: (n, d) float64.  targets: (n, classes) float64.  size: of a feature, the root of the
+    mean square.  own: the first layer that the member has, (units, d + 1), its bias last.
+    flops: of computing the features.
+    """
+
+    features: Tensor
+    targets: Tensor
+    beta: Tensor
+    seed: Tensor
+    size: Tensor
+    own: Tensor
+    flops: int
+    iterations: int
+
+    @property
+    def unit(self) -> Tensor:
+        """The size, or 1 where features are all zero.
+
+        Features are divided by it at every solve, so that beta and the gates keep their meaning.
+        """
+        return torch.where(self.size > 0, self.size, 1.0)
+
+    @property
+    def vectors(self) -> Tensor:
+        """The P vectors (P, d + 1) that give the gates: as many as leave room for a neuron for each
+        class, sign and gate.
+        """
+        (_, d), classes = self.features.shape, self.targets.shape[1]
+        return convex.gate_vectors(self.seed, len(self.own) // (2 * classes), d + 1)
+
+
+class _Solved(NamedTuple):
+    """A head. hidden: (m, d + 1), bias last, for features divided by `size`.  outer: (classes, m).
+    bias: (classes,).  proof: primal value and gap.
+    """
+
+    hidden: Tensor
+    size: Tensor
+    outer: Tensor
+    bias: Tensor
+    flops: int
+    proof: tuple[Tensor, Tensor] | None = None
+
+
+def _convex(problem: _Problem) -> _Solved:
+    """Both layers are the optimum of the convex program for these gates."""
+    x = convex.with_ones(problem.features / problem.unit)
+    vectors = problem.vectors
+    given = x @ vectors.mT
+    optimum = convex.solve(
+        x,
+        problem.targets.mT,
+        given >= 0,
+        problem.beta[None],
+        iterations=problem.iterations,
+        tolerance=TOLERANCE,
+    )
+    hidden, outer = convex.layers(optimum.v[0].mT)
+    bias = problem.targets.new_zeros(problem.targets.shape[1])
+    flops = _given_flops(problem, vectors) + int(optimum.flops[0])
+    proof = optimum.objective[0], optimum.gap[0]
+    return _Solved(hidden, problem.unit, outer, bias, flops, proof)
+
+
+def _least_squares(problem: _Problem) -> _Solved:
+    """The hidden layer stays as it is, the last one is a ridge regression."""
+    return _regressed(problem, problem.own, torch.ones_like(problem.size))
+
+
+def _random_features(problem: _Problem) -> _Solved:
+    """The hidden layer are the vectors that give the gates, the last one is a ridge regression."""
+    return _regressed(problem, problem.vectors, problem.unit)
+
+
+def _regressed(problem: _Problem, hidden: Tensor, size: Tensor) -> _Solved:
+    x = convex.with_ones(problem.features / size)
+    outer, bias = ridge((x @ hidden.mT).relu(), problem.targets, problem.beta)
+    (n, classes), m = problem.targets.shape, len(hidden) + 1
+    regression = 2 * n * m * (m + classes)  # Gram matrix and right-hand side
+    flops = _given_flops(problem, hidden) + regression
+    return _Solved(hidden, size, outer, bias, flops)
+
+
+HEADS: Mapping[str, Callable[[_Problem], _Solved]] = {
+    "convex": _convex,
+    "least_squares": _least_squares,
+    "random_features": _random_features,
+}
+"""How the last two layers are solved for; the other heads are not."""
+
+
+def _given_flops(problem: _Problem, hidden: Tensor) -> int:
+    """FLOPs of what a hidden layer is given by all examples, their features included."""
+    return problem.flops + len(problem.features) * 2 * hidden.shape[1] * len(hidden)
+
+
+def _problem(
+    task: Task, state: State, k: int, call: stack.Call, targets: Tensor
+) -> _Problem | None:
+    """What the head of member `k` is solved for; None if it has diverged, and goes on with the head
+    that it has.
+
+    call: the features of given inputs.
+    """
+    params = {name: tensor[k] for name, tensor in state.members["params"].items()}
+    buffers = {name: tensor[k] for name, tensor in state.members.get("buffers", {}).items()}
+    parts = [call(params, dict(buffers), x) for x, _ in task.data.parts("train", EXAMPLES)]
+    features = torch.cat(parts).double()
+    size = features.square().mean().sqrt()
+    if not torch.isfinite(size):
+        return None
+    first, last = _head_layers(task)
+    layers = task.counts.layers
+    body = task.counts.flops - layers[first.name] - layers[last.name]
+    head = state.members["pruning"]["head"]
+    own = torch.cat([head[first.weight][k], head[str(first.bias)][k][:, None]], 1).double()
+    return _Problem(
+        features=features,
+        targets=targets,
+        beta=state.members["hp"]["beta"][k],
+        seed=state.members["seed"][k],
+        size=size,
+        own=own,
+        flops=len(features) * body,
+        iterations=state.scalars["static"]["iterations"],
+    )
 
 
 def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,16 +335,17 @@ def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor
     hidden: (n, m).  targets: (n, C).  beta: () > 0.
     """
     x = convex.with_ones(hidden)
-    gram = x.mT @ x + beta * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    found = torch.linalg.solve_ex(gram, x.mT @ targets).result.mT
-    return found[:, :-1], found[:, -1]
+    damping = beta * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    gram = x.mT @ x + damping
+    solution = torch.linalg.solve_ex(gram, x.mT @ targets).result.mT
+    return solution[:, :-1], solution[:, -1]
 
 
-def _head(task: Task) -> tuple[Layer, Layer]:
-    found = trace.head(task.template, task.structure)
-    assert found is not None, "`check` has seen it"
-    return found
+def _head_layers(task: Task) -> tuple[Layer, Layer]:
+    head = trace.head(task.template, task.structure)
+    assert head is not None, "`check` has seen it"
+    return head
 
 
 def _solves(hp: Mapping[str, Any]) -> bool:
-    return hp["head"] not in ("frozen", "trained")
+    return hp["head"] in HEADS

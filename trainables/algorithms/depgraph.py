@@ -5,20 +5,18 @@ to be compared with.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ..contract import Member, State
-from ..domain import Domain, Value
+from ..contract import Member
 from ..structure import masks
 from ..structure.units import node_masks
 from ..task import Task
-from ..training import stack
-from ..training.dense import dense_networks
-from ..training.pruner import space
+from ..training.pruner import Context, Params, Pruning, space
 from ._structured import Structured
+from .l1_filters import UNIT_SPARSITY
 
 
 class DepGraph(Structured):
@@ -31,79 +29,64 @@ class DepGraph(Structured):
     as many as theirs. Then the rest is fine-tuned by our loop.
     """
 
-    source = "Fang et al. 2023, DepGraph (arXiv 2301.12900), as in Torch-Pruning: GroupMagnitudeImportance, layer by layer"
-    from_dense = True
-    charges = True  # its graph takes one example, once: that is no search
-    space = space(
-        sparsity=Domain(
-            "real",
-            0.5,
-            "the share of each hidden layer's units that is removed",
-            low=0,
-            high=1,
-            open_high=True,
-        )
+    source = (
+        "Fang et al. 2023, DepGraph (arXiv 2301.12900), as in Torch-Pruning: "
+        "GroupMagnitudeImportance, layer by layer"
     )
+    from_dense = True
+    space = space(sparsity=UNIT_SPARSITY)
 
     def skip(self, task: Task) -> str | None:
         if importlib.util.find_spec("torch_pruning") is None:
             return "it needs the package torch-pruning: pip install 'prunefront[peers]'"
         return super().skip(task)
 
-    def fixed(self, hp: Mapping[str, Value]) -> bool:
-        return True
+    def init(self, params: Params, ctx: Context) -> Pruning:
+        return {}
 
-    def start(self, task: Task, members: Sequence[Member]) -> State:
-        dense = dense_networks(
-            task, [member.seed for member in members], self.before(task, members[0].hp)
-        )
-        state = self.begin(task, members, dense)
-        masks_ = []
-        for k, member in enumerate(members):
-            params, buffers = (
-                {name: t[k] for name, t in tree.items()} for tree in (dense.params, dense.buffers)
-            )
-            alive = chosen(
-                task, params, buffers, torch.tensor(member.hp["sparsity"], dtype=torch.float64)
-            )
-            masks_.append(stack.restacked({"mask": node_masks(task.structure, alive, params)}))
-        joined = State.concatenate([State(tree, {}) for tree in masks_])
-        state.members["pruning"] = joined.members
-        return state
+    def init_member(self, task: Task, member: Member, params: Params, buffers: Params) -> Pruning:
+        sparsity = torch.tensor(member.hp["sparsity"], dtype=torch.float64)
+        alive = chosen(task, params, buffers, sparsity)
+        return {"mask": node_masks(task.structure, alive, params)}
 
 
 def chosen(
     task: Task, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], sparsity: Tensor
 ) -> dict[str, Tensor]:
     """Hidden layer -> (units,) bool: the units of one network that Torch-Pruning keeps."""
-    hidden = {layer.name: layer for layer in task.structure.hidden}
-    alive = {
-        name: torch.ones(layer.units, dtype=torch.bool, device=task.torch_device)
-        for name, layer in hidden.items()
-    }
-    if not hidden:
+    alive: dict[str, Tensor] = {}
+    for layer in task.structure.hidden:
+        alive[layer.name] = torch.ones(layer.units, dtype=torch.bool, device=task.torch_device)
+    if not alive:
         return alive
     import torch_pruning as tp
 
     module = task.build(0).eval()
     module.load_state_dict({**params, **buffers}, strict=False)
-    parts, affine = dict(module.named_modules()), nn.Linear | nn.modules.conv._ConvNd
-    names = {part: name for name, part in parts.items()}
-    # Half a unit more than is kept, since the number that is left is rounded down there.
-    shares = {
-        parts[n]: 1 - (float(masks.kept_count(sparsity, x.units)) + 0.5) / x.units
-        for n, x in hidden.items()
-    }
+    names: dict[nn.Module, str] = {}
+    ignored: list[nn.Module] = []
+    for name, part in module.named_modules():
+        names[part] = name
+        if isinstance(part, nn.Linear | nn.modules.conv._ConvNd) and name not in alive:
+            ignored.append(part)
     pruner = tp.pruner.GroupNormPruner(
         module,
         task.data.examples("train", torch.arange(1)),
         tp.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio_dict=shares,
-        ignored_layers=[
-            part for part, name in names.items() if isinstance(part, affine) and name not in hidden
-        ],
+        pruning_ratio_dict=_ratios(task, module, sparsity),
+        ignored_layers=ignored,
     )
     for group in pruner.step(interactive=True) or ():
         dependency, units = group[0]
         alive[names[dependency.target.module]][units] = False
     return alive
+
+
+def _ratios(task: Task, module: nn.Module, sparsity: Tensor) -> dict[nn.Module, float]:
+    """The share of its units that Torch-Pruning is to remove from each hidden layer."""
+    ratios: dict[nn.Module, float] = {}
+    for layer in task.structure.hidden:
+        # Half a unit more than is kept, since the number that is left is rounded down there.
+        left = float(masks.kept_count(sparsity, layer.units)) + 0.5
+        ratios[module.get_submodule(layer.name)] = 1 - left / layer.units
+    return ratios

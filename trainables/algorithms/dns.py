@@ -24,6 +24,9 @@ from ..structure.units import Layer
 from ..task import Task
 from ..training.pruner import Context, GradientPruner, Params, Pruning, space
 
+LOW, HIGH = 0.9, 1.1
+"""a and b of equation (2), in thresholds t."""
+
 
 class DNS(GradientPruner):
     """Surgery on weights and biases of every layer, at random times that grow rarer, until `stop`;
@@ -37,7 +40,10 @@ class DNS(GradientPruner):
     operated on in the first half of the time, fully connected layers in the second.
     """
 
-    source = "Guo, Yao, Chen 2016 (arXiv 1608.04493), eq. 1-2 and the authors' released code; c from a sparsity: derivation"
+    source = (
+        "Guo, Yao, Chen 2016 (arXiv 1608.04493), eq. 1-2 and the authors' released code; "
+        "c from a sparsity: derivation"
+    )
     from_dense = True
     follows = True
     space = space(
@@ -76,60 +82,55 @@ class DNS(GradientPruner):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         c, layers = hp["c"], len(task.structure.layers)
         if isinstance(c, tuple) and len(c) != layers:
-            raise Mistake(
-                f"`c` has one number for each of the model's {layers} removable layers; got {len(c)}"
-            )
+            rule = f"`c` has one number for each of the model's {layers} removable layers"
+            raise Mistake(f"{rule}; got {len(c)}")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
-        every = {
-            name: torch.ones_like(params[name], dtype=torch.bool)
-            for name in ctx.structure.parameters
-        }
-        limits = _thresholds(params, ctx)
-        first = dict(every)
+        mask: dict[str, Tensor] = {}
+        returned: dict[str, Tensor] = {}
+        for name in ctx.structure.parameters:
+            mask[name] = torch.ones_like(params[name], dtype=torch.bool)
+            returned[name] = torch.zeros_like(mask[name])
+        thresholds = _thresholds(params, ctx)
         for layer in _operated(ctx):
-            first |= _surgery(layer, params, every, limits[layer.name])
+            mask |= _surgery(layer, params, mask, thresholds[layer.name])
         return {
-            "mask": first,
-            "threshold": limits,
-            "returned": {
-                name: torch.zeros_like(mask) for name, mask in first.items()
-            },  # brought back at any time
+            "mask": mask,
+            "threshold": thresholds,
+            "returned": returned,  # what was brought back at any time
             "splices": torch.zeros_like(ctx.seed),
-            "first": _count(first),
+            "first": _count(mask),
         }
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         masked = masks.apply(params, pruning["mask"])
-        return {
-            name: w + (masked[name] - w).detach() for name, w in params.items()
-        }  # the gradient reaches all of w
+        straight: dict[str, Tensor] = {}
+        for name, w in params.items():
+            straight[name] = w + (masked[name] - w).detach()  # the gradient reaches all of w
+        return straight
 
     def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
         layers, begun = _operated(ctx), _begun(ctx)
         if not layers:
             return params, pruning
-        limits = (
-            pruning["threshold"]
-            if ctx.step > begun
-            else {**pruning["threshold"], **_thresholds(params, ctx)}
-        )
-        mask, returned, splices = (
-            dict(pruning["mask"]),
-            dict(pruning["returned"]),
-            pruning["splices"],
-        )
+        thresholds = dict(pruning["threshold"])
+        if ctx.step <= begun:
+            thresholds |= _thresholds(params, ctx)
+        mask, returned = dict(pruning["mask"]), dict(pruning["returned"])
+        splices = pruning["splices"]
         probability = (1 + ctx.hp["gamma"] * (ctx.step - begun)) ** -ctx.hp["power"]
         updates = probability > ctx.uniform("dns", (len(layers),))
         for layer, update in zip(layers, updates.unbind(), strict=True):
-            for name, after in _surgery(layer, params, mask, limits[layer.name], update).items():
+            operated = _surgery(layer, params, mask, thresholds[layer.name], update)
+            for name, after in operated.items():
                 spliced = after > mask[name]
                 splices = splices + spliced.sum()
-                mask[name], returned[name] = after, returned[name] | spliced
+                returned[name] = returned[name] | spliced
+                mask[name] = after
         return params, {
             **pruning,
             "mask": mask,
-            "threshold": limits,
+            "threshold": thresholds,
             "returned": returned,
             "splices": splices,
         }
@@ -162,52 +163,80 @@ def _moments(theta: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of |theta| over the non-zero entries of theta (n,)."""
     count = (theta != 0).sum().clamp(min=1)
     mean = theta.abs().sum() / count
-    return mean, (theta.square().sum() / count - mean.square()).clamp(min=0).sqrt()
+    variance = theta.square().sum() / count - mean.square()
+    return mean, variance.clamp(min=0).sqrt()
 
 
 def _thresholds(params: Params, ctx: Context) -> dict[str, Tensor]:
     """t by layer: from `c` if it is given, and else from the sparsity of the first mask."""
     theta = {layer.name: masks.flat(layer, params) for layer in ctx.structure.layers}
-    moments = {name: _moments(t) for name, t in theta.items()}
     if "c" in ctx.hp:
-        rows = zip(ctx.hp["c"].unbind(), moments.items(), strict=True)
-        return {
-            name: (mean + c.to(mean.dtype) * std).clamp(min=0) for c, (name, (mean, std)) in rows
-        }
-    sparsity = ctx.hp["sparsity"]
-    if ctx.hp["scope"] == "layerwise":
-        return {name: _cut(t.abs(), sparsity) / 0.9 for name, t in theta.items()}
-    # |w| <= 0.9 (mu + c std) at the c of its own for every entry: the sparsity's quantile of those
-    # is the common c.
-    own = [(theta[name].abs() / 0.9 - mean) / std for name, (mean, std) in moments.items()]
+        return _from_c(theta, ctx.hp["c"])
+    if ctx.hp["scope"] == "global":
+        return _from_global_sparsity(theta, ctx.hp["sparsity"])
+    thresholds: dict[str, Tensor] = {}
+    for name, values in theta.items():
+        thresholds[name] = _cut(values.abs(), ctx.hp["sparsity"]) / LOW
+    return thresholds
+
+
+def _from_c(theta: Params, c: Tensor) -> dict[str, Tensor]:
+    """t by layer for the c (layers,) of each layer."""
+    thresholds: dict[str, Tensor] = {}
+    for (name, values), own in zip(theta.items(), c.unbind(), strict=True):
+        mean, deviation = _moments(values)
+        thresholds[name] = (mean + own.to(mean.dtype) * deviation).clamp(min=0)
+    return thresholds
+
+
+def _from_global_sparsity(theta: Params, sparsity: Tensor) -> dict[str, Tensor]:
+    """t by layer for the one c that removes the share `sparsity` of the network.
+
+    |w| <= 0.9 (mu + c std) at the c of its own for every entry: the sparsity's quantile of those is
+    the common c.
+    """
+    moments = {name: _moments(values) for name, values in theta.items()}
+    own: list[Tensor] = []
+    for name, (mean, deviation) in moments.items():
+        own.append((theta[name].abs() / LOW - mean) / deviation)
     common = _cut(torch.cat(own), sparsity)
-    return {name: (mean + common * std).clamp(min=0) for name, (mean, std) in moments.items()}
+    thresholds: dict[str, Tensor] = {}
+    for name, (mean, deviation) in moments.items():
+        thresholds[name] = (mean + common * deviation).clamp(min=0)
+    return thresholds
 
 
 def _cut(values: Tensor, sparsity: Tensor) -> Tensor:
     """A value that exactly round(sparsity n) of values (n,) do not exceed, but for ties; below all
     of them at sparsity 0.
     """
-    ranked = torch.cat([values.min()[None] - 1, values.sort().values])
+    below_all = values.min()[None] - 1
+    ranked = torch.cat([below_all, values.sort().values])
     removed = len(values) - masks.kept_count(sparsity, len(values)).long()
-    return ranked.take_along_dim(torch.stack([removed, removed + 1]), 0).mean()
+    neighbours = torch.stack([removed, removed + 1])
+    return ranked.take_along_dim(neighbours, 0).mean()
 
 
 def _surgery(
     layer: Layer, params: Params, mask: Params, t: Tensor, update: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Equation (2) for one layer, where `update` () bool says so (None: always)."""
-    low, high = 0.9 * t, 1.1 * t
+    low, high = LOW * t, HIGH * t
     if update is not None:  # |w| > -1 keeps what is kept, |w| > inf brings nothing back
-        low, high = torch.where(update, low, -1.0), torch.where(update, high, torch.inf)
-    size = {name: params[name].abs() for name in layer.parameters}
-    return {name: (a > high) | (mask[name] & (a > low)) for name, a in size.items()}
+        low = torch.where(update, low, -1.0)
+        high = torch.where(update, high, torch.inf)
+    operated: dict[str, Tensor] = {}
+    for name in layer.parameters:
+        size = params[name].abs()
+        operated[name] = (size > high) | (mask[name] & (size > low))
+    return operated
 
 
 def _begun(ctx: Context) -> int:
     """The step at which the present phase of surgery began."""
     half = round(ctx.hp["stop"] * ctx.steps / 2)
-    return half if ctx.hp["phases"] == "conv,fc" and ctx.step >= half else 0
+    is_second = ctx.hp["phases"] == "conv,fc" and ctx.step >= half
+    return half if is_second else 0
 
 
 def _operated(ctx: Context) -> list[Layer]:
@@ -216,9 +245,8 @@ def _operated(ctx: Context) -> list[Layer]:
         return []
     if ctx.hp["phases"] == "all":
         return list(ctx.structure.layers)
-    return [
-        layer for layer in ctx.structure.layers if layer.kind == ("fc" if _begun(ctx) else "conv")
-    ]
+    kind = "fc" if _begun(ctx) else "conv"
+    return [layer for layer in ctx.structure.layers if layer.kind == kind]
 
 
 def _count(mask: Params) -> Tensor:

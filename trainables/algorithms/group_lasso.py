@@ -1,9 +1,8 @@
 """Group lasso: training under a penalty on the norm of every unit's scale, which brings whole units
 to exact zero.
 
-    min  loss(w) + penalty * sum over units g of sqrt(n_g) |w_g|                        (Yuan & Lin
-    2006, eq. 2.1) w_g <- w_g max(0, 1 - rate * penalty * sqrt(n_g) / |w_g|)  after each step
-    (its proximal operator)
+    min  loss(w) + penalty * sum over units g of sqrt(n_g) |w_g|  (Yuan & Lin 2006, eq. 2.1)
+    w_g <- w_g max(0, 1 - rate * penalty * sqrt(n_g) / |w_g|)  (its proximal operator, each step)
 
 w_g are the n_g numbers that set how much a unit gives: the weight and bias of its batch-norm if it
 has one (Liu et al. 2017; with the shift, so that a unit at zero gives nothing), and else its row
@@ -37,7 +36,10 @@ class GroupLasso(Structured):
     that it would still add. Weight decay is plain and stays.
     """
 
-    source = "Yuan & Lin 2006 (group lasso); Wen et al. 2016 (units); Liu et al. 2017 (batch-norm scales); stop: ours"
+    source = (
+        "Yuan & Lin 2006 (group lasso); Wen et al. 2016 (units); "
+        "Liu et al. 2017 (batch-norm scales); stop: ours"
+    )
     follows = True
     space = space(
         penalty=Domain("real", 1e-2, "the weight of the penalty", low=0, log=True, tunable=True),
@@ -48,45 +50,47 @@ class GroupLasso(Structured):
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if task.optimizer == "dadapt_adam":  # finds a rate for itself
-            raise Mistake(
-                "the proximal step is as long as the learning rate says: sgd or adam; got dadapt_adam"
-            )
+            rule = "the proximal step is as long as the learning rate says: sgd or adam"
+            raise Mistake(f"{rule}; got dadapt_adam")
 
-    def init(self, params: Params, ctx: Context) -> Pruning:
-        structure = ctx.structure
-        all_ = {
-            layer.name: torch.ones(layer.units, dtype=torch.bool, device=ctx.seed.device)
-            for layer in structure.hidden
-        }
-        blocks = {
-            block.name: torch.ones_like(ctx.seed, dtype=torch.bool) for block in structure.blocks
-        }
-        return {"mask": node_masks(structure, all_, params, blocks)}
+    def fixed(self, hp: Mapping[str, Value]) -> bool:
+        return False
+
+    def mask(self, params: Params, ctx: Context) -> Params:
+        units: dict[str, Tensor] = {}
+        for layer in ctx.structure.hidden:
+            units[layer.name] = torch.ones(layer.units, dtype=torch.bool, device=ctx.seed.device)
+        blocks: dict[str, Tensor] = {}
+        for block in ctx.structure.blocks:
+            blocks[block.name] = torch.ones_like(ctx.seed, dtype=torch.bool)
+        return node_masks(ctx.structure, units, params, blocks)
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return params if ctx.step < _end(ctx) else super().effective(params, pruning, ctx)
+        if ctx.step < _end(ctx):
+            return params
+        return super().effective(params, pruning, ctx)
 
     def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
         if ctx.step > _end(ctx):
             return params, pruning
-        structure, shrunk, alive = ctx.structure, dict(params), dict[str, Tensor]()
+        structure = ctx.structure
+        shrunk = dict(params)
+        alive: dict[str, Tensor] = {}
         threshold = ctx.hp["lr"] * ctx.schedule(ctx.step - 1) * ctx.hp["penalty"]
         for layer in structure.hidden:
             group = {name: params[name] for name in structure.scale(layer.name)}
-            factors = _factors(layer, group, threshold, structure.block_of(layer.name) is None)
-            shrunk |= {
-                name: p * factors.to(p.dtype).view(-1, *(1,) * (p.ndim - 1))
-                for name, p in group.items()
-            }
+            stays = structure.block_of(layer.name) is None
+            factors = _factors(layer, group, threshold, stays)
+            for name, parameter in group.items():
+                shrunk[name] = parameter * _beside(factors, parameter)
             alive[layer.name] = factors > 0
         if ctx.step < _end(ctx):
             return shrunk, pruning
-        blocks = {
-            block.name: torch.stack(
-                [pruning["mask"][block.name], *(alive[n].any() for n in block.layers if n in alive)]
-            ).all()
-            for block in structure.blocks
-        }
+        blocks: dict[str, Tensor] = {}
+        for block in structure.blocks:
+            there = [pruning["mask"][block.name]]
+            there += [alive[name].any() for name in block.layers if name in alive]
+            blocks[block.name] = torch.stack(there).all()
         return shrunk, {"mask": node_masks(structure, alive, params, blocks)}
 
 
@@ -99,7 +103,17 @@ def _factors(layer: Layer, group: Params, threshold: Tensor, stays: bool) -> Ten
     """What each unit is multiplied by, (units,) in [0, 1]. stays: the largest unit is left as it is
     if it would go to zero.
     """
-    rows = torch.cat([p.reshape(layer.units, -1) for p in group.values()], 1)
+    rows = torch.cat([parameter.reshape(layer.units, -1) for parameter in group.values()], 1)
     norms = rows.norm(dim=1)
-    factors = (1 - threshold * math.sqrt(rows.shape[1]) / norms).clamp(min=0).nan_to_num(nan=0)
-    return torch.where(masks.top(norms, 1) & (factors == 0), 1.0, factors) if stays else factors
+    share_lost = threshold * math.sqrt(rows.shape[1]) / norms
+    factors = (1 - share_lost).clamp(min=0).nan_to_num(nan=0)
+    if not stays:
+        return factors
+    is_last = masks.top(norms, 1) & (factors == 0)
+    return torch.where(is_last, 1.0, factors)
+
+
+def _beside(factors: Tensor, parameter: Tensor) -> Tensor:
+    """Factors (units,) in the type of a parameter (units, ...), to be multiplied by it."""
+    ones = (1,) * (parameter.ndim - 1)
+    return factors.to(parameter.dtype).view(-1, *ones)

@@ -4,13 +4,19 @@ trains on, narrower.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 
-from ..domain import Domain, Value
+from torch import Tensor
+
 from ..structure import masks
 from ..structure.units import node_masks
-from ..training.pruner import Context, Params, Pruning, space
+from ..training.pruner import Context, Params, space
+from ._masked import SPARSITY
 from ._structured import Structured
+
+UNIT_SPARSITY = dataclasses.replace(
+    SPARSITY, about="the share of each hidden layer's units that is removed"
+)
 
 
 class L1Filters(Structured):
@@ -23,26 +29,12 @@ class L1Filters(Structured):
 
     source = "Li et al. 2017 (arXiv 1608.08710), section 3"
     from_dense = True
-    space = space(
-        sparsity=Domain(
-            "real",
-            0.5,
-            "the share of each hidden layer's units that is removed",
-            low=0,
-            high=1,
-            open_high=True,
-        )
-    )
+    space = space(sparsity=UNIT_SPARSITY)
 
-    def fixed(self, hp: Mapping[str, Value]) -> bool:
-        return True
-
-    def init(self, params: Params, ctx: Context) -> Pruning:
-        alive = {
-            layer.name: masks.top(
-                params[layer.weight].abs().flatten(1).sum(1),
-                masks.kept_count(ctx.hp["sparsity"], layer.units),
-            )
-            for layer in ctx.structure.hidden
-        }
-        return {"mask": node_masks(ctx.structure, alive, params)}
+    def mask(self, params: Params, ctx: Context) -> Params:
+        alive: dict[str, Tensor] = {}
+        for layer in ctx.structure.hidden:
+            sums = params[layer.weight].abs().flatten(1).sum(1)
+            count = masks.kept_count(ctx.hp["sparsity"], layer.units)
+            alive[layer.name] = masks.top(sums, count)
+        return node_masks(ctx.structure, alive, params)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
 from ..domain import Domain, Value
 from ..structure import masks
 from ..task import Task
-from ..training.pruner import Context, GradientPruner, Params, Pruning, space
+from ..training.pruner import Context, Params, Pruning, space
+from ._masked import SPARSITY, Masked
+
+LADDER = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+"""Sparsities of the standard controls."""
 
 
-class Magnitude(GradientPruner):
+class Magnitude(Masked):
     """Removes the weights and biases of smallest absolute value, at once or gradually, and
     fine-tunes the rest.
 
@@ -27,7 +33,7 @@ class Magnitude(GradientPruner):
     from_dense = True
     follows = True
     space = space(
-        sparsity=Domain("real", 0.9, "the share removed", low=0, high=1, open_high=True),
+        sparsity=dataclasses.replace(SPARSITY, default=0.9),
         schedule=Domain(
             "choice",
             "one-shot",
@@ -60,62 +66,49 @@ class Magnitude(GradientPruner):
             static=True,
         ),
     )
-
     standard = {
-        f"magnitude, {scope}": {"sparsity": (0.5, 0.7, 0.8, 0.9, 0.95, 0.98), "scope": (scope,)}
-        for scope in ("layerwise", "global")
+        "magnitude, layerwise": {"sparsity": LADDER, "scope": ("layerwise",)},
+        "magnitude, global": {"sparsity": LADDER, "scope": ("global",)},
     }
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if hp["scope"] != "global":
             return
-        sizes = [
-            sum(task.template.get_parameter(name).numel() for name in layer.parameters)
-            for layer in task.structure.layers
-        ]
-        sparsity, floor = (
-            torch.tensor(hp[name], dtype=torch.float64) for name in ("sparsity", "floor")
-        )
-        least, kept = (
-            sum(int(masks.floor_count(floor, size)) for size in sizes),
-            int(masks.kept_count(sparsity, sum(sizes))),
-        )
+        sparsity = torch.tensor(hp["sparsity"], dtype=torch.float64)
+        floor = torch.tensor(hp["floor"], dtype=torch.float64)
+        total = least = 0
+        for layer in task.structure.layers:
+            size = sum(task.template.get_parameter(name).numel() for name in layer.parameters)
+            total += size
+            least += int(masks.floor_count(floor, size))
+        kept = int(masks.kept_count(sparsity, total))
         if least > kept:
-            raise Mistake(
-                f"`floor` keeps {least} of {sum(sizes)} at least, `sparsity` {float(sparsity):g} keeps {kept}"
-            )
+            rule = f"`floor` keeps {least} of {total} at least"
+            raise Mistake(f"{rule}, `sparsity` {float(sparsity):g} keeps {kept}")
 
     def fixed(self, hp: Mapping[str, Value]) -> bool:
         return hp["schedule"] == "one-shot"
 
-    def init(self, params: Params, ctx: Context) -> Pruning:
-        gradual = ctx.hp["schedule"] == "gradual"
-        return {
-            "mask": _mask(
-                params, ctx, torch.zeros_like(ctx.hp["sparsity"]) if gradual else ctx.hp["sparsity"]
-            )
-        }
-
-    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return masks.apply(params, pruning["mask"])
+    def mask(self, params: Params, ctx: Context) -> Params:
+        sparsity = ctx.hp["sparsity"]
+        if ctx.hp["schedule"] == "gradual":
+            sparsity = torch.zeros_like(sparsity)
+        return _largest(params, ctx, sparsity)
 
     def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
-        if ctx.hp["schedule"] == "one-shot" or (
-            ctx.step % ctx.hp["every"] and ctx.step != ctx.steps
-        ):
+        if ctx.hp["schedule"] == "one-shot":
+            return params, pruning
+        if ctx.step % ctx.hp["every"] and ctx.step != ctx.steps:
             return params, pruning
         progress = torch.clamp(ctx.step / (ctx.hp["ramp"] * ctx.steps), max=1)
         sparsity = ctx.hp["sparsity"] * (1 - (1 - progress) ** 3)
-        return params, {"mask": _mask(masks.apply(params, pruning["mask"]), ctx, sparsity)}
-
-    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return pruning["mask"]
+        left = masks.apply(params, pruning["mask"])
+        return params, {"mask": _largest(left, ctx, sparsity)}
 
 
-def _mask(params: Params, ctx: Context, sparsity: torch.Tensor) -> dict[str, torch.Tensor]:
-    scores = {
-        name: params[name].abs() for layer in ctx.structure.layers for name in layer.parameters
-    }
+def _largest(params: Params, ctx: Context, sparsity: Tensor) -> dict[str, Tensor]:
+    """The mask that keeps the weights and biases of largest absolute value."""
+    scores = {name: params[name].abs() for name in ctx.structure.parameters}
     if ctx.hp["scope"] == "global":
         return masks.weights(ctx.structure, scores, sparsity, "global", ctx.hp["floor"])
     return masks.weights(ctx.structure, scores, sparsity)

@@ -4,14 +4,15 @@ mask, or both.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
-from ...analysis.rows.storage import locate
-from ..contract import Member, State
+from ...analysis.rows.storage import Location
+from ..contract import Algorithm, Member, State
 from ..controls import Check
 from ..domain import Domain, Value, complete, hyperparameters
 from ..records.networks import load_masks
@@ -19,12 +20,13 @@ from ..structure import masks
 from ..structure.units import Structure, alive, node_masks
 from ..task import Task, identity
 from ..training import draws
-from ..training.pruner import Context, GradientPruner, Params, Pruning, space
-from ._structured import removed
+from ..training.pruner import Context, Params, Pruning, space
+from ..training.start import Dense
+from ._masked import Masked
 from .scratch import found
 
 
-class Sanity(GradientPruner):
+class Sanity(Masked):
     """A fixed mask made of what the member of the setting `of` with the same seed kept.
 
     random: as many weights of each layer, drawn at random (of a mask of whole units as many units),
@@ -33,9 +35,14 @@ class Sanity(GradientPruner):
     reinitialised: the very mask, on initial weights of another seed.  scratch: whole layers of as
     many units as can influence the output, on initial weights. Blocks that are gone there are gone
     here. All train for the whole budget. Without `of` everything is kept.
+
+    folder: of the run whose members are checked.
     """
 
-    source = "Frankle et al. 2021 (arXiv 2009.08576), Su et al. 2020 (arXiv 2009.11094); scratch: Liu et al. 2019"
+    source = (
+        "Frankle et al. 2021 (arXiv 2009.08576), Su et al. 2020 (arXiv 2009.11094); "
+        "scratch: Liu et al. 2019"
+    )
     control = True
     space = space(
         of=Domain(
@@ -58,8 +65,11 @@ class Sanity(GradientPruner):
         "scratch": Check("from scratch", smaller=True, needs_initial=True),
     }
 
-    def fixed(self, hp: Mapping[str, Value]) -> bool:
-        return True
+    def __init__(self, folder: Location | None = None) -> None:
+        self.folder = folder
+
+    def in_run(self, folder: Location) -> Algorithm:
+        return Sanity(folder)
 
     def alone(self, hp: Mapping[str, Value]) -> Mapping[str, Value]:
         """A mask that keeps everything takes as much memory as any."""
@@ -74,41 +84,36 @@ class Sanity(GradientPruner):
     def before(self, task: Task, hp: Mapping[str, Value]) -> int:
         return task.dense_steps if hp["check"] == "shuffled" else 0
 
-    def start(self, task: Task, members: Sequence[Member]) -> State:
-        state, check = super().start(task, members), str(members[0].hp["check"])
-        if check == "reinitialised":
-            others = [
-                int(draws.key(torch.tensor(member.seed), "reinitialised")) for member in members
-            ]
-            state.members["params"], state.members["buffers"] = task.initial(others)
-        names = [
-            None if member.hp["of"] is None else member_of(task, str(member.hp["of"]), member.seed)
-            for member in members
-        ]
-        kept = load_masks(locate(task.starts).parent, [name for name in names if name is not None])
-        like = dict(task.template.named_parameters())
-        whole = {
-            name: torch.ones_like(like[name], dtype=torch.bool)
-            for name in task.structure.parameters
-        }
-        whole |= {block.name: torch.ones((), dtype=torch.bool) for block in task.structure.blocks}
-        made = [
-            whole
-            if name is None
-            else whole | checked(task.structure, kept[name], check, member.seed)
-            for name, member in zip(names, members, strict=True)
-        ]
-        stacked = {
-            name: torch.stack([mask[name].to(task.torch_device) for mask in made]) for name in whole
-        }
+    def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
+        if members[0].hp["check"] == "reinitialised":
+            dense = dataclasses.replace(dense, **_drawn_anew(task, members))
+        state = super().begin(task, members, dense)
+        rows = self._masks(task, members)
+        stacked: dict[str, Tensor] = {}
+        for name in rows[0]:
+            stacked[name] = torch.stack([row[name].to(task.torch_device) for row in rows])
         state.members["pruning"] = {"mask": stacked}
         return state
 
-    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return removed(ctx.structure, params, pruning["mask"])
+    def init(self, params: Params, ctx: Context) -> Pruning:
+        return {}
 
-    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return pruning["mask"]
+    def _masks(self, task: Task, members: Sequence[Member]) -> list[dict[str, Tensor]]:
+        """The mask of each member; files are read once for all of them."""
+        names: dict[int, str] = {}
+        for k, member in enumerate(members):
+            if member.hp["of"] is not None:
+                names[k] = member_of(task, str(member.hp["of"]), member.seed)
+        kept: Mapping[str, Params] = {}
+        if names:
+            if self.folder is None:
+                raise Mistake("`of` is a setting of a run, and is checked in the run; got no run")
+            kept = load_masks(self.folder, list(names.values()))
+        made = [_whole(task) for _ in members]
+        for k, name in names.items():
+            member = members[k]
+            made[k] |= checked(task.structure, kept[name], str(member.hp["check"]), member.seed)
+        return made
 
 
 def member_of(task: Task, of: str, seed: int) -> str:
@@ -119,9 +124,28 @@ def member_of(task: Task, of: str, seed: int) -> str:
 
     name, _, hp = of.partition(" ")
     algorithm = find(name)
-    return identity(
-        task, name, algorithm, Member(complete(algorithm.space, hyperparameters(hp)), seed)
-    )
+    member = Member(complete(algorithm.space, hyperparameters(hp)), seed)
+    return identity(task, name, algorithm, member)
+
+
+def _drawn_anew(task: Task, members: Sequence[Member]) -> dict[str, dict[str, Tensor]]:
+    """Parameters and buffers of networks with the initial weights of other seeds."""
+    seeds: list[int] = []
+    for member in members:
+        seeds.append(int(draws.key(torch.tensor(member.seed), "reinitialised")))
+    params, buffers = task.initial(seeds)
+    return {"params": params, "buffers": buffers}
+
+
+def _whole(task: Task) -> dict[str, Tensor]:
+    """The mask of one network that keeps everything."""
+    like = dict(task.template.named_parameters())
+    mask: dict[str, Tensor] = {}
+    for name in task.structure.parameters:
+        mask[name] = torch.ones_like(like[name], dtype=torch.bool)
+    for block in task.structure.blocks:
+        mask[block.name] = torch.ones((), dtype=torch.bool)
+    return mask
 
 
 def checked(
@@ -131,36 +155,40 @@ def checked(
 
     kept: as it was found, removable parameter -> bool of its shape, block -> () bool.
     """
-    blocks = {block.name: kept[block.name] for block in structure.blocks if block.name in kept}
     if check == "reinitialised":
         return dict(kept)
     if check == "scratch":
-        units = found(structure, kept)
-        counts = {
-            layer.name: int(count) for layer, count in zip(structure.hidden, units, strict=False)
-        }
-        first = {
-            layer.name: torch.arange(layer.units) < counts[layer.name] for layer in structure.hidden
-        }
-        there = units[len(counts) :]
-        blocks = {
-            block.name: torch.tensor(bool(stays))
-            for block, stays in zip(structure.blocks, there, strict=True)
-        }
-        return node_masks(structure, first, kept, blocks)
+        return _first_units(structure, kept)
+    return _shuffled(structure, kept, seed)
+
+
+def _first_units(structure: Structure, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole layers of as many units as can influence the output."""
+    counts = found(structure, kept)
+    first: dict[str, Tensor] = {}
+    for layer, count in zip(structure.hidden, counts, strict=False):
+        first[layer.name] = torch.arange(layer.units) < int(count)
+    there: dict[str, Tensor] = {}
+    for block, stays in zip(structure.blocks, counts[len(first) :], strict=True):
+        there[block.name] = torch.tensor(bool(stays))
+    return node_masks(structure, first, kept, there)
+
+
+def _shuffled(structure: Structure, kept: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """As many weights of each layer, or units where the mask is one of whole units, at random."""
 
     def shuffled(site: str, mask: Tensor) -> Tensor:
-        return mask[draws.permutation(draws.key(torch.tensor(seed), "sanity", site), len(mask))]
+        key = draws.key(torch.tensor(seed), "sanity", site)
+        return mask[draws.permutation(key, len(mask))]
 
-    live, _ = alive(structure, {name: mask[None] for name, mask in kept.items()})
+    blocks = {block.name: kept[block.name] for block in structure.blocks if block.name in kept}
+    stacked = {name: mask[None] for name, mask in kept.items()}
+    live, _ = alive(structure, stacked)
     units = {layer.name: live[layer.name][0] for layer in structure.hidden}
-    if all(
-        torch.equal(kept[name], mask)
-        for name, mask in node_masks(structure, units, kept, blocks).items()
-    ):
-        return node_masks(
-            structure, {name: shuffled(name, mask) for name, mask in units.items()}, kept, blocks
-        )
+    of_units = node_masks(structure, units, kept, blocks)
+    if all(torch.equal(kept[name], mask) for name, mask in of_units.items()):
+        mixed_units = {name: shuffled(name, mask) for name, mask in units.items()}
+        return node_masks(structure, mixed_units, kept, blocks)
     mixed = dict(blocks)
     for layer in structure.layers:
         mixed |= masks.unflat(layer, shuffled(layer.name, masks.flat(layer, kept)), kept)

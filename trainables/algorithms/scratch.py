@@ -13,7 +13,7 @@ from ...analysis.rows.mistake import Mistake
 from ..domain import Domain, Value
 from ..structure.units import Structure, alive, node_masks
 from ..task import Task
-from ..training.pruner import Context, Params, Pruning, space
+from ..training.pruner import Context, Params, space
 from ._structured import Structured
 
 
@@ -44,53 +44,45 @@ class Scratch(Structured):
         return super().skip(task) or task.loaded_reason
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        if not isinstance(units := hp["units"], tuple):
-            return
-        hidden, blocks = task.structure.hidden, task.structure.blocks
-        if len(units) != len(hidden) + len(blocks):
-            wanted = f"{len(hidden)} hidden layers and {len(blocks)} blocks"
-            raise Mistake(
-                f"`units` has one number for each of the model's {wanted}; got {len(units)}"
-            )
-        for block, there in zip(blocks, units[len(hidden) :], strict=True):
-            if there not in (0, 1):
-                raise Mistake(
-                    f"`units` ends with 1 or 0 for each block; got {there:g} for {block.name}"
-                )
-        gone = {
-            name
-            for block, there in zip(blocks, units[len(hidden) :], strict=True)
-            if not there
-            for name in block.layers
-        }
-        for layer, kept in zip(hidden, units, strict=False):
-            low, high = (0, 0) if layer.name in gone else (1, layer.units)
-            if kept != int(kept) or not low <= kept <= high:
-                why = ", in a block that is gone" if layer.name in gone else ""
-                raise Mistake(
-                    f"`units` of layer {layer.name}{why}: a whole number in [{low}, {high}]; got {kept:g}"
-                )
+        if isinstance(hp["units"], tuple):
+            _check_units(task.structure, hp["units"])
 
-    def fixed(self, hp: Mapping[str, Value]) -> bool:
-        return True
-
-    def init(self, params: Params, ctx: Context) -> Pruning:
+    def mask(self, params: Params, ctx: Context) -> Params:
         structure, device = ctx.structure, ctx.seed.device
-        count = ctx.hp.get("units")
-        if count is None:
-            count = torch.tensor(
-                [*(layer.units for layer in structure.hidden), *(1 for _ in structure.blocks)],
-                device=device,
-            )
-        first = {
-            layer.name: torch.arange(layer.units, device=device) < count[place]
-            for place, layer in enumerate(structure.hidden)
-        }
-        blocks = {
-            block.name: count[len(first) + place] > 0
-            for place, block in enumerate(structure.blocks)
-        }
-        return {"mask": node_masks(structure, first, params, blocks)}
+        counts = ctx.hp.get("units")
+        if counts is None:
+            widths = [layer.units for layer in structure.hidden]
+            whole = [1] * len(structure.blocks)
+            counts = torch.tensor([*widths, *whole], device=device)
+        first: dict[str, Tensor] = {}
+        for layer, count in zip(structure.hidden, counts.unbind(), strict=False):
+            first[layer.name] = torch.arange(layer.units, device=device) < count
+        there: dict[str, Tensor] = {}
+        for block, count in zip(structure.blocks, counts[len(first) :].unbind(), strict=True):
+            there[block.name] = count > 0
+        return node_masks(structure, first, params, there)
+
+
+def _check_units(structure: Structure, units: tuple[float, ...]) -> None:
+    """Raise Mistake unless `units` describes networks of the structure."""
+    hidden, blocks = structure.hidden, structure.blocks
+    if len(units) != len(hidden) + len(blocks):
+        wanted = f"{len(hidden)} hidden layers and {len(blocks)} blocks"
+        raise Mistake(f"`units` has one number for each of the model's {wanted}; got {len(units)}")
+    gone: set[str] = set()
+    for block, there in zip(blocks, units[len(hidden) :], strict=True):
+        if there not in (0, 1):
+            rule = "`units` ends with 1 or 0 for each block"
+            raise Mistake(f"{rule}; got {there:g} for {block.name}")
+        if not there:
+            gone.update(block.layers)
+    for layer, kept in zip(hidden, units, strict=False):
+        is_gone = layer.name in gone
+        low, high = (0, 0) if is_gone else (1, layer.units)
+        if kept != int(kept) or not low <= kept <= high:
+            why = ", in a block that is gone" if is_gone else ""
+            rule = f"`units` of layer {layer.name}{why}: a whole number in [{low}, {high}]"
+            raise Mistake(f"{rule}; got {kept:g}")
 
 
 def found(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[float, ...]:
@@ -101,19 +93,18 @@ def found(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[float, ...]
     block through which nothing passes is gone, though the constant that it may still add is lost
     with it.
     """
-    live, _ = alive(structure, {name: mask[None] for name, mask in kept.items()})
-    counts = {layer.name: int(live[layer.name].sum()) for layer in structure.hidden}
-    there = [
-        bool(kept[block.name]) and all(counts.get(name, 1) for name in block.layers)
-        for block in structure.blocks
-    ]
-    gone = {
-        name
-        for block, stays in zip(structure.blocks, there, strict=True)
-        if not stays
-        for name in block.layers
-    }
-    return (
-        *(0.0 if n in gone else float(max(1, count)) for n, count in counts.items()),
-        *map(float, there),
-    )
+    stacked = {name: mask[None] for name, mask in kept.items()}
+    live, _ = alive(structure, stacked)
+    survivors: dict[str, int] = {}
+    for layer in structure.hidden:
+        survivors[layer.name] = int(live[layer.name].sum())
+    counts = {name: float(max(1, count)) for name, count in survivors.items()}
+    there: list[float] = []
+    for block in structure.blocks:
+        passes = all(survivors.get(name, 1) for name in block.layers)
+        stays = bool(kept[block.name]) and passes
+        there.append(float(stays))
+        if not stays:
+            for name in counts.keys() & set(block.layers):
+                counts[name] = 0.0
+    return (*counts.values(), *there)

@@ -35,51 +35,43 @@ from ..structure.units import column_masks
 from ..task import Task
 from ..training import draws, stack
 from ..training.dense import dense_networks
-from ..training.pruner import Context, GradientPruner, Params, Pruning, space
+from ..training.pruner import Context, Params, space
 from ..training.start import Dense
+from ._masked import SPARSITY, Masked
 from ._structured import no_units
 
-CHUNK, OUTPUTS = 128, 1 << 26
-"""Candidates, and numbers that a layer gives for them, computed at a time. Fixed: a score does not
-depend on the count.
-"""
+CHUNK = 128
+"""Candidates computed at a time. Fixed: a score does not depend on the count."""
+OUTPUTS = 1 << 26
+"""Numbers that a layer gives for all candidates computed at a time."""
 
 
-class _Candidate(GradientPruner):
+class _Candidate(Masked):
     """Step 4: candidate number `candidate`, from 0, trained with its mask frozen."""
 
     space = space(
-        sparsity=Domain("real", 0.5, "the share removed", low=0, high=1, open_high=True),
+        sparsity=SPARSITY,
         granularity=dataclasses.replace(masks.GRANULARITY, default="node"),
         allocation=masks.ALLOCATION,
         candidate=Domain("whole", 0, "which one", low=0),
     )
 
-    def init(self, params: Params, ctx: Context) -> Pruning:
-        hp = ctx.hp
-        return {
-            "mask": masks.at_random(
-                ctx.structure,
-                params,
-                _draw(ctx),
-                hp["sparsity"],
-                hp["granularity"],
-                hp["allocation"],
-            )
-        }
-
-    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return masks.apply(params, pruning["mask"])
-
-    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return pruning["mask"]
+    def mask(self, params: Params, ctx: Context) -> Params:
+        hp, draw = ctx.hp, _draw(ctx)
+        return masks.at_random(
+            ctx.structure, params, draw, hp["sparsity"], hp["granularity"], hp["allocation"]
+        )
 
 
 def _draw(ctx: Context) -> masks.Draw:
     """Step 2: the numbers that make candidate `ctx.hp["candidate"]`; of the first one, those of
     `chance`.
     """
-    return lambda site, shape: ctx.uniform(f"chance/{site}", shape, ctx.hp["candidate"].long())
+
+    def draw(site: str, shape: tuple[int, ...]) -> Tensor:
+        return ctx.uniform(f"chance/{site}", shape, ctx.hp["candidate"].long())
+
+    return draw
 
 
 _TRAINING = _Candidate()
@@ -95,7 +87,10 @@ class Weedout(Algorithm):
     warmup: steps of dense training before the search, out of the budget.
     """
 
-    source = "Farahani 2024 (arXiv 2403.08265); score, counts, and options other than node and uniform: derivation"
+    source = (
+        "Farahani 2024 (arXiv 2403.08265); "
+        "score, counts, and options other than node and uniform: derivation"
+    )
     together = ("candidates",)
     space = {
         **{name: dataclasses.replace(_TRAINING.space[name], tunable=False) for name in _INHERITED},
@@ -132,61 +127,70 @@ class Weedout(Algorithm):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if hp["granularity"] == "node" and (why := no_units(task)):
             raise Mistake(f"`granularity` node: {why}")
-        if _whole(hp["warmup"]) > task.steps - task.rungs:
-            rule = f"`warmup` leaves at least a step for each rung: it is at most {task.steps - task.rungs}"
+        most = task.steps - task.rungs
+        if _whole(hp["warmup"]) > most:
+            rule = f"`warmup` leaves at least a step for each rung: it is at most {most}"
             raise Mistake(f"{rule}; got {hp['warmup']}")
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """Search once for each seed and sparsity, and begin to train the distinct winners."""
         seeds = list(dict.fromkeys(member.seed for member in members))
         parents = dense_networks(task, seeds, _whole(members[0].hp["warmup"]))
-        held = _choose(task, parents, seeds, members)
-        wanted = [
-            _inherit(member, winner - 1)
-            for member, winner in zip(members, held["winner"].tolist(), strict=True)
-        ]
-        trained = {repr(network): network for network in wanted}
-        index = torch.tensor(
-            [seeds.index(network.seed) for network in trained.values()], device=task.torch_device
-        )
-        dense = Dense(
-            _pick(parents.params, index),
-            _pick(parents.buffers, index),
-            parents.steps,
-            parents.seconds,
-        )
-        inner = _TRAINING.begin(task, list(trained.values()), dense)
-        held |= {
-            "slot": torch.arange(len(members)),
-            "of": torch.tensor([list(trained).index(repr(each)) for each in wanted]),
-        }
-        return State(
-            {name: column.to(task.torch_device) for name, column in held.items()},
-            inner.scalars,
-            inner.members,
-        )
+        columns = _choose(task, parents, seeds, members)
+        winners: dict[str, Member] = {}
+        names: list[str] = []
+        for member, number in zip(members, columns["winner"].tolist(), strict=True):
+            network = _inherit(member, number - 1)
+            names.append(repr(network))
+            winners[names[-1]] = network
+        place = {name: place for place, name in enumerate(winners)}
+        columns["slot"] = torch.arange(len(members))
+        columns["of"] = torch.tensor([place[name] for name in names])
+        inner = _begin(task, parents, seeds, list(winners.values()))
+        held = {name: column.to(task.torch_device) for name, column in columns.items()}
+        return _around(inner, held)
 
     def advance(self, task: Task, state: State) -> State:
         """Train the networks that members still use."""
         used, of = torch.unique(state.members["of"], return_inverse=True)
-        inner = _TRAINING.advance(
-            task, State(state.shared, state.scalars, shape=state.shape).select(used)
-        )
-        return State({**state.members, "of": of}, inner.scalars, inner.members, inner.shape)
+        inner = _TRAINING.advance(task, _inside(state).select(used))
+        return _around(inner, {**state.members, "of": of})
 
     def networks(self, task: Task, state: State) -> Networks:
         """A network may belong to many members. score: its loss before training.  winner: which
         candidate it is, from 1.
         """
-        held, found = (
-            state.members,
-            _TRAINING.networks(task, State(state.shared, state.scalars, shape=state.shape)),
-        )
-        metrics, spent = (
-            {name: held[name] for name in names}
-            for names in (("score", "winner"), ("flops", "seconds"))
-        )
-        return dataclasses.replace(found, metrics=metrics, of=held["of"], search=spent)
+        held = state.members
+        trained = _TRAINING.networks(task, _inside(state))
+        metrics = {name: held[name] for name in ("score", "winner")}
+        spent = {name: held[name] for name in ("flops", "seconds")}
+        return dataclasses.replace(trained, metrics=metrics, of=held["of"], search=spent)
+
+
+def _inside(state: State) -> State:
+    """The state of the networks that are trained."""
+    return State(state.shared, state.scalars, shape=state.shape)
+
+
+def _around(inner: State, members: dict[str, Any]) -> State:
+    """The state of members who share the networks of `inner`."""
+    return State(members, inner.scalars, inner.members, inner.shape)
+
+
+def _begin(task: Task, parents: Dense, seeds: list[int], networks: Sequence[Member]) -> State:
+    """The state of the networks that are trained, each with its parent's weights."""
+    places = [seeds.index(network.seed) for network in networks]
+    index = torch.tensor(places, device=task.torch_device)
+    params = {name: value[index] for name, value in parents.params.items()}
+    buffers = {name: value[index] for name, value in parents.buffers.items()}
+    dense = Dense(params, buffers, parents.steps, parents.seconds)
+    return _TRAINING.begin(task, networks, dense)
+
+
+def _inherit(member: Member, candidate: int) -> Member:
+    """The network that is trained for `member`: one for all members with this winner."""
+    hp = {name: member.hp[name] for name in _INHERITED}
+    return Member({**hp, "candidate": candidate}, member.seed)
 
 
 def _choose(
@@ -201,14 +205,15 @@ def _choose(
     score, seconds = torch.zeros(2, len(members), dtype=torch.float64)
     winner, flops = torch.zeros(2, len(members), dtype=torch.int64)
     for group in groups.values():
-        first, counts = (
-            members[group[0]],
-            torch.tensor([_whole(members[k].hp["candidates"]) for k in group]),
-        )
-        found = search(task, parents, seeds.index(first.seed), first, int(counts.max()))
-        chosen = records(found.losses if first.hp["pick"] == "best" else -found.losses)[counts - 1]
-        score[group], winner[group] = found.losses[chosen], chosen + 1
-        flops[group], seconds[group] = counts * found.flops, counts.double() * found.seconds
+        first = members[group[0]]
+        counts = torch.tensor([_whole(members[k].hp["candidates"]) for k in group])
+        searched = search(task, parents, seeds.index(first.seed), first, int(counts.max()))
+        is_best = first.hp["pick"] == "best"
+        ranked = searched.losses if is_best else -searched.losses
+        chosen = records(ranked)[counts - 1]
+        score[group], winner[group] = searched.losses[chosen], chosen + 1
+        flops[group] = counts * searched.flops
+        seconds[group] = counts.double() * searched.seconds
     return {"score": score, "winner": winner, "flops": flops, "seconds": seconds}
 
 
@@ -222,75 +227,90 @@ class Search(NamedTuple):
     seconds: float
 
 
+@torch.no_grad()
 def search(task: Task, parents: Dense, place: int, member: Member, count: int) -> Search:
     """Scores of the first `count` candidates of the parent at `place`, for the seed, sparsity and
     options of `member`.
     """
-    hp, device = member.hp, task.torch_device
-    module = stack.features_first(task.template) if task.stackable else task.template
-    call, structure = stack.Call(module.eval()), task.structure
-    seed = torch.tensor(member.seed, device=device)
-    sparsity = torch.tensor(hp["sparsity"], dtype=torch.float64, device=device)
-    kind = torch.bfloat16 if hp["precision"] == "bfloat16" else task.torch_dtype
-    params = {name: value[place].to(kind) for name, value in parents.params.items()}
-    buffers = {
-        name: v[place].to(kind) if v.is_floating_point() else v[place]
-        for name, v in parents.buffers.items()
-    }
-    labels = task.data.labels["train"]
-    rows = draws.permutation(draws.key(seed, "weedout"), len(labels))[: _whole(hp["examples"])]
-
-    def disconnect(candidate: Tensor) -> dict[str, Tensor]:
-        draw = _draw(Context({"candidate": candidate}, seed, 0, task.steps, structure))
-        if hp["granularity"] == "node":
-            # Rows stay whole: the first layer's product is then the same for all candidates, and is
-            # computed once.
-            return column_masks(
-                structure,
-                masks.random_units(structure, draw, sparsity, str(hp["allocation"])),
-                params,
-            )
-        return masks.at_random(structure, params, draw, sparsity, "weight", str(hp["allocation"]))
-
-    def logits(mask: Params, inputs: Tensor) -> Tensor:
-        return call(masks.apply(params, mask), dict(buffers), inputs)
-
+    scoring = _Scoring(task, parents, place, member)
     begun, losses = time.perf_counter(), list[Tensor]()
-    with torch.no_grad():
-        for start in range(0, count, CHUNK):
-            numbers = torch.arange(start, start + CHUNK, device=device)
-            mask = vmap(disconnect)(numbers)
-            total = torch.zeros(CHUNK, dtype=torch.float64, device=device)
-            for part in rows.split(max(1, OUTPUTS // (CHUNK * _largest(task)))):
-                inputs = task.data.examples("train", part).to(kind)
-                if task.stackable:
-                    found = vmap(logits, in_dims=(0, None))(mask, inputs)
-                else:
-                    found = torch.stack(
-                        [logits({n: m[c] for n, m in mask.items()}, inputs) for c in range(CHUNK)]
-                    )
-                logits_ = found.mT.to(task.torch_dtype)  # (candidates, classes, examples)
-                total += F.cross_entropy(
-                    logits_, labels[part].expand(CHUNK, -1), reduction="none"
-                ).sum(1)
-            losses.append(total / len(rows))
-            pulse.tell("candidate", start + CHUNK, count)
-        joined = torch.cat(losses).cpu()
-    return Search(
-        joined[:count], len(rows) * task.counts.flops, (time.perf_counter() - begun) / len(joined)
-    )
+    for start in range(0, count, CHUNK):
+        numbers = torch.arange(start, start + CHUNK, device=task.torch_device)
+        losses.append(scoring.losses(vmap(scoring.mask)(numbers)))
+        pulse.tell("candidate", start + CHUNK, count)
+    joined = torch.cat(losses).cpu()
+    seconds = (time.perf_counter() - begun) / len(joined)
+    return Search(joined[:count], len(scoring.rows) * task.counts.flops, seconds)
+
+
+class _Scoring:
+    """The untrained candidates of one parent, and their loss on a fixed subset of training data."""
+
+    def __init__(self, task: Task, parents: Dense, place: int, member: Member) -> None:
+        self.task, self.hp = task, member.hp
+        module = stack.features_first(task.template) if task.stackable else task.template
+        self.call = stack.Call(module.eval())
+        self.seed = torch.tensor(member.seed, device=task.torch_device)
+        self.sparsity = torch.tensor(
+            member.hp["sparsity"], dtype=torch.float64, device=task.torch_device
+        )
+        in_bfloat16 = member.hp["precision"] == "bfloat16"
+        self.kind = torch.bfloat16 if in_bfloat16 else task.torch_dtype
+        self.params = {name: value[place].to(self.kind) for name, value in parents.params.items()}
+        self.buffers: dict[str, Tensor] = {}
+        for name, value in parents.buffers.items():
+            own = value[place]
+            self.buffers[name] = own.to(self.kind) if own.is_floating_point() else own
+        examples = len(task.data.labels["train"])
+        order = draws.permutation(draws.key(self.seed, "weedout"), examples)
+        self.rows = order[: _whole(member.hp["examples"])]
+
+    def mask(self, number: Tensor) -> dict[str, Tensor]:
+        """Step 2: the mask of one candidate, counted from 0."""
+        structure = self.task.structure
+        ctx = Context({"candidate": number}, self.seed, 0, self.task.steps, structure)
+        draw, allocation = _draw(ctx), str(self.hp["allocation"])
+        if self.hp["granularity"] == "weight":
+            return masks.at_random(
+                structure, self.params, draw, self.sparsity, "weight", allocation
+            )
+        # Rows stay whole: the first layer's product is then the same for all candidates, and is
+        # computed once.
+        units = masks.random_units(structure, draw, self.sparsity, allocation)
+        return column_masks(structure, units, self.params)
+
+    def losses(self, mask: Params) -> Tensor:
+        """(CHUNK,) float64: the mean loss of the candidates with these masks, (CHUNK, ...) each."""
+        labels = self.task.data.labels["train"]
+        total = torch.zeros(CHUNK, dtype=torch.float64, device=self.task.torch_device)
+        for part in self.rows.split(max(1, OUTPUTS // (CHUNK * _largest(self.task)))):
+            inputs = self.task.data.examples("train", part).to(self.kind)
+            outputs = self._logits(mask, inputs).mT.to(self.task.torch_dtype)
+            wanted = labels[part].expand(CHUNK, -1)
+            total += F.cross_entropy(outputs, wanted, reduction="none").sum(1)
+        return total / len(self.rows)
+
+    def _logits(self, mask: Params, inputs: Tensor) -> Tensor:
+        """(CHUNK, examples, classes)."""
+        if self.task.stackable:
+            return vmap(self._logits_of_one, in_dims=(0, None))(mask, inputs)
+        alone: list[Tensor] = []
+        for c in range(CHUNK):
+            own = {name: column[c] for name, column in mask.items()}
+            alone.append(self._logits_of_one(own, inputs))
+        return torch.stack(alone)
+
+    def _logits_of_one(self, mask: Params, inputs: Tensor) -> Tensor:
+        return self.call(masks.apply(self.params, mask), dict(self.buffers), inputs)
 
 
 def _largest(task: Task) -> int:
     """Numbers that the largest layer gives for one example."""
-    spent = task.counts.layers
-    return (
-        max(
-            spent.get(each.name, 0) // (2 * each.columns * math.prod(each.kernel))
-            for each in task.structure.layers
-        )
-        or 1
-    )
+    most = 1
+    for layer in task.structure.layers:
+        flops_of_one = 2 * layer.columns * math.prod(layer.kernel)
+        most = max(most, task.counts.layers.get(layer.name, 0) // flops_of_one)
+    return most
 
 
 def records(losses: Tensor) -> Tensor:
@@ -300,22 +320,10 @@ def records(losses: Tensor) -> Tensor:
     losses: (N,); NaN counts as infinite.
     """
     losses = losses.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    before = torch.cat(
-        [torch.full((1,), torch.inf, dtype=losses.dtype), losses.cummin(0).values[:-1]]
-    )
+    infinite = torch.full((1,), torch.inf, dtype=losses.dtype)
+    before = torch.cat([infinite, losses.cummin(0).values[:-1]])
     places = torch.arange(len(losses))
     return torch.where(losses < before, places, 0).cummax(0).values
-
-
-def _inherit(member: Member, candidate: int) -> Member:
-    """The network that is trained for `member`: one for all members with this winner."""
-    return Member(
-        {**{name: member.hp[name] for name in _INHERITED}, "candidate": candidate}, member.seed
-    )
-
-
-def _pick(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
-    return {name: value[index] for name, value in tensors.items()}
 
 
 def _whole(value: Value) -> int:

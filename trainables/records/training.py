@@ -55,7 +55,7 @@ class Training:
         self.folder, self.study, self.task = folder, study, task
         self.cohort, self.keep = cohort, keep
         first = cohort.members[0].hp
-        self.algorithm: Algorithm = find(cohort.algorithm)
+        self.algorithm: Algorithm = find(cohort.algorithm).in_run(folder)
         self.parent = self.algorithm.parent(task, first)
         self.ids: list[str] = []
         for member in cohort.members:

@@ -1,4 +1,4 @@
-"""Flips: what a unit or a residual block is worth, measured by taking it out and putting it back."""
+"""Flips: what a unit or a block is worth, measured by taking it out and putting it back."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _asked(sample: Sample, site: Site) -> Tensor:
 
 
 def _order(sample: Sample, site: Site) -> Tensor:
-    """(K, k): the units that are tried, all that any member wants among them; (K, 0) of no layer."""
+    """(K, k): the units that are tried, all that any member wants among them; none of no layer."""
     layer, block = site
     if layer is None:
         device = sample.wanted[str(block)].device

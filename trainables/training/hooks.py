@@ -127,7 +127,7 @@ class Hooks:
         return {}
 
     def due(self, hp: Mapping[str, Value], step: int, steps: int) -> bool:
-        """Whether `every` is called after `step` of `steps` optimiser steps. hp: the static ones."""
+        """Whether `every` is called after `step` of `steps` optimiser steps. hp: static ones."""
         return False
 
     def every(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
