@@ -22,7 +22,7 @@ from .domain import Domain, canonical
 from .measure.flops import Counts
 from .structure.units import Structure
 from .training import stack
-from .workbench import Halves, Settings, Workbench
+from .workbench import Workbench
 
 MAX_STEPS = 1_000_000_000
 """Optimiser steps that a member may have: more is a slip of the pen."""
@@ -162,14 +162,6 @@ class Task:
     def structure(self) -> Structure:
         """The removable layers, and which units of one feed which columns of another."""
         return self.workbench.structure
-
-    def cut(self, settings: Settings | None) -> tuple[nn.Module, Structure]:
-        """`Workbench.cut`."""
-        return self.workbench.cut(settings)
-
-    def halves(self, settings: Settings | None, layer: str | None, block: str | None) -> Halves:
-        """`Workbench.halves`."""
-        return self.workbench.halves(settings, layer, block)
 
     # The model, and the budget.
 

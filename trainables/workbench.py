@@ -5,30 +5,22 @@ counts.
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from ..analysis.rows.mistake import Mistake
 from .data import splits
 from .data.dataset import Data
 from .measure.flops import Counts, count
-from .structure import trace, trial
-from .structure.narrow import Cut, narrowed, narrowed_module
+from .structure import trial
+from .structure.narrow import Cut, narrowed_module
 from .structure.units import Structure
 from .training import stack
 
 if TYPE_CHECKING:
     from .task import Task
-
-Settings = Mapping[str, Any]
-"""Keyword arguments of a Cut: the shape that a stack was cut to."""
-Halves = tuple[nn.Module, nn.Module]
-Site = tuple[str | None, str | None]
-"""A hidden layer and a block, as of `Structure.sites`."""
 
 
 class Workbench:
@@ -36,9 +28,6 @@ class Workbench:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._cuts: dict[str, tuple[nn.Module, Structure]] = {}
-        self._graphs: dict[str, fx.Graph] = {}
-        self._halves: dict[tuple[str, Site], Halves] = {}
 
     def share(self, other: Workbench) -> None:
         """Take over what another one has made already.
@@ -123,33 +112,6 @@ class Workbench:
     def structure(self) -> Structure:
         """The removable layers, and which units of one feed which columns of another."""
         return trial.find(self._task.build(0), self.data.shape)
-
-    def cut(self, settings: Settings | None) -> tuple[nn.Module, Structure]:
-        """Template and structure of a stack that was cut to the shape of `Cut(**settings)`; None:
-        of one that was not.
-        """
-        if settings is None:
-            return self.template, self.structure
-        key = json.dumps(settings, sort_keys=True)
-        if key not in self._cuts:
-            cut = Cut(settings["widths"], tuple(settings["gone"]))
-            module = narrowed_module(self.template, self.structure, cut)
-            for cache in (self._cuts, self._graphs, self._halves):
-                cache.clear()  # a cohort has one shape at a time
-            self._cuts[key] = module, narrowed(self.structure, cut)
-        return self._cuts[key]
-
-    def halves(self, settings: Settings | None, layer: str | None, block: str | None) -> Halves:
-        """The template of `cut`, cut in two by `trace.halves`."""
-        module, structure = self.cut(settings)
-        shape = json.dumps(settings, sort_keys=True)
-        if shape not in self._graphs:
-            self._graphs[shape] = trace.divisible(module)
-        key = shape, (layer, block)
-        if key not in self._halves:
-            graph = self._graphs[shape]
-            self._halves[key] = trace.halves(module, graph, structure, layer, block)
-        return self._halves[key]
 
 
 _SHARED = ("data", "structure", "counts", "stackable", "narrows", "template")

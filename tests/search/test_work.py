@@ -16,7 +16,7 @@ import pytest
 from prunefront.analysis.rows import table
 from prunefront.search.drive.work import Segment, Work
 from prunefront.search.plan import generations, rungs
-from prunefront.search.study.parse import Study, read
+from prunefront.search.study.parse import read
 from prunefront.search.study.schema import Study
 from prunefront.trainables.records.training import Training
 
