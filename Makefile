@@ -36,6 +36,7 @@ lint: .venv/installed
 
 # The site, from docs/, the README and docstrings: build/site/index.html.
 docs: .venv/docs
+	$(BIN)/python docs/imports.py
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
 
 .venv/docs: .venv/installed
