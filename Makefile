@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test unit long lint docs clean
+.PHONY: demo check test unit quick slow long lint docs clean
 
 demo: .venv/installed
 	$(BIN)/prunefront run studies/digits.toml --out runs/digits
@@ -12,6 +12,17 @@ test: .venv/installed
 
 unit: .venv/installed
 	$(BIN)/python -m pytest
+
+# While one works: lint, types, and the tests that are quick and need no Ray.
+check: .venv/installed
+	$(MAKE) --jobs 2 lint quick
+
+quick: .venv/installed
+	$(BIN)/python -m pytest --numprocesses 2 -m "not long and not ray and not slow"
+
+# Times all tests without Ray, and writes tests/slow.txt.
+slow: .venv/installed
+	$(BIN)/python -m pytest --numprocesses 2 -m "not long and not ray" --find-slow
 
 long: .venv/installed
 	$(BIN)/python -m pytest --numprocesses 0 -m long
@@ -25,6 +36,7 @@ lint: .venv/installed
 
 # The site, from docs/, the README and docstrings: build/site/index.html.
 docs: .venv/docs
+	$(BIN)/python docs/imports.py
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
 
 .venv/docs: .venv/installed

@@ -54,7 +54,7 @@ def _link(match: re.Match[str], folder: Path, site: Path) -> str:
 def read_docstring(
     app: Any, what: str, name: str, documented: Any, options: Any, lines: list[str]
 ) -> None:
-    """Make plain text of a docstring reStructuredText: code in two backticks, nothing else marked."""
+    """Make a docstring reStructuredText: code in two backticks, nothing else marked."""
     for number, line in enumerate(lines):
         parts, is_code = list[str](), False
         for part in line.split("`"):

@@ -1,5 +1,5 @@
 """What tests share: one thread, the folder of large data, one small Ray and one object store for
-those that need them.
+those that need them; and which tests `make check` leaves out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ begins early; with them tests that have `with_ray` in their names."""
 
 
 class _Files(LoadFileScheduling):
-    """A process runs a file at a time, and one of them those of `RAY`; in the order of their names."""
+    """A process runs a file at a time, and one of them those of `RAY`; in the order of names."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
@@ -37,6 +37,51 @@ class _Files(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """Of the tests in several processes."""
     return _Files(config, log)
+
+
+SLOW = Path(__file__).with_name("slow.txt")
+"""Tests that `make check` has no time for, one a line as `name` has it: written by `make slow`."""
+CHECK_SECONDS = 80
+"""What the other tests took together when SLOW was written, one after the other."""
+
+
+def name(nodeid: str) -> str:
+    """File and function of a test, whatever its folder and its parameters."""
+    return nodeid.partition("[")[0].rpartition("/")[2]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--find-slow writes SLOW."""
+    parser.addoption("--find-slow", action="store_true", help=f"write {SLOW.name} by what was run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Ray, and what is slow."""
+    slow = set(SLOW.read_text().split())
+    for item in items:
+        starts_ray = {"small_ray", "pair"} & set(getattr(item, "fixturenames", ()))
+        if starts_ray or item.path.name in RAY or "with_ray" in item.name:
+            item.add_marker("ray")
+        if name(item.nodeid) in slow:
+            item.add_marker("slow")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Of all that was run, the quickest tests that take `CHECK_SECONDS` together are not slow."""
+    if not config.getoption("--find-slow"):
+        return
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                test = name(report.nodeid)
+                seconds[test] = seconds.get(test, 0) + report.duration
+    spent, slow = 0.0, list[str]()
+    for test in sorted(seconds, key=seconds.__getitem__):
+        spent += seconds[test]
+        if spent > CHECK_SECONDS:
+            slow.append(test)
+    SLOW.write_text("".join(f"{test}\n" for test in sorted(slow)))
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import same_rows
+from test_packaging import ROOT
 from test_work import opened
 
 from prunefront.search.plan import generations
 from prunefront.search.study import parse
 from prunefront.trainables.records.training import Training
-from test_packaging import ROOT
 
 FOLDER = ROOT / "benchmarks"
 SCRIPTS = sorted(

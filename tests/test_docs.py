@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_packaging import ROOT, module_name, sources
 
 from prunefront.search import cli
 from prunefront.search.study import reference
-from test_packaging import ROOT, module_name, sources
 
 PAGES = ("first-study.md", "table.md", "python.md", "own.md")
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.M | re.S)

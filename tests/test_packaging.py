@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-
 from test_package import train
 
 ROOT = Path(__file__).resolve().parent.parent

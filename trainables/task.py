@@ -17,12 +17,11 @@ from . import models
 from .contract import Algorithm, Member
 from .data.augment import AUGMENTATIONS
 from .data.dataset import Data
-from .data.readers import DATASETS
 from .domain import Domain, canonical
 from .measure.flops import Counts
 from .structure.units import Structure
 from .training import stack
-from .workbench import Workbench
+from .workbench import Workbench, seeded
 
 MAX_STEPS = 1_000_000_000
 """Optimiser steps that a member may have: more is a slip of the pen."""
@@ -77,10 +76,8 @@ class Task:
             value = given.pop(field.name) if field.name in given else _default(field)
             object.__setattr__(self, field.name, value)
         self._check_values()
-        is_recorded = not keys.keys().isdisjoint(("dataset_options", "model_options"))
-        if given or not is_recorded:
-            has = {"dataset": self.dataset_options, "model": self.model_options}
-            for home, options in sort_options(self.dataset, self.model, given, has).items():
+        if given:  # or a module could not name its own functions in a task while it is imported
+            for home, options in self._sorted(given).items():
                 object.__setattr__(self, f"{home}_options", options)
         object.__setattr__(self, "_workbench", Workbench(self))  # not a field
 
@@ -88,12 +85,34 @@ class Task:
     def from_table(cls, table: Mapping[str, Any]) -> Task:
         """The task of a study's table [task]; what only recorded tasks have is no key of it."""
         own = {key: value for key, value in table.items() if key in KEYS}
-        task = cls(**own, dataset_options={}, model_options={})
-        given = {key: value for key, value in table.items() if key not in KEYS}
-        options = sort_options(task.dataset, task.model, given)
+        task = cls(**own)
+        options = task._sorted({key: table[key] for key in table if key not in KEYS})
         return dataclasses.replace(
             task, dataset_options=options["dataset"], model_options=options["model"]
         )
+
+    def _sorted(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The options of data set and model, with those `given` of either.
+
+        Raises Mistake for one that neither takes, and if one is missing.
+        """
+        options = {"dataset": dict(self.dataset_options), "model": dict(self.model_options)}
+        takes = {
+            "dataset": models.options(models.lookup(self.dataset, DATASETS, "dataset")),
+            "model": models.options(models.lookup(self.model, models.MODELS, "model"), given=2),
+        }
+        for key, value in given.items():
+            home = _home(key, takes)
+            if home is None:
+                known = {*KEYS, *takes["dataset"][0], *takes["model"][0]}
+                whose = f"of a task with dataset {self.dataset} and model {self.model}"
+                raise Mistake(f"`{key}` is no key {whose};{models.hint(key, sorted(known))}")
+            options[home][key] = value
+        for home, (names, _) in takes.items():
+            for name, is_required in names.items():
+                if is_required and name not in options[home]:
+                    raise Mistake(f"`{name}` is missing: {home} {getattr(self, home)} needs it")
+        return options
 
     def _check_values(self) -> None:
         for name in ("dataset", "model"):
@@ -174,8 +193,7 @@ class Task:
         """The model with the initial weights of `seed`, on the device; the global random state is
         left as it was.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             data = self.data  # inside: its reader may draw too
             module = models.build(self.model, data.shape, data.classes, **self.model_options)
         return module.to(self.torch_device, self.torch_dtype)
@@ -203,6 +221,7 @@ class Task:
         """
         if self.torch_device.type == "cuda" and not torch.cuda.is_available():
             raise Mistake("`device` cuda is a GPU that torch can use; got none")
+        self._sorted({})  # says which option is missing
         from . import rehearsal  # it needs the loop that trains tasks
 
         rehearsal.fits(self)
@@ -257,41 +276,6 @@ KEYS = tuple(
     if field.name not in ("starts", "dataset_options", "model_options")
 )
 """The keys of a study's table [task] but for options of data set and model."""
-
-
-def sort_options(
-    dataset: str,
-    model: str,
-    given: Mapping[str, Any],
-    has: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Options sorted by what takes them, `dataset` or `model`.
-
-    given: options of either.  has: those that are sorted already.  Raises Mistake for one that
-    neither takes, and if one is missing.
-    """
-    makers = {
-        "dataset": models.lookup(dataset, DATASETS, "dataset"),
-        "model": models.lookup(model, models.MODELS, "model"),
-    }
-    takes = {
-        "dataset": models.options(makers["dataset"]),
-        "model": models.options(makers["model"], given=2),
-    }
-    options = {home: dict(has[home]) if has else {} for home in takes}
-    for key, value in given.items():
-        home = _home(key, takes)
-        if home is None:
-            known = {*KEYS, *takes["dataset"][0], *takes["model"][0]}
-            whose = f"of a task with dataset {dataset} and model {model}"
-            raise Mistake(f"`{key}` is no key {whose};{models.hint(key, sorted(known))}")
-        options[home][key] = value
-    named = {"dataset": dataset, "model": model}
-    for home, (names, _) in takes.items():
-        for name, is_required in names.items():
-            if is_required and name not in options[home]:
-                raise Mistake(f"`{name}` is missing: {home} {named[home]} needs it")
-    return options
 
 
 def _home(key: str, takes: Mapping[str, tuple[Mapping[str, bool], bool]]) -> str | None:

@@ -4,13 +4,17 @@ counts.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..analysis.rows.mistake import Mistake
+from . import models
 from .data import splits
 from .data.dataset import Data
 from .measure.flops import Counts, count
@@ -110,8 +114,40 @@ class Workbench:
 
     @functools.cached_property
     def structure(self) -> Structure:
-        """The removable layers, and which units of one feed which columns of another."""
-        return trial.find(self._task.build(0), self.data.shape)
+        """The removable layers, and which units of one feed which columns of another.
+
+        Tasks that differ in their budget alone have the same.
+        """
+        task, data = self._task, self.data
+        options = json.dumps(task.model_options, sort_keys=True)
+        maker = models.lookup(task.model, models.MODELS, "model")  # another one after a reload
+        return _structure(
+            maker, task.model, options, data.shape, data.classes, task.dtype, self.device
+        )
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draws from torch's global random state begin at `seed`; afterwards it is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@functools.lru_cache(maxsize=64)  # a deep network takes seconds
+def _structure(
+    maker: object,
+    model: str,
+    options: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    dtype: str,
+    device: torch.device,
+) -> Structure:
+    """maker: what `model` names now.  options: JSON."""
+    with seeded(0):
+        module = models.build(model, input_shape, classes, **json.loads(options))
+    return trial.find(module.to(device, getattr(torch, dtype)), input_shape)
 
 
 _SHARED = ("data", "structure", "counts", "stackable", "narrows", "template")
