@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -53,21 +54,25 @@ def run(
     os.environ["RAY_AUTH_MODE"] = (
         "disabled" if insecure else "token"
     )  # before a user's own module imports Ray
-    from ..analysis.report import Incomplete
-    from .drive.run import run as drive
-    from .study import parse as studies
-    from .tools import latency as latencies
+    from .drive import early
 
-    settings = [
-        *(set_ or []),
-        *([f"study.max_cohort={max_cohort}"] if max_cohort is not None else []),
-    ]
-    read = studies.read(study, settings)
-    folder = locate(out or Path("runs") / read.about.name)
-    if latency:
-        latencies.check(read)
+    settings = list(set_ or [])
+    if max_cohort is not None:
+        settings.append(f"study.max_cohort={max_cohort}")
     console = Console()
-    code = drive(read, folder, console, address, insecure)
+    own = address is None and not insecure
+    with early.started(study, out) if own else contextlib.nullcontext() as started:
+        from .drive.run import run as drive
+        from .study import parse as studies
+        from .tools import latency as latencies
+
+        read = studies.read(study, settings)
+        folder = locate(out or Path("runs") / read.about.name)
+        if latency:
+            latencies.check(read)
+        code = drive(read, folder, console, address, insecure, started)
+    from ..analysis.report import Incomplete
+
     if code == FAILED:
         console.say(
             "some members failed (`reason` in their rows); the same command tries them again"

@@ -26,6 +26,7 @@ from ..points import front
 from ..rows.mistake import Mistake
 from ..rows.published import CAVEAT
 from ..sections.certificates import ROUNDING
+from . import bundle
 
 # Okabe & Ito's colours, safe for the colour-blind; grey stands for black and ochre for yellow,
 # which vanish on a dark and on a light page. Seven colours and eight shapes share no divisor: 56
@@ -927,7 +928,7 @@ def script() -> str:
     """JavaScript, complete in itself, that defines `vegaEmbed` for the version the charts are
     written in.
     """
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_version())
+    return bundle.script(_version())
 
 
 def _version() -> str:
