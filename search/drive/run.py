@@ -23,7 +23,7 @@ from .. import DONE, FAILED, INTERRUPTED
 from ..console import Console
 from ..plan import generations
 from ..study.parse import Study, at
-from . import interrupts, scratch
+from . import interrupts, preview, scratch
 from .early import FITS_BYTES, Early
 from .lock import locked
 from .progress import Progress
@@ -102,6 +102,7 @@ def _train(
         work.stopped = progress.left
         packed = pack(study.task.data)
         here = after.enter_context(_ray(cpus, packed, early))
+        after.enter_context(preview.drawn(folder, console))
         try:
             handout.train(study, work, here, packed, progress)
         except OSError as error:
