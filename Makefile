@@ -2,9 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# uv where it is there: it installs in seconds what takes pip minutes. Both show how far they are.
+define install
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --seed --allow-existing --python $(PYTHON) .venv && \
+	  uv pip install --python $(BIN)/python --editable "$(1)"; \
+	else \
+	  $(PYTHON) -m venv .venv && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --editable "$(1)"; \
+	fi
+endef
+
 .PHONY: demo check test unit quick slow long lint docs clean
 
-demo: .venv/installed
+demo: .venv/runs
+	@echo "training: minutes on two cores; a first report is drawn within one"
 	$(BIN)/prunefront run studies/digits.toml --out runs/digits
 
 test: .venv/installed
@@ -40,13 +52,19 @@ docs: .venv/docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
 
 .venv/docs: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(call install,.[docs])
+	touch $@
+
+# What a study needs, and no tools of developers. PyTorch alone is some 200 MB (2 GB with CUDA).
+.venv/runs: pyproject.toml
+	@echo "installing prunefront and what it needs into .venv: minutes, for PyTorch and Ray are large"
+	$(call install,.)
 	touch $@
 
 .venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	touch $@
+	@echo "installing prunefront, what it needs, and the tools of its tests into .venv: minutes"
+	$(call install,.[dev])
+	touch .venv/runs $@
 
 clean:
 	rm -rf .venv build runs *.egg-info

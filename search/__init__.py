@@ -17,6 +17,7 @@ have at most 107.
 SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": "2000000000",  # workers keep freed stacks for the next step
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "PL_DISABLE_FORK": "1",  # as Tune itself sets it for each trial
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -53,21 +54,25 @@ def run(
     os.environ["RAY_AUTH_MODE"] = (
         "disabled" if insecure else "token"
     )  # before a user's own module imports Ray
-    from ..analysis.report import Incomplete
-    from .drive.run import run as drive
-    from .study import parse as studies
-    from .tools import latency as latencies
+    from .drive import early
 
-    settings = [
-        *(set_ or []),
-        *([f"study.max_cohort={max_cohort}"] if max_cohort is not None else []),
-    ]
-    read = studies.read(study, settings)
-    folder = locate(out or Path("runs") / read.about.name)
-    if latency:
-        latencies.check(read)
+    settings = list(set_ or [])
+    if max_cohort is not None:
+        settings.append(f"study.max_cohort={max_cohort}")
     console = Console()
-    code = drive(read, folder, console, address, insecure)
+    own = address is None and not insecure
+    with early.started(study, out) if own else contextlib.nullcontext() as started:
+        from .drive.run import run as drive
+        from .study import parse as studies
+        from .tools import latency as latencies
+
+        read = studies.read(study, settings)
+        folder = locate(out or Path("runs") / read.about.name)
+        if latency:
+            latencies.check(read)
+        code = drive(read, folder, console, address, insecure, started)
+    from ..analysis.report import Incomplete
+
     if code == FAILED:
         console.say(
             "some members failed (`reason` in their rows); the same command tries them again"
@@ -262,10 +267,12 @@ _COLUMNS = {
     "test accuracy %": "test %",
     "FLOPs shrunk": "shrunk",
     "FLOPs masked": "masked",
-    "any hardware": "speed-up",
-    "front": "front",
 }
-"""What a terminal has room for beside arm and setting, of the report's columns."""
+"""What a terminal of 80 columns has room for beside arm and setting, of the report's columns."""
+_ON_FRONT = {"FLOPs shrunk": ("shrunk", "both"), "FLOPs masked": ("masked", "both")}
+"""Column -> what the report's column `front` says where a point is on the front by these FLOPs."""
+_MARK = "*"
+_PICTURE_COLUMNS = 80
 
 
 _COMPARED = (
@@ -292,19 +299,14 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
         try:
             page = report.build(folder, published)
         except report.Incomplete as error:
-            incomplete, page = error, error.page
-        head, *lines = report.front_table(folder)
+            incomplete = error
+            page = error.page
+        _say_fronts(report.front_table(folder), console)
+        _draw_front(folder, console)
         cautions = report.cautions(folder)
     except OSError as error:
-        raise Mistake(
-            f"{folder}: rows can be read and the report written there; got: {error.strerror}"
-        ) from error
-    grid = columns(["arm: setting", *_COLUMNS.values()], left=("arm: setting",))
-    for line in lines:
-        grid.add_row(f"{line[0]}: {line[1]}", *(line[head.index(name)] for name in _COLUMNS))
-    console.grid(
-        "the fronts: mean validation accuracy against FLOPs, shrunk (the file's) and masked", grid
-    )
+        rule = "rows can be read and the report written there"
+        raise Mistake(f"{folder}: {rule}; got: {error.strerror}") from error
     for caution in cautions:
         console.say(caution)
     if why := render.hindrance():
@@ -312,8 +314,42 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
     console.say(f"report: {page}")
     if incomplete is not None:
         for error in incomplete.exceptions:
-            console.say(f"the report lacks a part, {'; '.join(error.__notes__)}: {raised(error)}")
+            notes = "; ".join(error.__notes__)
+            console.say(f"the report lacks a part, {notes}: {raised(error)}")
         raise incomplete
+
+
+def _say_fronts(fronts: list[list[str]], console: Console) -> None:
+    """Print the table of points on a front, as the report has it."""
+    head, *lines = fronts
+    grid = columns(["arm: setting", *_COLUMNS.values()], left=("arm: setting",))
+    for line in lines:
+        point = dict(zip(head, line, strict=True))
+        arm, setting, *_ = line
+        cells = [point[name] + _mark(name, point["front"]) for name in _COLUMNS]
+        grid.add_row(f"{arm}: {setting}", *cells)
+    axes = "mean validation accuracy, FLOPs shrunk (the file's) and masked"
+    console.grid(f"the fronts ({_MARK}): {axes}", grid)
+
+
+def _mark(column: str, front: str) -> str:
+    """What marks a point that is on the front by these FLOPs; as wide where it is not."""
+    if column not in _ON_FRONT:
+        return ""
+    return _MARK if front in _ON_FRONT[column] else " "
+
+
+def _draw_front(folder: Location, console: Console) -> None:
+    from . import terminal
+
+    width = min(console.width, _PICTURE_COLUMNS)
+    lines = terminal.picture(terminal.points(folder), width, console.encoding)
+    if lines:
+        console.say("validation accuracy in % against shrunk FLOPs; dots: the front")
+    for line in lines:
+        console.say(line)
+    if lines:
+        console.say("")
 
 
 def main() -> None:

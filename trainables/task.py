@@ -17,6 +17,7 @@ from . import models
 from .contract import Algorithm, Member
 from .data.augment import AUGMENTATIONS
 from .data.dataset import Data
+from .data.readers import DATASETS
 from .domain import Domain, canonical
 from .measure.flops import Counts
 from .structure.units import Structure

@@ -15,6 +15,7 @@ import altair as alt
 import vl_convert
 
 from ..rows.mistake import Mistake
+from . import bundle
 
 Picture = dict[str, Any]
 """A Vega-Lite specification."""
@@ -76,7 +77,7 @@ def script() -> str:
     """JavaScript, complete in itself, that defines `vegaEmbed` for the version the charts are
     written in.
     """
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_version())
+    return bundle.script(_version())
 
 
 def _version() -> str:

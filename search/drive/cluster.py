@@ -19,17 +19,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location
 from .. import SETTINGS
-from ..study.schema import Study
-from . import interrupts
+from . import interrupts, quick
+
+if TYPE_CHECKING:  # it imports torch, which takes longer than Ray
+    from ..study.schema import Study
 
 STORE_BYTES = 100 << 20
 """The object store of a Ray of our own, beside the data set."""
@@ -66,6 +67,8 @@ def slots_now(study: Study) -> int:
 
 
 def _this_machine() -> Node:
+    import torch
+
     return len(os.sched_getaffinity(0)), float(torch.cuda.device_count())
 
 
@@ -116,9 +119,14 @@ def local_ray(scratch: str | os.PathLike[str], cpus: int, room: int = 0) -> Iter
         "include_dashboard": False,
         "object_store_memory": STORE_BYTES + 2 * room,
         "_temp_dir": str(scratch / "ray"),
+        "_system_config": quick.CONFIG,
     }
-    with _token_in(scratch / "token"), _apart() as starting, _connected(starting, **options):
-        yield
+    with _token_in(scratch / "token"), _apart() as apart:
+        starting = contextlib.ExitStack()
+        starting.enter_context(apart)
+        starting.enter_context(quick.few_processes())
+        with _connected(starting, **options):
+            yield
 
 
 @contextlib.contextmanager
@@ -294,7 +302,7 @@ def _sees(probe: str) -> bool:
 
 
 @contextlib.contextmanager
-def _connected(starting: contextlib.AbstractContextManager[None], **options: Any) -> Iterator[None]:
+def _connected(starting: contextlib.AbstractContextManager[Any], **options: Any) -> Iterator[None]:
     """Ray, started inside `starting`, as long as the block lasts."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if "RAY_AUTH_TOKEN_PATH" in os.environ:

@@ -22,8 +22,10 @@ from ...trainables.records.networks import keep_only
 from .. import DONE, FAILED, INTERRUPTED
 from ..console import Console
 from ..plan import checks, generations
-from ..study.schema import Study, at
-from . import interrupts, scratch
+from ..study.parse import at
+from ..study.schema import Study
+from . import interrupts, preview, scratch
+from .early import FITS_BYTES, Early
 from .lock import locked
 from .progress import Progress
 from .work import Work, write_ends
@@ -37,11 +39,13 @@ def run(
     console: Console,
     address: str | None = None,
     insecure: bool = False,
+    early: Early | None = None,
 ) -> int:
     """Do what is left of `study` in `folder`; returns an exit code.
 
     address: of a Ray cluster to join; without it one is started on this machine.  insecure: join it
-    though it is open; RAY_AUTH_MODE is `disabled` then, since before Ray was imported. Raises
+    though it is open; RAY_AUTH_MODE is `disabled` then, since before Ray was imported.  early: a
+    Ray of our own that runs already. Raises
     Mistake with one sentence, before anything is trained, if the study cannot run there.
     """
     folder = locate(folder)
@@ -62,7 +66,6 @@ def run(
             if address is None and _is_new(folder):
                 checks.check_memory(study, slots)
         check = stack.enter_context(locked(folder))
-        here = stack.enter_context(scratch.folder())
         if address is not None:
             cluster.check_shared(folder)
         plan = generations.Plan(study, folder, slots, here=address is None)
@@ -72,18 +75,20 @@ def run(
         work = Work(study, folder, plan, check)
         work.open()
         if work.anything():
-            cpus = slots * study.about.cpus if address is None else None
-            interrupted = _train(study, work, console, here, cpus)
+            own = None if address is not None else slots * study.about.cpus
+            interrupted = _train(study, work, console, own, early)
             if interrupted:
                 last_words.append(f"{interrupted}: the same command goes on")
                 return INTERRUPTED
         return _finish(study, folder, plan, console.say)
 
 
-def _train(study: Study, work: Work, console: Console, here: Path, cpus: int | None) -> str:
+def _train(
+    study: Study, work: Work, console: Console, cpus: int | None, early: Early | None
+) -> str:
     """Train all there is; returns what interrupted it, if anything did.
 
-    cpus: of a Ray of our own, started for it; None: one was joined.
+    cpus: of a Ray of our own; None: one was joined.  early: it, if it runs already.
     """
     from . import handout
 
@@ -97,7 +102,8 @@ def _train(study: Study, work: Work, console: Console, here: Path, cpus: int | N
     ):
         work.stopped = progress.left
         packed = pack(study.task.data)
-        after.enter_context(_ray(here, cpus, packed))
+        here = after.enter_context(_ray(cpus, packed, early))
+        after.enter_context(preview.drawn(folder, console))
         try:
             handout.train(study, work, here, packed, progress)
         except OSError as error:
@@ -108,15 +114,29 @@ def _train(study: Study, work: Work, console: Console, here: Path, cpus: int | N
 
 
 @contextlib.contextmanager
-def _ray(here: Path, cpus: int | None, packed: Packed | None) -> Iterator[None]:
-    """A Ray of our own with so many CPUs and room for the data, or the one that was joined."""
-    from . import cluster
+def _ray(cpus: int | None, packed: Packed | None, early: Early | None) -> Iterator[Path]:
+    """A Ray of our own with so many CPUs and room for the data, or the one that was joined; gives
+    a scratch folder.
+    """
+    from . import cluster, quick
 
     if cpus is None:
-        yield
+        with scratch.folder() as here:
+            yield here
         return
-    with cluster.local_ray(here, cpus, _bytes(packed)):
-        yield
+    room = _bytes(packed)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quick.inherited_environment())
+        if early is not None and room <= FITS_BYTES:
+            here = early.scratch
+        else:
+            if early is not None:
+                early.end()
+            here = stack.enter_context(scratch.folder())
+            stack.enter_context(cluster.local_ray(here, cpus, room))
+        yield here
+        if early is not None:
+            early.end()  # what it says when it ends comes before the last words
 
 
 def _bytes(packed: Packed | None) -> int:

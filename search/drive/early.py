@@ -1,0 +1,83 @@
+"""Ray's start before the study is read: both take seconds, and neither needs the other.
+
+It is worth while in a fresh process that has all of a study to do. No cohort is handed out before
+the study was checked; if it is refused, Ray ends with the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...analysis.rows.mistake import Mistake
+from ...analysis.rows.storage import Location, locate
+from . import interrupts, scratch
+
+FITS_BYTES = 16 << 20
+"""A data set for which the object store of a Ray that knew of none has room."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Early:
+    """A Ray that runs on all CPUs of this machine. scratch: its folder."""
+
+    scratch: Path
+    stack: contextlib.ExitStack
+
+    def end(self) -> None:
+        """End Ray, and remove its folder."""
+        self.stack.close()
+
+
+@contextlib.contextmanager
+def started(study: Path, folder: str | None) -> Iterator[Early | None]:
+    """Ray, where starting it now saves time; None where it does not.
+
+    study: a file that nobody has read yet.  folder: the output folder as the command line has it.
+    """
+    with contextlib.ExitStack() as stack:
+        yield _start(stack) if _saves_time(study, folder) else None
+
+
+def _start(stack: contextlib.ExitStack) -> Early | None:
+    stack.enter_context(interrupts.handled())
+    try:
+        here = stack.enter_context(scratch.folder())
+    except Mistake:  # it will be said when the study was looked at
+        return None
+    from . import cluster
+
+    # While Ray's processes start, this one waits, and may import what takes longest.
+    ahead = threading.Thread(target=importlib.import_module, args=("torch",), name="imports")
+    ahead.start()
+    stack.callback(ahead.join)
+    cpus = len(os.sched_getaffinity(0))
+    stack.enter_context(cluster.local_ray(here, cpus))
+    return Early(here, stack)
+
+
+def _saves_time(study: Path, folder: str | None) -> bool:
+    """Whether all is still to be imported, and all of a study that looks like one is still to be
+    done in a folder of this machine.
+    """
+    if "torch" in sys.modules:
+        return False
+    try:
+        text: Any = tomllib.loads(study.read_text(encoding="utf-8"))
+        place = locate(folder or Path("runs") / text["study"]["name"])
+        return bool(text["arm"]) and _is_new(place)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False  # what is wrong is said by who reads it
+
+
+def _is_new(folder: Location) -> bool:
+    """Whether nothing was planned in a folder of this machine."""
+    return isinstance(folder, Path) and not (folder / "plan").exists()

@@ -1,0 +1,207 @@
+"""The front drawn in the terminal: accuracy against FLOPs, as lines of text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import string
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from ..analysis.points.front import is_check
+from ..analysis.rows.storage import Location, source
+
+WIDTH, HEIGHT = 60, 12
+"""Characters of the field in which points are drawn; a terminal may have room for fewer columns."""
+LEAST_WIDTH = 24
+"""A narrower picture is none."""
+LETTERS = string.ascii_uppercase + string.ascii_lowercase
+"""One for each arm, in the order of their first points; arms beyond these share `OTHERS`."""
+OTHERS = "*"
+
+_LABEL = 7  # characters left of the vertical axis, as in " 100.0 "
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A setting of an arm, with its means over seeds."""
+
+    arm: str
+    flops: float
+    accuracy: float
+    on_front: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """What the lines and dots of a picture are drawn with."""
+
+    vertical: str
+    horizontal: str
+    corner: str
+    tick: str
+    front: str
+
+
+UNICODE = Lines("│", "─", "└", "┬", "·")
+ASCII = Lines("|", "-", "+", "+", ".")
+
+
+def points(folder: Location) -> list[Point]:
+    """The points of a study, from the table that its report wrote; its sanity checks are none."""
+    frame = pd.read_csv(source(folder / "report" / "front.csv"), keep_default_na=False)
+    numbers = frame[["flops_shrunk", "accuracy_valid"]].apply(pd.to_numeric, errors="coerce")
+    real = (numbers.abs() < math.inf).all(axis=1) & (numbers["flops_shrunk"] > 0)
+    drawn = frame[real & ~is_check(frame)]
+    columns = [drawn["arm"], drawn["flops_shrunk"], drawn["accuracy_valid"], drawn["front_shrunk"]]
+    listed: list[Point] = []
+    for arm, flops, accuracy, on_front in zip(*columns, strict=True):
+        listed.append(Point(str(arm), float(flops), float(accuracy), str(on_front) == "True"))
+    return listed
+
+
+def picture(listed: Sequence[Point], columns: int, encoding: str) -> list[str]:
+    """Lines of at most `columns` characters that `encoding` has; none where there is no front, or
+    no room.
+
+    Horizontal: FLOPs, by their logarithm. Vertical: accuracy from that of the front's cheapest
+    point up, and so points below are not drawn. Dots: what the front reaches between its points.
+    """
+    front = [point for point in listed if point.on_front]
+    width = min(WIDTH, columns - _LABEL - 2)
+    if not front or width < LEAST_WIDTH:
+        return []
+    lines = UNICODE if _has(encoding, UNICODE) else ASCII
+    floor = min(point.accuracy for point in front)
+    drawn = [point for point in listed if point.accuracy >= floor]
+    letters = _letters(drawn)
+    field = _Field(drawn, width)
+    field.draw_front(front, lines.front)
+    below = [point for point in drawn if not point.on_front]
+    for point in below + front:  # what comes later covers what was there
+        field.put(point, letters[point.arm])
+    return [*field.framed(lines), *_key(letters, columns)]
+
+
+def _has(encoding: str, lines: Lines) -> bool:
+    letters = "".join(dataclasses.astuple(lines))
+    return letters.encode(encoding, "ignore").decode(encoding) == letters
+
+
+def _letters(drawn: Sequence[Point]) -> dict[str, str]:
+    """Arm -> its letter."""
+    arms = dict.fromkeys(point.arm for point in drawn)
+    letters: dict[str, str] = {}
+    for number, arm in enumerate(arms):
+        letters[arm] = LETTERS[number] if number < len(LETTERS) else OTHERS
+    return letters
+
+
+def _key(letters: dict[str, str], columns: int) -> Iterator[str]:
+    """Which letter is which arm, as many in a line as fit."""
+    line = ""
+    for arm, letter in letters.items():
+        entry = f"{letter} {arm}"
+        if line and len(line) + 3 + len(entry) > columns:
+            yield line
+            line = ""
+        line += f"   {entry}" if line else entry
+    yield line
+
+
+class _Field:
+    """The characters between the axes, and what they stand for."""
+
+    def __init__(self, drawn: Sequence[Point], width: int) -> None:
+        flops = [math.log10(point.flops) for point in drawn]
+        accuracies = [point.accuracy for point in drawn]
+        self.width = width
+        self.left, self.right = _spread(min(flops), max(flops), 0.5)
+        self.bottom, self.top = _spread(min(accuracies), max(accuracies), 0.005)
+        self.cells = [[" "] * width for _ in range(HEIGHT)]
+
+    def column(self, flops: float) -> int:
+        share = (math.log10(flops) - self.left) / (self.right - self.left)
+        return round(share * (self.width - 1))
+
+    def row(self, accuracy: float) -> int:
+        """Counted from the top."""
+        share = (self.top - accuracy) / (self.top - self.bottom)
+        return round(share * (HEIGHT - 1))
+
+    def put(self, point: Point, letter: str) -> None:
+        self.cells[self.row(point.accuracy)][self.column(point.flops)] = letter
+
+    def draw_front(self, front: Sequence[Point], dot: str) -> None:
+        """From each point to the next: that much accuracy is to be had for so many FLOPs."""
+        ordered = sorted(front, key=lambda point: point.flops)
+        ends = [self.column(point.flops) for point in ordered[1:]] + [self.width]
+        for point, end in zip(ordered, ends, strict=True):
+            cells = self.cells[self.row(point.accuracy)]
+            for column in range(self.column(point.flops), end):
+                cells[column] = dot
+
+    def framed(self, lines: Lines) -> Iterator[str]:
+        """The field with its axes and what they say."""
+        middle = HEIGHT // 2
+        for number, cells in enumerate(self.cells):
+            label = ""
+            if number in (0, middle, HEIGHT - 1):
+                share = number / (HEIGHT - 1)
+                accuracy = self.top - share * (self.top - self.bottom)
+                label = f"{100 * accuracy:.1f}"
+            yield f"{label:>{_LABEL - 1}} {lines.vertical}{''.join(cells)}".rstrip()
+        axis = [lines.horizontal] * self.width
+        labels = [" "] * self.width
+        for column, label in self._ticks():
+            axis[column] = lines.tick
+            begin = min(max(0, column - len(label) // 2), self.width - len(label))
+            labels[begin : begin + len(label)] = label
+        indent = " " * _LABEL
+        yield f"{indent}{lines.corner}{''.join(axis)}"
+        yield f"{indent} {''.join(labels)}".rstrip()
+
+    def _ticks(self) -> list[tuple[int, str]]:
+        """Columns of round numbers of FLOPs with their words, far enough from each other."""
+        ticks: list[tuple[int, str]] = []
+        free = 0  # the first column where a word may begin
+        for flops in _round_numbers(self.left, self.right):
+            word = _short(flops)
+            column = self.column(flops)
+            begin = min(max(0, column - len(word) // 2), self.width - len(word))
+            if begin >= free:
+                ticks.append((column, word))
+                free = begin + len(word) + 3
+        return ticks
+
+
+def _spread(low: float, high: float, least: float) -> tuple[float, float]:
+    """The range from low to high, widened by `least` at both ends where it is no range."""
+    return (low, high) if high > low else (low - least, high + least)
+
+
+def _round_numbers(left: float, right: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten between two logarithms; the powers alone where there are
+    three or more, and the ends of the range where there is not even a pair.
+    """
+    powers: list[float] = []
+    others: list[float] = []
+    for exponent in range(math.floor(left), math.ceil(right) + 1):
+        for factor in (1, 2, 5):
+            number = factor * 10.0**exponent
+            if left <= math.log10(number) <= right:
+                (powers if factor == 1 else others).append(number)
+    if len(powers) >= 3:
+        return powers
+    if len(powers) + len(others) >= 2:
+        return sorted(powers + others)
+    return [10**left, 10**right]
+
+
+def _short(flops: float) -> str:
+    """A count in a few letters: 500, 20 k, 1 M."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if flops >= size:
+            return f"{flops / size:.3g} {unit}"
+    return f"{flops:.3g}"
