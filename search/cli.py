@@ -77,6 +77,8 @@ def run(
             latencies.measure(read, folder, console)
         try:
             _report(folder, console)
+        except typer.Exit:  # a package's own section failed, as was said
+            pass
         except Mistake as error:  # every member failed or diverged
             console.say(f"no report: {error}")
         except Incomplete:  # the study is done all the same
@@ -289,12 +291,13 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
 
     incomplete = None
     try:
+        study = report.open_study(folder, published)
         try:
-            page = report.build(folder, published)
+            page = report.build(study)
         except report.Incomplete as error:
             incomplete, page = error, error.page
-        head, *lines = report.front_table(folder)
-        cautions = report.cautions(folder)
+        head, *lines = report.front_table(study)
+        cautions = report.cautions(study)
     except OSError as error:
         raise Mistake(
             f"{folder}: rows can be read and the report written there; got: {error.strerror}"
@@ -313,7 +316,10 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
     if incomplete is not None:
         for error in incomplete.exceptions:
             console.say(f"the report lacks a part, {'; '.join(error.__notes__)}: {raised(error)}")
-        raise incomplete
+        if incomplete.ours:
+            raise incomplete
+        complain(f"prunefront: {incomplete.message}")
+        raise typer.Exit(FAILED)
 
 
 def main() -> None:

@@ -33,8 +33,6 @@ from prunefront.search.tools import show as story
 from prunefront.trainables.records import leaving, networks, physical
 
 INSIDE = {
-    ("analysis.sections.blocks", "measurement_checks"),
-    ("analysis.sections.blocks", "provenance"),
     ("analysis.rows.storage", "each"),
     ("trainables.records.cohort", "ask_parts"),
     ("trainables.records.cohort", "parts_asked"),
