@@ -32,7 +32,7 @@ def covered(studies: int, seeds: int, resamples: int = 2000) -> tuple[float, flo
     noise = np.random.default_rng(0)
     truth = 0.002
     differences = noise.normal(truth, NOISE, (studies, seeds))
-    tests = [paired.paired(each) for each in differences]
+    tests = paired.paired_rows(differences)
     inside = np.mean([test.low <= truth <= test.high for test in tests])
     means = np.array(
         [each[noise.integers(seeds, size=(resamples, seeds))].mean(axis=1) for each in differences]

@@ -2,17 +2,17 @@
 
 One Parquet file holds the rows of one cohort at one rung; a study is the folder of those files. A
 file is complete or absent (`storage.atomic`). Files that are torn or foreign are named and set
-aside.
+aside. Files of an earlier schema version are read as if they were of this one (`earlier`).
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from . import earlier
 from .mistake import Mistake
 from .storage import Location, Where, atomic, each, locate, source
 
@@ -130,27 +131,44 @@ them.
 """
 
 NAMES = tuple(name for name, _, _ in COLUMNS)
+TEXTS = [name for name, kind, _ in COLUMNS if kind == _text]
 CLOCK = ("seconds",)
 """The columns that a clock wrote: all others are the same, bit for bit, when a study is run again.
 """
 
 NO_ROWS = "no rows; a study's output folder has them in rows/*.parquet"
 ASIDE = "`prunefront run` sets such files aside"
+ORDER = ("arm", "hp", "seed", "member", "rung")
+"""What the rows of a study are sorted by."""
+MEMBER = ["arm", "member"]
+"""What tells the members of a study apart."""
+GOALS = {"maximize": ["accuracy_valid"], "minimize": ["flops_masked"], "constraints": []}
+"""What a study looked for before studies could say it."""
+T = TypeVar("T")
 
 
 def schema(rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType]) -> pa.Schema:
     """The schema of a file of `rows`: the fixed columns, one `hp_<name>` for each of `hp_types`,
     and the rows' `m_<name>`.
     """
-    fields = [
-        pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS
-    ]
-    fields += [pa.field(f"hp_{name}", kind) for name, kind in sorted(hp_types.items())]
-    fields += [
-        pa.field(name, _real)
-        for name in sorted({n for row in rows for n in row if n.startswith("m_")})
-    ]
+    fields = _fields(NAMES)
+    for name, kind in sorted(hp_types.items()):
+        fields.append(pa.field(f"hp_{name}", kind))
+    measures = set[str]()
+    for row in rows:
+        measures.update(name for name in row if name.startswith("m_"))
+    fields += [pa.field(name, _real) for name in sorted(measures)]
     return pa.schema(fields)
+
+
+def _fields(wanted: Sequence[str]) -> list[pa.Field]:
+    """The fixed columns among `wanted`, in the order of the table."""
+    fields: list[pa.Field] = []
+    for name, kind, meaning in COLUMNS:
+        if name in wanted:
+            field = pa.field(name, kind, metadata={"meaning": meaning})
+            fields.append(field)
+    return fields
 
 
 def write(
@@ -163,24 +181,23 @@ def write(
     one is an error.
     """
     layout = schema(rows, hp_types)
-    unknown = {name for row in rows for name in row} - set(layout.names)
+    unknown = set[str]().union(*rows) - set(layout.names)
     if unknown:
-        raise Mistake(
-            f"rows have columns that the table does not know: {', '.join(sorted(unknown))}"
-        )
-    stamped = layout.with_metadata(
-        {FOOTER: json.dumps({"schema": SCHEMA_VERSION, **footer}, sort_keys=True)}
-    )
+        names = ", ".join(sorted(unknown))
+        raise Mistake(f"rows have columns that the table does not know: {names}")
+    stamp = json.dumps({"schema": SCHEMA_VERSION, **footer}, sort_keys=True)
+    stamped = layout.with_metadata({FOOTER: stamp})
     with atomic(path) as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=stamped), temporary)
 
 
 def files(folder: Where) -> list[Location]:
     """The row files of a study's output folder, sorted by name."""
-    folder = locate(folder)
-    return sorted(
-        (path for path in (folder / "rows").glob("*") if not path.name.startswith(".")), key=str
-    )
+    listed = (locate(folder) / "rows").glob("*")
+    return sorted((path for path in listed if not path.name.startswith(".")), key=str)
+
+
+# ---- one file
 
 
 def _content(path: Location, columns: Sequence[str] | None) -> pa.Table | str:
@@ -193,35 +210,43 @@ def _content(path: Location, columns: Sequence[str] | None) -> pa.Table | str:
     origin = source(path)
     try:
         with pq.ParquetFile(origin) as file:
-            found = file.schema_arrow
-            rows = file.read(None if columns is None else list(columns))
+            layout = file.schema_arrow
+            if fault := _foreign(layout):
+                return fault
+            if columns is None:
+                return earlier.completed(file.read(), _fields(NAMES))
+            rows = file.read(earlier.stored_columns(columns, layout.names))
+            return earlier.completed(rows, _fields(columns))
     except (pa.ArrowException, OSError, KeyError) as error:
         return _unreadable(error)
-    return _foreign(found) or rows
 
 
 def _unreadable(error: Exception) -> str:
     return f"unreadable ({str(error).splitlines()[0][:120]})"
 
 
-def _foreign(found: pa.Schema) -> str | None:
+def _foreign(layout: pa.Schema) -> str | None:
     """Why a file of this schema is no row file of ours; None if it is."""
-    stamp = (found.metadata or {}).get(FOOTER)
+    stamp = (layout.metadata or {}).get(FOOTER)
     if stamp is None:
         return "not written by prunefront"
     version = json.loads(stamp).get("schema")
-    if version != SCHEMA_VERSION:
-        return f"of schema version {version}, where {SCHEMA_VERSION} is read"
-    missing = [
-        name
-        for name, kind, _ in COLUMNS
-        if name not in found.names or _plain(found.field(name).type) != kind
-    ]
-    return f"without the column {missing[0]}" if missing else None
+    readable = range(earlier.FIRST_VERSION, SCHEMA_VERSION + 1)
+    if version not in readable:
+        return f"of schema version {version}, where {readable[0]} to {readable[-1]} are read"
+    for name, kind, _ in COLUMNS:
+        if earlier.SINCE.get(name, earlier.FIRST_VERSION) > version:
+            continue
+        if name not in layout.names or _plain(layout.field(name).type) != kind:
+            return f"without the column {name}"
+    return None
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+# ---- a folder
 
 
 def _sound(
@@ -231,21 +256,26 @@ def _sound(
     with each.
     """
     paths = files(folder)
-    found = list(zip(paths, each(lambda path: _content(path, columns), paths), strict=True))
-    return [rows for _, rows in found if isinstance(rows, pa.Table)], {
-        p: why for p, why in found if isinstance(why, str)
-    }
+    contents = each(partial(_content, columns=columns), paths)
+    good: list[pa.Table] = []
+    bad: dict[Location, str] = {}
+    for path, content in zip(paths, contents, strict=True):
+        if isinstance(content, str):
+            bad[path] = content
+        else:
+            good.append(content)
+    return good, bad
 
 
 def set_aside(folder: Where) -> dict[Location, str]:
     """Move files that cannot be trusted from `rows/` to `rejected/`; returns where each was and
     what was wrong.
     """
-    folder = locate(folder)
+    rejected = locate(folder) / "rejected"
     _, bad = _sound(folder, ["member"])
     for path in bad:
-        (folder / "rejected").mkdir(exist_ok=True)
-        path.replace(str(folder / "rejected" / path.name))
+        rejected.mkdir(exist_ok=True)
+        path.replace(str(rejected / path.name))
     return bad
 
 
@@ -253,19 +283,18 @@ def read(folder: Where, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Every row of a study, sorted by arm, hyper-parameters, seed and rung.
 
     folder: a study's output folder.  columns: read only these of the fixed columns; None reads all,
-    with `hp_` and `m_`. Raises Mistake if there are no rows, or naming a file that cannot be
+    with `hp_` and `m_`.  Rows of an earlier schema version are null in a column that came later,
+    unless it can be derived. Raises Mistake if there are no rows, or naming a file that cannot be
     trusted.
     """
-    key = ["arm", "hp", "seed", "member", "rung"]
-    wanted = None if columns is None else list(dict.fromkeys([*columns, *key, "status"]))
+    wanted = None if columns is None else list(dict.fromkeys([*columns, *ORDER, "status"]))
     good, bad = _sound(folder, wanted)
     for path, why in bad.items():
         raise Mistake(f"{path}: {why}; {ASIDE}")
     if not good:
-        raise Mistake(f"{folder}: {NO_ROWS}")
-    table = pa.concat_tables(good, promote_options="permissive")
-    frame = table.to_pandas().sort_values(key, ignore_index=True)
-    frame = settled(frame)
+        raise Mistake(f"{locate(folder)}: {NO_ROWS}")
+    rows = pa.concat_tables(good, promote_options="permissive")
+    frame = settled(rows.to_pandas().sort_values(list(ORDER), ignore_index=True))
     return frame if columns is None else frame[list(columns)]
 
 
@@ -277,24 +306,34 @@ def scan(folder: Where, columns: Sequence[str], status: str, most: int) -> Itera
     statistics show no such row the footer alone is read. A file is read while the one before it is
     in use. Raises Mistake if there are no files, or naming one that cannot be trusted.
     """
-    paths, parts, size = files(folder), list[pa.Table](), 0
+    paths = files(folder)
     if not paths:
         raise Mistake(f"{folder}: {NO_ROWS}")
-    with ThreadPoolExecutor(1) as pool:
-        coming = deque([pool.submit(_filtered, paths[0], columns, status)])
-        for path, following in zip(paths, [*paths[1:], None], strict=True):
-            rows = coming.popleft().result()
-            if following is not None:
-                coming.append(pool.submit(_filtered, following, columns, status))
-            if isinstance(rows, str):
-                raise Mistake(f"{path}: {rows}; {ASIDE}")
-            parts.append(rows)
-            size += rows.num_rows
-            if size >= most:
-                yield pa.concat_tables(parts)
-                parts, size = [], 0
+    parts: list[pa.Table] = []
+    size = 0
+    for path, rows in _read_ahead(partial(_filtered, columns=columns, status=status), paths):
+        if isinstance(rows, str):
+            raise Mistake(f"{path}: {rows}; {ASIDE}")
+        parts.append(rows)
+        size += rows.num_rows
+        if size >= most:
+            yield pa.concat_tables(parts)
+            parts, size = [], 0
     if size:
         yield pa.concat_tables(parts)
+
+
+def _read_ahead(
+    content: Callable[[Location], T], paths: Sequence[Location]
+) -> Iterator[tuple[Location, T]]:
+    """Each path with its content, which is read while the one before it is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(content, paths[0])
+        for path, following in zip(paths, [*paths[1:], None], strict=True):
+            rows = coming.result()
+            if following is not None:
+                coming = pool.submit(content, following)
+            yield path, rows
 
 
 def _filtered(path: Location, columns: Sequence[str], status: str) -> pa.Table | str:
@@ -304,16 +343,31 @@ def _filtered(path: Location, columns: Sequence[str], status: str) -> pa.Table |
     if path.suffix != ".parquet":
         return "not a Parquet file"
     origin = source(path)
-    system = fs.LocalFileSystem() if isinstance(origin, Path) else None
+    if isinstance(origin, Path):
+        place, system = str(origin), fs.LocalFileSystem()
+    else:
+        place, system = origin, None
     try:
-        text = [name for name, kind, _ in COLUMNS if kind == _text and name in (*columns, "status")]
-        layout = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=text))
-        file = layout.make_fragment(str(origin) if system else origin, system)
-        return _foreign(file.physical_schema) or file.to_table(
-            columns=list(columns), filter=ds.field("status") == status
-        )
+        options = ds.ParquetReadOptions(dictionary_columns=TEXTS)
+        file = ds.ParquetFileFormat(read_options=options).make_fragment(place, system)
+        layout = file.physical_schema
+        if fault := _foreign(layout):
+            return fault
+        stored = earlier.stored_columns(columns, layout.names)
+        rows = file.to_table(columns=stored, filter=ds.field("status") == status)
+        fields = [_as_dictionary(field) for field in _fields(columns)]
+        return earlier.completed(rows, fields).select(list(columns))
     except (pa.ArrowException, OSError) as error:
         return _unreadable(error)
+
+
+def _as_dictionary(field: pa.Field) -> pa.Field:
+    if field.name not in TEXTS:
+        return field
+    return field.with_type(pa.dictionary(pa.int32(), field.type))
+
+
+# ---- the plan beside the rows
 
 
 def current(folder: Where, frame: pd.DataFrame) -> pd.DataFrame:
@@ -326,23 +380,43 @@ def current(folder: Where, frame: pd.DataFrame) -> pd.DataFrame:
     about = planned(folder)
     if about is None:
         return frame
-    arms = set(about["arms"].items())
-    removed = {(arm, member) for arm, members in about["removed"].items() for member in members}
-    held = [
-        (arm, algorithm) in arms and (arm, member) not in removed
-        for arm, algorithm, member in zip(
-            frame["arm"], frame["algorithm"], frame["member"], strict=True
-        )
-    ]
+    held = _held_by_name(about, frame) if "members" in about else _held(about, frame)
     return frame[held].reset_index(drop=True)
+
+
+def _held(about: Mapping[str, Any], frame: pd.DataFrame) -> list[bool]:
+    """Which rows are of an arm of the study as it is now, and of no member that was taken out."""
+    arms = set(about["arms"].items())
+    removed = _pairs(about["removed"])
+    held: list[bool] = []
+    keys = zip(frame["arm"], frame["algorithm"], frame["member"], strict=True)
+    for arm, algorithm, member in keys:
+        held.append((arm, algorithm) in arms and (arm, member) not in removed)
+    return held
+
+
+def _held_by_name(about: Mapping[str, Any], frame: pd.DataFrame) -> list[bool]:
+    """The same by the first form of a plan, which names all members that the study holds."""
+    members = _pairs(about["members"])
+    pairs = zip(frame["arm"], frame["member"], strict=True)
+    return [pair in members for pair in pairs]
+
+
+def _pairs(members: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
+    pairs = set[tuple[str, str]]()
+    for arm, names in members.items():
+        pairs.update((arm, name) for name in names)
+    return pairs
 
 
 def planned(folder: Where) -> dict[str, Any] | None:
     """What plan/study.json says of the study in `folder`; None without one. Raises Mistake if it is
     not ours.
+
+    A plan of an earlier version comes with its goals, which were the same for all studies; `arms`
+    and `removed`, or in the first form of a plan `members`, say what the study holds.
     """
-    folder = locate(folder)
-    path = folder / "plan" / "study.json"
+    path = locate(folder) / "plan" / "study.json"
     if not path.exists():
         return None
     try:
@@ -350,14 +424,16 @@ def planned(folder: Where) -> dict[str, Any] | None:
     except ValueError as error:
         rule = "says what the folder holds, as JSON; without it `prunefront run` writes it again"
         raise Mistake(f"{path} {rule}; got: {error}") from None
-    if (
-        not isinstance(about, dict)
-        or not {"name", "description", "arms", "removed", "goals"} <= about.keys()
-    ):
-        raise Mistake(
-            f"{path} says what the folder holds; got one that this version of prunefront did not write"
-        )
-    return about
+    if not _is_plan(about):
+        rule = "says what the folder holds"
+        raise Mistake(f"{path} {rule}; got one that no version of prunefront wrote")
+    return {"goals": GOALS, **about}
+
+
+def _is_plan(about: Any) -> bool:
+    if not isinstance(about, dict) or not {"name", "description"} <= about.keys():
+        return False
+    return "members" in about or {"arms", "removed"} <= about.keys()
 
 
 def cautions(folder: Where) -> list[str]:
@@ -366,6 +442,9 @@ def cautions(folder: Where) -> list[str]:
     """
     about = planned(folder)
     return [] if about is None else list(about.get("cautions", []))
+
+
+# ---- what is asked of rows
 
 
 def ended(path: Where) -> set[str]:
@@ -383,25 +462,32 @@ def settled(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame without the rows of a rung at which a decision was made, for members that it
     stopped: they have a last one.
     """
-    twice = frame.duplicated(["arm", "member", "rung"], keep=False)
+    twice = frame.duplicated([*MEMBER, "rung"], keep=False)
     return frame[~(twice & frame["status"].eq(RUNNING))].reset_index(drop=True)
 
 
 def last(frame: pd.DataFrame) -> pd.DataFrame:
     """The last row of each member that has one (status is not `running`), in the frame's order."""
-    return frame[frame["status"] != RUNNING].drop_duplicates(["arm", "member"], ignore_index=True)
+    ending = frame[frame["status"] != RUNNING]
+    return ending.drop_duplicates(MEMBER, ignore_index=True)
 
 
 def unfinished(frame: pd.DataFrame) -> pd.DataFrame:
     """The latest row of each member that has no last row."""
-    ended = frame["status"].ne(RUNNING).groupby([frame["arm"], frame["member"]]).transform("any")
-    return frame[~ended].drop_duplicates(["arm", "member"], keep="last")
+    has_ended = _of_member(frame, frame["status"].ne(RUNNING))
+    return frame[~has_ended].drop_duplicates(MEMBER, keep="last")
 
 
 def done(frame: pd.DataFrame) -> pd.DataFrame:
     """Every row, one for each rung, of the members that are done, in the frame's order."""
-    ended = frame["status"].eq("done").groupby([frame["arm"], frame["member"]]).transform("any")
-    return frame[ended].drop_duplicates(["arm", "member", "rung"])
+    is_done = _of_member(frame, frame["status"].eq("done"))
+    return frame[is_done].drop_duplicates([*MEMBER, "rung"])
+
+
+def _of_member(frame: pd.DataFrame, holds: pd.Series[bool]) -> pd.Series[bool]:
+    """Whether something holds for any row of a row's member."""
+    members = [frame[name] for name in MEMBER]
+    return holds.groupby(members).transform("any")
 
 
 def footers(folder: Where) -> list[dict[str, Any]]:
