@@ -11,7 +11,17 @@ for each cohort and rung), then reports on it in a process of its own. Seconds a
 
 from __future__ import annotations
 
+import argparse
+import cProfile
 import json
+import pstats
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +29,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from prunefront.analysis import report, sections
+from prunefront.analysis.draw import render
 from prunefront.analysis.rows import table
 
 SEEDS = 5
@@ -32,6 +44,8 @@ CANDIDATES = (1, 4, 16, 64, 256)
 SHARES = {"magnitude": 0.3, "dns": 0.3, "chance": 0.1, "weedout": 0.2, "convex": 0.1}
 """The share of all settings that each arm has, beside the one of the dense parent."""
 HYPER = {"sparsity": pa.float64(), "candidates": pa.int64(), "rho": pa.float64()}
+SHOWN = 0.05
+"""Seconds of the processor below which a step is not told."""
 FOOTER = {"commit": "0", "versions": {}, "device": "cpu", "task": {"lr": 0.1}, "data": "0"}
 
 
@@ -120,3 +134,101 @@ def _at_rung(cohort: pd.DataFrame, rung: int, draws: np.random.Generator) -> pd.
     if (cohort["arm"] == "weedout").all():
         rows = rows.assign(m_winner=cohort["winner"], m_score=draws.normal(2.3, 0.1, len(cohort)))
     return rows.drop(columns=["level", "winner"])
+
+
+# ---- what takes how long
+
+
+def times(folder: Path) -> dict[str, list[float]]:
+    """Seconds of the processor and of the wall: of reading, of each section, and of all with its
+    pictures as files; of a section: figures, then charts and their SVG, then tables and text.
+    """
+    told: dict[str, list[float]] = {}
+    begun = time.process_time(), time.perf_counter()
+    study = _clocked("read", told, partial(report.open_study, folder))
+    for entry in sections.entries():
+        section = entry.section
+        assert isinstance(section, sections.Section)
+        if not section.lacks(study.rows):
+            _clock_section(section, study, told)
+    del study
+    told["sections, one after the other"] = _since(*begun)
+    begun = time.process_time(), time.perf_counter()
+    report.build(folder)
+    told["prunefront report"] = _since(*begun)
+    return told
+
+
+def _clock_section(
+    section: sections.Section[Any], study: sections.Study, told: dict[str, list[float]]
+) -> None:
+    name = section.name
+    figures = _clocked(f"{name}: figures", told, partial(section.figures, study))
+    if figures is None:
+        return
+    drawings = {}
+    for chart, draw in section.charts.items():
+        picture = _clocked(f"{name}: chart {chart}", told, partial(draw, study, figures))
+        if picture is not None:
+            drawings[chart] = _clocked(f"{name}: SVG", told, partial(render.svg, picture))
+    for table_name, make in section.tables.items():
+        lines = _clocked(f"{name}: table {table_name}", told, partial(make, study, figures))
+        _clocked(f"{name}: CSV", told, partial(lines.to_csv, index=False))
+    _clocked(f"{name}: text", told, lambda: "".join(section.html(study, figures, drawings)))
+
+
+def _clocked(what: str, told: dict[str, list[float]], function: Callable[[], Any]) -> Any:
+    begun = time.process_time(), time.perf_counter()
+    result = function()
+    told[what] = _since(*begun)
+    return result
+
+
+def _since(processor: float, wall: float) -> list[float]:
+    return [time.process_time() - processor, time.perf_counter() - wall]
+
+
+def profiled(folder: Path, lines: int) -> None:
+    """Print where the time of a report goes."""
+    profile = cProfile.Profile()
+    profile.runcall(report.build, folder)
+    pstats.Stats(profile).sort_stats("cumulative").print_stats(lines)
+
+
+def one(folder: Path, members: int, profile: int) -> None:
+    """Write a study where there is none, and print what its report takes."""
+    if not (folder / "rows").is_dir():
+        write(folder, members)
+    if profile:
+        profiled(folder, profile)
+        return
+    for what, (processor, wall) in times(folder).items():
+        if processor >= SHOWN:
+            print(f"  {what:44} {processor:7.2f} s of the processor, {wall:7.2f} s")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    size = (folder / "report" / "report.html").stat().st_size / 1e6
+    print(f"  peak memory {peak:,.0f} MiB, page {size:.1f} MB", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("members", type=int, nargs="+")
+    parser.add_argument("--folder", type=Path, help="keep the studies here, and use those there")
+    parser.add_argument("--profile", type=int, default=0, help="print so many lines of a profile")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        one(given.folder, given.members[0], given.profile)
+        return
+    with tempfile.TemporaryDirectory(prefix="reports-") as scratch:
+        for members in given.members:
+            print(f"{members} members", flush=True)
+            folder = (given.folder or Path(scratch)) / str(members)
+            command = [sys.executable, __file__, str(members), "--one", "--folder", str(folder)]
+            subprocess.run([*command, "--profile", str(given.profile)], check=True)
+
+
+if __name__ == "__main__":
+    main()

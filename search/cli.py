@@ -82,6 +82,8 @@ def run(
             latencies.measure(read, folder, console)
         try:
             _report(folder, console)
+        except typer.Exit:  # a package's own section failed, as was said
+            pass
         except Mistake as error:  # every member failed or diverged
             console.say(f"no report: {error}")
         except Incomplete:  # the study is done all the same
@@ -296,14 +298,14 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
 
     incomplete = None
     try:
+        study = report.open_study(folder, published)
         try:
-            page = report.build(folder, published)
+            page = report.build(study)
         except report.Incomplete as error:
-            incomplete = error
-            page = error.page
-        _say_fronts(report.front_table(folder), console)
+            incomplete, page = error, error.page
+        _say_fronts(report.front_table(study), console)
         _draw_front(folder, console)
-        cautions = report.cautions(folder)
+        cautions = report.cautions(study)
     except OSError as error:
         rule = "rows can be read and the report written there"
         raise Mistake(f"{folder}: {rule}; got: {error.strerror}") from error
@@ -316,7 +318,10 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
         for error in incomplete.exceptions:
             notes = "; ".join(error.__notes__)
             console.say(f"the report lacks a part, {notes}: {raised(error)}")
-        raise incomplete
+        if incomplete.ours:
+            raise incomplete
+        complain(f"prunefront: {incomplete.message}")
+        raise typer.Exit(FAILED)
 
 
 def _say_fronts(fronts: list[list[str]], console: Console) -> None:

@@ -33,8 +33,6 @@ from prunefront.search.tools import show as story
 from prunefront.trainables.records import leaving, networks, physical
 
 INSIDE = {
-    ("analysis.sections.blocks", "measurement_checks"),
-    ("analysis.sections.blocks", "provenance"),
     ("analysis.rows.storage", "each"),
     ("trainables.records.parts", "ask_parts"),
     ("trainables.records.parts", "parts_asked"),

@@ -1,4 +1,4 @@
-"""What charts look like: colours, shapes and tooltips of arms, titles, and the data behind marks."""
+"""What charts look like: colours, shapes and tooltips of arms, titles, and the data of marks."""
 
 from __future__ import annotations
 

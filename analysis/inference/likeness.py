@@ -16,9 +16,10 @@ from typing import Any
 import pandas as pd
 
 from ..points import front
-from ..rows import table
+from ..rows import loaded
+from ..rows.loaded import Loaded
 from ..rows.mistake import Mistake
-from ..rows.storage import Location, Where, locate
+from ..rows.storage import Where, locate
 from . import equal_flops, paired
 
 SPENT = ("epochs", "steps", "examples", "search_flops")
@@ -37,23 +38,25 @@ MEASURES = (
 )
 
 
-def load(folders: Sequence[Where], anyway: bool = False) -> tuple[pd.DataFrame, list[str]]:
+def load(folders: Sequence[Where | Loaded], anyway: bool = False) -> tuple[pd.DataFrame, list[str]]:
     """The done rows of the studies in `folders` but for sanity checks, with `label`; and sentences
     about what is unlike.
 
+    folders: or studies that are read already.
     label: as from `equal_flops.labels`; of several studies "study: arm", by the folders if they have
     the same names. task_<name>, for `RECIPE`: the arm's value, or else the task's. Raises Mistake
     if a folder has no rows or none that are done, a file cannot be trusted, a measure is missing,
     or tasks differ and `anyway` is false.
     """
-    places = [locate(folder) for folder in folders]
+    places = [folder.folder if isinstance(folder, Loaded) else locate(folder) for folder in folders]
     if len(set(places)) < len(places):
         raise Mistake(f"a study is compared once; got {', '.join(map(str, places))}")
-    studies = [_done(folder) for folder in places]
+    opened = [folder if isinstance(folder, Loaded) else _opened(folder) for folder in folders]
+    studies = [_done(study) for study in opened]
     names = [str(rows["study"].iloc[0]) for rows in studies]
     if len(set(names)) < len(names):
         names = list(map(str, places))
-    footers = [table.footers(folder) for folder in places]
+    footers = [study.footers for study in opened]
     tasks = {name: _tasks(found) for name, found in zip(names, footers, strict=True)}
     differ = _differ(tasks)
     if differ and not anyway:
@@ -67,8 +70,8 @@ def load(folders: Sequence[Where], anyway: bool = False) -> tuple[pd.DataFrame, 
         ]
     studies = [_recipe(rows, tasks[name][0]) for name, rows in zip(names, studies, strict=True)]
     said = [f"The studies differ in their task: {differ}."] if differ else []
-    for folder in places:
-        said += table.cautions(folder)
+    for study in opened:
+        said += study.cautions
     said += _parents(dict(zip(names, studies, strict=True)))
     if about := _differ(
         {
@@ -105,11 +108,14 @@ def _range(values: Sequence[Any]) -> str:
     return " to ".join(dict.fromkeys(ends)) or "none"
 
 
-def _done(folder: Location) -> pd.DataFrame:
-    if not folder.is_dir():
+def _opened(folder: Where) -> Loaded:
+    if not locate(folder).is_dir():
         raise Mistake(f"{folder}: no such folder; studies are compared by their output folders")
-    last = table.last(table.current(folder, table.read(folder)))
-    done = last[(last["status"] == "done") & ~front.is_check(last)]
+    return loaded.load(folder)
+
+
+def _done(study: Loaded) -> pd.DataFrame:
+    folder, done = study.folder, study.done[~front.is_check(study.done)]
     if done.empty:
         raise Mistake(
             f"{folder}: no member is done; a comparison needs those of two seeds at least"

@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..draw import axes, intervals, render
 from ..points import front, words
+from ..rows.loaded import Loaded
 from ..rows.mistake import Mistake
 from ..rows.storage import Where, locate, save
 from . import equal_flops, likeness, paired
@@ -65,7 +66,7 @@ class Verdicts:
 
 
 def build(
-    folders: Sequence[Where],
+    folders: Sequence[Where | Loaded],
     baseline: str | None = None,
     flops: Sequence[float] = (),
     anyway: bool = False,

@@ -50,7 +50,7 @@ class Study(Loaded):
     def compared(self) -> verdicts.Verdicts | str:
         """The comparisons of the study's arms at equal FLOPs, or why there are none."""
         try:
-            return verdicts.build([self.folder])
+            return verdicts.build([self])
         except Mistake as error:
             return str(error).removeprefix(f"{self.folder}: ")
 

@@ -222,6 +222,11 @@ def table(_: Study, figures: Figures) -> pd.DataFrame:
 
 
 def html(_: Study, figures: Figures, drawings: Drawings) -> Iterator[str]:
+    return told(figures, drawings)
+
+
+def told(figures: Figures, drawings: Drawings) -> Iterator[str]:
+    """The text of the section."""
     yield page.say(
         "Relative gap: the value of the program at what is measured (primal) minus a lower bound "
         "on its optimum (dual), plus what violated constraints may hide of it, over primal. It is "

@@ -82,7 +82,10 @@ def _findings(study: Study) -> Iterator[str]:
         )
     alone = done["stacked"].eq(False)
     arms = _among(done["arm"][alone])
-    yield f"Trained one after the other rather than together: {alone.sum()} of {len(done)} members{arms}."
+    yield (
+        "Trained one after the other rather than together: "
+        f"{alone.sum()} of {len(done)} members{arms}."
+    )
     twice = done.duplicated(["arm", "hp", "seed"], keep=False)
     yield (
         "Members alike in arm, setting and seed, each counted as a seed: "

@@ -79,7 +79,7 @@ def _paired(done: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(checks: pd.DataFrame) -> pd.Series[str]:
-    """The name of each check, with the algorithm's behind it where several make one of that name."""
+    """The name of each check; where several algorithms make one of that name, with theirs."""
     makers = checks.groupby("hp_check")["algorithm"].transform("nunique")
     longer = checks["hp_check"] + " (" + checks["algorithm"] + ")"
     return checks["hp_check"].where(makers == 1, longer)

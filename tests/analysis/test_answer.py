@@ -8,13 +8,14 @@ import statistics
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
-from test_report import FLOPS, Visible, measured, rows, save
+from test_report import FLOPS, FOOTER, Visible, measured, rows, save
 
 from prunefront.analysis import report
-from prunefront.analysis.draw import plot
-from prunefront.analysis.inference import verdicts
-from prunefront.analysis.sections import answer, blocks, controls, layers
+from prunefront.analysis.draw import render
+from prunefront.analysis.rows import table
+from prunefront.analysis.sections import answer, fronts, layers, sanity
 
 
 def test_every_figure_of_an_arm_is_a_loop_over_its_rows():
@@ -123,18 +124,21 @@ def checked(accuracy: float) -> list[dict[str, object]]:
     ]
 
 
-def test_sanity_checks_have_their_own_figure_and_table_and_are_in_no_ranking():
+def test_sanity_checks_have_their_own_figure_and_table_and_are_in_no_ranking(tmp_path: Path):
     last = pd.DataFrame([*rows(), *checked(0.05)])
-    [line] = controls.checked(last).to_dict("records")
+    [line] = sanity.checked(last).to_dict("records")
     assert (line["arm"], line["setting"], line["check"]) == ("dns", "sparsity 0.9", "random")
     assert line["difference_test"] == pytest.approx(0.055)
     assert line["difference_test_verdict"] == "better"
-    drawings = {"checks": plot.svg(plot.checks(verdicts.drawn(controls.checked(last)), "digits"))}
-    text = Visible.of("".join(blocks.sanity(controls.checked(last), drawings, [])))
-    assert "+5.50" in text
+    hyper = {"sparsity": pa.float64(), "of": pa.string(), "check": pa.string()}
+    table.write(save(tmp_path, rows()) / "rows" / "checks.parquet", checked(0.05), hyper, FOOTER)
+    page = report.build(tmp_path).read_text()
+    assert "+5.50" in Visible.of(page)
+    assert 'id="checks"' in page
+    assert pd.read_csv(tmp_path / "report" / "checks.csv")["check"].tolist() == ["random"]
     assert "random masks" not in set(answer.arms(last)["arm"])
-    assert not controls.checked(pd.DataFrame(rows())).size
-    assert controls.gathered(last)["arm"].tolist()[-3:] == ["random masks"] * 3
+    assert not sanity.checked(pd.DataFrame(rows())).size
+    assert fronts.gathered(last)["arm"].tolist()[-3:] == ["random masks"] * 3
 
 
 def test_layers_keep_what_the_rows_say():
@@ -146,5 +150,5 @@ def test_layers_keep_what_the_rows_say():
     assert found[["layer", "place"]].to_numpy().tolist() == [["a", 1], ["b", 2]]
     assert found["kept"].tolist() == pytest.approx([0.6, 0.5])
     assert found["n"].tolist() == [3, 3]
-    drawn = plot.svg(plot.layers(found, "x"))
+    drawn = render.svg(layers.chart(found, "x"))
     assert "parameters kept, layer by layer" in drawn

@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from prunefront.analysis.draw import plot
+from prunefront.analysis.draw import render
 from prunefront.analysis.inference import attainment
 from prunefront.analysis.points import front
 from prunefront.analysis.rows import table
+from prunefront.analysis.sections import bands, compute
 
 GRID = [i / 4 for i in range(6)]
 
@@ -328,7 +329,7 @@ def test_pictures_hold_the_stairs_and_the_curves(last_rows: pd.DataFrame) -> Non
             cloud("c", [[(0.5, 1.0)], [(0.5, 0.0)]], True),
         ]
     )
-    picture = plot.attained(attainment.surfaces(found)[0], "study")
+    picture = bands.chart(attainment.surfaces(found)[0], "study")
     stairs = {(line["label"], line["relative"]): line for line in picture["datasets"]["bands"]}
     assert (stairs["a", 0.5]["low"], stairs["a", 0.5]["accuracy"], stairs["a", 0.5]["high"]) == (
         0.6,
@@ -338,13 +339,13 @@ def test_pictures_hold_the_stairs_and_the_curves(last_rows: pd.DataFrame) -> Non
     assert stairs["a", 0.25]["low"] < 0.5, "nothing is attained there by 75 %"
     assert stairs["c (control)", 1.0]["accuracy"] is None, "left out: no FLOPs"
     assert "have no FLOPs left" in json.dumps(picture["title"])
-    curves = plot.compute(attainment.spent(attainment.compute(last_rows)), "study")
+    curves = compute.chart(attainment.spent(attainment.compute(last_rows)), "study")
     assert [line["networks"] for line in curves["datasets"]["spent"]] == [1, 2, 3]
     for one in (picture, curves):
-        assert plot.png(plot.svg(one))[:4] == b"\x89PNG"
+        assert render.png(render.svg(one))[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="no hypervolume can be drawn"):
-        plot.compute(
+        compute.chart(
             attainment.spent(attainment.compute(last_rows.assign(flops_masked=1000))), "study"
         )
     with pytest.raises(ValueError, match="no attained point has FLOPs left"):
-        plot.attained(attainment.surfaces(found.assign(relative=0.0))[0], "study")
+        bands.chart(attainment.surfaces(found.assign(relative=0.0))[0], "study")

@@ -18,7 +18,7 @@ from test_front import Guarded
 from test_report import FOOTER, Visible, measured, rows, save
 
 from prunefront.analysis import report
-from prunefront.analysis.draw import plot
+from prunefront.analysis.draw import axes, render
 from prunefront.analysis.points import front
 from prunefront.analysis.rows import table
 from prunefront.analysis.sections import budget
@@ -158,17 +158,17 @@ def test_epochs_are_logarithmic_where_they_span_more_than_a_factor_ten() -> None
     _, lines, _ = over(many(1, 2))
     for last, kind in ((90.0, "linear"), (110.0, "log")):
         spread = lines.assign(epochs=lines["epochs"].where(~lines["last"], last))
-        panel = plot.budget(spread, "x")["concat"][0]
+        panel = budget.chart(spread, "x")["concat"][0]
         assert panel["layer"][0]["encoding"]["x"]["scale"]["type"] == kind
-        drawn = plot.svg(plot.budget(spread, "x"))
+        drawn = render.svg(budget.chart(spread, "x"))
         assert "sparsity 0.1 (blue) to 0.11 (ochre)" in drawn
-    assert plot._kind(pd.Series([0.0, 50.0])) == "linear", "epoch 0 has no logarithm"
+    assert axes.kind(pd.Series([0.0, 50.0])) == "linear", "epoch 0 has no logarithm"
 
 
 def test_ticks_are_round_numbers_inside_the_range() -> None:
-    assert plot._round(pd.Series([3.0, 60.0])) == [5.0, 10.0, 20.0, 50.0]
-    assert plot._round(pd.Series([0.003, 60.0])) == [0.01, 0.1, 1.0, 10.0]
-    assert plot._round(pd.Series([6.0, 7.0])) == [6.0, 7.0]
+    assert axes.round_ticks(pd.Series([3.0, 60.0])) == [5.0, 10.0, 20.0, 50.0]
+    assert axes.round_ticks(pd.Series([0.003, 60.0])) == [0.01, 0.1, 1.0, 10.0]
+    assert axes.round_ticks(pd.Series([6.0, 7.0])) == [6.0, 7.0]
 
 
 def test_the_page_names_early_stopping_and_its_selection(tmp_path: Path) -> None:

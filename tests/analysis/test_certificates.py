@@ -18,10 +18,10 @@ from test_front import Guarded
 from test_report import FOOTER, Visible, measured, rows, save
 
 from prunefront.analysis import report
-from prunefront.analysis.draw import plot
+from prunefront.analysis.draw import render
 from prunefront.analysis.points import front
 from prunefront.analysis.rows import table
-from prunefront.analysis.sections import blocks, certificates
+from prunefront.analysis.sections import certificates
 
 NAN = math.nan
 HP_TYPES = {"sparsity": pa.float64(), "beta": pa.float64(), "rho": pa.float64()}
@@ -67,12 +67,9 @@ def page(folder: Path, found: list[dict[str, Any]]) -> str:
     return report.build(folder).read_text()
 
 
-def values(picture: plot.Picture) -> list[dict[str, Any]]:
-    return (
-        next(iter(picture["datasets"].values()))
-        if "datasets" in picture
-        else picture["layer"][0]["data"]["values"]
-    )
+def values(picture: render.Picture) -> list[dict[str, Any]]:
+    [points] = picture["datasets"].values()
+    return points
 
 
 def test_lines_are_medians_and_the_largest_over_members() -> None:
@@ -122,7 +119,7 @@ def test_gaps_are_drawn_as_small_as_they_are_and_rounding_at_the_foot() -> None:
         for row in solved(beta, 0, [1.0, gap])
     ]
     lines = curves(found)
-    drawn = [point for point in values(plot.certificates(lines, "x")) if point["rung"] == 2]
+    drawn = [point for point in values(certificates.chart(lines, "x")) if point["rung"] == 2]
     assert [point["rounded"] for point in drawn] == [False, True, True, True, False]
     assert drawn[0]["place"] == drawn[0]["relative"] == 1.2345e-15 / 2
     foot = certificates.ROUNDING
@@ -130,12 +127,12 @@ def test_gaps_are_drawn_as_small_as_they_are_and_rounding_at_the_foot() -> None:
     assert [point["relative"] for point in drawn[1:4]] == [0.0, -1.5e-17, 2e-16], (
         "what is at the foot is told"
     )
-    assert "3 of 10 points at or below rounding" in plot.svg(plot.certificates(lines, "x"))
+    assert "3 of 10 points at or below rounding" in render.svg(certificates.chart(lines, "x"))
     far = curves([*solved(1, 0, [1e-6]), *solved(2, 0, [-1e-20])])
-    assert [point["place"] for point in values(plot.certificates(far, "x"))] == pytest.approx(
+    assert [point["place"] for point in values(certificates.chart(far, "x"))] == pytest.approx(
         [5e-7, 5e-8]
     )
-    assert "rounding" not in plot.svg(plot.certificates(far[:1], "x"))
+    assert "rounding" not in render.svg(certificates.chart(far[:1], "x"))
 
 
 def test_colours_are_a_scale_where_one_number_varies() -> None:
@@ -145,11 +142,11 @@ def test_colours_are_a_scale_where_one_number_varies() -> None:
         for beta in (0.01, 1.0)
         for row in solved(beta, 0, [0.5, 0.1], arm)
     ]
-    scaled = plot.certificates(curves(found), "x")["layer"][0]["encoding"]["color"]
+    scaled = certificates.chart(curves(found), "x")["layer"][0]["encoding"]["color"]
     assert (scaled["field"], scaled["scale"]["type"]) == ("hp_beta", "log")
     for place, row in enumerate(found):
         row["hp_rho"] = float(place // 2)
-    assert plot.certificates(curves(found), "x")["layer"][0]["encoding"]["color"]["field"] == "arm"
+    assert certificates.chart(curves(found), "x")["layer"][0]["encoding"]["color"]["field"] == "arm"
 
 
 def test_of_many_settings_some_are_shown_and_the_worst_is_one_of_them() -> None:
@@ -159,7 +156,7 @@ def test_of_many_settings_some_are_shown_and_the_worst_is_one_of_them() -> None:
     shown = certificates.shown(every)
     betas = shown["hp_beta"].unique().tolist()
     assert betas == sorted(betas)
-    assert len(betas) == certificates.MOST
+    assert len(betas) == certificates.SETTINGS_SHOWN
     assert {0.0, 41.0, 99.0} <= set(betas)
     assert len(shown) == 2 * len(betas)
     assert certificates.shown(every, 100).equals(every)
@@ -219,11 +216,13 @@ def test_whatever_the_numbers_are_the_section_is_drawn(
         for seed, (primal, gap, seconds, beta) in enumerate(sample)
         for row in solved(float(beta), seed, [gap, gap / 3])
     ]
-    frame = pd.DataFrame(found)
-    proven = certificates.measured(frame, front.summarise(table.last(frame)))
-    shown = certificates.shown(certificates.curves(proven))
-    drawn = shown[certificates.drawable(shown)]
-    drawings = {"certificates": plot.svg(plot.certificates(drawn, "x"))} if len(drawn) else {}
-    text = "".join(blocks.proofs(frame, proven, shown, drawings))
+    rows = pd.DataFrame(found)
+    figures = certificates.proofs(rows, front.summarise(table.last(rows)))
+    assert figures is not None
+    drawn = figures.shown[certificates.drawable(figures.shown)]
+    drawings = {}
+    if len(drawn):
+        drawings["certificates"] = render.svg(certificates.chart(drawn, "x"))
+    text = "".join(certificates.told(figures, drawings))
     assert ("<svg" in text) == bool(drawings)
     assert "nan" not in Visible.of(text).lower()

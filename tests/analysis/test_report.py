@@ -21,12 +21,12 @@ import pytest
 from jsonschema import ValidationError
 
 from prunefront.analysis import page, report
-from prunefront.analysis.draw import plot
+from prunefront.analysis.draw import render
 from prunefront.analysis.inference import attainment
 from prunefront.analysis.points import front
 from prunefront.analysis.points import words as wording
 from prunefront.analysis.rows import table
-from prunefront.analysis.sections import answer, blocks, searches
+from prunefront.analysis.sections import answer, bands, fronts, headline, searches, stopping
 from prunefront.search import cli
 from prunefront.search.console import Console
 
@@ -265,7 +265,7 @@ def test_pictures_are_drawn(study: Path) -> None:
 
 
 def test_every_chart_is_valid_vega_lite(search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: dict[str, plot.Picture] = {}
+    drawn: dict[str, render.Picture] = {}
     monkeypatch.setattr(page, "page", lambda study, body, pictures: drawn.update(pictures) or body)
     report.build(search)
     assert drawn.keys() == {
@@ -440,10 +440,9 @@ def test_a_level_whose_corners_have_no_flops_costs_no_report(tmp_path: Path) -> 
 
 
 PARTS = {
-    "attained": (plot, "attained"),
-    "sections.bands": (blocks, "bands"),
+    "attained": (bands, "chart"),
     "the arms": (answer, "arms"),
-    "the page's head": (blocks, "headline"),
+    "the page's head": (headline, "told"),
     "spent": (attainment, "spent"),
 }
 
@@ -452,7 +451,7 @@ PARTS = {
 def test_a_part_that_fails_does_not_cost_the_report(
     part: str, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(plot, "pdf", str.encode)  # the slow part
+    monkeypatch.setattr(render, "pdf", str.encode)  # the slow part
 
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("planted <b>\nMore information at https://example.org")
@@ -504,15 +503,15 @@ def test_names_are_no_paths_for_a_figure(study: Path) -> None:
             name: [1.5],
         }
     )
-    picture = plot.stopping(lines, "it's \x1b[31m 😀 [/2]")
+    picture = stopping.chart(lines, "it's \x1b[31m 😀 [/2]")
     tips = [tip for layer in picture["layer"] for tip in layer["encoding"].get("tooltip", [])]
     assert (
         next(tip for tip in tips if tip["title"].startswith("m a"))["field"]
         == """m_a\\.b\\[0\\]\\'\\"\\\\\uffff"""
     )
-    drawing = plot.svg(picture)
+    drawing = render.svg(picture)
     assert "it's \\x1b[31m 😀 [/2]" in drawing
-    assert plot.pdf(drawing).startswith(b"%PDF")
+    assert render.pdf(drawing).startswith(b"%PDF")
 
 
 @pytest.mark.parametrize("accuracies", [[0.5], [0.5, 0.5], [0.9, 0.1], [1.0, 1.0, 0.1, 0.1], [0.0]])
@@ -521,19 +520,19 @@ def test_a_chart_can_be_drawn_of_few_or_equal_points(accuracies: list[float]) ->
         {**measured("dns", s, 0, "x"), "accuracy_valid": a}
         for a, s in zip(accuracies, SPARSITIES, strict=False)
     ]
-    picture = plot.chart(front.summarise(pd.DataFrame(sample)), "x")
-    assert "accuracy against FLOPs" in plot.svg(picture)
+    picture = fronts.chart(front.summarise(pd.DataFrame(sample)), "x")
+    assert "accuracy against FLOPs" in render.svg(picture)
 
 
 def test_points_without_flops_are_counted_where_they_cannot_be_drawn() -> None:
     sample = rows()
     sample[5] |= {"flops_masked": 0, "hp": '{"sparsity": 1.0}'}
-    assert "Not drawn: 1 of 17 points" in plot.svg(
-        plot.chart(front.summarise(pd.DataFrame(sample)), "x")
+    assert "Not drawn: 1 of 17 points" in render.svg(
+        fronts.chart(front.summarise(pd.DataFrame(sample)), "x")
     )
     nothing = front.summarise(pd.DataFrame([{**row, "flops_masked": 0} for row in rows()]))
     with pytest.raises(ValueError, match="no point has FLOPs left"):
-        plot.chart(nothing, "x")
+        fronts.chart(nothing, "x")
 
 
 @pytest.mark.parametrize(
@@ -657,8 +656,8 @@ def test_rows_of_a_search_without_its_scores(tmp_path: Path) -> None:
 
 def test_many_settings_of_a_search_are_drawn_in_part() -> None:
     rows = pd.DataFrame([row for i in range(15) for row in searched(0.5 + i / 100, 0, range(1, 4))])
-    found, curves = searches.found(rows), searches.curves(rows)
-    drawing = plot.svg(plot.search(curves, found[found["network"] == "random"], "x"))
+    found, curves = searches.against_chance(rows), searches.curves(rows)
+    drawing = render.svg(searches.chart(curves, found[found["network"] == "random"], "x"))
     assert "Drawn: the first 12 of 15 settings." in drawing
 
 
@@ -754,7 +753,7 @@ def test_where_nothing_can_be_drawn_the_rest_of_the_report_is_written(
     folder = study / "report"
     report.build(study)
     assert list(folder.glob("*.svg"))
-    monkeypatch.setattr(plot, "hindrance", lambda: "pictures take more than there is")
+    monkeypatch.setattr(render, "hindrance", lambda: "pictures take more than there is")
     text = report.build(study).read_text()
     assert "pictures take more than there is" in text
     assert (folder / "arms.csv").is_file()
@@ -762,11 +761,11 @@ def test_where_nothing_can_be_drawn_the_rest_of_the_report_is_written(
 
 
 def test_a_process_with_few_addresses_says_so_instead_of_dying():
-    code = "from prunefront.analysis.draw import plot; print(plot.hindrance())"
+    code = "from prunefront.analysis.draw import render; print(render.hindrance())"
     limited = f"ulimit -Sv 30000000; exec {sys.executable} -c '{code}'"
     ran = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=True)
     assert "`ulimit -v` allows 31 GB" in ran.stdout
     assert (
-        plot.hindrance() == ""
+        render.hindrance() == ""
         or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     )

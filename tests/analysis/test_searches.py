@@ -101,7 +101,7 @@ def networks(found: pd.DataFrame) -> dict[tuple[str, int], dict[str, Any]]:
 def test_found_is_compared_with_the_first_candidate_of_the_same_seed(
     last_rows: pd.DataFrame,
 ) -> None:
-    found = searches.found(last_rows.sample(frac=1, random_state=0))
+    found = searches.against_chance(last_rows.sample(frac=1, random_state=0))
     assert found[["network", "candidates"]].fillna(0).to_numpy().tolist() == [
         ["parent", 0], ["random", 1], ["found", 4], ["worst", 4],
     ]  # fmt: skip
@@ -128,10 +128,10 @@ def test_found_is_compared_with_the_first_candidate_of_the_same_seed(
 def test_seeds_without_a_pair_are_left_out(last_rows: pd.DataFrame) -> None:
     first = last_rows["hp_candidates"].eq(1) & last_rows["seed"].eq(0)
     last_rows.loc[first, "status"] = "diverged"
-    best = networks(searches.found(last_rows).fillna({"candidates": 0}))["found", 4]
+    best = networks(searches.against_chance(last_rows).fillna({"candidates": 0}))["found", 4]
     assert (best["accuracy_test_n"], best["difference_test_n"]) == (3, 2)
     assert best["difference_test"] == pytest.approx((0.0305 + 0.032) / 2)
-    nothing = searches.found(last_rows[last_rows["hp_candidates"] != 1])
+    nothing = searches.against_chance(last_rows[last_rows["hp_candidates"] != 1])
     assert (
         networks(nothing.fillna({"candidates": 0}))["found", 4]["difference_test_verdict"]
         == "inconclusive: n = 0"
@@ -140,7 +140,7 @@ def test_seeds_without_a_pair_are_left_out(last_rows: pd.DataFrame) -> None:
 
 def test_settings_are_compared_apart_and_the_largest_comes_first(last_rows: pd.DataFrame) -> None:
     sparser = [row(count, seed, sparsity=0.9) for count in (1, 4) for seed in range(3)]
-    found = searches.found(pd.concat([pd.DataFrame(sparser), last_rows]))
+    found = searches.against_chance(pd.concat([pd.DataFrame(sparser), last_rows]))
     assert found["setting"].drop_duplicates().tolist() == ["sparsity 0.5", "sparsity 0.9"]
     assert (found["accuracy_test_n"] == 3).all()
 
@@ -152,7 +152,7 @@ def test_studies_without_a_search_have_nothing_to_compare(last_rows: pd.DataFram
         dense.drop(columns=["hp_candidates", "hp_pick", "m_score", "m_winner"]),
         last_rows.assign(status="failed"),
     ):
-        assert searches.found(rows).empty
+        assert searches.against_chance(rows).empty
         assert searches.correlations(rows).empty
 
 

@@ -18,10 +18,11 @@ import pytest
 from typer.testing import CliRunner
 
 from prunefront.analysis import report
-from prunefront.analysis.draw import plot
+from prunefront.analysis.draw import render
 from prunefront.analysis.inference import equal_flops, likeness, paired, verdicts
 from prunefront.analysis.points import front
 from prunefront.analysis.rows import published, table
+from prunefront.analysis.sections import fronts
 from prunefront.search import cli
 
 SETTINGS = {"base": 0.0, "tie": 0.0, "better": 0.02}
@@ -406,11 +407,11 @@ def test_published_points_are_drawn_and_listed_with_their_caveat(tmp_path: Path)
     assert "elsewhere" not in page
     assert (folder / "report" / "front.svg").read_text().count("A &lt; B") >= 1
     summary = front.summarise(table.last(table.read(folder)))
-    shrunk = plot.svg(plot.chart(summary, "digits", "flops_shrunk", published.read(path)))
+    shrunk = render.svg(fronts.chart(summary, "digits", "flops_shrunk", published.read(path)))
     assert "shrunken" in shrunk
     assert "A &lt; B" not in shrunk
-    unmarked = plot.chart(summary, "digits")
-    assert unmarked == plot.chart(summary, "digits", published=None)
+    unmarked = fronts.chart(summary, "digits")
+    assert unmarked == fronts.chart(summary, "digits", published=None)
     assert published.CAVEAT not in json.dumps(unmarked)
 
 

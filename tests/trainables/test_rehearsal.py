@@ -540,17 +540,14 @@ def test_controls_that_need_new_weights_are_refused_with_the_reason(tmp_path: Pa
 
 def test_the_plan_and_the_page_say_so(tmp_path: Path) -> None:
     from prunefront.analysis.rows import table
-    from prunefront.analysis.sections import blocks
+    from prunefront.analysis.sections import headline
 
     study = planned(tmp_path, f'model = "{HERE}.trained"', DENSE)
     generations.Plan(study, tmp_path / "out", 1).open()
     said = table.cautions(tmp_path / "out")
     assert said == controls.cautions(study)
-    rows = table.pd.DataFrame(
-        {"model": ["m"], "dataset": ["d"], "status": ["done"], "arm": ["a"], "member": ["x"], "rung": [1], "hp": ["{}"],
-         "train_flops": [1], "seconds": [1.0], "seed": [0], "algorithm": ["dense"]}
-    )  # fmt: skip
-    page = "".join(blocks.headline(rows, said))
+    counts = headline.Counts("m", "d", 1, 1, 1, 1.0, 1.0, 0)
+    page = "".join(headline.told(counts, [], said))
     assert "no figure here says whether the weights were needed" in page
 
 
