@@ -16,11 +16,11 @@ from ..analysis.rows.mistake import Mistake
 from . import models
 from .contract import Algorithm, Domain, Member, canonical
 from .data import splits
-from .measure.flops import Counts, count
-from .structure import trace, trial
+from .measure.flops import CONVOLUTIONS, Counts, count
+from .structure import graph, trial
 from .structure.narrow import Cut, narrowed, narrowed_module
 from .structure.units import Structure
-from .training import stack
+from .training import dropout, stack
 
 MOST_STEPS = 1_000_000_000
 """Optimiser steps that a member may have: more is a slip of the pen."""
@@ -141,7 +141,7 @@ class Task:
         one, other = self.build(0), self.build(1)
         values = dict(other.named_parameters(remove_duplicate=False))
         for layer, part in one.named_modules():
-            if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
+            if isinstance(part, (nn.Linear, *CONVOLUTIONS)):
                 for name, parameter in part.named_parameters(layer):
                     varies = (
                         parameter.ndim > 1
@@ -163,19 +163,19 @@ class Task:
         """Parameters and buffers, name -> (K, ...), with the initial weights of `seeds`; equal
         seeds are drawn once.
         """
-        distinct = {seed: stack.prepare(self.build(seed)) for seed in dict.fromkeys(seeds)}
+        distinct = {seed: dropout.prepare(self.build(seed)) for seed in dict.fromkeys(seeds)}
         return stack.stacked([distinct[seed] for seed in seeds])
 
     @functools.cached_property
     def template(self) -> nn.Module:
         """The model's code, its dropout drawing by counter; its parameter values are not used."""
-        return stack.prepare(self.build(0))
+        return dropout.prepare(self.build(0))
 
     @functools.cached_property
     def stackable(self) -> bool:
         """Whether `vmap` takes the model; if not, members train one after the other."""
         return stack.can_stack(
-            stack.prepare(self.build(0)), self.data.examples("train", torch.arange(2))
+            dropout.prepare(self.build(0)), self.data.examples("train", torch.arange(2))
         )
 
     @functools.cached_property
@@ -187,9 +187,7 @@ class Task:
         found, examples = self.structure, self.data.examples("train", torch.arange(2))
         widths = {layer.name: max(1, layer.units - 1) for layer in found.hidden}
         narrower = narrowed_module(self.template, found, Cut(widths))
-        return stack.dropout_shapes(narrower, examples) == stack.dropout_shapes(
-            self.template, examples
-        )
+        return dropout.shapes(narrower, examples) == dropout.shapes(self.template, examples)
 
     @functools.cached_property
     def counts(self) -> Counts:
@@ -226,10 +224,10 @@ class Task:
         module, structure = self.cut(settings)
         shape = json.dumps(settings, sort_keys=True)
         if shape not in self._halves:
-            self._halves[shape] = trace.divisible(module), {}
-        graph, known = self._halves[shape]
+            self._halves[shape] = graph.divisible(module), {}
+        whole, known = self._halves[shape]
         if (layer, block) not in known:
-            known[layer, block] = trace.halves(module, graph, structure, layer, block)
+            known[layer, block] = graph.halves(module, whole, structure, layer, block)
         return known[layer, block]
 
     @functools.cached_property

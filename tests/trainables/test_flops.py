@@ -20,7 +20,7 @@ from prunefront.trainables import models
 from prunefront.trainables.measure import flops
 from prunefront.trainables.measure.removed import compression
 from prunefront.trainables.structure import trial
-from prunefront.trainables.structure import units as structure
+from prunefront.trainables.structure.alive import alive
 from prunefront.trainables.training import draws
 
 
@@ -378,7 +378,7 @@ def test_shrunk_counts_are_those_of_the_physically_smaller_network(
     }  # fmt: skip
     counts = flops.count(module, shape)
     measured = compression(found, counts, kept)
-    units, columns = structure.alive(found, kept)
+    units, columns = alive(found, kept)
     x = draws.uniform(torch.tensor(1), (4, *shape)) - 0.5
     assert any(not units[layer.name].all() for layer in found.hidden), (
         "no unit died, so nothing is tested"

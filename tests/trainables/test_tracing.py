@@ -21,7 +21,7 @@ import example_models
 from prunefront.trainables import models
 from prunefront.trainables.measure import flops
 from prunefront.trainables.measure.removed import compression
-from prunefront.trainables.structure import extract, narrow, trace, trial
+from prunefront.trainables.structure import extract, graph, narrow, trial
 from prunefront.trainables.structure import units as structure
 from prunefront.trainables.structure.units import Structure, node_masks
 from prunefront.trainables.training import draws
@@ -98,7 +98,7 @@ def test_without_a_block_is_the_model_whose_last_affine_layer_gives_nothing(
         params = dict(module.named_parameters())
         zeroed = params | {n: torch.zeros_like(params[n]) for block in gone for n in block.last}
         expected = torch.func.functional_call(module.train(training), zeroed, (x,))
-        small_module = trace.without(module, found, [block.name for block in gone])
+        small_module = graph.without(module, found, [block.name for block in gone])
         assert torch.equal(small_module.train(training)(x), expected)
         left = {name for name, _ in small_module.named_parameters()}
         assert left == params.keys() - {n for block in gone for n in found.inside(block)}
@@ -113,8 +113,8 @@ def test_halves_are_the_module_with_units_scaled_where_they_are_read_and_blocks_
     module.eval()
     x, params = uniform("x", 5, *shape), dict(module.named_parameters())
     for layer, block in itertools.zip_longest(found.hidden, found.blocks):
-        before, after = trace.halves(
-            module, trace.divisible(module), found, layer and layer.name, block and block.name
+        before, after = graph.halves(
+            module, graph.divisible(module), found, layer and layer.name, block and block.name
         )
         values, ones = before(x), torch.ones(layer.units if layer else 1, dtype=torch.float64)
         torch.testing.assert_close(after(*values, ones, ones[0]), module(x), rtol=0, atol=1e-12)
@@ -181,7 +181,7 @@ def test_a_shortcut_that_is_a_convolution_beside_a_longer_branch():
     x = uniform("x", 2, *IMAGE)
     expected = module.after(module.shortcut(module.stem(x)))
     torch.testing.assert_close(
-        trace.without(module, found, ["bn2"])(x), expected, rtol=0, atol=1e-12
+        graph.without(module, found, ["bn2"])(x), expected, rtol=0, atol=1e-12
     )
 
 
@@ -192,7 +192,7 @@ def test_code_that_asks_whether_it_is_in_training_has_no_blocks_and_is_not_cut_t
     assert found.blocks == ()
     assert [layer.name for layer in found.hidden] == ["inner"]
     with pytest.raises(ValueError, match=r"dropout is a module \(nn.Dropout\)"):
-        trace.divisible(dropping)
+        graph.divisible(dropping)
 
     class Asking(Branch):
         def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def test_code_that_asks_whether_it_is_in_training_has_no_blocks_and_is_not_cut_t
     asking = Asking(nn.Identity(), nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 6)))
     assert blocks(asking) == []
     with pytest.raises(ValueError, match="leaves it to its modules what differs in training"):
-        trace.divisible(asking)
+        graph.divisible(asking)
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet5", "resnet", "vgg16_bn"])
@@ -338,7 +338,7 @@ def test_a_model_may_declare_what_the_tracer_cannot_find():
         ValueError,
         match=r"a model that is to be cut can be traced by torch\.fx; it raised TraceError",
     ):
-        trace.divisible(module)
+        graph.divisible(module)
 
 
 def unusual(values: Tensor) -> Tensor:

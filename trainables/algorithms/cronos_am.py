@@ -22,7 +22,7 @@ from torch import Tensor
 from ...analysis.rows.mistake import Mistake
 from .. import convex, pulse
 from ..contract import Domain, Member, Networks, State, Value
-from ..structure import trace
+from ..structure import graph
 from ..structure.units import Layer
 from ..task import Task
 from ..training import stack
@@ -77,7 +77,7 @@ class CronosAM(GradientPruner):
 
     def skip(self, task: Task) -> str | None:
         """Why the model has no head to be solved for, or nothing before it; None if it has."""
-        head = trace.head(task.template, task.structure)
+        head = graph.head(task.template, task.structure)
         if head is None or head[0].bias is None or head[1].bias is None:
             return f"the model ends in linear, ReLU, linear, with biases; {task.model} does not"
         least, units = 2 * task.data.classes, head[0].units
@@ -159,7 +159,7 @@ class CronosAM(GradientPruner):
         """
         (first, last), classes = _head(task), task.data.classes
         hp, pruning = state.scalars["static"], state.members["pruning"]
-        call = stack.Call(trace.before(task.template.eval(), first.name))
+        call = stack.Call(graph.before(task.template.eval(), first.name))
         body = task.counts.flops - task.counts.layers[first.name] - task.counts.layers[last.name]
         targets = F.one_hot(task.data.labels["train"], classes).double()
         for k in range(state.size):
@@ -224,7 +224,7 @@ def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor
 
 
 def _head(task: Task) -> tuple[Layer, Layer]:
-    found = trace.head(task.template, task.structure)
+    found = graph.head(task.template, task.structure)
     assert found is not None, "`check` has seen it"
     return found
 

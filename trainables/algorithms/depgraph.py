@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contract import Domain, Member, State, Value
+from ..measure.flops import CONVOLUTIONS
 from ..structure import masks
 from ..structure.units import node_masks
 from ..task import Task
@@ -85,7 +86,7 @@ def chosen(
 
     module = task.build(0).eval()
     module.load_state_dict({**params, **buffers}, strict=False)
-    parts, affine = dict(module.named_modules()), nn.Linear | nn.modules.conv._ConvNd
+    parts, affine = dict(module.named_modules()), (nn.Linear, *CONVOLUTIONS)
     names = {part: name for name, part in parts.items()}
     # Half a unit more than is kept, since the number that is left is rounded down there.
     shares = {

@@ -20,7 +20,7 @@ from ...analysis.rows.storage import save as publish
 from ..data.splits import Data
 from ..measure.members import EXAMPLES
 from ..models import raised
-from ..structure import trace
+from ..structure import graph
 from . import physical
 from .physical import Parent
 
@@ -72,7 +72,7 @@ def describe(network: nn.Module, parent: Parent, found: Data) -> dict[str, Any]:
     model cannot be traced.
     """
     try:
-        code, parts = trace.code(network)
+        code, parts = graph.code(network)
         forward: dict[str, Any] = {"forward": code, "parts": parts}
     except Mistake as error:
         forward = {"forward": None, "reason": str(error), "parts": {"": repr(network)}}

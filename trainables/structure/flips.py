@@ -14,9 +14,10 @@ from torch.func import vmap
 from .. import pulse
 from ..task import Task
 from ..training import stack
+from .operations import BATCH_NORMS
 from .units import gated
 
-_BatchNorm = nn.modules.batchnorm._BatchNorm
+_BatchNorm = (*BATCH_NORMS, nn.SyncBatchNorm)
 
 TOGETHER = 6
 """Units that are taken out at a time, each for itself, when all are: so few that it takes little

@@ -24,9 +24,10 @@ from ..contract import Algorithm, Domain, Member, Networks, State, Tree, Value, 
 from ..data.splits import augment
 from ..measure.flops import charging, uncharged
 from ..structure import narrow
-from ..structure.units import Structure, read
+from ..structure.alive import read
+from ..structure.units import Structure
 from ..task import Task
-from . import draws, optimizers, stack
+from . import draws, dropout, optimizers, stack
 
 Params = Mapping[str, Tensor]
 Pruning = Tree
@@ -36,7 +37,7 @@ STEP = 0.9
 gone.
 """
 
-_SHAPED = ("params", "buffers", "optimizer", "pruning", "units")
+_SHAPED = ("params", "buffers", "pruning", "units")
 """What of a state's members has the shape of the stack."""
 
 
@@ -272,11 +273,10 @@ class GradientPruner(Algorithm):
         }
         alive = read(structure, left)
         trees = {name: tree for name, tree in state.members.items() if name in _SHAPED}
-        state = State(
-            {**state.members, **narrow.cleared(trees, structure, alive, gone)},
-            state.scalars,
-            state.shared,
-        )
+        clear = functools.partial(narrow.cleared, structure=structure, alive=alive, gone=gone)
+        kept = optimizers.reshaped(task, state.members.get("optimizer", {}), clear)
+        cleared = {**state.members, **clear(trees), "optimizer": kept}
+        state = State(cleared, state.scalars, state.shared)
         cut, index = narrow.survivors(structure, alive, gone)
         if not cut.gone and sum(cut.widths.values()) >= STEP * sum(
             layer.units for layer in structure.hidden
@@ -289,7 +289,9 @@ class GradientPruner(Algorithm):
         places = {name: units.expand(state.size, -1) for name, units in all_.items()}
         trees = {name: tree for name, tree in state.members.items() if name in _SHAPED}
         trees["units"] = {**places, **state.members.get("units", {})}
-        members = {**state.members, **narrow.gathered(trees, structure, cut, index)}
+        gather = functools.partial(narrow.gathered, structure=structure, cut=cut, index=index)
+        kept = optimizers.reshaped(task, state.members["optimizer"], gather)
+        members = {**state.members, **gather(trees), "optimizer": kept}
         lost = (*state.scalars.get("cut", {}).get("gone", ()), *cut.gone)
         settings = {"widths": dict(cut.widths), "gone": list(lost)}
         return State(members, {**state.scalars, "cut": settings}, state.shared)
@@ -395,7 +397,7 @@ class GradientPruner(Algorithm):
         context, call, drops = (
             self._contexts(task, state),
             stack.Call(module),
-            stack.dropout_keys(module),
+            dropout.keys(module),
         )
 
         def outputs(
@@ -574,18 +576,18 @@ def _place(task: Task, phase: Task, seed: int) -> Location | None:
 
 def _own(params: Params, pruning: Pruning) -> tuple[Params, Pruning]:
     """The same values, each parameter in memory of its own: an optimiser writes there in place."""
-    taken: set[int] = set()
+    taken: set[torch.UntypedStorage] = set()
     own: dict[str, Tensor] = {}
     for name, parameter in params.items():
-        place = parameter.untyped_storage()._cdata
+        place = parameter.untyped_storage()
         if place in taken or 0 in parameter.stride():
             parameter = parameter.clone(memory_format=torch.contiguous_format)
-            place = parameter.untyped_storage()._cdata
+            place = parameter.untyped_storage()
         taken.add(place)
         own[name] = parameter
 
     def apart(tensor: Tensor) -> Tensor:
-        return tensor.clone() if tensor.untyped_storage()._cdata in taken else tensor
+        return tensor.clone() if tensor.untyped_storage() in taken else tensor
 
     return own, map_tree(apart, pruning)
 
