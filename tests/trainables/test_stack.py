@@ -1,4 +1,4 @@
-"""Stacks: what a module makes of its buffers, dropout by counter, and public ways to do the same."""
+"""Stacks: what a module makes of its buffers, dropout by counter, and the same in public ways."""
 
 from __future__ import annotations
 

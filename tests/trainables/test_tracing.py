@@ -69,7 +69,8 @@ class Branch(nn.Module):
 
 
 def blocks(module: nn.Module, shape: tuple[int, ...] = (4,)) -> list[str]:
-    return [block.name for block in trial.find(module, shape).blocks]
+    found = trial.find(module, shape)
+    return [block.name for block in found.blocks]
 
 
 def test_the_blocks_of_a_resnet_and_of_a_residual_mlp():
@@ -159,9 +160,12 @@ def test_a_shortcut_that_is_a_convolution_beside_a_longer_branch():
     class Projected(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Linear(8, 2)
-            self.conv1, self.bn1 = nn.Conv2d(4, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
-            self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
+            self.stem = nn.Conv2d(3, 4, 1)
+            self.conv1 = nn.Conv2d(4, 8, 3, 2, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(8)
+            self.conv2 = nn.Conv2d(8, 8, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(8)
+            self.head = nn.Linear(8, 2)
             self.shortcut = nn.Sequential(nn.Conv2d(4, 8, 1, 2, bias=False), nn.BatchNorm2d(8))
 
         def forward(self, x: Tensor) -> Tensor:
@@ -241,9 +245,12 @@ def test_torch_prunings_dependency_graph_names_the_same_entries_of_the_same_tens
     [(20, 40.55, 0.2697), (32, 68.86, 0.4642), (56, 125.49, 0.8530), (110, 252.89, 1.728)],
 )
 def test_published_costs_of_residual_networks(depth: int, macs: float, params: float):
-    counts = flops.count(models.build(f"resnet{depth}", (3, 32, 32), 10), (3, 32, 32))
+    shape = (3, 32, 32)
+    module = models.build(f"resnet{depth}", shape, 10)
+    counts = flops.count(module, shape)
     assert round(counts.flops / 2e6, 2) == macs
-    assert round(counts.params / 1e6, 3 if depth == 110 else 4) == params
+    digits = 3 if depth == 110 else 4
+    assert round(counts.params / 1e6, digits) == params
     assert counts.unknown == ()
 
 
@@ -268,8 +275,11 @@ def test_expected_costs_at_zero_and_one_are_those_of_the_smaller_module(name: st
             measured["params_shrunk"].item(),
         )
         gone = tuple(name for name, stays in there.items() if not stays)
-        widths = {layer.name: int(alive[layer.name].sum()) for layer in found.hidden
-                  if (block := found.block_of(layer.name)) is None or block.name not in gone}  # fmt: skip
+        widths: dict[str, int] = {}
+        for layer in found.hidden:
+            block = found.block_of(layer.name)
+            if block is None or block.name not in gone:
+                widths[layer.name] = int(alive[layer.name].sum())
         smaller = narrow.narrowed_module(module, found, narrow.Cut(widths, gone))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             smaller.eval()(torch.zeros(1, *shape, dtype=torch.float64))

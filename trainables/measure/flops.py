@@ -62,8 +62,7 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Counts:
 def blank_inputs(module: nn.Module, input_shape: tuple[int, ...], examples: int = 1) -> Tensor:
     """Inputs of no meaning, of the type and on the device of the model's parameters."""
     like = next(module.parameters(), torch.empty(0))
-    shape = (examples, *input_shape)
-    return torch.zeros(shape, device=like.device, dtype=like.dtype)
+    return like.new_zeros((examples, *input_shape))
 
 
 @contextlib.contextmanager

@@ -70,7 +70,8 @@ def _measures(task: Task, networks: Networks, last: bool) -> Named:
         loss, accuracy = evaluate(task, networks, split)
         measures[f"loss_{split}"] = loss
         measures[f"accuracy_{split}"] = accuracy
-    return measures | compression(task.structure, task.counts, networks.kept)
+    measures |= compression(task.structure, task.counts, networks.kept)
+    return measures
 
 
 def _steps_done(state: State) -> int:
@@ -94,7 +95,8 @@ def _progress(task: Task, state: State, dense: Counts) -> Row:
 
 def _spent(task: Task, state: State, networks: Networks) -> Columns:
     """Seconds and FLOPs of each of the K members."""
-    nothing = torch.zeros(len(networks.of), dtype=torch.long)
+    members = len(networks.of)
+    nothing = torch.zeros(members, dtype=torch.long)
     flops = networks.search.get("flops", nothing).cpu()
     seconds = networks.search.get("seconds", nothing).cpu()
     if "flops" not in networks.search:  # an algorithm that does not charge itself
@@ -127,11 +129,14 @@ def _expect_removed(algorithm: Algorithm, task: Task, networks: Networks) -> Non
 
 def _wanted(task: Task, networks: Networks) -> Named:
     """What of parameters may be other than zero: name -> bool, broadcastable to (M, *shape)."""
-    wanted = {name: networks.kept[name] for name in task.structure.parameters}
+    wanted: Named = {}
+    for name in task.structure.parameters:
+        wanted[name] = networks.kept[name]
     for block in task.structure.blocks:
         there = networks.kept[block.name]
         for name in block.last:
-            behind = [1] * (networks.params[name].ndim - 1)
+            parameter = networks.params[name]
+            behind = [1] * (parameter.ndim - 1)
             entries = there.view(-1, *behind)
             if name in wanted:
                 entries = wanted[name] & entries
@@ -153,7 +158,8 @@ def scored(task: Task, networks: Networks, parts: Iterable[tuple[Tensor, Tensor]
     float64.
     """
     call = stack.Call(task.template.eval())
-    count = len(next(iter(networks.params.values())))
+    some = next(iter(networks.params.values()))
+    count = len(some)
     stacked = count > 1 and task.stackable
     totals = torch.zeros(2, count, dtype=torch.float64, device=task.torch_device)
     for x, labels in parts:
@@ -161,12 +167,14 @@ def scored(task: Task, networks: Networks, parts: Iterable[tuple[Tensor, Tensor]
             params = _slice(networks.params, here)
             buffers = _slice(networks.buffers, here)
             if stacked:
-                wide = x.expand(here.stop - here.start, *x.shape)
+                members = here.stop - here.start
+                wide = x.expand(members, *x.shape)
                 logits = vmap(call)(params, buffers, wide)
             else:
-                alone = call(stack.single(params), stack.single(buffers), x)
-                logits = alone[None]
-            totals[:, here] += torch.stack(_scores(logits, labels))
+                alone = stack.single(params), stack.single(buffers)
+                logits = call(*alone, x)[None]
+            scores = _scores(logits, labels)
+            totals[:, here] += torch.stack(scores)
     return totals
 
 

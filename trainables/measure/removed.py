@@ -44,7 +44,8 @@ def compression(structure: Structure, counts: Counts, kept: Kept) -> Named:
         params_shrunk = params_shrunk + line["params_shrunk"]
     for norm, producer in norm_producers(structure).items():
         live = units[producer].sum(1) * smaller[norm.name]
-        params_shrunk = params_shrunk + len(norm.parameters) * live
+        entries_left = len(norm.parameters) * live
+        params_shrunk = params_shrunk + entries_left
     return {
         "sparsity": 1 - left.double() / removable,
         "flops_masked": flops_masked,
@@ -96,11 +97,12 @@ def by_layer(
         weight = kept[layer.weight]
         spent = counts.layers.get(layer.name, 0)
         entries = weight[0].numel()
-        live = units[layer.name].sum(1) * called[layer.name]
-        inputs = columns[layer.name].sum(1)
+        name = layer.name
+        live = units[name].sum(1) * called[name]
+        inputs = columns[name].sum(1)
         whole = live * inputs * math.prod(layer.kernel)
         weights = weight.flatten(1).sum(1)
-        lines[layer.name] = {
+        lines[name] = {
             "kept": _flat(layer, kept).sum(1),
             "units": live,
             "flops_masked": spent * weights // entries,
@@ -124,12 +126,15 @@ def elsewhere(structure: Structure, counts: Counts, kept: Kept, columns: Tensors
     is gone with them.
     """
     readers = {link.consumer: None for link in structure.links}  # a set in order
-    blocks = [block.name for block in structure.blocks if block.name in kept]
     off: list[Tensor] = []
     for name in readers:
-        off.append(~columns[name].any(1))
-    for name in blocks:
-        off.append(~kept[name])
+        fed = columns[name].any(1)
+        off.append(~fed)
+    blocks: list[str] = []
+    for block in structure.blocks:
+        if block.name in kept:
+            blocks.append(block.name)
+            off.append(~kept[block.name])
     if structure.flow and off:
         states = torch.stack(off, 1)
         patterns, of = torch.unique(states, dim=0, return_inverse=True)
@@ -157,21 +162,23 @@ def _whole_or_left(
 ) -> dict[str, int]:
     """What `elsewhere` returns, of one network."""
     norms = norm_producers(structure)
-    layers = [layer.name for layer in structure.layers]
-    apart = frozenset([*layers, *(norm.name for norm in norms)])
+    names = set(structure.by_name)
+    names.update(norm.name for norm in norms)
+    apart = frozenset(names)
     if empty or gone:
-        entries = set(structure.parameters)
+        params = set(structure.parameters)
         for norm in norms:
-            entries.update(norm.parameters)
-        left = flow.left(structure.flow, empty, gone, apart, frozenset(entries))
+            params.update(norm.parameters)
+        entries = frozenset(params)
+        left = flow.left(structure.flow, empty, gone, apart, entries)
         called = {name: int(name in left.modules) for name in apart}
         return {"flops": left.flops, "params": left.params, **called}
     flops = counts.flops - _in_layers(structure, counts)
-    params = counts.params
+    total = counts.params
     for layer in structure.layers:
         weights = layer.columns * math.prod(layer.kernel)
         biases = 0 if layer.bias is None else 1
-        params -= layer.units * (weights + biases)
+        total -= layer.units * (weights + biases)
     for norm in norms:
-        params -= len(norm.parameters) * norm.units
-    return {"flops": flops, "params": params, **dict.fromkeys(apart, 1)}
+        total -= len(norm.parameters) * norm.units
+    return {"flops": flops, "params": total, **dict.fromkeys(apart, 1)}

@@ -26,10 +26,12 @@ def read(structure: Structure, kept: Kept) -> Live:
     units: Live = {}
     for link in structure.links:
         weight = kept[structure.weights[link.consumer]]
-        live = _of_units(_connections(weight).any(1), link)
+        columns = _connections(weight).any(1)
+        live = _of_units(columns, link)
         block = structure.block_of(link.producer)
         if block is not None and block.name in kept:
-            live = live & kept[block.name][:, None]
+            there = kept[block.name]
+            live = live & there[:, None]
         if link.producer in units:
             live = units[link.producer] | live
         units[link.producer] = live
@@ -78,26 +80,31 @@ class _Paths:
     def settle(self, layer: Layer, links: Sequence[Link]) -> None:
         """Which units of a hidden layer live, and which columns of its readers then do."""
         name = layer.name
-        columns = self.columns[name][:, None, :]
-        fed = (self.connected[name] & columns).any(-1)
+        fed = self._reads(name, self.columns)
         # What a unit without an input gives is constant: nothing, or foldable, or to be kept.
         constant = self._constant(name)
         needed = fed
         if not all(link.folds for link in links):
             shifts = any(link.shifts for link in links)
             needed = fed | constant | shifts
-        live = self.units[name] & self._read(links) & needed
+        read = self._read(links)
+        live = self.units[name] & read & needed
         self.units[name] = live
         dropped = ~live & ~fed
         for link in links:
             left = dropped & (constant | link.shifts)
-            self.columns[link.consumer] = live.repeat_interleave(link.repeat, dim=1)
-            self.folded[link.consumer] = left.repeat_interleave(link.repeat, dim=1)
+            self.columns[link.consumer] = _of_columns(live, link)
+            self.folded[link.consumer] = _of_columns(left, link)
+
+    def _reads(self, name: str, columns: Live) -> Tensor:
+        """Units of a layer that read any of its `columns`."""
+        some = columns[name][:, None, :]
+        connected = self.connected[name] & some
+        return connected.any(-1)
 
     def _constant(self, name: str) -> Tensor:
         """Units that give something without an input: a bias, or what was folded into one."""
-        columns = self.folded[name][:, None, :]
-        folded = (self.connected[name] & columns).any(-1)
+        folded = self._reads(name, self.folded)
         bias = self.biases.get(name)
         if bias is None:
             return folded
@@ -107,17 +114,24 @@ class _Paths:
         """Units that a live unit reads."""
         units: Tensor | None = None
         for link in links:
-            readers = self.units[link.consumer][:, :, None]
-            columns = (self.connected[link.consumer] & readers).any(1)
+            readers = self.units[link.consumer]
+            connected = self.connected[link.consumer] & readers[:, :, None]
+            columns = connected.any(1)
             live = _of_units(columns, link)
             units = live if units is None else units | live
         assert units is not None, "a hidden layer has a link"
         return units
 
 
+def _of_columns(units: Tensor, link: Link) -> Tensor:
+    """The columns of a link's consumer that units of its producer feed."""
+    return units.repeat_interleave(link.repeat, dim=1)
+
+
 def _of_units(columns: Tensor, link: Link) -> Tensor:
     """Which units of a link's producer feed any of the columns of its consumer."""
-    return columns.unflatten(1, (-1, link.repeat)).any(-1)
+    of_unit = columns.unflatten(1, (-1, link.repeat))
+    return of_unit.any(-1)
 
 
 def _all_open(structure: Structure, kept: Kept) -> _Paths:
@@ -129,7 +143,8 @@ def _all_open(structure: Structure, kept: Kept) -> _Paths:
         connected = _connections(kept[layer.weight])
         units = torch.ones_like(connected[:, :, 0])
         if name in gone:
-            there = ~gone[name][:, None]
+            off = gone[name]
+            there = ~off[:, None]
             units = units & there
             connected = connected & there[:, :, None]
         columns = torch.ones_like(connected[:, 0, :])

@@ -35,7 +35,8 @@ class Constant(nn.Module):
 
     def __init__(self, shape: Shape, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.shape, self.bias = shape, bias
+        self.shape = shape
+        self.bias = bias
 
     def extra_repr(self) -> str:
         """What it says of itself between its brackets."""
@@ -43,7 +44,8 @@ class Constant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, ...), of which only the size of the batch is read."""
-        zeros = x.new_zeros(x.shape[0], *self.shape)
+        examples = x.shape[0]
+        zeros = x.new_zeros(examples, *self.shape)
         if self.bias is None:
             return zeros
         positions = (1,) * (len(self.shape) - 1)
@@ -87,9 +89,11 @@ def shrunk(module: nn.Module, structure: Structure, kept: Tensors, input_shape: 
             given, _ = seen[layer.name]
             left = columns[layer.name][0]
             constant = given.double().masked_fill(left, 0)
-            weight, bias = values[layer.weight], values[layer.bias]
-            values[layer.bias] = _folded(weight, bias, constant)
-    shapes = {name: shape for name, (_, shape) in seen.items()}
+            weight = values[layer.weight]
+            values[layer.bias] = _folded(weight, values[layer.bias], constant)
+    shapes: dict[str, Shape] = {}
+    for name, (_, shape) in seen.items():
+        shapes[name] = shape
     small = cut_module(module, structure, cut, shapes)
     stacks = gathered(restacked(values), structure, cut, index)
     fill(small, single(stacks))
@@ -135,18 +139,20 @@ def _watched(module: nn.Module, readers: Iterable[str], input_shape: Shape) -> S
 
     def watch(name: str) -> Callable[..., None]:
         def hook(part: nn.Module, inputs: Any, named: Any, output: Tensor) -> None:
-            first, *_ = (*inputs, *named.values())
-            example = first[0]
+            given, *_ = (*inputs, *named.values())
+            example = given[0]
             if example.ndim > 1:
                 example = example.flatten(1)[:, 0]
-            seen[name] = (example, tuple(output.shape[1:]))
+            _, *shape = output.shape
+            seen[name] = (example, tuple(shape))
 
         return hook
 
     hooks = []
     for name in readers:
         part = module.get_submodule(name)
-        hooks.append(part.register_forward_hook(watch(name), with_kwargs=True))
+        hook = part.register_forward_hook(watch(name), with_kwargs=True)
+        hooks.append(hook)
     try:
         module(blank_inputs(module, input_shape))
     finally:

@@ -20,7 +20,7 @@ from ..contract import leaves, nest
 from ..measure.flops import CONVOLUTIONS
 from ..training.stack import copied
 from .graph import without
-from .units import Axis, Block, Layer, Link, Structure
+from .units import Axis, Block, Layer, Link, Structure, norm_producers
 
 Names = tuple[str, ...]
 Named = dict[str, Tensor]
@@ -47,13 +47,17 @@ class Cut:
 def narrowed(structure: Structure, cut: Cut) -> Structure:
     """The structure of a stack with the shape `cut`."""
     lost = _layers_in(structure, cut.gone)
-    links = [link for link in structure.links if link.consumer not in lost]
+    links: list[Link] = []
     columns: dict[str, int] = {}
     entries: dict[str, int] = {}  # of batch-norm layers
-    for link in links:
+    for link in structure.links:
+        if link.consumer in lost:
+            continue
+        links.append(link)
         width = cut.widths[link.producer]
         columns[link.consumer] = width * link.repeat
-        entries |= {norm.name: width for norm in link.norms}
+        for norm in link.norms:
+            entries[norm.name] = width
 
     def narrower(layer: Layer) -> Layer:
         units = cut.widths.get(layer.name, layer.units)
@@ -92,30 +96,33 @@ def narrowed_module(module: nn.Module, structure: Structure, cut: Cut) -> nn.Mod
     """A copy of `module` with the shape `cut`, its tensors zero where they have another shape than
     before.
     """
-    module = without(copied(module), structure, cut.gone)
+    whole = copied(module)
+    module = without(whole, structure, cut.gone)
     new = narrowed(structure, cut)
     parts = dict(module.named_modules())
     for layer in new.layers:
         # Of a layer that nothing calls there may be nothing left: it went with a block.
         if layer.name in parts:
             _resize_layer(parts[layer.name], layer)
-    norms = {norm for link in new.links for norm in link.norms}
-    for norm in norms:
+    for norm in norm_producers(new):
         part = parts[norm.name]
         setattr(part, "num_features", norm.units)  # noqa: B010 - modules take it for a tensor
         for name in norm.tensors:
-            _resize(part, name.rpartition(".")[2], (norm.units,))
+            _, _, own = name.rpartition(".")
+            _resize(part, own, (norm.units,))
     return module
 
 
 def _resize_layer(part: nn.Module, layer: Layer) -> None:
     """Give a module the shape of `layer`, in place."""
     if isinstance(part, nn.Linear):
-        part.out_features, part.in_features = layer.units, layer.columns
+        part.out_features = layer.units
+        part.in_features = layer.columns
     elif isinstance(part, CONVOLUTIONS):
         part.out_channels = layer.units
         part.in_channels = layer.columns * int(part.groups)
-    _resize(part, "weight", (layer.units, layer.columns, *layer.kernel))
+    shape = (layer.units, layer.columns, *layer.kernel)
+    _resize(part, "weight", shape)
     _resize(part, "bias", (layer.units,))
 
 
@@ -175,7 +182,8 @@ def gathered(
     lost: set[str] = set()
     for block in structure.blocks:
         if block.name in cut.gone:
-            lost.update(structure.inside(block), block.layers, [block.name])
+            lost.update(structure.inside(block), block.layers)
+            lost.add(block.name)
     narrow: Named = {}
     for path, tensor in leaves(tree).items():
         name = _last_word(path)
@@ -239,7 +247,8 @@ def restored(tensors: Tensors, parent: Structure, like: Tensors, units: Index, c
                     axes.append(axis)
             whole[name] = _gather(tensors[name], axes, inverse)
         else:
-            whole[name] = shaped.new_zeros((count, *shaped.shape))
+            shape = (count, *shaped.shape)
+            whole[name] = shaped.new_zeros(shape)
     return whole
 
 

@@ -37,16 +37,19 @@ class Network:
         for name in self.structure.parameters:
             like = self.params[name]
             kept[name] = torch.ones_like(like, dtype=torch.bool)
-        device = next(iter(self.params.values())).device
+        some = next(iter(self.params.values()))
+        there = torch.ones((), dtype=torch.bool, device=some.device)
         for block in self.structure.blocks:
-            kept[block.name] = torch.ones((), dtype=torch.bool, device=device)
+            kept[block.name] = there
         return kept
 
     def with_units(self, alive: Tensors) -> Kept:
         """Nothing is removed but the units of hidden layers that are not `alive`: layer -> (units,)
         bool.
         """
-        return self.whole() | node_masks(self.structure, alive, self.params)
+        kept = self.whole()
+        kept |= node_masks(self.structure, alive, self.params)
+        return kept
 
     def without_blocks(self, gone: Iterable[Block]) -> Kept:
         """Nothing is removed but the blocks `gone`."""
@@ -54,7 +57,7 @@ class Network:
         for block in gone:
             kept[block.name] = ~kept[block.name]
             for name in self.structure.inside(block):
-                if name in self.structure.parameters:
+                if name in kept:
                     kept[name] = torch.zeros_like(kept[name])
         return kept
 
@@ -68,7 +71,9 @@ def some_units(network: Network) -> Kept:
     alive: Named = {}
     for layer in network.structure.hidden:
         order = network.chance(layer.units).argsort()
-        lost = (layer.units + 2) // 3 if layer.units > 1 else 0
+        lost = 0
+        if layer.units > 1:
+            lost = (layer.units + 2) // 3
         alive[layer.name] = order >= lost
     return network.with_units(alive)
 
@@ -104,7 +109,8 @@ def first_dead(network: Network) -> Kept:
     alive: Named = {}
     share = 1.0
     for layer in network.structure.hidden:
-        alive[layer.name] = network.chance(layer.units) >= share
+        drawn = network.chance(layer.units)
+        alive[layer.name] = drawn >= share
         share = 0.0
     return network.with_units(alive)
 
@@ -114,27 +120,31 @@ def dead_layers(network: Network) -> Kept:
     alive: Named = {}
     for layer in network.structure.hidden:
         drawn = network.chance(layer.units)
-        share = 1.0 if float(network.chance()) < 0.34 else 0.3
+        is_dead = float(network.chance()) < 0.34
+        share = 1.0 if is_dead else 0.3
         alive[layer.name] = drawn >= share
     return network.with_units(alive)
 
 
 def some_blocks(network: Network) -> Kept:
     """Each second block."""
-    return network.without_blocks(network.structure.blocks[0::2])
+    blocks = network.structure.blocks
+    return network.without_blocks(blocks[0::2])
 
 
 def other_blocks(network: Network) -> Kept:
     """The other ones."""
-    return network.without_blocks(network.structure.blocks[1::2])
+    blocks = network.structure.blocks
+    return network.without_blocks(blocks[1::2])
 
 
 def everything(network: Network) -> Kept:
     """Weights, units, layers and blocks at random."""
     kept = dead_layers(network)
     for name in network.structure.parameters:
-        drawn = network.chance(*kept[name].shape)
-        kept[name] = kept[name] & (drawn >= 0.3)
+        mask = kept[name]
+        drawn = network.chance(*mask.shape)
+        kept[name] = mask & (drawn >= 0.3)
     for block in network.structure.blocks:
         kept[block.name] = network.chance() >= 0.4
     return kept

@@ -36,6 +36,8 @@ AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
 in.
 """
 
+_WITH_STATISTICS = (*BATCH_NORMS, nn.SyncBatchNorm)
+
 Element = tuple[str, str]
 """("units", a hidden layer) or ("block", a block)."""
 Reasons = dict[Element, str]
@@ -52,14 +54,15 @@ def find(module: nn.Module, input_shape: Shape) -> Structure:
     if not elements:
         return hints
     device = next(module.parameters()).device
+    generators = [device] if device.type == "cuda" else []
     reasons: Reasons = {}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=generators):
         try:
             trial = _Trial(module, input_shape)
         except Exception as error:
             # A model that runs in its own type and mode only: nothing can be said of it.
-            reasons["", ""] = f"the model cannot be tried: {raised(error)}"
-            return _with_reasons(hints, [], reasons)
+            why = f"the model cannot be tried: {raised(error)}"
+            return _with_reasons(hints, [], {("", ""): why})
         sound = _sound(trial, hints, elements, reasons)
     return _with_reasons(hints, sound, reasons)
 
@@ -73,10 +76,15 @@ def _elements(structure: Structure) -> list[Element]:
 
 def _with_reasons(hints: Structure, sound: Sequence[Element], reasons: Reasons) -> Structure:
     """`hints` in which only what is `sound` can be removed, and why the rest cannot."""
-    failed = tuple((name, why) for (_, name), why in reasons.items())
-    obstacles = hints.obstacles + failed
+    failed: list[tuple[str, str]] = []
+    for (_, name), why in reasons.items():
+        failed.append((name, why))
     left = _only(hints, sound)
-    return dataclasses.replace(left, obstacles=obstacles, failed=failed)
+    return dataclasses.replace(
+        left,
+        obstacles=(*hints.obstacles, *failed),
+        failed=tuple(failed),
+    )
 
 
 def _only(structure: Structure, elements: Sequence[Element]) -> Structure:
@@ -105,13 +113,17 @@ def _sound(
         reasons[elements[0]] = why
         return []
     middle = len(elements) // 2
-    sound = _sound(trial, structure, elements[:middle], reasons)
-    others = _sound(trial, structure, elements[middle:], reasons)
+    first, second = elements[:middle], elements[middle:]
+    sound = _sound(trial, structure, first, reasons)
+    others = _sound(trial, structure, second, reasons)
     together = [*sound, *others]
-    if sound and others and trial.fault(_only(structure, together)) is None:
-        return together
+    if sound and others:
+        why = trial.fault(_only(structure, together))
+        if why is None:
+            return together
     for element in others:
-        why = trial.fault(_only(structure, [*sound, element]))
+        one_more = [*sound, element]
+        why = trial.fault(_only(structure, one_more))
         if why is None:
             sound.append(element)
         else:
@@ -157,11 +169,13 @@ class _Trial:
         """What is seen where `structure` is wrong: outputs or counts that differ, or an error; None
         if nothing is.
         """
-        network = Network(structure, dict(self.module.named_parameters()), self._chance)
+        params = dict(self.module.named_parameters())
+        network = Network(structure, params, self._chance)
         for kind in KINDS:
             self.random.manual_seed(1)
             try:
-                why = self._difference(structure, kind(network), in_training=kind in UNFOLDED)
+                kept = kind(network)
+                why = self._difference(structure, kept, in_training=kind in UNFOLDED)
             except Exception as error:  # taking parts out of anybody's code may fail in any way
                 why = f"without some of it the model raises {raised(error)}"
             if why is not None:
@@ -188,7 +202,8 @@ class _Trial:
             shapes = f"{tuple(got.shape)}, not {tuple(expected.shape)}"
             return f"without some of it outputs have shape {shapes}"
         largest = expected.abs().max().clamp(min=1e-30)
-        apart = float((got - expected).abs().max() / largest)
+        difference = (got - expected).abs().max()
+        apart = float(difference / largest)
         if apart <= AGREEMENT.get(self.x.dtype, 1e-3):
             return None
         when = "in training" if training else "in evaluation"
@@ -197,9 +212,11 @@ class _Trial:
 
     def _counts_differ(self, structure: Structure, kept: Kept, small: nn.Module) -> str | None:
         told = compression(structure, self.counts, restacked(kept))
-        counted = int(told["flops_shrunk"]), int(told["params_shrunk"])
+        flops = int(told["flops_shrunk"])
+        params = int(told["params_shrunk"])
+        counted = (flops, params)
         real = count(small, self.shape)
-        own = real.flops, real.params
+        own = (real.flops, real.params)
         if counted == own:
             return None
         return f"FLOPs and parameters left are counted as {counted}, and are {own}"
@@ -236,12 +253,12 @@ def _scrambled(module: nn.Module, random: torch.Generator) -> nn.Module:
         if parameter.is_floating_point():
             parameter.copy_(_like_parameter(parameter, random))
     for part in module.modules():
-        if isinstance(part, (*BATCH_NORMS, nn.SyncBatchNorm)) and part.running_mean is not None:
-            assert part.running_var is not None
-            means = torch.rand(part.running_mean.shape, generator=random)
-            variances = torch.rand(part.running_var.shape, generator=random) + 0.5
-            part.running_mean.copy_(means)
-            part.running_var.copy_(variances)
+        if isinstance(part, _WITH_STATISTICS):
+            mean, variance = part.running_mean, part.running_var
+            if mean is not None and variance is not None:
+                mean.copy_(torch.rand(mean.shape, generator=random))
+                drawn = torch.rand(variance.shape, generator=random)
+                variance.copy_(drawn + 0.5)
     return module
 
 

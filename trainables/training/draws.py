@@ -55,13 +55,16 @@ def uniform(
     (others). index: as of `bits`.
     """
     digits = 53 if dtype == torch.float64 else 24
-    whole = _shift(bits(key, shape, index), 64 - digits)
-    return whole.to(dtype) * 2.0**-digits
+    hashes = bits(key, shape, index)
+    whole = _shift(hashes, 64 - digits)
+    step = 2.0**-digits
+    return whole.to(dtype) * step
 
 
 def permutation(key: Tensor, length: int) -> Tensor:
     """A permutation of range(length) for each key: (*key.shape, length) int64."""
-    return torch.argsort(bits(key, (length,)), dim=-1, stable=True)
+    hashes = bits(key, (length,))
+    return torch.argsort(hashes, dim=-1, stable=True)
 
 
 def _mix(x: Tensor) -> Tensor:

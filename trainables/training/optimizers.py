@@ -28,7 +28,8 @@ def _constant(step: int, steps: int) -> float:
 
 
 def _cosine(step: int, steps: int) -> float:
-    return 0.5 * (1 + math.cos(math.pi * step / steps))
+    angle = math.pi * step / steps
+    return 0.5 * (1 + math.cos(angle))
 
 
 def _inverse(step: int, steps: int) -> float:
@@ -113,7 +114,8 @@ class Sgd(Optimizer):
         rate = self.rate(step)
         for name, parameter in params.items():
             change = self._change(name, grads[name], parameter)
-            parameter.addcmul_(change, _like(rate, parameter), value=-1)
+            own_rate = _like(rate, parameter)
+            parameter.addcmul_(change, own_rate, value=-1)
 
     def _change(self, name: str, grad: Tensor, parameter: Tensor) -> Tensor:
         if not self.momentum:
@@ -135,7 +137,8 @@ class Adam(Optimizer):
 
     def update(self, params: Tensors, grads: Tensors, step: int) -> None:
         rate = self.rate(step)
-        means, squares = self.kept["mean"], self.kept["square"]
+        means = self.kept["mean"]
+        squares = self.kept["square"]
         # Both averages start at zero, and are divided by the weights that they have summed up.
         weight_of_mean = 1 - 0.9 ** (step + 1)
         weight_of_square = 1 - 0.999 ** (step + 1)
@@ -146,7 +149,8 @@ class Adam(Optimizer):
             scale = (square / weight_of_square).sqrt() + 1e-8
             direction = (mean / weight_of_mean) / scale
             change = self.decayed(direction, parameter)
-            parameter.addcmul_(change, _like(rate, parameter), value=-1)
+            own_rate = _like(rate, parameter)
+            parameter.addcmul_(change, own_rate, value=-1)
 
 
 class DAdaptAdam(Optimizer):
@@ -204,14 +208,16 @@ class DAdaptAdam(Optimizer):
         numerator = self.kept[NUMERATOR]
         gain = (1 - BETA) * rate * along
         grown = BETA * numerator + gain
-        numerator.copy_(torch.where(moved, grown, numerator))
+        grown = torch.where(moved, grown, numerator)
+        numerator.copy_(grown)
         denominator = (1 - BETA) * length
         estimate = numerator / denominator
         grows = estimate > distance  # not where the estimate is NaN
         distance.copy_(torch.where(grows, estimate, distance))
 
     def _move(self, params: Tensors, decay: Tensor) -> None:
-        means, squares = self.kept["mean"], self.kept["square"]
+        means = self.kept["mean"]
+        squares = self.kept["square"]
         for name, parameter in params.items():
             if self.decays:
                 share = _like(decay, parameter)
@@ -288,5 +294,6 @@ def _like(scale: Tensor, parameter: Tensor) -> Tensor:
 def _sums(values: Tensor, like: Tensor) -> Tensor:
     """Sums of each member's entries of a parameter, float64, shaped like `like`, (K,) or ()."""
     # In one piece, so that the order of additions does not depend on the cohort.
-    entries = values.reshape(*like.shape, -1).contiguous()
-    return entries.sum(-1, dtype=torch.float64)
+    entries = values.reshape(*like.shape, -1)
+    whole = entries.contiguous()
+    return whole.sum(-1, dtype=torch.float64)
