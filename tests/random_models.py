@@ -29,6 +29,16 @@ class RandomModel(nn.Module):
         return values[-1]
 
 
+_ACTIVATIONS: list[Callable[[Any], Any]] = [
+    F.relu,
+    torch.tanh,
+    lambda v: v.relu_(),
+    lambda v: F.relu(v, inplace=True),
+    lambda v: F.softmax(v, 1),
+    lambda v: v - v.mean(1, keepdim=True),
+]
+
+
 class _Writer:
     """Writes a random model, one operation after the other, on shapes without batch."""
 
@@ -53,10 +63,18 @@ class _Writer:
 
     def call(self, module: nn.Module, source: int, shape: tuple[int, ...]) -> int:
         """A module called on a value, by position or by keyword."""
-        place, named = self.part(module), self.random.random() < 0.2
+        place = self.part(module)
+        named = self.random.random() < 0.2
+
+        def by_name(parts: Any, values: list[Any]) -> Any:
+            return parts[place](input=values[source])
+
+        def by_place(parts: Any, values: list[Any]) -> Any:
+            return parts[place](values[source])
+
         if named and not isinstance(module, nn.Flatten | nn.Sequential):
-            return self.write(lambda parts, values: parts[place](input=values[source]), shape)
-        return self.write(lambda parts, values: parts[place](values[source]), shape)
+            return self.write(by_name, shape)
+        return self.write(by_place, shape)
 
     # ---- layers
 
@@ -109,11 +127,7 @@ class _Writer:
                 return values[source]
 
             return self.write(statement, shape)
-        ways: list[Callable[[Any], Any]] = [
-            F.relu, torch.tanh, lambda v: v.relu_(), lambda v: F.relu(v, inplace=True), lambda v: F.softmax(v, 1),
-            lambda v: v - v.mean(1, keepdim=True),
-        ]  # fmt: skip
-        way = ways[pick - 3]
+        way = _ACTIVATIONS[pick - 3]
         return self.write(lambda parts, values: way(values[source]), shape)
 
     def dropout(self, source: int) -> int:
@@ -194,10 +208,15 @@ class _Writer:
 
     def joined(self, source: int) -> int:
         """Two layers side by side."""
-        one, other = self.same(source), self.same(source)
-        units = self.shapes[one][0] + self.shapes[other][0]
-        shape = (units, *self.shapes[one][1:])
-        return self.write(lambda parts, values: torch.cat([values[one], values[other]], 1), shape)
+        one = self.same(source)
+        other = self.same(source)
+        units, *positions = self.shapes[one]
+        more, *_ = self.shapes[other]
+
+        def join(parts: Any, values: list[Any]) -> Any:
+            return torch.cat([values[one], values[other]], 1)
+
+        return self.write(join, (units + more, *positions))
 
     def gated(self, source: int) -> int:
         """A layer whose units are cut in two, one half the other's gate."""
@@ -209,9 +228,12 @@ class _Writer:
             return one * torch.sigmoid(other)
 
         def sliced(parts: Any, values: list[Any]) -> Any:
-            return values[inner][:, :half] + values[inner][:, half:]
+            both = values[inner]
+            return both[:, :half] + both[:, half:]
 
-        return self.write(self.random.choice([gate, sliced]), (half, *self.shapes[inner][1:]))
+        _, *positions = self.shapes[inner]
+        way = self.random.choice([gate, sliced])
+        return self.write(way, (half, *positions))
 
     def reused(self, source: int) -> int:
         """A module, or its weight, used twice."""
@@ -306,14 +328,18 @@ def random_model(seed: int) -> tuple[nn.Module, tuple[int, ...]]:
     shape = (5,) if seed % 2 else (2, 6, 6)
     writer = _Writer(seed, shape)
     steps = [
-        writer.layer, writer.layer, writer.norm, writer.activation, writer.activation, writer.branch, writer.branch,
-        writer.broadcast, writer.joined, writer.gated, writer.reused, writer.reshaped, writer.pooled, writer.dropout,
+        writer.layer, writer.layer, writer.norm, writer.activation, writer.activation,
+        writer.branch, writer.branch, writer.broadcast, writer.joined, writer.gated, writer.reused,
+        writer.reshaped, writer.pooled, writer.dropout,
     ]  # fmt: skip
+    last_steps = [writer.layer, writer.activation, writer.branch]
     writer.layer(0)
     for _ in range(writer.random.randint(2, 6)):
-        writer.random.choice(steps)(writer.last)
+        step = writer.random.choice(steps)
+        step(writer.last)
     writer.flat(writer.last)
     for _ in range(writer.random.randint(0, 3)):
-        writer.random.choice([writer.layer, writer.activation, writer.branch])(writer.last)
+        step = writer.random.choice(last_steps)
+        step(writer.last)
     writer.layer(writer.last, 3)
     return RandomModel(writer.parts, writer.operations), shape

@@ -27,7 +27,7 @@ from .records import physical
 from .structure import extract
 from .structure.units import node_masks
 from .task import Task
-from .training import stack
+from .training import dropout
 from .training.pruner import GradientPruner
 from .training.start import Dense
 from .tree import leaves
@@ -125,7 +125,7 @@ def _evaluates(task: Task) -> None:
     """One network gives logits for each size of part, and an example the same ones alone as beside
     others.
     """
-    module = stack.prepare(task.build(0)).eval()
+    module = dropout.prepare(task.build(0)).eval()
     for x, _ in _parts(task):
         with blamed(f"model {task.model}: evaluates {len(x)} examples at a time"):
             together = _logits(module, x)
@@ -157,7 +157,7 @@ def _trains(task: Task) -> State:
     """
     rule = f"model {task.model}: is trained with `batch_size` = {task.batch_size}"
     x = task.data.examples("train", torch.arange(task.batch_size))
-    module = stack.prepare(task.build(0)).train()
+    module = dropout.prepare(task.build(0)).train()
     with blamed(rule):
         found = _logits(module, x)
     _expect_logits(task, found, task.batch_size, " in training")

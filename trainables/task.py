@@ -21,7 +21,7 @@ from .data.readers import DATASETS
 from .domain import Domain, canonical
 from .measure.flops import Counts
 from .structure.units import Structure
-from .training import stack
+from .training import dropout, stack
 from .workbench import Workbench, seeded
 
 MAX_STEPS = 1_000_000_000
@@ -211,7 +211,7 @@ class Task:
         """Parameters and buffers, name -> (K, ...), with the initial weights of `seeds`; equal
         seeds are drawn once.
         """
-        distinct = {seed: stack.prepare(self.build(seed)) for seed in dict.fromkeys(seeds)}
+        distinct = {seed: dropout.prepare(self.build(seed)) for seed in dict.fromkeys(seeds)}
         return stack.stacked([distinct[seed] for seed in seeds])
 
     def check(self, rehearsed: bool = True) -> None:

@@ -1,6 +1,17 @@
 """Watching torch's operations as they are dispatched."""
 
-from torch.utils._python_dispatch import TorchDispatchMode
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.utils._python_dispatch import TorchDispatchMode
+else:
+    # The class has no public home; this public module has it among its names.
+    from torch.utils.flop_counter import TorchDispatchMode
 
 
 class Watch(TorchDispatchMode):
@@ -11,3 +22,17 @@ class Watch(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of an operation's arguments or results: it, or those in its tuples, lists and
+    dicts.
+    """
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from tensors_in(part)
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors_in(part)

@@ -21,7 +21,7 @@ from .measure.flops import Counts, count
 from .structure import trial
 from .structure.narrow import Cut, narrowed_module
 from .structure.units import Structure
-from .training import stack
+from .training import dropout, stack
 
 if TYPE_CHECKING:
     from .task import Task
@@ -87,13 +87,13 @@ class Workbench:
     @functools.cached_property
     def template(self) -> nn.Module:
         """The model's code, its dropout drawing by counter; its parameter values are not used."""
-        return stack.prepare(self._task.build(0))
+        return dropout.prepare(self._task.build(0))
 
     @functools.cached_property
     def stackable(self) -> bool:
         """Whether `vmap` takes the model; if not, members train one after the other."""
         examples = self.data.examples("train", torch.arange(2))
-        return stack.can_stack(stack.prepare(self._task.build(0)), examples)
+        return stack.can_stack(dropout.prepare(self._task.build(0)), examples)
 
     @functools.cached_property
     def narrows(self) -> bool:
@@ -104,8 +104,8 @@ class Workbench:
         examples = self.data.examples("train", torch.arange(2))
         widths = {layer.name: max(1, layer.units - 1) for layer in self.structure.hidden}
         narrower = narrowed_module(self.template, self.structure, Cut(widths))
-        drawn = stack.dropout_shapes(self.template, examples)
-        return stack.dropout_shapes(narrower, examples) == drawn
+        drawn = dropout.shapes(self.template, examples)
+        return dropout.shapes(narrower, examples) == drawn
 
     @functools.cached_property
     def counts(self) -> Counts:

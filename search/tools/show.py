@@ -21,7 +21,8 @@ from ...trainables.measure import flops
 from ...trainables.measure.removed import by_layer, compression, elsewhere
 from ...trainables.records.networks import kept_members, load
 from ...trainables.records.physical import Parent
-from ...trainables.structure.units import Layer, alive
+from ...trainables.structure.alive import alive
+from ...trainables.structure.units import Layer
 from ..console import Console, columns
 
 COUNTS = tuple(name.removeprefix("flops_") for name in front.COUNTS if name.startswith("flops_"))

@@ -18,7 +18,7 @@ from prunefront.trainables.algorithms import cronos_am, find
 from prunefront.trainables.contract import Member, State
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
-from prunefront.trainables.structure import trace
+from prunefront.trainables.structure import graph
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import optimizers, stack
 from prunefront.trainables.tree import leaves
@@ -112,7 +112,7 @@ def test_the_head_is_found_in_the_code():
         *(("test_cronos_am.between", {"how": how}, None) for how in ("dropout", "tanh", "softmax")),
     ):
         task = dataclasses.replace(TASK, model=model, model_options=options)
-        found = trace.head(task.template, task.structure)
+        found = graph.head(task.template, task.structure)
         assert (found and tuple(layer.name for layer in found)) == names, model
 
 
@@ -151,7 +151,7 @@ def test_features_are_those_of_evaluation():
     task = parent(dataclasses.replace(TASK, model="test_cronos_am.functional", model_options={}))
     ALGORITHM.check(task, hp())
     body, x = (
-        trace.before(task.template.eval(), "first"),
+        graph.before(task.template.eval(), "first"),
         task.data.examples("train", torch.arange(9)),
     )
     assert dict(body.named_parameters()).keys() == {"stem.weight", "stem.bias"}

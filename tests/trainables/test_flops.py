@@ -20,7 +20,7 @@ from prunefront.trainables import models
 from prunefront.trainables.measure import flops
 from prunefront.trainables.measure.removed import compression
 from prunefront.trainables.structure import trial
-from prunefront.trainables.structure import units as structure
+from prunefront.trainables.structure.alive import alive
 from prunefront.trainables.training import draws
 
 
@@ -44,27 +44,27 @@ def test_figures_worked_by_hand():
     assert "relu" in lenet5.free
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        nn.Sequential(
-            nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), nn.ReLU(), nn.Conv2d(8, 3, 1)
-        ),
-        nn.Sequential(
-            nn.Conv2d(4, 8, 3, dilation=2, bias=False),
-            nn.BatchNorm2d(8),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-        ),
-        nn.Sequential(
-            nn.ConvTranspose2d(4, 2, 3, stride=2), nn.AvgPool2d(2), nn.Flatten(), nn.LazyLinear(5)
-        ),
-    ],
-)
+CHAINS = [
+    nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), nn.ReLU(), nn.Conv2d(8, 3, 1)),
+    nn.Sequential(
+        nn.Conv2d(4, 8, 3, dilation=2, bias=False),
+        nn.BatchNorm2d(8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ),
+    nn.Sequential(
+        nn.ConvTranspose2d(4, 2, 3, stride=2), nn.AvgPool2d(2), nn.Flatten(), nn.LazyLinear(5)
+    ),
+]
+
+
+@pytest.mark.parametrize("module", CHAINS)
 def test_equals_torchs_counter_with_padding_stride_and_groups(module: nn.Module):
-    module(torch.zeros(2, 4, 12, 12))
-    counts = flops.count(module, (4, 12, 12))
-    assert counts.flops == counted_by_torch(module, (4, 12, 12)) > 0
+    shape = (4, 12, 12)
+    module(torch.zeros(2, *shape))
+    counts = flops.count(module, shape)
+    assert counts.flops > 0
+    assert counts.flops == counted_by_torch(module, shape)
     assert counts.unknown == ()
 
 
@@ -247,7 +247,9 @@ def test_recurrent_layers_cost_the_same_by_the_kernel_of_a_gpu():
 
 @pytest.mark.parametrize(("kind", "gates"), [(nn.LSTMCell, 4), (nn.GRUCell, 3), (nn.RNNCell, 1)])
 def test_cells_cost_both_products(kind: type[nn.Module], gates: int):
-    assert flops.count(kind(6, 5), (6,)).flops == 2 * gates * 5 * (6 + 5)
+    counts = flops.count(kind(6, 5), (6,))
+    products = gates * 5 * (6 + 5)
+    assert counts.flops == 2 * products
 
 
 def test_packed_sequences_cost_the_steps_that_are_there():
@@ -262,21 +264,41 @@ def test_packed_sequences_cost_the_steps_that_are_there():
 @settings(max_examples=15, deadline=None)
 @given(*(st.integers(2, 5) for _ in range(4)))
 def test_a_fused_product_costs_what_its_parts_cost(b: int, n: int, m: int, p: int):
-    each = 2 * b * n * m * p
+    one = 2 * n * m * p
     stacks = (b, n, m), (b, m, p)
-    assert spent(torch.addbmm, (n, p), *stacks) == each
-    assert spent(torch.baddbmm, (b, n, p), *stacks) == each
-    assert spent(torch.bmm, *stacks) == spent(torch.matmul, *stacks) == each
-    assert spent(torch.addmm, (n, p), (n, m), (m, p)) == 2 * n * m * p
-    assert spent(torch.addmv, (n,), (n, m), (m,)) == spent(torch.mv, (n, m), (m,)) == 2 * n * m
-    assert spent(torch.inner, (m,), (m,)) == spent(torch.dot, (m,), (m,)) == 2 * m
-    assert spent(torch.outer, (n,), (m,)) == spent(torch.addr, (n, m), (n,), (m,)) == 0
-    chain = (n, m), (m, p), (p, b)
-    assert spent(lambda *all_: torch.linalg.multi_dot(all_), *chain) == 2 * min(
-        n * m * p + n * p * b, m * p * b + n * m * b
-    )
-    assert spent(lambda x, y: torch.einsum("bnm,bmp->np", x, y), *stacks) == each
+    assert spent(torch.addbmm, (n, p), *stacks) == b * one
+    assert spent(torch.baddbmm, (b, n, p), *stacks) == b * one
+    assert spent(torch.bmm, *stacks) == b * one
+    assert spent(torch.matmul, *stacks) == b * one
+    assert spent(torch.addmm, (n, p), (n, m), (m, p)) == one
+    assert spent(torch.addmv, (n,), (n, m), (m,)) == 2 * n * m
+    assert spent(torch.mv, (n, m), (m,)) == 2 * n * m
+    assert spent(torch.inner, (m,), (m,)) == 2 * m
+    assert spent(torch.dot, (m,), (m,)) == 2 * m
+    assert spent(torch.outer, (n,), (m,)) == 0
+    assert spent(torch.addr, (n, m), (n,), (m,)) == 0
 
+    def summed(x: Tensor, y: Tensor) -> Tensor:
+        return torch.einsum("bnm,bmp->np", x, y)
+
+    assert spent(summed, *stacks) == b * one
+
+
+@settings(max_examples=15, deadline=None)
+@given(*(st.integers(2, 5) for _ in range(4)))
+def test_a_product_of_three_costs_its_cheaper_order(b: int, n: int, m: int, p: int):
+    def product(*matrices: Tensor) -> Tensor:
+        return torch.linalg.multi_dot(matrices)
+
+    first_pair = n * m * p + n * p * b
+    last_pair = m * p * b + n * m * b
+    cheaper = min(first_pair, last_pair)
+    assert spent(product, (n, m), (m, p), (p, b)) == 2 * cheaper
+
+
+@settings(max_examples=15, deadline=None)
+@given(*(st.integers(2, 5) for _ in range(4)))
+def test_a_bilinear_map_costs_its_two_products(b: int, n: int, m: int, p: int):
     def bilinear(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
         return F.bilinear(x, y, w)
 
@@ -302,11 +324,18 @@ def test_convolutions_in_every_form_cost_the_same():
     assert flops.count(transposed, (4, 5, 5)).flops == 2 * 25 * 4 * (6 // 2) * 9
 
 
-@pytest.mark.parametrize(
-    "call", [lambda x: torch.cdist(x, x), lambda x: torch.fft.fft(x).real, torch.matrix_exp]
-)
+def distances(x: Tensor) -> Tensor:
+    return torch.cdist(x, x)
+
+
+def spectrum(x: Tensor) -> Tensor:
+    return torch.fft.fft(x).real
+
+
+@pytest.mark.parametrize("call", [distances, spectrum, torch.matrix_exp])
 def test_what_has_no_formula_is_named(call: Callable[[Tensor], Tensor]):
-    assert flops.count(Called(call, (3, 3)), (1,)).unknown
+    module = Called(call, (3, 3))
+    assert flops.count(module, (1,)).unknown
 
 
 def test_counting_leaves_the_module_as_it_was():
@@ -378,7 +407,7 @@ def test_shrunk_counts_are_those_of_the_physically_smaller_network(
     }  # fmt: skip
     counts = flops.count(module, shape)
     measured = compression(found, counts, kept)
-    units, columns = structure.alive(found, kept)
+    units, columns = alive(found, kept)
     x = draws.uniform(torch.tensor(1), (4, *shape)) - 0.5
     assert any(not units[layer.name].all() for layer in found.hidden), (
         "no unit died, so nothing is tested"
@@ -395,8 +424,10 @@ def test_shrunk_counts_are_those_of_the_physically_smaller_network(
         torch.testing.assert_close(small(x), whole, rtol=0, atol=1e-12)
         assert int(measured["flops_shrunk"][k]) == counted_by_torch(small, shape)
         assert int(measured["params_shrunk"][k]) == sum(p.numel() for p in small.parameters())
-        by_hand = sum(counts.layers[n] * int(kept[f"{n}.weight"][k].sum()) / kept[f"{n}.weight"][k].numel()
-                      for n in counts.layers)  # fmt: skip
+        by_hand = 0.0
+        for name, whole_flops in counts.layers.items():
+            mask = kept[f"{name}.weight"][k]
+            by_hand += whole_flops * int(mask.sum()) / mask.numel()
         assert int(measured["flops_masked"][k]) == round(by_hand)
         assert int(measured["params_kept"][k]) == sum(int(mask[k].sum()) for mask in kept.values())
 

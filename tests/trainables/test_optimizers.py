@@ -1,4 +1,4 @@
-"""D-Adaptation Adam against the library of its authors, and slots with one number for each member."""
+"""D-Adaptation Adam against the library of its authors, and what optimisers say of their slots."""
 
 from __future__ import annotations
 
@@ -226,6 +226,43 @@ def test_slots_of_one_number_each_survive_saving_selecting_and_resuming(tmp_path
             torch.testing.assert_close(
                 tensor[0], leaves(whole.members["optimizer"])[name][seed], rtol=1e-9, atol=1e-9
             )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "momentum", "shaped", "of_members"),
+    [
+        ("sgd", 0.9, {"momentum"}, set()),
+        ("sgd", 0.0, set(), set()),
+        ("adam", 0.9, {"mean", "square"}, set()),
+        (
+            "dadapt_adam",
+            0.9,
+            {"mean", "square", "sum"},
+            {optimizers.DISTANCE, optimizers.NUMERATOR},
+        ),
+    ],
+)
+def test_an_optimiser_says_which_slots_are_narrowed_with_the_parameters(
+    optimizer: str, momentum: float, shaped: set[str], of_members: set[str]
+):
+    task = dataclasses.replace(TASK, optimizer=optimizer, momentum=momentum)
+    params = {"one": torch.ones(2, 4, 3), "two": torch.ones(2, 4)}
+    slots = optimizers.slots(task, params)
+    assert slots.keys() == shaped | of_members
+    for name in of_members:
+        assert (slots[name].shape, slots[name].dtype) == ((2,), torch.float64)
+
+    def halved(slot: Any) -> dict[str, Any]:
+        return {name: tensor[:, :2] for name, tensor in slot.items()}
+
+    narrow = optimizers.reshaped(task, slots, halved)
+    assert narrow.keys() == slots.keys()
+    for name in shaped:
+        assert slots[name]["one"].shape == (2, 4, 3)
+        shapes = {parameter: tensor.shape for parameter, tensor in narrow[name].items()}
+        assert shapes == {"one": (2, 2, 3), "two": (2, 2)}
+    for name in of_members:
+        assert narrow[name] is slots[name]
 
 
 class Whole(L1Filters):

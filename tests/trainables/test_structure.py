@@ -11,6 +11,7 @@ import example_models
 from prunefront.trainables.models import build
 from prunefront.trainables.structure import trial
 from prunefront.trainables.structure import units as structure
+from prunefront.trainables.structure.alive import alive
 from prunefront.trainables.training import draws
 
 
@@ -75,7 +76,7 @@ def test_a_unit_lives_if_a_path_leads_from_an_input_through_it_to_an_output():
         name: draws.uniform(draws.key(torch.arange(50), name), shape) < 0.2
         for name, shape in shapes.items()
     }
-    units, _ = structure.alive(found, kept)
+    units, _ = alive(found, kept)
     first, second, third = (kept[f"{name}.weight"].double() for name in ("1", "3", "5"))
     into_first = first.sum(2)
     into_second = torch.einsum("koi,ki->ko", second, into_first)
@@ -116,13 +117,11 @@ def test_a_constant_that_cannot_be_folded_keeps_its_unit():
             for name in found.parameters
         }
         kept["0.weight"][0, 1] = False
-        assert structure.alive(found, kept)[0]["0"].all()
+        assert alive(found, kept)[0]["0"].all()
     plain = nn.Sequential(
         nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1, bias=False)
     )
-    assert structure.alive(trial.find(plain, (1, 8, 8)), kept)[0]["0"].tolist() == [
-        [True, False, True, True]
-    ]
+    assert alive(trial.find(plain, (1, 8, 8)), kept)[0]["0"].tolist() == [[True, False, True, True]]
 
 
 def test_a_constant_that_was_folded_into_a_unit_makes_it_one_that_cannot_be_folded():
@@ -138,7 +137,7 @@ def test_a_constant_that_was_folded_into_a_unit_makes_it_one_that_cannot_be_fold
         for name in found.parameters
     }
     kept["0.weight"][:], kept["2.bias"][:], kept["0.bias"][1] = False, False, False
-    units, _ = structure.alive(found, kept)
+    units, _ = alive(found, kept)
     assert units["0"].tolist() == [[False], [False]]
     assert units["2"].tolist() == [[True], [False]]
 

@@ -27,6 +27,7 @@ from prunefront.trainables.domain import Value, complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.structure import masks, narrow, trial
 from prunefront.trainables.structure import units as structure
+from prunefront.trainables.structure.alive import alive as live_parts
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import draws, stack
 from prunefront.trainables.training.pruner import Context, GradientPruner
@@ -91,7 +92,7 @@ def networks(
         )
         for k in range(state.size)
     ])  # fmt: skip
-    alive, _ = structure.alive(task.structure, found.kept)
+    alive, _ = live_parts(task.structure, found.kept)
     alive = {layer.name: alive[layer.name] for layer in task.structure.hidden}
     gone = {block.name: ~found.kept[block.name] for block in task.structure.blocks}
     # What counts batches goes on in one stack and is gone with its block in the other.

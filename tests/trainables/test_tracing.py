@@ -21,7 +21,7 @@ import example_models
 from prunefront.trainables import models
 from prunefront.trainables.measure import flops
 from prunefront.trainables.measure.removed import compression
-from prunefront.trainables.structure import extract, narrow, trace, trial
+from prunefront.trainables.structure import extract, graph, narrow, trial
 from prunefront.trainables.structure import units as structure
 from prunefront.trainables.structure.units import Structure, node_masks
 from prunefront.trainables.training import draws
@@ -69,7 +69,8 @@ class Branch(nn.Module):
 
 
 def blocks(module: nn.Module, shape: tuple[int, ...] = (4,)) -> list[str]:
-    return [block.name for block in trial.find(module, shape).blocks]
+    found = trial.find(module, shape)
+    return [block.name for block in found.blocks]
 
 
 def test_the_blocks_of_a_resnet_and_of_a_residual_mlp():
@@ -98,7 +99,7 @@ def test_without_a_block_is_the_model_whose_last_affine_layer_gives_nothing(
         params = dict(module.named_parameters())
         zeroed = params | {n: torch.zeros_like(params[n]) for block in gone for n in block.last}
         expected = torch.func.functional_call(module.train(training), zeroed, (x,))
-        small_module = trace.without(module, found, [block.name for block in gone])
+        small_module = graph.without(module, found, [block.name for block in gone])
         assert torch.equal(small_module.train(training)(x), expected)
         left = {name for name, _ in small_module.named_parameters()}
         assert left == params.keys() - {n for block in gone for n in found.inside(block)}
@@ -113,8 +114,8 @@ def test_halves_are_the_module_with_units_scaled_where_they_are_read_and_blocks_
     module.eval()
     x, params = uniform("x", 5, *shape), dict(module.named_parameters())
     for layer, block in itertools.zip_longest(found.hidden, found.blocks):
-        before, after = trace.halves(
-            module, trace.divisible(module), found, layer and layer.name, block and block.name
+        before, after = graph.halves(
+            module, graph.divisible(module), found, layer and layer.name, block and block.name
         )
         values, ones = before(x), torch.ones(layer.units if layer else 1, dtype=torch.float64)
         torch.testing.assert_close(after(*values, ones, ones[0]), module(x), rtol=0, atol=1e-12)
@@ -159,9 +160,12 @@ def test_a_shortcut_that_is_a_convolution_beside_a_longer_branch():
     class Projected(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Linear(8, 2)
-            self.conv1, self.bn1 = nn.Conv2d(4, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
-            self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
+            self.stem = nn.Conv2d(3, 4, 1)
+            self.conv1 = nn.Conv2d(4, 8, 3, 2, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(8)
+            self.conv2 = nn.Conv2d(8, 8, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(8)
+            self.head = nn.Linear(8, 2)
             self.shortcut = nn.Sequential(nn.Conv2d(4, 8, 1, 2, bias=False), nn.BatchNorm2d(8))
 
         def forward(self, x: Tensor) -> Tensor:
@@ -181,7 +185,7 @@ def test_a_shortcut_that_is_a_convolution_beside_a_longer_branch():
     x = uniform("x", 2, *IMAGE)
     expected = module.after(module.shortcut(module.stem(x)))
     torch.testing.assert_close(
-        trace.without(module, found, ["bn2"])(x), expected, rtol=0, atol=1e-12
+        graph.without(module, found, ["bn2"])(x), expected, rtol=0, atol=1e-12
     )
 
 
@@ -192,7 +196,7 @@ def test_code_that_asks_whether_it_is_in_training_has_no_blocks_and_is_not_cut_t
     assert found.blocks == ()
     assert [layer.name for layer in found.hidden] == ["inner"]
     with pytest.raises(ValueError, match=r"dropout is a module \(nn.Dropout\)"):
-        trace.divisible(dropping)
+        graph.divisible(dropping)
 
     class Asking(Branch):
         def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +205,7 @@ def test_code_that_asks_whether_it_is_in_training_has_no_blocks_and_is_not_cut_t
     asking = Asking(nn.Identity(), nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 6)))
     assert blocks(asking) == []
     with pytest.raises(ValueError, match="leaves it to its modules what differs in training"):
-        trace.divisible(asking)
+        graph.divisible(asking)
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet5", "resnet", "vgg16_bn"])
@@ -241,9 +245,12 @@ def test_torch_prunings_dependency_graph_names_the_same_entries_of_the_same_tens
     [(20, 40.55, 0.2697), (32, 68.86, 0.4642), (56, 125.49, 0.8530), (110, 252.89, 1.728)],
 )
 def test_published_costs_of_residual_networks(depth: int, macs: float, params: float):
-    counts = flops.count(models.build(f"resnet{depth}", (3, 32, 32), 10), (3, 32, 32))
+    shape = (3, 32, 32)
+    module = models.build(f"resnet{depth}", shape, 10)
+    counts = flops.count(module, shape)
     assert round(counts.flops / 2e6, 2) == macs
-    assert round(counts.params / 1e6, 3 if depth == 110 else 4) == params
+    digits = 3 if depth == 110 else 4
+    assert round(counts.params / 1e6, digits) == params
     assert counts.unknown == ()
 
 
@@ -268,8 +275,11 @@ def test_expected_costs_at_zero_and_one_are_those_of_the_smaller_module(name: st
             measured["params_shrunk"].item(),
         )
         gone = tuple(name for name, stays in there.items() if not stays)
-        widths = {layer.name: int(alive[layer.name].sum()) for layer in found.hidden
-                  if (block := found.block_of(layer.name)) is None or block.name not in gone}  # fmt: skip
+        widths: dict[str, int] = {}
+        for layer in found.hidden:
+            block = found.block_of(layer.name)
+            if block is None or block.name not in gone:
+                widths[layer.name] = int(alive[layer.name].sum())
         smaller = narrow.narrowed_module(module, found, narrow.Cut(widths, gone))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             smaller.eval()(torch.zeros(1, *shape, dtype=torch.float64))
@@ -338,7 +348,7 @@ def test_a_model_may_declare_what_the_tracer_cannot_find():
         ValueError,
         match=r"a model that is to be cut can be traced by torch\.fx; it raised TraceError",
     ):
-        trace.divisible(module)
+        graph.divisible(module)
 
 
 def unusual(values: Tensor) -> Tensor:

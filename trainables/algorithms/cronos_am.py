@@ -23,7 +23,7 @@ from ...analysis.rows.mistake import Mistake
 from .. import convex, pulse
 from ..contract import Member, Networks, State
 from ..domain import Domain, Value
-from ..structure import trace
+from ..structure import graph
 from ..structure.units import Layer
 from ..task import Task
 from ..training import stack
@@ -93,7 +93,7 @@ class CronosAM(GradientPruner):
 
     def skip(self, task: Task) -> str | None:
         """Why the model has no head to be solved for, or nothing before it; None if it has."""
-        head = trace.head(task.template, task.structure)
+        head = graph.head(task.template, task.structure)
         if head is None or head[0].bias is None or head[1].bias is None:
             return f"the model ends in linear, ReLU, linear, with biases; {task.model} does not"
         least, units = 2 * task.data.classes, head[0].units
@@ -172,7 +172,7 @@ class CronosAM(GradientPruner):
         first, last = _head_layers(task)
         solve = HEADS[state.scalars["static"]["head"]]
         pruning = state.members["pruning"]
-        call = stack.Call(trace.before(task.template.eval(), first.name))
+        call = stack.Call(graph.before(task.template.eval(), first.name))
         targets = F.one_hot(task.data.labels["train"], task.data.classes).double()
         for k in range(state.size):
             pulse.tell("head", k, state.size)
@@ -342,7 +342,7 @@ def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor
 
 
 def _head_layers(task: Task) -> tuple[Layer, Layer]:
-    head = trace.head(task.template, task.structure)
+    head = graph.head(task.template, task.structure)
     assert head is not None, "`check` has seen it"
     return head
 

@@ -17,7 +17,8 @@ from ..controls import Check
 from ..domain import Domain, Value, complete, hyperparameters
 from ..records.networks import load_masks
 from ..structure import masks
-from ..structure.units import Structure, alive, node_masks
+from ..structure.alive import alive
+from ..structure.units import Structure, node_masks
 from ..task import Task, identity
 from ..training import draws
 from ..training.pruner import Context, Params, Pruning, space

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
 from ..domain import Domain, Value
-from ..structure.units import Structure, alive, node_masks
+from ..structure.alive import alive
+from ..structure.units import Structure, node_masks
 from ..task import Task
 from ..training.pruner import Context, Params, space
 from ._structured import Structured

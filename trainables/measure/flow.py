@@ -8,12 +8,16 @@ import dataclasses
 import functools
 import inspect
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from .flops import Counter
+
+Names = Collection[str]
+Numbers = tuple[tuple[str, int], ...]
+"""(name, number)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Step:
     inputs: tuple[int, ...]
     module: str = ""
     block: tuple[str, int] | None = None
-    flops: tuple[tuple[str, int], ...] = ()
-    params: tuple[tuple[str, int], ...] = ()
+    flops: Numbers = ()
+    params: Numbers = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,27 +64,46 @@ def left(
     empty: modules that read nothing any more.  gone: blocks that are not added.  apart: modules
     whose FLOPs, and entries: parameters whose number, are not to be counted here.
     """
+    flops = 0
+    params: dict[str, int] = {}
+    modules: set[str] = set()
+    for place in _reached(steps, empty, gone):
+        step = steps[place]
+        modules.add(step.module)
+        for layer, spent in step.flops:
+            if layer not in apart:
+                flops += spent
+        for name, number in step.params:
+            holder, _, _ = name.rpartition(".")
+            modules.add(holder)
+            params[name] = number
+    others = params.keys() - entries
+    counted = sum(params[name] for name in others)
+    return Left(frozenset(modules), flops, counted)
+
+
+def _reached(steps: Sequence[Step], empty: Names, gone: Names) -> set[int]:
+    """The places of all steps that the output depends on."""
     reached: set[int] = set()
     pending = [len(steps) - 1]
     while pending:
         place = pending.pop()
-        if place in reached:
-            continue
-        reached.add(place)
-        step = steps[place]
-        if step.module in empty:
-            continue
-        skipped = step.block[1] if step.block and step.block[0] in gone else None
-        pending += [source for source in step.inputs if source != skipped]
-    flops, params = 0, dict[str, int]()
-    modules: set[str] = set()
-    for place in reached:
-        step = steps[place]
-        flops += sum(number for layer, number in step.flops if layer not in apart)
-        params.update(step.params)
-        modules |= {step.module, *(name.rpartition(".")[0] for name, _ in step.params)}
-    counted = sum(number for name, number in params.items() if name not in entries)
-    return Left(frozenset(modules), flops, counted)
+        if place not in reached:
+            reached.add(place)
+            pending += _sources(steps[place], empty, gone)
+    return reached
+
+
+def _sources(step: Step, empty: Names, gone: Names) -> Sequence[int]:
+    """The places that a step still reads."""
+    if step.module in empty:
+        return ()
+    if step.block is None:
+        return step.inputs
+    block, branch = step.block
+    if block not in gone:
+        return step.inputs
+    return [place for place in step.inputs if place != branch]
 
 
 def steps(
@@ -92,24 +115,27 @@ def steps(
     costs = _Costs(graph)
     with costs.counter.watching(graph), costs.counter:
         costs.run(example)
-    nodes = list(graph.graph.nodes)
-    places = {node: place for place, node in enumerate(nodes)}
-    first = {id(parameter): name for name, parameter in graph.named_parameters()}
-    found = []
-    for node in nodes:
-        block = blocks.get(node)
-        found.append(
-            Step(
-                inputs=tuple(places[source] for source in node.all_input_nodes),
-                module=str(node.target) if node.op == "call_module" else "",
-                block=None if block is None else (block[0], places[block[1]]),
-                flops=costs.spent.get(node, ()),
-                params=tuple(
-                    (first[id(parameter)], parameter.numel()) for parameter in _read(graph, node)
-                ),
-            )
+    places = {node: place for place, node in enumerate(graph.graph.nodes)}
+    names = {id(parameter): name for name, parameter in graph.named_parameters()}
+    flow: list[Step] = []
+    for node in places:
+        block = None
+        if node in blocks:
+            added, branch = blocks[node]
+            block = (added, places[branch])
+        params: list[tuple[str, int]] = []
+        for parameter in _read(graph, node):
+            name = names[id(parameter)]
+            params.append((name, parameter.numel()))
+        step = Step(
+            inputs=tuple(places[source] for source in node.all_input_nodes),
+            module=str(node.target) if node.op == "call_module" else "",
+            block=block,
+            flops=costs.spent.get(node, ()),
+            params=tuple(params),
         )
-    return tuple(found)
+        flow.append(step)
+    return tuple(flow)
 
 
 def _read(graph: fx.GraphModule, node: fx.Node) -> Iterable[nn.Parameter]:
@@ -128,7 +154,7 @@ class _Costs(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.counter = Counter()
-        self.spent: dict[fx.Node, tuple[tuple[str, int], ...]] = {}
+        self.spent: dict[fx.Node, Numbers] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         self.counter.spent.clear()
@@ -146,32 +172,39 @@ def functional(graph: fx.GraphModule) -> None:
     """
     parts = dict(graph.named_modules())
     passed: set[fx.Node] = set()
+
+    def is_later(user: fx.Node) -> bool:
+        return user not in passed
+
     for node in graph.graph.nodes:
         passed.add(node)
         if node.all_input_nodes and overwrites(node, parts):
-            later = functools.partial(_later, passed=frozenset(passed))
-            node.all_input_nodes[0].replace_all_uses_with(node, delete_user_cb=later)
-
-
-def _later(user: fx.Node, passed: frozenset[fx.Node]) -> bool:
-    return user not in passed
+            node.all_input_nodes[0].replace_all_uses_with(node, delete_user_cb=is_later)
 
 
 def overwrites(node: fx.Node, parts: Mapping[str, nn.Module]) -> bool:
     """Whether an operation overwrites its first input."""
     if node.op == "call_module":
-        return bool(getattr(parts[str(node.target)], "inplace", False))
+        part = parts[str(node.target)]
+        return bool(getattr(part, "inplace", False))
     if node.op == "call_method":
         return _marked(str(node.target))
     if node.op != "call_function":
         return False
     if _marked(getattr(node.target, "__name__", "")):
         return True
+    return bool(_arguments(node).get("inplace", False))
+
+
+def _arguments(node: fx.Node) -> Mapping[str, Any]:
+    """The arguments of a function that a node calls, by name, as far as they are known."""
+    function: Any = node.target
     try:
-        given = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+        signature = inspect.signature(function)
+        given = signature.bind(*node.args, **node.kwargs)
     except (TypeError, ValueError):  # some that are written in C do not say
-        return bool(node.kwargs.get("inplace", False))
-    return bool(given.arguments.get("inplace", False))
+        return node.kwargs
+    return given.arguments
 
 
 def _marked(name: str) -> bool:

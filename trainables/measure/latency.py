@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .. import models
+from .flops import blank_inputs
 
 MODES = ("eager", "compiled")
 BATCHES = (1, 256)
@@ -54,15 +55,13 @@ def measure(network: nn.Module, input_shape: tuple[int, ...]) -> Iterator[dict[s
     as many calls, one after the other, as fill `SECONDS`; rounds before the first are for warming
     up. Where a network cannot be compiled or called, the figures are null and `reason` says why.
     """
-    parameter = next(network.parameters(), torch.empty(0))
     for mode in MODES:
         for batch in BATCHES:
-            x = torch.zeros(
-                batch, *input_shape, device=parameter.device, dtype=parameter.dtype
-            ).uniform_(-1, 1)
+            x = blank_inputs(network, input_shape, batch).uniform_(-1, 1)
             row: dict[str, Any] = {"mode": mode, "batch": batch, "reason": "", "rounds": ROUNDS}
             try:
-                yield row | timed(_compiled(network) if mode == "compiled" else network, x)
+                call = _compiled(network) if mode == "compiled" else network
+                yield row | timed(call, x)
             except Exception as error:  # a compiler may fail in any way
                 yield row | {"rounds": 0, "reason": models.raised(error)}
 
@@ -73,12 +72,12 @@ def timed(call: Callable[..., Any], x: torch.Tensor) -> dict[str, float]:
     """
     rounds = _rounds(call, x)
     median = statistics.median(rounds)
-    figures = {
+    return {
         "milliseconds": median,
         "milliseconds_min": min(rounds),
         "milliseconds_max": max(rounds),
+        "examples_per_second": 1e3 * len(x) / median,
     }
-    return figures | {"examples_per_second": 1e3 * len(x) / median}
 
 
 def _compiled(network: nn.Module) -> Callable[..., Any]:
@@ -93,14 +92,26 @@ def _compiled(network: nn.Module) -> Callable[..., Any]:
 def _rounds(call: Callable[..., Any], x: torch.Tensor) -> list[float]:
     """Milliseconds of a call, the mean of each round."""
     call(x)  # compiles
+    calls = _fitting(call, x)
+    milliseconds: list[float] = []
+    for _ in range(ROUNDS):
+        seconds = _taken(call, x, calls)
+        milliseconds.append(1e3 * seconds / calls)
+    return milliseconds
+
+
+def _fitting(call: Callable[..., Any], x: torch.Tensor) -> int:
+    """How many calls fill a round."""
     calls = 1
-    while (taken := _taken(call, x, calls)) < SECONDS:
-        calls = (
-            max(2 * calls, int(1.2 * calls * SECONDS / max(taken, 1e-9)))
-            if taken > SECONDS / 8
-            else 4 * calls
-        )
-    return [1e3 * _taken(call, x, calls) / calls for _ in range(ROUNDS)]
+    while True:
+        taken = _taken(call, x, calls)
+        if taken >= SECONDS:
+            return calls
+        if taken <= SECONDS / 8:
+            calls = 4 * calls
+        else:
+            needed = 1.2 * calls * SECONDS / max(taken, 1e-9)
+            calls = max(2 * calls, int(needed))
 
 
 def _taken(call: Callable[..., Any], x: torch.Tensor, calls: int) -> float:
@@ -120,7 +131,9 @@ def _wait(device: torch.device) -> None:
 
 def _processor() -> str:
     """The name of the CPU."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    described = Path("/proc/cpuinfo")
+    if described.exists():
+        for line in described.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,12 @@ from ..training import stack
 from .flops import Counts
 from .removed import compression, layers
 
+Named = dict[str, Tensor]
+
+Columns = dict[str, list[Any]]
+"""Column -> a value for each of the K members."""
+Row = dict[str, Any]
+
 EXAMPLES, MEMBERS = 256, 16
 """Examples and networks (at most) computed at a time. The first is fixed, so that results do not
 depend on the cohort.
@@ -25,7 +31,7 @@ depend on the cohort.
 
 def measure(
     task: Task, algorithm: Algorithm, state: State, last: bool, dense: Counts | None = None
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """For each of the K members: progress, losses, accuracies, counts and the algorithm's own
     figures, by column name.
 
@@ -36,40 +42,72 @@ def measure(
     """
     networks = algorithm.networks(task, state)
     _expect_removed(algorithm, task, networks)
-    columns: dict[str, Tensor] = {}
+    columns: Columns = {}
+    of = networks.of.cpu()
+    for name, values in _measures(task, networks, last).items():
+        columns[name] = values.cpu()[of].tolist()
+    for name, values in networks.metrics.items():
+        columns[f"m_{name}"] = values.double().tolist()
+    columns |= _spent(task, state, networks)
+    for name, values in networks.progress.items():
+        columns[name] = values.tolist()
+    lines = layers(task.structure, networks.kept)
+    columns["layers"] = [lines[network] for network in of.tolist()]
+    progress = _progress(task, state, dense or task.counts)
+    rows: list[Row] = []
+    for member in range(len(of)):
+        row = dict(progress)
+        for name, values in columns.items():
+            row[name] = values[member]
+        rows.append(row)
+    return rows
+
+
+def _measures(task: Task, networks: Networks, last: bool) -> Named:
+    """Losses, accuracies and counts of the M networks, (M,) each."""
+    measures: Named = {}
     for split in ("train", "valid", "test") if last else ("train", "valid"):
-        columns[f"loss_{split}"], columns[f"accuracy_{split}"] = evaluate(task, networks, split)
-    columns |= compression(task.structure, task.counts, networks.kept)
-    done = state.scalars["step"] + state.scalars["before"]
-    dense = dense or task.counts
-    progress = {
+        loss, accuracy = evaluate(task, networks, split)
+        measures[f"loss_{split}"] = loss
+        measures[f"accuracy_{split}"] = accuracy
+    measures |= compression(task.structure, task.counts, networks.kept)
+    return measures
+
+
+def _steps_done(state: State) -> int:
+    return state.scalars["step"] + state.scalars["before"]
+
+
+def _progress(task: Task, state: State, dense: Counts) -> Row:
+    """What is the same for all members."""
+    steps = _steps_done(state)
+    return {
         "rung": state.scalars["rung"],
-        "epochs": done / task.steps_per_epoch,
-        "steps": done,
-        "examples": done * task.batch_size,
+        "epochs": steps / task.steps_per_epoch,
+        "steps": steps,
+        "examples": steps * task.batch_size,
         "stacked": task.stackable,
         "flops_dense": dense.flops,
         "params_dense": dense.params,
         "unknown_ops": ",".join(task.counts.unknown),
     }
-    values = {name: column.cpu()[networks.of.cpu()].tolist() for name, column in columns.items()}
-    values |= {f"m_{name}": column.double().tolist() for name, column in networks.metrics.items()}
-    nothing = torch.zeros(len(networks.of), dtype=torch.long)
-    flops, seconds = (networks.search.get(name, nothing).cpu() for name in ("flops", "seconds"))
+
+
+def _spent(task: Task, state: State, networks: Networks) -> Columns:
+    """Seconds and FLOPs of each of the K members."""
+    members = len(networks.of)
+    nothing = torch.zeros(members, dtype=torch.long)
+    flops = networks.search.get("flops", nothing).cpu()
+    seconds = networks.search.get("seconds", nothing).cpu()
     if "flops" not in networks.search:  # an algorithm that does not charge itself
         flops = flops + round(state.scalars.get("charged", 0))
-    values |= {
+    examples = _steps_done(state) * task.batch_size
+    training = 3 * task.counts.flops * examples
+    return {
         "seconds": (state.scalars["seconds"] + seconds.double()).tolist(),
-        "train_flops": (3 * task.counts.flops * done * task.batch_size + flops).tolist(),
+        "train_flops": (training + flops).tolist(),
         "search_flops": flops.tolist(),
     }
-    values |= {name: column.tolist() for name, column in networks.progress.items()}
-    lines = layers(task.structure, networks.kept)
-    values["layers"] = [lines[m] for m in networks.of.tolist()]
-    return [
-        {**progress, **{name: column[k] for name, column in values.items()}}
-        for k in range(len(networks.of))
-    ]
 
 
 def _expect_removed(algorithm: Algorithm, task: Task, networks: Networks) -> None:
@@ -78,27 +116,39 @@ def _expect_removed(algorithm: Algorithm, task: Task, networks: Networks) -> Non
 
     Entries that are no number, of a network that has diverged, are left alone.
     """
-    wanted = {name: networks.kept[name] for name in task.structure.parameters}
-    for block in task.structure.blocks:
-        for name in block.last:
-            there = networks.kept[block.name].view(-1, *[1] * (networks.params[name].ndim - 1))
-            wanted[name] = wanted.get(name, there.new_ones(())) & there
-    for name, kept in wanted.items():
+    for name, kept in _wanted(task, networks).items():
         removed = networks.params[name].masked_fill(kept, 0)
-        count = int((removed.isfinite() & (removed != 0)).sum())
+        others = removed.isfinite() & (removed != 0)
+        count = int(others.sum())
         if count:
             kind = type(algorithm)
+            place = f"algorithm {kind.__module__}.{kind.__qualname__}"
             rule = "what `kept` leaves out is zero in the network that `effective` gives"
-            raise Mistake(
-                f"algorithm {kind.__module__}.{kind.__qualname__}: {rule}; got {count} other entries in {name}"
-            )
+            raise Mistake(f"{place}: {rule}; got {count} other entries in {name}")
+
+
+def _wanted(task: Task, networks: Networks) -> Named:
+    """What of parameters may be other than zero: name -> bool, broadcastable to (M, *shape)."""
+    wanted: Named = {}
+    for name in task.structure.parameters:
+        wanted[name] = networks.kept[name]
+    for block in task.structure.blocks:
+        there = networks.kept[block.name]
+        for name in block.last:
+            parameter = networks.params[name]
+            behind = [1] * (parameter.ndim - 1)
+            entries = there.view(-1, *behind)
+            if name in wanted:
+                entries = wanted[name] & entries
+            wanted[name] = entries
+    return wanted
 
 
 def evaluate(task: Task, networks: Networks, split: str) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy (M,) float64 and accuracy (M,) float64 of the networks on a split."""
-    loss, right = scored(task, networks, task.data.parts(split, EXAMPLES)) / len(
-        task.data.labels[split]
-    )
+    parts = task.data.parts(split, EXAMPLES)
+    examples = len(task.data.labels[split])
+    loss, right = scored(task, networks, parts) / examples
     return loss, right
 
 
@@ -107,23 +157,39 @@ def scored(task: Task, networks: Networks, parts: Iterable[tuple[Tensor, Tensor]
     """Sums over all examples of `parts`, inputs and labels, of loss and of right answers, (2, M)
     float64.
     """
-    call, count = stack.Call(task.template.eval()), next(iter(networks.params.values())).shape[0]
-    together = count > 1 and task.stackable
-    groups = torch.arange(count).tensor_split(-(-count // MEMBERS) if together else count)
+    call = stack.Call(task.template.eval())
+    some = next(iter(networks.params.values()))
+    count = len(some)
+    stacked = count > 1 and task.stackable
     totals = torch.zeros(2, count, dtype=torch.float64, device=task.torch_device)
     for x, labels in parts:
-        for group in groups:
-            here = slice(int(group[0]), int(group[-1]) + 1)
-            params, buffers = (
-                {name: t[here] for name, t in tree.items()}
-                for tree in (networks.params, networks.buffers)
-            )
-            if together:
-                logits = vmap(call)(params, buffers, x.expand(len(group), *x.shape))
+        for here in _groups(count, stacked):
+            params = _slice(networks.params, here)
+            buffers = _slice(networks.buffers, here)
+            if stacked:
+                members = here.stop - here.start
+                wide = x.expand(members, *x.shape)
+                logits = vmap(call)(params, buffers, wide)
             else:
-                logits = call(stack.single(params), stack.single(buffers), x)[None]
-            totals[:, here] += torch.stack(_scores(logits, labels))
+                alone = stack.single(params), stack.single(buffers)
+                logits = call(*alone, x)[None]
+            scores = _scores(logits, labels)
+            totals[:, here] += torch.stack(scores)
     return totals
+
+
+def _groups(count: int, stacked: bool) -> list[slice]:
+    """Which networks are computed together: about as many each time, or one after the other."""
+    groups = -(-count // MEMBERS) if stacked else count
+    slices: list[slice] = []
+    for places in torch.arange(count).tensor_split(groups):
+        first = int(places[0])
+        slices.append(slice(first, first + len(places)))
+    return slices
+
+
+def _slice(stacks: Mapping[str, Tensor], here: slice) -> Named:
+    return {name: values[here] for name, values in stacks.items()}
 
 
 def _scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +197,8 @@ def _scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     labels: (n,).
     """
     wanted = labels.expand(len(logits), -1)
-    loss = F.cross_entropy(logits.double().flatten(0, 1), wanted.flatten(), reduction="none").view(
-        wanted.shape
-    )
-    return loss.sum(1), (logits.argmax(2) == labels).double().sum(1)
+    scores = logits.double().flatten(0, 1)
+    losses = F.cross_entropy(scores, wanted.flatten(), reduction="none")
+    loss = losses.view(wanted.shape).sum(1)
+    right = logits.argmax(2) == labels
+    return loss, right.double().sum(1)

@@ -21,7 +21,7 @@ from ...analysis.rows.storage import save as publish
 from ..data.dataset import Data
 from ..measure.members import EXAMPLES
 from ..models import raised
-from ..structure import trace
+from ..structure import graph
 from . import physical
 from .physical import Parent
 
@@ -98,7 +98,7 @@ def describe(network: nn.Module, parent: Parent, found: Data) -> dict[str, Any]:
 def _architecture(network: nn.Module) -> dict[str, Any]:
     about: dict[str, Any] = {"library": "torch"}
     try:
-        code, parts = trace.code(network)
+        code, parts = graph.code(network)
         about |= {"forward": code, "parts": parts}
     except Mistake as error:
         about |= {"forward": None, "reason": str(error), "parts": {"": repr(network)}}

@@ -19,10 +19,11 @@ from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Where, atomic, local, locate
 from .. import models
 from ..structure import trial
-from ..structure.extract import Constant, cut_module, fill, tensors
+from ..structure.extract import Constant, cut_module, fill
 from ..structure.narrow import Cut
 from ..structure.units import Structure
 from ..task import Task
+from ..training.stack import tensors
 
 HEADER = "prunefront"
 """Key of the description in the header of an exported file."""

@@ -6,16 +6,24 @@ Any hardware runs it faster. Its FLOPs and parameters are those that `removed.co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..training import stack
-from . import trace
+from ..measure.flops import blank_inputs, evaluating
+from ..training.stack import restacked, single, tensors
+from . import graph
+from .alive import alive
 from .narrow import Cut, gathered, narrowed, narrowed_module
-from .units import Structure, alive
+from .units import Structure
+
+Tensors = Mapping[str, Tensor]
+Named = dict[str, Tensor]
+Shape = tuple[int, ...]
+Seen = dict[str, tuple[Tensor, Shape]]
+"""Layer -> its inputs (columns,) at the first position, and the shape of one output."""
 
 
 class Constant(nn.Module):
@@ -25,9 +33,10 @@ class Constant(nn.Module):
     shape: of what it gives for one example, (units, ...).
     """
 
-    def __init__(self, shape: tuple[int, ...], bias: nn.Parameter | None) -> None:
+    def __init__(self, shape: Shape, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.shape, self.bias = shape, bias
+        self.shape = shape
+        self.bias = bias
 
     def extra_repr(self) -> str:
         """What it says of itself between its brackets."""
@@ -35,20 +44,15 @@ class Constant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, ...), of which only the size of the batch is read."""
-        zeros = x.new_zeros(x.shape[0], *self.shape)
-        return (
-            zeros
-            if self.bias is None
-            else zeros + self.bias.view(-1, *(1,) * (len(self.shape) - 1))
-        )
+        examples = x.shape[0]
+        zeros = x.new_zeros(examples, *self.shape)
+        if self.bias is None:
+            return zeros
+        positions = (1,) * (len(self.shape) - 1)
+        return zeros + self.bias.view(-1, *positions)
 
 
-def shrunk(
-    module: nn.Module,
-    structure: Structure,
-    kept: Mapping[str, Tensor],
-    input_shape: tuple[int, ...],
-) -> nn.Module:
+def shrunk(module: nn.Module, structure: Structure, kept: Tensors, input_shape: Shape) -> nn.Module:
     """A copy of `module` in evaluation mode, without the units and blocks that cannot influence the
     output.
 
@@ -58,35 +62,56 @@ def shrunk(
     reader's bias. A layer that reads nothing any more is a `Constant`, and what only fed it is
     gone.
     """
-    units, columns = alive(structure, {name: mask[None] for name, mask in kept.items()})
-    gone = tuple(
-        block.name for block in structure.blocks if block.name in kept and not kept[block.name]
-    )
-    lost = {name for block in structure.blocks if block.name in gone for name in block.layers}
-    index = {
-        layer.name: units[layer.name][0].nonzero().mT
-        for layer in structure.hidden
-        if layer.name not in lost
-    }
-    cut = Cut({name: places.shape[1] for name, places in index.items()}, gone)
-    values, layers = tensors(module), {layer.name: layer for layer in structure.layers}
-    readers = {link.consumer: link.folds for link in structure.links if link.consumer not in lost}
-    with trace.evaluating(module):
-        seen = _watched(module, readers, input_shape)
-    for name, folds in readers.items():
-        bias = layers[name].bias
-        if folds and bias is not None:
-            given = seen[name][0].double().masked_fill(columns[name][0], 0)
-            weight = values[layers[name].weight].detach().double()
-            added = weight.reshape(*weight.shape[:2], -1).sum(-1) @ given
-            values[bias] = (values[bias].detach().double() + added).to(values[bias].dtype)
-    small = cut_module(module, structure, cut, {name: shape for name, (_, shape) in seen.items()})
-    fill(small, stack.single(gathered(stack.restacked(values), structure, cut, index)))
+    units, columns = alive(structure, restacked(kept))
+    gone: list[str] = []
+    lost: set[str] = set()  # the layers in them
+    for block in structure.blocks:
+        if block.name in kept and not kept[block.name]:
+            gone.append(block.name)
+            lost.update(block.layers)
+    index: Named = {}
+    widths: dict[str, int] = {}
+    for layer in structure.hidden:
+        if layer.name not in lost:
+            places = units[layer.name].nonzero()[:, 1]
+            index[layer.name] = places[None]
+            widths[layer.name] = len(places)
+    cut = Cut(widths, tuple(gone))
+    folds: dict[str, bool] = {}
+    for link in structure.links:
+        if link.consumer not in lost:
+            folds[link.consumer] = link.folds
+    with evaluating(module):
+        seen = _watched(module, folds, input_shape)
+    values = tensors(module)
+    for layer in structure.layers:
+        if layer.bias is not None and folds.get(layer.name):
+            given, _ = seen[layer.name]
+            left = columns[layer.name][0]
+            constant = given.double().masked_fill(left, 0)
+            weight = values[layer.weight]
+            values[layer.bias] = _folded(weight, values[layer.bias], constant)
+    shapes: dict[str, Shape] = {}
+    for name, (_, shape) in seen.items():
+        shapes[name] = shape
+    small = cut_module(module, structure, cut, shapes)
+    stacks = gathered(restacked(values), structure, cut, index)
+    fill(small, single(stacks))
     return small.eval()
 
 
+def _folded(weight: Tensor, bias: Tensor, constant: Tensor) -> Tensor:
+    """The bias of a layer, and what constant inputs (columns,) float64 add to it."""
+    rows, columns, *_ = weight.shape
+    kernels = weight.detach().double()
+    sums = kernels.reshape(rows, columns, -1).sum(-1)
+    added = sums @ constant
+    folded = bias.detach().double() + added
+    return folded.to(bias.dtype)
+
+
 def cut_module(
-    module: nn.Module, structure: Structure, cut: Cut, shapes: Mapping[str, tuple[int, ...]]
+    module: nn.Module, structure: Structure, cut: Cut, shapes: Mapping[str, Shape]
 ) -> nn.Module:
     """A copy of `module` with the shape `cut`, its layers without columns replaced.
 
@@ -97,56 +122,48 @@ def cut_module(
     empty: dict[str, nn.Module] = {}
     for layer in narrowed(structure, cut).layers:
         if not layer.columns:
-            positions = shapes.get(layer.name, (0,))[1:]
-            bias = small.get_submodule(layer.name).bias
-            empty[layer.name] = Constant((layer.units, *positions), bias)  # type: ignore[arg-type]
+            _, *positions = shapes.get(layer.name, (0,))
+            shape = (layer.units, *positions)
+            part: Any = small.get_submodule(layer.name)
+            empty[layer.name] = Constant(shape, part.bias)
     if structure.flow:
-        return trace.replaced(small, empty)
+        return graph.replaced(small, empty)
     for name, part in empty.items():  # code that cannot be traced is called as it is
         small.set_submodule(name, part)
     return small
 
 
-def _watched(
-    module: nn.Module, readers: Iterable[str], input_shape: tuple[int, ...]
-) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-    """For each of the layers `readers`, in one run: inputs (columns,) at the first position, and
-    the shape of one output.
-    """
-    found: dict[str, tuple[Tensor, tuple[int, ...]]] = {}
+def _watched(module: nn.Module, readers: Iterable[str], input_shape: Shape) -> Seen:
+    """What the layers `readers` are given and give, in one run."""
+    seen: Seen = {}
 
-    def watch(name: str) -> Any:
-        def hook(
-            part: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
-        ) -> None:
-            given = (*inputs, *named.values())[0][0]
-            found[name] = (
-                given.flatten(1)[:, 0] if given.ndim > 1 else given,
-                tuple(output.shape[1:]),
-            )
+    def watch(name: str) -> Callable[..., None]:
+        def hook(part: nn.Module, inputs: Any, named: Any, output: Tensor) -> None:
+            given, *_ = (*inputs, *named.values())
+            example = given[0]
+            if example.ndim > 1:
+                example = example.flatten(1)[:, 0]
+            _, *shape = output.shape
+            seen[name] = (example, tuple(shape))
 
         return hook
 
-    hooks = [
-        module.get_submodule(name).register_forward_hook(watch(name), with_kwargs=True)
-        for name in readers
-    ]
-    parameter = next(module.parameters(), torch.empty(0))
+    hooks = []
+    for name in readers:
+        part = module.get_submodule(name)
+        hook = part.register_forward_hook(watch(name), with_kwargs=True)
+        hooks.append(hook)
     try:
-        module(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
+        module(blank_inputs(module, input_shape))
     finally:
         for hook in hooks:
             hook.remove()
-    return found
-
-
-def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; tied ones have one name."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return seen
 
 
 @torch.no_grad()
-def fill(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+def fill(module: nn.Module, values: Tensors) -> None:
     """Copy into a module its own ones of `values`."""
-    for name, own in tensors(module).items():
-        own.copy_(values[name])
+    own = tensors(module)
+    for name, tensor in own.items():
+        tensor.copy_(values[name])

@@ -1,4 +1,4 @@
-"""Masks by rank: exact counts, ties broken by position. Functions of one network, fit for `vmap`."""
+"""Masks by rank: exact counts, ties broken by position. Functions of one network, for `vmap`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor
 from ..domain import Domain
 from .units import Layer, Structure, node_masks
 
+Named = dict[str, Tensor]
 Tensors = Mapping[str, Tensor]
+Masks = Named
 Draw = Callable[[str, tuple[int, ...]], Tensor]
 """(site, shape) -> numbers in [0, 1)."""
 
@@ -30,24 +32,28 @@ def flat(layer: Layer, values: Tensors) -> Tensor:
     return torch.cat([values[name].flatten() for name in layer.parameters])
 
 
-def unflat(layer: Layer, vector: Tensor, like: Tensors) -> dict[str, Tensor]:
+def unflat(layer: Layer, vector: Tensor, like: Tensors) -> Named:
     """The tensors of `layer`, shaped like `like`, out of a vector (n,)."""
-    parts = vector.split([like[name].numel() for name in layer.parameters])
-    return {
-        name: part.view(like[name].shape)
-        for name, part in zip(layer.parameters, parts, strict=True)
-    }
+    sizes = [like[name].numel() for name in layer.parameters]
+    parts = vector.split(sizes)
+    tensors: Named = {}
+    for name, part in zip(layer.parameters, parts, strict=True):
+        shape = like[name].shape
+        tensors[name] = part.view(shape)
+    return tensors
 
 
 def top(scores: Tensor, count: Tensor | int) -> Tensor:
-    """(n,) bool: exactly the `count` highest of scores (n,), earlier positions first among equals."""
-    ranks = torch.argsort(torch.argsort(scores, descending=True, stable=True), stable=True)
+    """(n,) bool: exactly the `count` highest of scores (n,), earlier ones first among equals."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    ranks = torch.argsort(order, stable=True)
     return ranks < count
 
 
 def kept_count(sparsity: Tensor, size: int) -> Tensor:
     """How many of `size` a sparsity keeps: the nearest whole number, and at least one."""
-    return torch.clamp(torch.round((1 - sparsity) * size), min=1)
+    count = torch.round((1 - sparsity) * size)
+    return torch.clamp(count, min=1)
 
 
 def floor_count(floor: Tensor, size: int) -> Tensor:
@@ -61,7 +67,7 @@ def allocate(
     sparsity: Tensor,
     allocation: str,
     floor: Tensor | None = None,
-) -> dict[str, Tensor]:
+) -> Masks:
     """Layer -> (n,) bool: the highest of the layer's scores (n,), one score for each thing that can
     be removed.
 
@@ -70,54 +76,57 @@ def allocate(
     weight's extents) / (product of them), so that small layers lose less (Mocanu et al. 2018; with
     kernels, Evci et al. 2020).
     """
-    if allocation == "uniform":
-        return {
-            name: top(vector, kept_count(sparsity, len(vector))) for name, vector in vectors.items()
-        }
+    if allocation == "global":
+        return _ranked_together(vectors, sparsity, floor)
+    shares: Tensors = {}
     if allocation == "erdos-renyi":
-        shares = _erdos_renyi(
-            structure, {name: len(vector) for name, vector in vectors.items()}, sparsity
-        )
-        return {
-            name: top(vector, kept_count(1 - shares[name], len(vector)))
-            for name, vector in vectors.items()
-        }
-    least = {
-        name: 1 if floor is None else floor_count(floor, len(vector))
-        for name, vector in vectors.items()
-    }
-    lifted = [
-        vector.masked_fill(top(vector, least[name]), torch.inf) for name, vector in vectors.items()
-    ]
+        shares = _erdos_renyi(structure, vectors, sparsity)
+    masks: Masks = {}
+    for name, vector in vectors.items():
+        removed = 1 - shares[name] if name in shares else sparsity
+        masks[name] = top(vector, kept_count(removed, len(vector)))
+    return masks
+
+
+def _ranked_together(vectors: Tensors, sparsity: Tensor, floor: Tensor | None) -> Masks:
+    """The highest of all scores, and of each layer at least one, or the share `floor`."""
+    lifted: list[Tensor] = []
+    for vector in vectors.values():
+        least = 1 if floor is None else floor_count(floor, len(vector))
+        protected = top(vector, least)
+        lifted.append(vector.masked_fill(protected, torch.inf))
     joined = torch.cat(lifted)
-    keep = top(joined, kept_count(sparsity, len(joined)))
-    parts = keep.split([len(vector) for vector in vectors.values()])
+    count = kept_count(sparsity, len(joined))
+    sizes = [len(vector) for vector in lifted]
+    parts = top(joined, count).split(sizes)
     return dict(zip(vectors, parts, strict=True))
 
 
-def _erdos_renyi(
-    structure: Structure, sizes: Mapping[str, int], sparsity: Tensor
-) -> dict[str, Tensor]:
+def _erdos_renyi(structure: Structure, vectors: Tensors, sparsity: Tensor) -> Tensors:
     """Layer -> the share () that it keeps, 1 - sparsity over all layers."""
-    extents = {
-        layer.name: (layer.units, layer.columns, *layer.kernel) for layer in structure.layers
-    }
-    raw = torch.tensor(
-        [sum(extents[name]) / math.prod(extents[name]) for name in sizes], dtype=torch.float64
-    )
-    size = torch.tensor(list(sizes.values()), dtype=torch.float64)
-    raw, size = raw.to(sparsity.device), size.to(sparsity.device)
-    whole = torch.zeros_like(raw, dtype=torch.bool)
-    shares = torch.zeros_like(raw)
-    for _ in (
-        sizes
-    ):  # in each turn, layers whose share would exceed 1 are kept whole, and the others lose more
-        budget = (1 - sparsity) * size.sum() - (size * whole).sum()
-        shares = torch.where(
-            whole, 1.0, raw * budget / (raw * size * ~whole).sum().clamp(min=1e-12)
-        )
+    densities: list[float] = []
+    sizes: list[int] = []
+    layers = {layer.name: layer for layer in structure.layers}
+    for name, vector in vectors.items():
+        layer = layers[name]
+        extents = (layer.units, layer.columns, *layer.kernel)
+        densities.append(sum(extents) / math.prod(extents))
+        sizes.append(len(vector))
+    device = sparsity.device
+    density = torch.tensor(densities, dtype=torch.float64).to(device)
+    size = torch.tensor(sizes, dtype=torch.float64).to(device)
+    whole = torch.zeros_like(density, dtype=torch.bool)
+    shares = torch.zeros_like(density)
+    # In each turn, layers whose share would exceed 1 are kept whole, and the others lose more.
+    for _ in sizes:
+        taken = (size * whole).sum()
+        budget = (1 - sparsity) * size.sum() - taken
+        weight = (density * size * ~whole).sum()
+        scaled = density * budget / weight.clamp(min=1e-12)
+        shares = torch.where(whole, 1.0, scaled)
         whole = whole | (shares >= 1)
-    return dict(zip(sizes, shares.clamp(0, 1).unbind(), strict=True))
+    kept = shares.clamp(0, 1).unbind()
+    return dict(zip(vectors, kept, strict=True))
 
 
 def weights(
@@ -126,31 +135,26 @@ def weights(
     sparsity: Tensor,
     allocation: str = "uniform",
     floor: Tensor | None = None,
-) -> dict[str, Tensor]:
+) -> Masks:
     """Masks that keep the highest scores of weights and biases; `allocate` says how many of each
     layer.
 
     scores: removable parameter -> scores of its shape.
     """
-    found = allocate(
-        structure,
-        {layer.name: flat(layer, scores) for layer in structure.layers},
-        sparsity,
-        allocation,
-        floor,
-    )
-    masks: dict[str, Tensor] = {}
+    vectors = {layer.name: flat(layer, scores) for layer in structure.layers}
+    keep = allocate(structure, vectors, sparsity, allocation, floor)
+    masks: Masks = {}
     for layer in structure.layers:
-        masks |= unflat(layer, found[layer.name], scores)
+        masks |= unflat(layer, keep[layer.name], scores)
     return masks
 
 
-def random_units(
-    structure: Structure, draw: Draw, sparsity: Tensor, allocation: str
-) -> dict[str, Tensor]:
+def random_units(structure: Structure, draw: Draw, sparsity: Tensor, allocation: str) -> Masks:
     """Hidden layer -> (units,) bool: a random subset of its units; `allocate` says how large."""
-    drawn = {layer.name: draw(layer.name, (layer.units,)) for layer in structure.hidden}
-    return allocate(structure, drawn, sparsity, allocation)
+    scores: Named = {}
+    for layer in structure.hidden:
+        scores[layer.name] = draw(layer.name, (layer.units,))
+    return allocate(structure, scores, sparsity, allocation)
 
 
 def at_random(
@@ -160,22 +164,27 @@ def at_random(
     sparsity: Tensor,
     granularity: str,
     allocation: str,
-) -> dict[str, Tensor]:
+) -> Masks:
     """Random masks of parameters shaped like `like`.
 
     weight: of a layer's weights and biases together.  node: of hidden units; removing one removes
     its row, its bias and its outgoing columns.
     """
     if granularity == "node":
-        return node_masks(structure, random_units(structure, draw, sparsity, allocation), like)
-    drawn = {name: draw(name, tuple(like[name].shape)) for name in structure.parameters}
-    return weights(structure, drawn, sparsity, allocation)
+        alive = random_units(structure, draw, sparsity, allocation)
+        return node_masks(structure, alive, like)
+    scores: Named = {}
+    for name in structure.parameters:
+        shape = tuple(like[name].shape)
+        scores[name] = draw(name, shape)
+    return weights(structure, scores, sparsity, allocation)
 
 
-def apply(params: Tensors, masks: Tensors) -> dict[str, Tensor]:
+def apply(params: Tensors, masks: Tensors) -> Named:
     """Parameters with what is removed set to zero; the gradient of a removed entry is zero."""
-    # As bytes: torch multiplies by a bool mask entry by entry on a CPU, three times slower.
-    return {
-        name: p * masks[name].view(torch.uint8) if name in masks else p
-        for name, p in params.items()
-    }
+    left = dict(params)
+    for name, parameter in params.items():
+        if name in masks:
+            # As bytes: torch multiplies by a bool mask entry by entry on a CPU, three times slower.
+            left[name] = parameter * masks[name].view(torch.uint8)
+    return left

@@ -10,24 +10,30 @@ so all this changes nothing but rounding.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..measure.flops import CONVOLUTIONS
 from ..training.stack import copied
 from ..tree import leaves, nest
-from .trace import without
-from .units import Layer, Structure
+from .graph import without
+from .units import Axis, Block, Layer, Link, Structure, norm_producers
+
+Names = tuple[str, ...]
+Named = dict[str, Tensor]
 
 MULTIPLE = 8
 """Widths of convolutions are cut to multiples of this: others can be slower on a CPU than the wider
 ones.
 """
 
-Index = Mapping[str, Tensor]
+Tensors = Mapping[str, Tensor]
+Index = Tensors
 """Hidden layer -> (K, width) int64: where a unit comes from; -1: from nowhere, it is padding."""
+_Normed = TypeVar("_Normed", Link, Block)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,186 +41,89 @@ class Cut:
     """The shape of a stack: hidden layer -> width; names of the blocks that are gone."""
 
     widths: Mapping[str, int]
-    gone: tuple[str, ...] = ()
+    gone: Names = ()
 
 
 def narrowed(structure: Structure, cut: Cut) -> Structure:
     """The structure of a stack with the shape `cut`."""
-    blocks = tuple(block for block in structure.blocks if block.name not in cut.gone)
-    lost = {name for block in structure.blocks if block.name in cut.gone for name in block.layers}
-    links = [link for link in structure.links if link.consumer not in lost]
-    fed = {link.consumer: cut.widths[link.producer] * link.repeat for link in links}
-    norms = {
-        norm.name: dataclasses.replace(norm, units=cut.widths[link.producer])
-        for link in links
-        for norm in link.norms
-    }
+    lost = _layers_in(structure, cut.gone)
+    links: list[Link] = []
+    columns: dict[str, int] = {}
+    entries: dict[str, int] = {}  # of batch-norm layers
+    for link in structure.links:
+        if link.consumer in lost:
+            continue
+        links.append(link)
+        width = cut.widths[link.producer]
+        columns[link.consumer] = width * link.repeat
+        for norm in link.norms:
+            entries[norm.name] = width
 
-    def layer(old: Layer) -> Layer:
-        return dataclasses.replace(
-            old, units=cut.widths.get(old.name, old.units), columns=fed.get(old.name, old.columns)
-        )
+    def narrower(layer: Layer) -> Layer:
+        units = cut.widths.get(layer.name, layer.units)
+        fed = columns.get(layer.name, layer.columns)
+        return dataclasses.replace(layer, units=units, columns=fed)
 
-    def with_norms(old: Any) -> Any:
-        return dataclasses.replace(
-            old, norms=tuple(norms.get(norm.name, norm) for norm in old.norms)
-        )
+    def with_norms(old: _Normed) -> _Normed:
+        norms = []
+        for norm in old.norms:
+            units = entries.get(norm.name, norm.units)
+            norms.append(dataclasses.replace(norm, units=units))
+        return dataclasses.replace(old, norms=tuple(norms))
 
-    return Structure(
-        tuple(layer(old) for old in structure.layers if old.name not in lost),
-        tuple(map(with_norms, links)),
-        tuple(with_norms(block) for block in blocks),
-    )
+    layers: list[Layer] = []
+    for layer in structure.layers:
+        if layer.name not in lost:
+            layers.append(narrower(layer))
+    blocks: list[Block] = []
+    for block in structure.blocks:
+        if block.name not in cut.gone:
+            blocks.append(with_norms(block))
+    passed = map(with_norms, links)
+    return Structure(tuple(layers), tuple(passed), tuple(blocks))
+
+
+def _layers_in(structure: Structure, blocks: Sequence[str]) -> set[str]:
+    """The layers of some blocks."""
+    layers: set[str] = set()
+    for block in structure.blocks:
+        if block.name in blocks:
+            layers.update(block.layers)
+    return layers
 
 
 def narrowed_module(module: nn.Module, structure: Structure, cut: Cut) -> nn.Module:
     """A copy of `module` with the shape `cut`, its tensors zero where they have another shape than
     before.
     """
-    module = without(copied(module), structure, cut.gone)
+    whole = copied(module)
+    module = without(whole, structure, cut.gone)
     new = narrowed(structure, cut)
     parts = dict(module.named_modules())
     for layer in new.layers:
-        part = parts.get(layer.name)
-        if part is None:  # nothing calls it, and leaving out a block left it out too
-            continue
-        if isinstance(part, nn.Linear):
-            part.out_features, part.in_features = layer.units, layer.columns
-        elif isinstance(part, nn.modules.conv._ConvNd):
-            part.out_channels, part.in_channels = layer.units, layer.columns * int(part.groups)
-        _resize(part, "weight", (layer.units, layer.columns, *layer.kernel))
-        _resize(part, "bias", (layer.units,))
-    for norm in {norm for link in new.links for norm in link.norms}:
+        # Of a layer that nothing calls there may be nothing left: it went with a block.
+        if layer.name in parts:
+            _resize_layer(parts[layer.name], layer)
+    for norm in norm_producers(new):
         part = parts[norm.name]
         setattr(part, "num_features", norm.units)  # noqa: B010 - modules take it for a tensor
-        for name in (*norm.parameters, *norm.statistics):
-            _resize(part, name.rpartition(".")[2], (norm.units,))
+        for name in norm.tensors:
+            _, _, own = name.rpartition(".")
+            _resize(part, own, (norm.units,))
     return module
 
 
-def survivors(
-    structure: Structure, alive: Mapping[str, Tensor], gone: Mapping[str, Tensor]
-) -> tuple[Cut, Index]:
-    """The smallest shape that holds what is left of K members, and where its units come from.
-
-    alive: hidden layer -> (K, width) bool.  gone: block -> (K,) bool. A layer keeps a width of at
-    least one.
-    """
-    lost = tuple(block.name for block in structure.blocks if bool(gone[block.name].all()))
-    inside = {name for block in structure.blocks if block.name in lost for name in block.layers}
-    index: dict[str, Tensor] = {}
-    for layer in structure.hidden:
-        if layer.name in inside:
-            continue
-        live = alive[layer.name]
-        width = max(1, int(live.sum(1).max()))
-        width = (
-            min(layer.units, -(-width // MULTIPLE) * MULTIPLE) if layer.kind == "conv" else width
-        )
-        order = torch.argsort(~live, dim=1, stable=True)[:, :width]
-        index[layer.name] = torch.where(live.take_along_dim(order, 1), order, -1)
-    return Cut({name: places.shape[1] for name, places in index.items()}, lost), index
-
-
-def gathered(
-    tree: Mapping[str, Any], structure: Structure, cut: Cut, index: Index
-) -> dict[str, Any]:
-    """A tree of stacks brought to the shape `cut`, which `index` leads to.
-
-    Tensors are known by the last word of their path: a parameter, a statistic, a hidden layer (one
-    entry for each unit), or a block; others stay as they are.
-    """
-    lost = {name for block in structure.blocks if block.name in cut.gone
-            for name in (*structure.inside(block), *block.layers, block.name)}  # fmt: skip
-    found: dict[str, Tensor] = {}
-    for path, tensor in leaves(tree).items():
-        name = path.rpartition("/")[2]
-        if name not in lost:
-            found[path] = _gather(tensor, structure.axes.get(name, ()), index)
-    return nest(found)
-
-
-def cleared(
-    tree: Mapping[str, Any],
-    structure: Structure,
-    alive: Mapping[str, Tensor],
-    gone: Mapping[str, Tensor],
-) -> dict[str, Any]:
-    """A tree of stacks in which all that is removed is zero, or False: dead units and, member by
-    member, blocks that are gone.
-
-    alive: hidden layer -> (K, width) bool.  gone: block -> (K,) bool.  Nothing reads these entries,
-    but a member's then do not depend on how far the stack that it is in could be cut.
-    """
-    index = {
-        name: torch.where(live, torch.arange(live.shape[1], device=live.device), -1)
-        for name, live in alive.items()
-    }
-    inside = {
-        name: gone[block.name] for block in structure.blocks for name in structure.inside(block)
-    }
-    found = leaves(gathered(tree, structure, Cut({}), index))
-    for path, tensor in found.items():
-        if (off := inside.get(path.rpartition("/")[2])) is not None:
-            found[path] = tensor.masked_fill(off.view(-1, *(1,) * (tensor.ndim - 1)), 0)
-    return nest(found)
-
-
-def restored(
-    tensors: Mapping[str, Tensor],
-    parent: Structure,
-    like: Mapping[str, Tensor],
-    units: Index,
-    count: int,
-) -> dict[str, Tensor]:
-    """Stacked tensors (count, ...) brought back to the parent's shapes: zero, or False, where units
-    and blocks are gone.
-
-    like: the parent's tensors of these kinds, name -> any of its shape and type; all of them are
-    returned.
-    units: hidden layer of the stack -> (count, width), the unit of the parent that each one was.
-    """
-    inverse: dict[str, Tensor] = {}
-    for layer in parent.hidden:
-        if layer.name in units:
-            places = units[layer.name]
-            order = torch.arange(places.shape[1], device=places.device).expand_as(places)
-            back = places.new_full(
-                (len(places), layer.units + 1), -1
-            )  # what is padding goes to the last column
-            back.scatter_(1, torch.where(places < 0, layer.units, places), order)
-            inverse[layer.name] = back[:, :-1]
-    found: dict[str, Tensor] = {}
-    for name, shaped in like.items():
-        if name in tensors:
-            axes = tuple(axis for axis in parent.axes.get(name, ()) if axis[1] in inverse)
-            found[name] = _gather(tensors[name], axes, inverse)
-        else:
-            found[name] = shaped.new_zeros((count, *shaped.shape))
-    return found
-
-
-def _gather(tensor: Tensor, axes: tuple[tuple[int, str, int], ...], index: Index) -> Tensor:
-    """tensor (K, ...) with entries along each axis taken from where `index` says; padding is zero,
-    False, or -1 (int64).
-    """
-    for dim, layer, repeat in axes:
-        places = index[layer]
-        if repeat > 1:
-            inner = torch.arange(repeat, device=places.device)
-            places = torch.where(
-                places[..., None] < 0, -1, places[..., None] * repeat + inner
-            ).flatten(1)
-        view = (len(places), *(places.shape[1] if i == dim else 1 for i in range(tensor.ndim - 1)))
-        if len(places) == 1:  # of one network, for which there is a faster way
-            tensor = tensor.index_select(dim + 1, places[0].clamp(min=0))
-        else:
-            tensor = tensor.take_along_dim(places.view(view).clamp(min=0), dim + 1)
-        if bool((places < 0).any()):
-            tensor = tensor.masked_fill(
-                places.view(view) < 0, -1 if tensor.dtype == torch.long else 0
-            )
-    return tensor
+def _resize_layer(part: nn.Module, layer: Layer) -> None:
+    """Give a module the shape of `layer`, in place."""
+    if isinstance(part, nn.Linear):
+        part.out_features = layer.units
+        part.in_features = layer.columns
+    elif isinstance(part, CONVOLUTIONS):
+        part.out_channels = layer.units
+        part.in_channels = layer.columns * int(part.groups)
+    shape = (layer.units, layer.columns, *layer.kernel)
+    _resize(part, "weight", shape)
+    _resize(part, "bias", (layer.units,))
 
 
 def _resize(part: nn.Module, name: str, shape: tuple[int, ...]) -> None:
@@ -222,8 +131,168 @@ def _resize(part: nn.Module, name: str, shape: tuple[int, ...]) -> None:
     if before is None or before.shape == shape:
         return
     after = before.new_zeros(shape)
-    setattr(
-        part,
-        name,
-        nn.Parameter(after, before.requires_grad) if isinstance(before, nn.Parameter) else after,
-    )
+    if isinstance(before, nn.Parameter):
+        after = nn.Parameter(after, before.requires_grad)
+    setattr(part, name, after)
+
+
+def survivors(structure: Structure, alive: Tensors, gone: Tensors) -> tuple[Cut, Index]:
+    """The smallest shape that holds what is left of K members, and where its units come from.
+
+    alive: hidden layer -> (K, width) bool.  gone: block -> (K,) bool. A layer keeps a width of at
+    least one.
+    """
+    lost: list[str] = []
+    for block in structure.blocks:
+        if gone[block.name].all():
+            lost.append(block.name)
+    inside = _layers_in(structure, lost)
+    widths: dict[str, int] = {}
+    index: Named = {}
+    for layer in structure.hidden:
+        if layer.name in inside:
+            continue
+        live = alive[layer.name]
+        most = int(live.sum(1).max())
+        order = torch.argsort(~live, dim=1, stable=True)
+        first = order[:, : _width(layer, most)]
+        lives = live.take_along_dim(first, 1)
+        index[layer.name] = torch.where(lives, first, -1)
+        widths[layer.name] = first.shape[1]
+    return Cut(widths, tuple(lost)), index
+
+
+def _width(layer: Layer, survivors: int) -> int:
+    """The width that a layer is cut to."""
+    width = max(1, survivors)
+    if layer.kind != "conv":
+        return width
+    multiples = -(-width // MULTIPLE)
+    return min(layer.units, multiples * MULTIPLE)
+
+
+def gathered(
+    tree: Mapping[str, Any], structure: Structure, cut: Cut, index: Index
+) -> dict[str, Any]:
+    """A tree of stacks brought to the shape `cut`, which `index` leads to.
+
+    Tensors depend on units as the last word of their path says: a parameter, a statistic, a hidden
+    layer (one entry for each unit), or a block; others stay as they are.
+    """
+    lost: set[str] = set()
+    for block in structure.blocks:
+        if block.name in cut.gone:
+            lost.update(structure.inside(block), block.layers)
+            lost.add(block.name)
+    narrow: Named = {}
+    for path, tensor in leaves(tree).items():
+        name = _last_word(path)
+        if name not in lost:
+            axes = structure.axes.get(name, ())
+            narrow[path] = _gather(tensor, axes, index)
+    return nest(narrow)
+
+
+def _last_word(path: str) -> str:
+    _, _, word = path.rpartition("/")
+    return word
+
+
+def cleared(
+    tree: Mapping[str, Any], structure: Structure, alive: Tensors, gone: Tensors
+) -> dict[str, Any]:
+    """A tree of stacks in which all that is removed is zero, or False: dead units and, member by
+    member, blocks that are gone.
+
+    alive: hidden layer -> (K, width) bool.  gone: block -> (K,) bool.  Nothing reads these entries,
+    but a member's then do not depend on how far the stack that it is in could be cut.
+    """
+    index: Named = {}
+    for name, live in alive.items():
+        places = torch.arange(live.shape[1], device=live.device)
+        index[name] = torch.where(live, places, -1)
+    lost: Named = {}
+    for block in structure.blocks:
+        off = gone[block.name]
+        lost |= dict.fromkeys(structure.inside(block), off)
+    clear = leaves(gathered(tree, structure, Cut({}), index))
+    for path, tensor in clear.items():
+        off = lost.get(_last_word(path))
+        if off is not None:
+            behind = (1,) * (tensor.ndim - 1)
+            members = off.view(-1, *behind)
+            clear[path] = tensor.masked_fill(members, 0)
+    return nest(clear)
+
+
+def restored(tensors: Tensors, parent: Structure, like: Tensors, units: Index, count: int) -> Named:
+    """Stacked tensors (count, ...) brought back to the parent's shapes: zero, or False, where units
+    and blocks are gone.
+
+    like: the parent's tensors of these kinds, name -> any of its shape and type; all of them are
+    returned.
+    units: hidden layer of the stack -> (count, width), the unit of the parent that each one was.
+    """
+    inverse: Named = {}
+    for name, places in units.items():
+        width = parent.by_name[name].units
+        inverse[name] = _inverse(places, width)
+    whole: Named = {}
+    for name, shaped in like.items():
+        if name in tensors:
+            axes: list[Axis] = []
+            for axis in parent.axes.get(name, ()):
+                _, layer, _ = axis
+                if layer in inverse:
+                    axes.append(axis)
+            whole[name] = _gather(tensors[name], axes, inverse)
+        else:
+            shape = (count, *shaped.shape)
+            whole[name] = shaped.new_zeros(shape)
+    return whole
+
+
+def _inverse(places: Tensor, width: int) -> Tensor:
+    """(K, width): where each of a parent's units is in a stack, given where the stack's were."""
+    members, own = places.shape
+    order = torch.arange(own, device=places.device)
+    # What is padding goes to the last column.
+    sources = torch.where(places < 0, width, places)
+    back = places.new_full((members, width + 1), -1)
+    back.scatter_(1, sources, order.expand_as(places))
+    return back[:, :-1]
+
+
+def _gather(tensor: Tensor, axes: Sequence[Axis], index: Index) -> Tensor:
+    """tensor (K, ...) with entries along each axis taken from where `index` says; padding is zero,
+    False, or -1 (int64).
+    """
+    for dim, layer, repeat in axes:
+        places = _repeated(index[layer], repeat)
+        tensor = _gather_along(tensor, dim + 1, places)
+    return tensor
+
+
+def _repeated(places: Tensor, repeat: int) -> Tensor:
+    """Places of the entries of units, `repeat` for each unit, given those of units."""
+    if repeat == 1:
+        return places
+    inner = torch.arange(repeat, device=places.device)
+    units = places[..., None]
+    entries = units * repeat + inner
+    return torch.where(units < 0, -1, entries).flatten(1)
+
+
+def _gather_along(tensor: Tensor, dim: int, places: Tensor) -> Tensor:
+    sizes = [1] * tensor.ndim
+    sizes[0], sizes[dim] = places.shape
+    padding = places < 0
+    sources = places.clamp(min=0)
+    if len(places) == 1:  # of one network, for which there is a faster way
+        tensor = tensor.index_select(dim, sources[0])
+    else:
+        tensor = tensor.take_along_dim(sources.view(sizes), dim)
+    if not bool(padding.any()):
+        return tensor
+    nothing = -1 if tensor.dtype == torch.long else 0
+    return tensor.masked_fill(padding.view(sizes), nothing)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
-from . import trace
+from . import graph
 from .narrow import Cut, narrowed, narrowed_module
 from .units import Structure
 
@@ -31,11 +31,11 @@ class Shaped:
     _halves: dict[Site, tuple[nn.Module, nn.Module]] = dataclasses.field(default_factory=dict)
 
     def halves(self, site: Site) -> tuple[nn.Module, nn.Module]:
-        """The module, cut in two at a site by `trace.halves`."""
+        """The module, cut in two at a site by `graph.halves`."""
         if self._graph is None:
-            self._graph = trace.divisible(self.module)
+            self._graph = graph.divisible(self.module)
         if site not in self._halves:
-            self._halves[site] = trace.halves(self.module, self._graph, self.structure, *site)
+            self._halves[site] = graph.halves(self.module, self._graph, self.structure, *site)
         return self._halves[site]
 
 

@@ -1,15 +1,15 @@
 """The structure of a model, tried: what cannot be taken out of it exactly stays whole.
 
-`tracing.find` guesses from types of operations which units and blocks can go. Here they are taken
-out of a copy with random weights, and what is left is held against the masked network: in outputs,
-in evaluation and in training, and in counts.
+`trace.find` guesses from types of operations which units and blocks can go. Here they are taken out
+of a copy with random weights, and what is left is held against the masked network: in outputs, in
+evaluation and in training, and in counts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,15 @@ from torch.overrides import TorchFunctionMode
 from ..measure.flops import Counts, count
 from ..measure.removed import compression
 from ..models import raised
-from ..training.stack import CounterDropout, copied
+from ..training.dropout import CounterDropout
+from ..training.stack import copied, restacked
 from . import trace
 from .extract import shrunk
-from .units import Structure, node_masks
+from .operations import BATCH_NORMS
+from .removals import KINDS, UNFOLDED, Kept, Network
+from .units import Block, Link, Structure
+
+Shape = tuple[int, ...]
 
 EXAMPLES = 3
 """Inputs in a trial: few, and enough for batch-norm in training."""
@@ -31,58 +36,73 @@ AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
 in.
 """
 
-Kept = dict[str, Tensor]
-"""Removable parameter -> bool of its shape, block -> () bool."""
-Kind = Callable[["_Trial", Structure], Kept]
-"""Draws what is kept of a network of some structure."""
+_WITH_STATISTICS = (*BATCH_NORMS, nn.SyncBatchNorm)
+
+Element = tuple[str, str]
+"""("units", a hidden layer) or ("block", a block)."""
+Reasons = dict[Element, str]
 
 
-def find(module: nn.Module, input_shape: tuple[int, ...]) -> Structure:
+def find(module: nn.Module, input_shape: Shape) -> Structure:
     """The structure of `module` for inputs of `input_shape` (without batch): what could be taken
     out exactly.
 
     What could not is among its `obstacles`, with what was seen.
     """
     hints = trace.find(module, input_shape)
-    elements = [
-        *(("units", layer.name) for layer in hints.hidden),
-        *(("block", block.name) for block in hints.blocks),
-    ]
+    elements = _elements(hints)
     if not elements:
         return hints
     device = next(module.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    generators = [device] if device.type == "cuda" else []
+    reasons: Reasons = {}
+    with torch.random.fork_rng(devices=generators):
         try:
             trial = _Trial(module, input_shape)
         except Exception as error:
             # A model that runs in its own type and mode only: nothing can be said of it.
             why = f"the model cannot be tried: {raised(error)}"
-            told = (("", why),)
-            return dataclasses.replace(
-                hints, links=(), blocks=(), obstacles=(*hints.obstacles, *told), failed=told
-            )
-        reasons: dict[tuple[str, str], str] = {}
+            return _with_reasons(hints, [], {("", ""): why})
         sound = _sound(trial, hints, elements, reasons)
-    told = tuple((name, why) for (_, name), why in reasons.items())
+    return _with_reasons(hints, sound, reasons)
+
+
+def _elements(structure: Structure) -> list[Element]:
+    """All that can be removed, as far as a structure says."""
+    units = [("units", layer.name) for layer in structure.hidden]
+    blocks = [("block", block.name) for block in structure.blocks]
+    return units + blocks
+
+
+def _with_reasons(hints: Structure, sound: Sequence[Element], reasons: Reasons) -> Structure:
+    """`hints` in which only what is `sound` can be removed, and why the rest cannot."""
+    failed: list[tuple[str, str]] = []
+    for (_, name), why in reasons.items():
+        failed.append((name, why))
+    left = _only(hints, sound)
     return dataclasses.replace(
-        _only(hints, sound), obstacles=(*hints.obstacles, *told), failed=told
+        left,
+        obstacles=(*hints.obstacles, *failed),
+        failed=tuple(failed),
     )
 
 
-_Element = tuple[str, str]
-"""("units", a hidden layer) or ("block", a block)."""
-
-
-def _only(structure: Structure, elements: Sequence[_Element]) -> Structure:
+def _only(structure: Structure, elements: Sequence[Element]) -> Structure:
     """`structure` in which nothing but `elements` can be removed."""
-    links = tuple(link for link in structure.links if ("units", link.producer) in elements)
-    blocks = tuple(block for block in structure.blocks if ("block", block.name) in elements)
-    return dataclasses.replace(structure, links=links, blocks=blocks)
+    links: list[Link] = []
+    for link in structure.links:
+        if ("units", link.producer) in elements:
+            links.append(link)
+    blocks: list[Block] = []
+    for block in structure.blocks:
+        if ("block", block.name) in elements:
+            blocks.append(block)
+    return dataclasses.replace(structure, links=tuple(links), blocks=tuple(blocks))
 
 
 def _sound(
-    trial: _Trial, structure: Structure, elements: Sequence[_Element], reasons: dict[_Element, str]
-) -> list[_Element]:
+    trial: _Trial, structure: Structure, elements: Sequence[Element], reasons: Reasons
+) -> list[Element]:
     """Those of `elements` that can be removed together; why the others cannot is put into
     `reasons`.
     """
@@ -93,12 +113,17 @@ def _sound(
         reasons[elements[0]] = why
         return []
     middle = len(elements) // 2
-    sound = _sound(trial, structure, elements[:middle], reasons)
-    others = _sound(trial, structure, elements[middle:], reasons)
-    if sound and others and (trial.fault(_only(structure, [*sound, *others]))) is None:
-        return [*sound, *others]
+    first, second = elements[:middle], elements[middle:]
+    sound = _sound(trial, structure, first, reasons)
+    others = _sound(trial, structure, second, reasons)
+    together = [*sound, *others]
+    if sound and others:
+        why = trial.fault(_only(structure, together))
+        if why is None:
+            return together
     for element in others:
-        why = trial.fault(_only(structure, [*sound, element]))
+        one_more = [*sound, element]
+        why = trial.fault(_only(structure, one_more))
         if why is None:
             sound.append(element)
         else:
@@ -107,39 +132,36 @@ def _sound(
 
 
 class _Trial:
-    """A model with random weights, on which removals are tried. Raises whatever the model raises."""
+    """A model with random weights, on which removals are tried. Raises what the model raises."""
 
-    def __init__(self, module: nn.Module, input_shape: tuple[int, ...]) -> None:
+    def __init__(self, module: nn.Module, input_shape: Shape) -> None:
         self.shape = input_shape
         self.random = torch.Generator().manual_seed(0)
         self.module = _scrambled(copied(module), self.random)
-        device = next(module.parameters()).device
-        drawn = torch.randn(EXAMPLES, *input_shape, generator=self.random, dtype=torch.float64).to(
-            device
-        )
-        own = next(module.parameters()).dtype
-        self.x, self.dtype = self._runs(
-            [(drawn, torch.float64), (drawn.abs(), torch.float64), (drawn.abs(), own)]
-        )
+        self.x = self._suiting_inputs()
         self.counts: Counts = count(self.module, input_shape)
 
-    def _runs(self, inputs: Sequence[tuple[Tensor, torch.dtype]]) -> tuple[Tensor, torch.dtype]:
-        """The first of the inputs with which the model runs in both modes, the model brought to
-        their type.
+    def _suiting_inputs(self) -> Tensor:
+        """Inputs with which the model runs in both modes; the model is brought to their type.
 
-        Some take no negative numbers, such as indices; some have their own type written in the
-        code.
+        Some models take no negative numbers, such as indices; some have their own type written in
+        the code.
         """
-        for x, dtype in inputs[:-1]:
+        like = next(self.module.parameters())
+        shape = (EXAMPLES, *self.shape)
+        drawn = torch.randn(shape, generator=self.random, dtype=torch.float64)
+        drawn = drawn.to(like.device)
+        own = like.dtype
+        for x in (drawn, drawn.abs()):
             with contextlib.suppress(Exception):
-                self._run_both(x.to(dtype), dtype)
-                return x.to(dtype), dtype
-        x, dtype = inputs[-1]
-        self._run_both(x.to(dtype), dtype)
-        return x.to(dtype), dtype
+                self._run_both(x)
+                return x
+        x = drawn.abs().to(own)
+        self._run_both(x)
+        return x
 
-    def _run_both(self, x: Tensor, dtype: torch.dtype) -> None:
-        self.module.to(dtype)
+    def _run_both(self, x: Tensor) -> None:
+        self.module.to(x.dtype)
         for training in (False, True):
             outputs(self.module, x, training)
 
@@ -147,40 +169,57 @@ class _Trial:
         """What is seen where `structure` is wrong: outputs or counts that differ, or an error; None
         if nothing is.
         """
-        for kind in _KINDS:
+        params = dict(self.module.named_parameters())
+        network = Network(structure, params, self._chance)
+        for kind in KINDS:
             self.random.manual_seed(1)
             try:
-                why = self._differs(structure, kind(self, structure), training=kind in _IN_TRAINING)
+                kept = kind(network)
+                why = self._difference(structure, kept, in_training=kind in UNFOLDED)
             except Exception as error:  # taking parts out of anybody's code may fail in any way
                 why = f"without some of it the model raises {raised(error)}"
             if why is not None:
                 return why
         return None
 
-    def _differs(self, structure: Structure, kept: Kept, training: bool) -> str | None:
+    def _chance(self, *shape: int) -> Tensor:
+        drawn = torch.rand(shape, generator=self.random)
+        return drawn.to(self.x.device)
+
+    def _difference(self, structure: Structure, kept: Kept, in_training: bool) -> str | None:
+        """How the masked and the smaller network differ; None if they do not."""
         masked = _masked(self.module, structure, kept)
         small = shrunk(masked, structure, kept, self.shape)
-        for mode in (False, True)[
-            : 1 + training
-        ]:  # training changes statistics of batch-norm, and comes last
-            expected, got = outputs(masked, self.x, mode), outputs(small, self.x, mode)
-            if expected.shape != got.shape:
-                return f"without some of it outputs have shape {tuple(got.shape)}, not {tuple(expected.shape)}"
-            apart = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-            if not apart <= AGREEMENT.get(self.dtype, 1e-3):
-                when = "in training" if mode else "in evaluation"
-                return f"without some of it outputs differ from the masked network's {when}, by {apart:.0e} of the largest"
-        stacks = {name: mask[None] for name, mask in kept.items()}
-        told = compression(structure, self.counts, stacks)
-        real = count(small, self.shape)
-        counted = int(told["flops_shrunk"]), int(told["params_shrunk"])
-        if counted != (real.flops, real.params):
-            return f"FLOPs and parameters left are counted as {counted}, and are {(real.flops, real.params)}"
-        return None
+        why = self._outputs_differ(masked, small, training=False)
+        if why is None and in_training:  # changes statistics of batch-norm, and so comes last
+            why = self._outputs_differ(masked, small, training=True)
+        return why or self._counts_differ(structure, kept, small)
 
-    def drawn(self, *shape: int) -> Tensor:
-        """Numbers in [0, 1)."""
-        return torch.rand(shape, generator=self.random).to(self.x.device)
+    def _outputs_differ(self, masked: nn.Module, small: nn.Module, training: bool) -> str | None:
+        expected = outputs(masked, self.x, training)
+        got = outputs(small, self.x, training)
+        if expected.shape != got.shape:
+            shapes = f"{tuple(got.shape)}, not {tuple(expected.shape)}"
+            return f"without some of it outputs have shape {shapes}"
+        largest = expected.abs().max().clamp(min=1e-30)
+        difference = (got - expected).abs().max()
+        apart = float(difference / largest)
+        if apart <= AGREEMENT.get(self.x.dtype, 1e-3):
+            return None
+        when = "in training" if training else "in evaluation"
+        differ = f"outputs differ from the masked network's {when}"
+        return f"without some of it {differ}, by {apart:.0e} of the largest"
+
+    def _counts_differ(self, structure: Structure, kept: Kept, small: nn.Module) -> str | None:
+        told = compression(structure, self.counts, restacked(kept))
+        flops = int(told["flops_shrunk"])
+        params = int(told["params_shrunk"])
+        counted = (flops, params)
+        real = count(small, self.shape)
+        own = (real.flops, real.params)
+        if counted == own:
+            return None
+        return f"FLOPs and parameters left are counted as {counted}, and are {own}"
 
 
 @torch.no_grad()
@@ -188,168 +227,59 @@ def outputs(module: nn.Module, x: Tensor, training: bool) -> Tensor:
     """What the module gives for `x` with dropout off, in the mode; the same draws each time."""
     torch.manual_seed(0)
     with _NoDropout():
-        found = module.train(training)(x.clone())
-    if not isinstance(found, Tensor):
-        raise TypeError(f"a model gives a tensor of logits; got {type(found).__name__}")
-    return found.detach().double()
+        logits = module.train(training)(x.clone())
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"a model gives a tensor of logits; got {type(logits).__name__}")
+    return logits.detach().double()
 
 
 class _NoDropout(TorchFunctionMode):
     """Dropout does nothing: what it draws depends on how many units there are."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if "dropout" in getattr(func, "__name__", ""):
-            return args[0] if args else (kwargs or {})["input"]
-        return func(*args, **(kwargs or {}))
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
 
 
 @torch.no_grad()
 def _scrambled(module: nn.Module, random: torch.Generator) -> nn.Module:
-    """The module with random parameters and statistics, so that nothing is zero or one by chance."""
+    """The module with random parameters and statistics, so that nothing is 0 or 1 by chance."""
     for part in module.modules():
         if isinstance(part, CounterDropout):
             part.p = 0.0
     for parameter in module.parameters():
         if parameter.is_floating_point():
-            drawn = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
-            scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5
-            offset = 0.0 if parameter.ndim > 1 else 0.3
-            parameter.copy_(drawn * scale + offset)
+            parameter.copy_(_like_parameter(parameter, random))
     for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
-            assert part.running_var is not None
-            part.running_mean.copy_(torch.rand(part.running_mean.shape, generator=random))
-            part.running_var.copy_(torch.rand(part.running_var.shape, generator=random) + 0.5)
+        if isinstance(part, _WITH_STATISTICS):
+            mean, variance = part.running_mean, part.running_var
+            if mean is not None and variance is not None:
+                mean.copy_(torch.rand(mean.shape, generator=random))
+                drawn = torch.rand(variance.shape, generator=random)
+                variance.copy_(drawn + 0.5)
     return module
+
+
+def _like_parameter(parameter: Tensor, random: torch.Generator) -> Tensor:
+    """Random values for a matrix, as it might be initialised, or for a vector, about 0.3."""
+    drawn = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+    if parameter.ndim > 1:
+        inputs = parameter[0].numel()
+        return drawn * inputs**-0.5
+    return drawn * 0.5 + 0.3
 
 
 @torch.no_grad()
 def _masked(module: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
-    """A copy of the module with what is removed at zero, and blocks that are gone giving nothing."""
+    """A copy of the module with what is removed at zero; blocks that are gone give nothing."""
     masked = copied(module)
     params = dict(masked.named_parameters())
-    for name, mask in kept.items():
-        if name in structure.parameters:
-            params[name].mul_(mask)
+    for name in structure.parameters:
+        params[name].mul_(kept[name])
     for block in structure.blocks:
         if not kept[block.name]:
             for name in block.last:
                 params[name].zero_()
     return masked
-
-
-# ---- what is removed in a trial
-
-
-def _whole(trial: _Trial, structure: Structure) -> Kept:
-    """Nothing is removed."""
-    params = dict(trial.module.named_parameters())
-    kept = {name: torch.ones_like(params[name], dtype=torch.bool) for name in structure.parameters}
-    there = torch.ones((), dtype=torch.bool, device=trial.x.device)
-    return {**kept, **{block.name: there for block in structure.blocks}}
-
-
-def _nodes(trial: _Trial, structure: Structure, share: Callable[[], float]) -> Kept:
-    """Units of every hidden layer are removed whole, with the probability that `share` gives for
-    the layer.
-    """
-    alive: dict[str, Tensor] = {}
-    for layer in structure.hidden:
-        alive[layer.name] = trial.drawn(layer.units) >= share()
-    return _with_units(trial, structure, alive)
-
-
-def _with_units(trial: _Trial, structure: Structure, alive: Mapping[str, Tensor]) -> Kept:
-    """Nothing is removed but the units of hidden layers that are not `alive`: layer -> (units,)
-    bool.
-    """
-    return _whole(trial, structure) | node_masks(
-        structure, alive, dict(trial.module.named_parameters())
-    )
-
-
-def _some_units(trial: _Trial, structure: Structure) -> Kept:
-    """Some units of each layer, and at least one, where there are several; nothing else."""
-    alive: dict[str, Tensor] = {}
-    for layer in structure.hidden:
-        order = trial.drawn(layer.units).argsort()
-        alive[layer.name] = order >= (layer.units + 2) // 3 if layer.units > 1 else order >= 0
-    return _with_units(trial, structure, alive)
-
-
-def _unread(trial: _Trial, structure: Structure) -> Kept:
-    """Some units are only disconnected from what reads them."""
-    kept = _some_units(trial, structure)
-    for layer in structure.hidden:
-        for name in layer.parameters:
-            mask = kept[name]
-            rows = mask.flatten(1).any(1) if mask.ndim > 1 else mask
-            kept[name] = mask | ~_rows(rows, mask.ndim)
-    return kept
-
-
-def _unfed(trial: _Trial, structure: Structure) -> Kept:
-    """Some units lose what they read, and half of these their bias: what they give is constant."""
-    kept = _whole(trial, structure)
-    for layer in structure.hidden:
-        stay = trial.drawn(layer.units) >= 0.4
-        kept[layer.weight] = kept[layer.weight] & _rows(stay, kept[layer.weight].ndim)
-        if layer.bias is not None:
-            kept[layer.bias] = stay | (trial.drawn(layer.units) >= 0.5)
-    return kept
-
-
-def _dead_layers(trial: _Trial, structure: Structure) -> Kept:
-    """A third of the layers lose all units, others some."""
-
-    def share() -> float:
-        return 1.0 if float(trial.drawn()) < 0.34 else 0.3
-
-    return _nodes(trial, structure, share)
-
-
-def _first_dead(trial: _Trial, structure: Structure) -> Kept:
-    """The first hidden layer loses all units."""
-    shares: Iterator[float] = iter([1.0] + [0.0] * len(structure.hidden))
-    return _nodes(trial, structure, shares.__next__)
-
-
-def _some_blocks(trial: _Trial, structure: Structure) -> Kept:
-    """Each second block."""
-    return _blocks(trial, structure, 0)
-
-
-def _other_blocks(trial: _Trial, structure: Structure) -> Kept:
-    """The other ones."""
-    return _blocks(trial, structure, 1)
-
-
-def _blocks(trial: _Trial, structure: Structure, first: int) -> Kept:
-    kept = _whole(trial, structure)
-    for block in structure.blocks[first::2]:
-        kept[block.name] = ~kept[block.name]
-        for name in structure.inside(block):
-            if name in structure.parameters:
-                kept[name] = torch.zeros_like(kept[name])
-    return kept
-
-
-def _everything(trial: _Trial, structure: Structure) -> Kept:
-    """Weights, units, layers and blocks at random."""
-    kept = _dead_layers(trial, structure)
-    for name in structure.parameters:
-        kept[name] = kept[name] & (trial.drawn(*kept[name].shape) >= 0.3)
-    for block in structure.blocks:
-        kept[block.name] = trial.drawn() >= 0.4
-    return kept
-
-
-def _rows(stay: Tensor, ndim: int) -> Tensor:
-    return stay.view(-1, *(1,) * (ndim - 1))
-
-
-_KINDS: tuple[Kind, ...] = (
-    _some_units, _some_blocks, _other_blocks, _unread, _unfed, _first_dead, _dead_layers, _everything
-)  # fmt: skip
-_IN_TRAINING: tuple[Kind, ...] = (_some_units, _some_blocks, _other_blocks)
-"""Kinds in which nothing constant is folded: stacks in training are cut so."""

@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,15 @@ from torch import Tensor
 from ..measure.flops import Counts
 from ..measure.flow import Step
 
-EVERY: Mapping[str, Tensor] = {}
+Named = dict[str, Tensor]
+Names = tuple[str, ...]
+Tensors = Mapping[str, Tensor]
+Axis = tuple[int, str, int]
+"""(dimension, hidden layer, entries for each of its units)."""
+Site = tuple[str | None, str | None]
+"""A hidden layer, and a residual block; one of them may be missing."""
+
+EVERY: Tensors = {}
 """Blocks that may be gone, if none may."""
 
 
@@ -40,9 +50,11 @@ class Layer:
     grouped: bool
 
     @property
-    def parameters(self) -> tuple[str, ...]:
+    def parameters(self) -> Names:
         """Names of the removable parameters."""
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+        if self.bias is None:
+            return (self.weight,)
+        return (self.weight, self.bias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +67,34 @@ class Norm:
 
     name: str
     units: int
-    parameters: tuple[str, ...]
-    statistics: tuple[str, ...]
+    parameters: Names
+    statistics: Names
     frozen: bool = False
+
+    @classmethod
+    def of(cls, name: str, part: Any) -> Norm:
+        """The description of a batch-norm module."""
+        parameters: list[str] = []
+        frozen = False
+        for own, parameter in part.named_parameters():
+            parameters.append(f"{name}.{own}")
+            frozen |= not parameter.requires_grad
+        statistics: list[str] = []
+        for own, tensor in part.named_buffers():
+            if tensor.ndim:
+                statistics.append(f"{name}.{own}")
+        return cls(
+            name=name,
+            units=int(part.num_features),
+            parameters=tuple(parameters),
+            statistics=tuple(statistics),
+            frozen=frozen,
+        )
+
+    @property
+    def tensors(self) -> Names:
+        """Names of the parameters and the statistics."""
+        return (*self.parameters, *self.statistics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +125,9 @@ class Block:
     """
 
     name: str
-    layers: tuple[str, ...]
+    layers: Names
     norms: tuple[Norm, ...]
-    last: tuple[str, ...]
+    last: Names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,83 +151,112 @@ class Structure:
     flow: tuple[Step, ...] = ()
 
     @property
-    def parameters(self) -> tuple[str, ...]:
+    def parameters(self) -> Names:
         """Names of all removable parameters."""
-        return tuple(name for layer in self.layers for name in layer.parameters)
+        names: list[str] = []
+        for layer in self.layers:
+            names += layer.parameters
+        return tuple(names)
+
+    @functools.cached_property
+    def by_name(self) -> Mapping[str, Layer]:
+        """The layers by name."""
+        return {layer.name: layer for layer in self.layers}
+
+    @functools.cached_property
+    def weights(self) -> Mapping[str, str]:
+        """The name of each layer's weight."""
+        return {layer.name: layer.weight for layer in self.layers}
 
     @functools.cached_property
     def hidden(self) -> tuple[Layer, ...]:
         """Layers whose units can be removed: all that read them is known."""
         producers = {link.producer for link in self.links}
-        return tuple(layer for layer in self.layers if layer.name in producers)
+        hidden: list[Layer] = []
+        for layer in self.layers:
+            if layer.name in producers:
+                hidden.append(layer)
+        return tuple(hidden)
 
     @functools.cached_property
-    def axes(self) -> Mapping[str, tuple[tuple[int, str, int], ...]]:
-        """How tensors depend on units: name of a parameter or statistic -> (dimension, hidden
-        layer, entries for each unit).
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """How tensors depend on units, by name of a parameter or statistic.
 
         A hidden layer's own name stands for tensors with one entry for each of its units.
         """
-        found: dict[str, dict[tuple[int, str, int], None]] = {}
-        by_name = {layer.name: layer for layer in self.layers}
+        axes: dict[str, dict[Axis, None]] = defaultdict(dict)  # sets in order
         for layer in self.hidden:
+            rows = (0, layer.name, 1)
             for name in (*layer.parameters, layer.name):
-                found.setdefault(name, {})[0, layer.name, 1] = None
+                axes[name][rows] = None
         for link in self.links:
-            found.setdefault(by_name[link.consumer].weight, {})[1, link.producer, link.repeat] = (
-                None
-            )
+            weight = self.weights[link.consumer]
+            columns = (1, link.producer, link.repeat)
+            axes[weight][columns] = None
+            entries = (0, link.producer, 1)
             for norm in link.norms:
-                for name in (*norm.parameters, *norm.statistics):
-                    found.setdefault(name, {})[0, link.producer, 1] = None
-        return {name: tuple(axes) for name, axes in found.items()}
+                for name in norm.tensors:
+                    axes[name][entries] = None
+        return {name: tuple(several) for name, several in axes.items()}
 
     @property
-    def sites(self) -> tuple[tuple[str | None, str | None], ...]:
+    def sites(self) -> tuple[Site, ...]:
         """Each hidden layer, with its block at the block's last one, and blocks without hidden
         layers: (layer, block).
         """
-        last = {self.block_of(layer.name): layer.name for layer in self.hidden}
-        layers = [(layer.name, self.block_of(layer.name)) for layer in self.hidden]
-        bare = tuple((None, block.name) for block in self.blocks if block not in last)
-        return (
-            *(
-                (name, block.name if block and last[block] == name else None)
-                for name, block in layers
-            ),
-            *bare,
-        )
+        ends: dict[str, str] = {}  # block -> the last hidden layer in it
+        for layer in self.hidden:
+            block = self.block_of(layer.name)
+            if block is not None:
+                ends[block.name] = layer.name
+        closed = {layer: block for block, layer in ends.items()}
+        sites: list[Site] = []
+        for layer in self.hidden:
+            sites.append((layer.name, closed.get(layer.name)))
+        for block in self.blocks:
+            if block.name not in ends:
+                sites.append((None, block.name))
+        return tuple(sites)
 
-    def inside(self, block: Block) -> tuple[str, ...]:
+    def inside(self, block: Block) -> Names:
         """Names of all parameters and statistics of a block."""
-        layers = (layer for layer in self.layers if layer.name in block.layers)
-        norms = (name for norm in block.norms for name in (*norm.parameters, *norm.statistics))
-        return (*(name for layer in layers for name in layer.parameters), *norms)
+        names: list[str] = []
+        for layer in self.layers:
+            if layer.name in block.layers:
+                names += layer.parameters
+        for norm in block.norms:
+            names += norm.tensors
+        return tuple(names)
 
     def block_of(self, layer: str) -> Block | None:
         """The block that a layer is in, if it is in one."""
-        return next((block for block in self.blocks if layer in block.layers), None)
+        for block in self.blocks:
+            if layer in block.layers:
+                return block
+        return None
 
-    def scale(self, layer: str) -> tuple[str, ...]:
+    def scale(self, layer: str) -> Names:
         """Names of the parameters that set how much a hidden layer's units give, one row or entry
         for each unit.
 
         Those of the batch-norm layers behind it, and the layer's own where something reads it
         without one that is trained.
         """
-        own = next(each.parameters for each in self.layers if each.name == layer)
-        last = [
-            [norm.parameters for norm in link.norms if norm.parameters and not norm.frozen][-1:]
-            for link in self.links
-            if link.producer == layer
-        ]
-        return tuple(
-            dict.fromkeys(name for norms in last for names in norms or [own] for name in names)
-        )
+        own = self.by_name[layer].parameters
+        names: dict[str, None] = {}  # a set in order
+        for link in self.links:
+            if link.producer != layer:
+                continue
+            last = own
+            for norm in link.norms:
+                if norm.parameters and not norm.frozen:
+                    last = norm.parameters
+            names |= dict.fromkeys(last)
+        return tuple(names)
 
 
 def expected(
-    structure: Structure, counts: Counts, units: Mapping[str, Tensor], blocks: Mapping[str, Tensor]
+    structure: Structure, counts: Counts, units: Tensors, blocks: Tensors
 ) -> tuple[Tensor, Tensor]:
     """Mean FLOPs and parameters, (...) float64 each, of networks whose units and blocks are there
     independently.
@@ -199,175 +265,128 @@ def expected(
     block -> probability (...). A layer costs in proportion to the mean shares of its units and of
     its columns, multiplied (derivation).
     """
-    one = torch.ones(
-        (), dtype=torch.float64, device=next(iter([*units.values(), *blocks.values()])).device
-    )
-    there = {layer: blocks[block.name] for block in structure.blocks for layer in block.layers}
-    fed = {link.consumer: units[link.producer] * link.repeat for link in structure.links}
-    flops, params = one * counts.flops, one * counts.params
+    some, *_ = (*units.values(), *blocks.values())
+    one = torch.ones((), dtype=torch.float64, device=some.device)
+    there: Named = {}  # layer -> the probability of its block
+    for block in structure.blocks:
+        for name in block.layers:
+            there[name] = blocks[block.name]
+    fed: Named = {}
+    for link in structure.links:
+        fed[link.consumer] = units[link.producer] * link.repeat
+    flops = one * counts.flops
+    params = one * counts.params
     for layer in structure.layers:
-        on, rows = there.get(layer.name, one), units.get(layer.name, one * layer.units)
-        share = on * rows * fed.get(layer.name, one * layer.columns) / (layer.units * layer.columns)
-        flops = flops - counts.layers.get(layer.name, 0) * (1 - share)
-        params = params - layer.units * layer.columns * math.prod(layer.kernel) * (1 - share)
-        params = params - (0 if layer.bias is None else layer.units - on * rows)
-    inner = {norm: link.producer for link in structure.links for norm in link.norms}
-    outer = {
-        norm: block.name for block in structure.blocks for norm in block.norms if norm not in inner
-    }
+        on = there.get(layer.name, one)
+        rows = units.get(layer.name, one * layer.units)
+        columns = fed.get(layer.name, one * layer.columns)
+        size = layer.units * layer.columns
+        missing = 1 - on * rows * columns / size
+        spent = counts.layers.get(layer.name, 0)
+        flops = flops - spent * missing
+        weights = size * math.prod(layer.kernel)
+        params = params - weights * missing
+        if layer.bias is not None:
+            params = params - (layer.units - on * rows)
+    inner = norm_producers(structure)
     for norm, producer in inner.items():
-        params = params - len(norm.parameters) * (
-            norm.units - there.get(producer, one) * units[producer]
-        )
-    for norm, block in outer.items():
-        params = params - len(norm.parameters) * norm.units * (1 - blocks[block])
+        left = there.get(producer, one) * units[producer]
+        lost = norm.units - left
+        params = params - len(norm.parameters) * lost
+    for norm, block in _norm_blocks(structure).items():
+        if norm not in inner:
+            entries = len(norm.parameters) * norm.units
+            params = params - entries * (1 - blocks[block])
     return flops, params
 
 
+def norm_producers(structure: Structure) -> dict[Norm, str]:
+    """The batch-norm layers that lose entries with the units of a layer, and that layer."""
+    producers: dict[Norm, str] = {}
+    for link in structure.links:
+        producers |= dict.fromkeys(link.norms, link.producer)
+    return producers
+
+
+def _norm_blocks(structure: Structure) -> dict[Norm, str]:
+    """The batch-norm layers in blocks, and the block."""
+    blocks: dict[Norm, str] = {}
+    for block in structure.blocks:
+        blocks |= dict.fromkeys(block.norms, block.name)
+    return blocks
+
+
 def node_masks(
-    structure: Structure,
-    alive: Mapping[str, Tensor],
-    like: Mapping[str, Tensor],
-    blocks: Mapping[str, Tensor] = EVERY,
-) -> dict[str, Tensor]:
+    structure: Structure, alive: Tensors, like: Tensors, blocks: Tensors = EVERY
+) -> Named:
     """Masks that remove whole units, by incoming rows, biases and outgoing columns, and whole
     blocks, by all of their layers.
 
     alive: layer -> (units,) bool, for hidden layers.  like: parameters by name, for shapes.
     blocks: block -> () bool, if it may be gone.  Returns name -> bool, True keeps; and `blocks`.
     """
-    masks = {name: torch.ones_like(like[name], dtype=torch.bool) for name in structure.parameters}
+    masks: Named = {}
+    for name in structure.parameters:
+        masks[name] = torch.ones_like(like[name], dtype=torch.bool)
     for layer in structure.hidden:
-        for parameter in layer.parameters:
-            masks[parameter] = masks[parameter] & _along(
-                alive[layer.name], 0, masks[parameter].ndim
-            )
-    masks |= {
-        name: masks[name] & columns
-        for name, columns in column_masks(structure, alive, like).items()
-    }
+        live = alive[layer.name]
+        for name in layer.parameters:
+            mask = masks[name]
+            masks[name] = mask & _along(live, 0, mask.ndim)
+    for name, columns in column_masks(structure, alive, like).items():
+        masks[name] = masks[name] & columns
     for block in structure.blocks:
-        if block.name in blocks:
-            inside = (name for name in structure.inside(block) if name in masks)
-            masks |= {name: masks[name] & blocks[block.name] for name in inside}
+        if block.name not in blocks:
+            continue
+        there = blocks[block.name]
+        for name in structure.inside(block):
+            if name in masks:
+                masks[name] = masks[name] & there
     return {**masks, **blocks}
 
 
-def column_masks(
-    structure: Structure, alive: Mapping[str, Tensor], like: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def column_masks(structure: Structure, alive: Tensors, like: Tensors) -> Named:
     """Masks that only disconnect units, by their outgoing columns: weight -> bool, broadcastable to
     it, True keeps.
 
     The network computes what it does with `node_masks`, since all that reads hidden units is known.
     """
-    masks: dict[str, Tensor] = {}
+    masks: Named = {}
     for link in structure.links:
-        weight = next(layer.weight for layer in structure.layers if layer.name == link.consumer)
-        columns = _along(alive[link.producer].repeat_interleave(link.repeat), 1, like[weight].ndim)
-        masks[weight] = masks[weight] & columns if weight in masks else columns
+        weight = structure.weights[link.consumer]
+        columns = alive[link.producer].repeat_interleave(link.repeat)
+        mask = _along(columns, 1, like[weight].ndim)
+        if weight in masks:
+            mask = masks[weight] & mask
+        masks[weight] = mask
     return masks
 
 
-def read(structure: Structure, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Which units anything reads, for M networks: hidden layer -> (M, units) bool.
-
-    kept: weight of each layer that reads hidden units -> (M, *shape) bool; block -> (M,) bool, if
-    it may be gone.
-    """
-    found: dict[str, Tensor] = {}
-    weights = {layer.name: layer.weight for layer in structure.layers}
-    for link in structure.links:
-        mask = kept[weights[link.consumer]]
-        live = mask.any(1).flatten(2).any(-1) if mask.ndim > 3 else mask.any(1)
-        live = live.unflatten(1, (-1, link.repeat)).any(-1)
-        block = structure.block_of(link.producer)
-        if block is not None and block.name in kept:
-            live = live & kept[block.name][:, None]
-        found[link.producer] = found[link.producer] | live if link.producer in found else live
-    return found
-
-
-def gated(
-    structure: Structure,
-    params: Mapping[str, Tensor],
-    units: Mapping[str, Tensor],
-    blocks: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
+def gated(structure: Structure, params: Tensors, units: Tensors, blocks: Tensors) -> Named:
     """Parameters of a network whose units are scaled where they are read, and whose blocks where
     they end.
 
     units: hidden layer -> factors (units,).  blocks: block -> factors ().
     """
-    found = dict(params)
-    weights = {layer.name: layer.weight for layer in structure.layers}
+    scaled = dict(params)
     for link in structure.links:
-        name = weights[link.consumer]
-        factors = (
-            units[link.producer].repeat_interleave(link.repeat)
-            if link.repeat > 1
-            else units[link.producer]
-        )
-        found[name] = found[name] * _along(factors.to(found[name].dtype), 1, found[name].ndim)
+        name = structure.weights[link.consumer]
+        weight = scaled[name]
+        factors = units[link.producer]
+        if link.repeat > 1:
+            factors = factors.repeat_interleave(link.repeat)
+        factors = factors.to(weight.dtype)
+        scaled[name] = weight * _along(factors, 1, weight.ndim)
     for block in structure.blocks:
         for name in block.last:
-            found[name] = found[name] * blocks[block.name].to(found[name].dtype)
-    return found
-
-
-def alive(
-    structure: Structure, kept: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Units and columns that can influence the output, for M networks at once.
-
-    kept: removable parameter -> (M, *shape) bool.  Returns layer -> (M, units) bool and layer ->
-    (M, columns) bool. A unit is dead if nothing live reads it, or if it has no live input and what
-    it then constantly gives is nothing (no bias) or folds into the next bias. All units of a block
-    that is gone are dead.
-    """
-    gone = {
-        layer: ~kept[block.name]
-        for block in structure.blocks
-        if block.name in kept
-        for layer in block.layers
-    }
-    connected = {layer.name: kept[layer.weight].flatten(3).any(-1) if kept[layer.weight].ndim > 3 else kept[layer.weight]
-                 for layer in structure.layers}  # fmt: skip
-    connected = {
-        n: links & ~_along(gone[n], 0, 3) if n in gone else links for n, links in connected.items()
-    }
-    units = {name: torch.ones_like(links[:, :, 0]) for name, links in connected.items()}
-    units |= {name: units[name] & ~off[:, None] for name, off in gone.items()}
-    columns = {name: torch.ones_like(links[:, 0, :]) for name, links in connected.items()}
-    folded = {
-        name: torch.zeros_like(live) for name, live in columns.items()
-    }  # columns that are gone, and were a constant
-    outgoing = {
-        layer.name: [link for link in structure.links if link.producer == layer.name]
-        for layer in structure.hidden
-    }
-    while True:
-        before = sum(int(live.sum()) for live in units.values())
-        for layer in structure.hidden:
-            name, live = layer.name, units[layer.name]
-            fed = (connected[name] & columns[name][:, None, :]).any(-1)
-            # What a unit without an input gives is constant: nothing, or foldable, or to be kept.
-            some = (connected[name] & folded[name][:, None, :]).any(-1)
-            some |= False if layer.bias is None else kept[layer.bias]
-            constant = some | any(link.shifts for link in outgoing[name])
-            constant &= not all(link.folds for link in outgoing[name])
-            read = torch.zeros_like(live)
-            for link in outgoing[name]:
-                readers = (connected[link.consumer] & units[link.consumer][:, :, None]).any(1)
-                read |= readers.unflatten(1, (-1, link.repeat)).any(-1)
-            units[name] = live & read & (fed | constant)
-            for link in outgoing[name]:
-                columns[link.consumer] = units[name].repeat_interleave(link.repeat, dim=1)
-                left = ~units[name] & ~fed & (some | link.shifts)
-                folded[link.consumer] = left.repeat_interleave(link.repeat, dim=1)
-        if sum(int(live.sum()) for live in units.values()) == before:
-            return units, columns
+            weight = scaled[name]
+            factor = blocks[block.name].to(weight.dtype)
+            scaled[name] = weight * factor
+    return scaled
 
 
 def _along(vector: Tensor, dim: int, ndim: int) -> Tensor:
-    return vector.view(*(-1 if i == dim else 1 for i in range(ndim)))
+    """A vector as a tensor of `ndim` dimensions, all of size 1 but `dim`."""
+    sizes = [1] * ndim
+    sizes[dim] = -1
+    return vector.view(sizes)

@@ -4,7 +4,8 @@ shape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from ..contract import State
 from ..structure import narrow
+from ..structure.alive import read
 from ..structure.shapes import shaped
-from ..structure.units import Structure, read
-from . import stack
+from ..structure.units import Structure
+from . import optimizers, stack
 from .hooks import Hooks, Params, Pruning, contexts, varying
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ SHARE = 0.9
 gone.
 """
 
-_SHAPED = ("params", "buffers", "optimizer", "pruning", "units")
-"""What of a state's members has the shape of the stack."""
+_SHAPED = ("params", "buffers", "pruning", "units")
+"""What of a state's members has the shape of the stack, beside slots of the optimiser."""
 
 
 def compact(pruner: Hooks, task: Task, state: State) -> State:
@@ -44,18 +46,30 @@ def compact(pruner: Hooks, task: Task, state: State) -> State:
     gone: dict[str, Tensor] = {}
     for block in structure.blocks:
         gone[block.name] = ~left[block.name] if block.name in left else none
-    cleared = narrow.cleared(_shaped_trees(state), structure, alive, gone)
-    state = State({**state.members, **cleared}, state.scalars, state.shared, state.shape)
+    clear = functools.partial(narrow.cleared, structure=structure, alive=alive, gone=gone)
+    cleared = _reshaped(task, state, _shaped_trees(state), clear)
+    state = State(cleared, state.scalars, state.shared, state.shape)
     shape, index = narrow.survivors(structure, alive, gone)
     units = sum(layer.units for layer in structure.hidden)
     if not shape.gone and sum(shape.widths.values()) >= SHARE * units:
         return state
     trees = _shaped_trees(state)
     trees["units"] = {**_places(structure, state.size, task), **state.members.get("units", {})}
-    gathered = narrow.gathered(trees, structure, shape, index)
+    gather = functools.partial(narrow.gathered, structure=structure, cut=shape, index=index)
+    gathered = _reshaped(task, state, trees, gather)
     before = () if state.shape is None else state.shape.gone
     total = narrow.Cut(dict(shape.widths), (*before, *shape.gone))
-    return State({**state.members, **gathered}, state.scalars, state.shared, total)
+    return State(gathered, state.scalars, state.shared, total)
+
+
+def _reshaped(
+    task: Task, state: State, trees: Mapping[str, Any], reshape: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """A state's members with `reshape` applied to what has the shape of the stack: `trees`, and the
+    slots of the optimiser that are shaped like parameters.
+    """
+    slots = optimizers.reshaped(task, state.members.get("optimizer", {}), reshape)
+    return {**state.members, **reshape(trees), "optimizer": slots}
 
 
 @torch.no_grad()

@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+Shape = tuple[int, ...]
+
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
@@ -22,24 +24,30 @@ def key(seed: Tensor, *words: int | str) -> Tensor:
     """A 64-bit key from a seed (...) int64 and words: counters, and names of the sites where
     numbers are drawn.
     """
-    digest = hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
-    return _mix(_mix(seed) ^ int.from_bytes(digest, "big", signed=True))
+    told = repr(words).encode()
+    digest = hashlib.blake2b(told, digest_size=8).digest()
+    site = int.from_bytes(digest, "big", signed=True)
+    return _mix(_mix(seed) ^ site)
 
 
-def bits(key: Tensor, shape: tuple[int, ...], index: Tensor | int = 0) -> Tensor:
+def bits(key: Tensor, shape: Shape, index: Tensor | int = 0) -> Tensor:
     """Hashes, int64: shape (*key.shape, *shape).
 
     index: () of the draws of this shape that one key gives in turn, the draw at this place; 0, 1,
     ..., N - 1 together are the draw of shape (N, *shape).
     """
     count = math.prod(shape)
-    counter = (torch.arange(1, count + 1, device=key.device).view(shape) + index * count) * _GOLDEN
-    return _mix(key.view((*key.shape, *(1,) * len(shape))) + counter)
+    first = torch.arange(1, count + 1, device=key.device)
+    places = first.view(shape) + index * count
+    counter = places * _GOLDEN
+    behind = (1,) * len(shape)
+    start = key.view((*key.shape, *behind))
+    return _mix(start + counter)
 
 
 def uniform(
     key: Tensor,
-    shape: tuple[int, ...] = (),
+    shape: Shape = (),
     dtype: torch.dtype = torch.float64,
     index: Tensor | int = 0,
 ) -> Tensor:
@@ -47,12 +55,16 @@ def uniform(
     (others). index: as of `bits`.
     """
     digits = 53 if dtype == torch.float64 else 24
-    return _shift(bits(key, shape, index), 64 - digits).to(dtype) * 2.0**-digits
+    hashes = bits(key, shape, index)
+    whole = _shift(hashes, 64 - digits)
+    step = 2.0**-digits
+    return whole.to(dtype) * step
 
 
 def permutation(key: Tensor, length: int) -> Tensor:
     """A permutation of range(length) for each key: (*key.shape, length) int64."""
-    return torch.argsort(bits(key, (length,)), dim=-1, stable=True)
+    hashes = bits(key, (length,))
+    return torch.argsort(hashes, dim=-1, stable=True)
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -63,4 +75,5 @@ def _mix(x: Tensor) -> Tensor:
 
 def _shift(x: Tensor, by: int) -> Tensor:
     """Logical right shift: the arithmetic one of int64, its copied sign bits masked off."""
-    return (x >> by) & ((1 << (64 - by)) - 1)
+    low = (1 << (64 - by)) - 1
+    return (x >> by) & low

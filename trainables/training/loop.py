@@ -16,7 +16,7 @@ from ..contract import State
 from ..data.augment import augment
 from ..structure.shapes import shaped
 from ..tree import map_tree
-from . import draws, optimizers, stack
+from . import draws, dropout, optimizers, stack
 from .compact import compact
 from .hooks import Hooks, Params, Pruning, contexts, varying
 from .start import separated
@@ -90,7 +90,7 @@ class _Lifted:
         self._pruner = pruner
         self._context = contexts(task, state)
         self._call = stack.Call(module)
-        self._drops = stack.dropout_keys(module)
+        self._drops = dropout.keys(module)
         self.forward, self.follow = self._forward, self._follow
         if state.size > 1:
             self.forward = stack.lift(self._forward, state.size)

@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_iter
 
 from ...analysis.rows.mistake import Mistake
 from ..contract import Member
-from ..watch import Watch
+from ..watch import Watch, tensors_in
 
 if TYPE_CHECKING:
     from ..contract import Algorithm
@@ -35,8 +33,9 @@ def member_bytes(task: Task, algorithm: Algorithm, member: Member) -> int:
     1.
     """
     parent = algorithm.parent(task, member.hp)
-    few, more = (_peak(parent, algorithm, member, count) for count in (2, 4))
-    return max(1, (more - few) // 2)
+    of_two = _peak(parent, algorithm, member, 2)
+    of_four = _peak(parent, algorithm, member, 4)
+    return max(1, (of_four - of_two) // 2)
 
 
 def fitting(each: int, device: torch.device, workers: int) -> int:
@@ -61,23 +60,28 @@ def fitting_shapes(
     """
 
     def needed(count: int) -> int:
-        found = algorithm.footprint(task, hp, count)
-        assert found is not None, "a footprint is known for every count or for none"
-        return found
+        footprint = algorithm.footprint(task, hp, count)
+        assert footprint is not None, "a footprint is known for every count or for none"
+        return footprint
 
     if algorithm.footprint(task, hp, 1) is None:
         return None
-    if not (fits := bisect.bisect_right(range(1, most + 1), room, key=needed)):
+    fits = bisect.bisect_right(range(1, most + 1), room, key=needed)
+    if not fits:
         examples = len(task.data.labels["train"])
-        rule = f"one member holds about {_size(needed(1))} while it trains on {examples:,} examples"
-        cure = f"lower {algorithm.lighter}, or let fewer workers share the memory (`cpus` and `gpus` of [study])"
+        one = _size(needed(1))
+        rule = f"one member holds about {one} while it trains on {examples:,} examples"
+        fewer = "let fewer workers share the memory (`cpus` and `gpus` of [study])"
+        cure = f"lower {algorithm.lighter}, or {fewer}"
         raise Mistake(f"{rule}, and a worker may fill {_size(room)}; {cure}")
     return fits
 
 
 def _size(count: int) -> str:
     """Bytes in words."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
+    if count >= 1e8:
+        return f"{count / 1e9:,.1f} GB"
+    return f"{count / 1e6:,.1f} MB"
 
 
 def free_bytes(device: torch.device) -> int:
@@ -91,10 +95,10 @@ def _peak(task: Task, algorithm: Algorithm, member: Member, count: int) -> int:
     """Most bytes of tensors alive at a time in the first step of `count` members, started from
     initial weights.
     """
-    short = dataclasses.replace(
-        task, rungs=task.steps, dense_share=0.0, starts=""
-    )  # a rung at each step
-    members = [Member(algorithm.alone(member.hp), seed) for seed in range(count)]
+    # A rung at each step.
+    short = dataclasses.replace(task, rungs=task.steps, dense_share=0.0, starts="")
+    hp = algorithm.alone(member.hp)
+    members = [Member(hp, seed) for seed in range(count)]
     # What belongs to the process and not to a member is made before counting begins.
     _ = short.data, short.stackable, short.structure
     with _Peak() as peak:
@@ -112,17 +116,18 @@ class _Peak(Watch):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for value in tree_iter(out):
-            if (
-                isinstance(value, Tensor)
-                and (storage := value.untyped_storage()) not in self._known
-            ):
-                size = storage.nbytes()
-                self._known[storage] = size
-                self.now += size
-                weakref.finalize(storage, self._freed, size)
+        for tensor in tensors_in(out):
+            storage = tensor.untyped_storage()
+            if storage not in self._known:
+                self._add(storage)
         self.most = max(self.most, self.now)
         return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+        self._known[storage] = size
+        self.now += size
+        weakref.finalize(storage, self._freed, size)
 
     def _freed(self, size: int) -> None:
         self.now -= size

@@ -4,6 +4,8 @@ decay of its own.
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,44 +16,259 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ..task import Task
 
+Named = dict[str, Tensor]
 Tensors = Mapping[str, Tensor]
+Slots = dict[str, Any]
 Update = Callable[[Tensors, Tensors, int], None]
 """(params, grads, step): one step in place, at the learning rate that the schedule gives for it."""
 
+
+def _constant(step: int, steps: int) -> float:
+    return 1.0
+
+
+def _cosine(step: int, steps: int) -> float:
+    angle = math.pi * step / steps
+    return 0.5 * (1 + math.cos(angle))
+
+
+def _inverse(step: int, steps: int) -> float:
+    return (1 + 1e-4 * step) ** -0.75
+
+
 SCHEDULES: Mapping[str, Callable[[int, int], float]] = {
-    "constant": lambda step, steps: 1.0,
-    "cosine": lambda step, steps: 0.5 * (1 + math.cos(math.pi * step / steps)),
-    "inverse": lambda step, steps: (1 + 1e-4 * step) ** -0.75,
+    "constant": _constant,
+    "cosine": _cosine,
+    "inverse": _inverse,
 }
 """Factor of the learning rate at a step of `steps`."""
 
-
-# The dots keep them apart from layers: in a state, tensors are known by the last word of their
-# path.
 DISTANCE, NUMERATOR = "d.", "numerator."
-"""Slots of dadapt_adam with one number for each member: the estimated distance to a solution, and
-what it comes from.
+"""Slots of dadapt_adam with one number for each member, as saved states name them: the estimated
+distance to a solution, and what it comes from.
 """
 
 FIRST_DISTANCE = 1e-6
+BETA = math.sqrt(0.999)
+"""How much of them the sums of dadapt_adam keep at a step."""
 
 
-def slots(task: Task, params: Tensors) -> dict[str, Any]:
-    """What the task's optimiser keeps, at its start: slot -> name -> zeros like the parameter, or
-    slot -> (K,) float64.
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """What an optimiser keeps under one name: numbers that are `start` at first.
+
+    shaped: there is a tensor like each parameter, (K, *shape), which is narrowed with it; otherwise
+    there is one float64 number for each member, (K,).
     """
-    sgd = ("momentum",) if task.momentum else ()
-    names = {"sgd": sgd, "adam": ("mean", "square"), "dadapt_adam": ("mean", "square", "sum")}[
-        task.optimizer
-    ]
-    found: dict[str, Any] = {
-        name: {p: torch.zeros_like(value) for p, value in params.items()} for name in names
-    }
-    if task.optimizer == "dadapt_adam":
-        some = next(iter(params.values()))
-        zero = torch.zeros(len(some), dtype=torch.float64, device=some.device)
-        found |= {DISTANCE: zero + FIRST_DISTANCE, NUMERATOR: zero}
-    return found
+
+    shaped: bool = True
+    start: float = 0.0
+
+
+class Optimizer(abc.ABC):
+    """One optimiser of a stack, or of a lone member whose tensors have no leading dimension.
+
+    hp: `lr` and `weight_decay`, (K,) or ().  kept: its slots, written in place.  steps: the horizon
+    of the schedule.
+    """
+
+    def __init__(self, task: Task, hp: Tensors, kept: Mapping[str, Any], steps: int) -> None:
+        self.lr = hp["lr"]
+        self.decay = hp["weight_decay"]
+        self.decays = bool((self.decay != 0).any())
+        self.kept = kept
+        self.schedule = SCHEDULES[task.schedule]
+        self.steps = steps
+        self.momentum = task.momentum
+
+    @classmethod
+    @abc.abstractmethod
+    def slots(cls, task: Task) -> Mapping[str, Slot]:
+        """What it keeps, by name."""
+
+    @abc.abstractmethod
+    def update(self, params: Tensors, grads: Tensors, step: int) -> None:
+        """One step of the parameters, in place."""
+
+    def rate(self, step: int) -> Tensor:
+        """The learning rates at a step, (K,) or ()."""
+        factor = self.schedule(step, self.steps)
+        return self.lr * factor
+
+    def decayed(self, change: Tensor, parameter: Tensor) -> Tensor:
+        """`change`, and the weight decay's share of it."""
+        if not self.decays:
+            return change
+        decay = _like(self.decay, parameter)
+        return torch.addcmul(change, parameter, decay)
+
+
+class Sgd(Optimizer):
+    """Heavy-ball momentum, as torch.optim.SGD."""
+
+    @classmethod
+    def slots(cls, task: Task) -> Mapping[str, Slot]:
+        return {"momentum": Slot()} if task.momentum else {}
+
+    def update(self, params: Tensors, grads: Tensors, step: int) -> None:
+        rate = self.rate(step)
+        for name, parameter in params.items():
+            change = self._change(name, grads[name], parameter)
+            own_rate = _like(rate, parameter)
+            parameter.addcmul_(change, own_rate, value=-1)
+
+    def _change(self, name: str, grad: Tensor, parameter: Tensor) -> Tensor:
+        if not self.momentum:
+            return self.decayed(grad, parameter)
+        change = self.kept["momentum"][name]
+        change.mul_(self.momentum).add_(grad)
+        if self.decays:
+            decay = _like(self.decay, parameter)
+            change.addcmul_(parameter, decay)
+        return change
+
+
+class Adam(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), betas 0.9 and 0.999."""
+
+    @classmethod
+    def slots(cls, task: Task) -> Mapping[str, Slot]:
+        return {"mean": Slot(), "square": Slot()}
+
+    def update(self, params: Tensors, grads: Tensors, step: int) -> None:
+        rate = self.rate(step)
+        means = self.kept["mean"]
+        squares = self.kept["square"]
+        # Both averages start at zero, and are divided by the weights that they have summed up.
+        weight_of_mean = 1 - 0.9 ** (step + 1)
+        weight_of_square = 1 - 0.999 ** (step + 1)
+        for name, parameter in params.items():
+            grad = grads[name]
+            mean = means[name].lerp_(grad, 0.1)
+            square = squares[name].lerp_(grad.square(), 0.001)
+            scale = (square / weight_of_square).sqrt() + 1e-8
+            direction = (mean / weight_of_mean) / scale
+            change = self.decayed(direction, parameter)
+            own_rate = _like(rate, parameter)
+            parameter.addcmul_(change, own_rate, value=-1)
+
+
+class DAdaptAdam(Optimizer):
+    """Adam that finds its learning rate (Defazio & Mishchenko 2023, arXiv 2301.07733; without bias
+    correction, weight decay decoupled); `lr` is a factor of what it finds, usually 1.
+    """
+
+    @classmethod
+    def slots(cls, task: Task) -> Mapping[str, Slot]:
+        return {
+            "mean": Slot(),
+            "square": Slot(),
+            "sum": Slot(),
+            DISTANCE: Slot(shaped=False, start=FIRST_DISTANCE),
+            NUMERATOR: Slot(shaped=False),
+        }
+
+    def update(self, params: Tensors, grads: Tensors, step: int) -> None:
+        factor = self.schedule(step, self.steps)
+        rate = self.kept[DISTANCE] * self.lr * factor
+        along = torch.zeros_like(rate)
+        length = torch.zeros_like(rate)
+        # Sums do not depend on a tree's order, which is another after it was saved.
+        for name, grad in sorted(grads.items()):
+            along += self._along(name, grad, rate)
+            length += self._averaged(name, grad, rate)
+        moved = length != 0  # a member that has had no gradient yet stays as it is
+        self._estimate(rate, along, length, moved)
+        decay = torch.where(moved, rate * self.decay, 0.0)
+        self._move(params, decay)
+
+    def _along(self, name: str, grad: Tensor, rate: Tensor) -> Tensor:
+        """How far a gradient goes along the sum of those before it."""
+        square = self.kept["square"][name]
+        total = self.kept["sum"][name]
+        scale = square.sqrt() + 1e-8
+        products = grad * total / scale
+        return _sums(products, rate)
+
+    def _averaged(self, name: str, grad: Tensor, rate: Tensor) -> Tensor:
+        """Put a gradient into the averages; the length of the sum then."""
+        mean = self.kept["mean"][name]
+        square = self.kept["square"][name]
+        total = self.kept["sum"][name]
+        part = _like(0.1 * rate, grad)
+        mean.mul_(0.9).addcmul_(grad, part)
+        square.mul_(0.999).addcmul_(grad, grad, value=0.001)
+        part = _like((1 - BETA) * rate, grad)
+        total.mul_(BETA).addcmul_(grad, part)
+        return _sums(total.abs(), rate)
+
+    def _estimate(self, rate: Tensor, along: Tensor, length: Tensor, moved: Tensor) -> None:
+        """The distance as far as it is now known: it never shrinks."""
+        distance = self.kept[DISTANCE]
+        numerator = self.kept[NUMERATOR]
+        gain = (1 - BETA) * rate * along
+        grown = BETA * numerator + gain
+        grown = torch.where(moved, grown, numerator)
+        numerator.copy_(grown)
+        denominator = (1 - BETA) * length
+        estimate = numerator / denominator
+        grows = estimate > distance  # not where the estimate is NaN
+        distance.copy_(torch.where(grows, estimate, distance))
+
+    def _move(self, params: Tensors, decay: Tensor) -> None:
+        means = self.kept["mean"]
+        squares = self.kept["square"]
+        for name, parameter in params.items():
+            if self.decays:
+                share = _like(decay, parameter)
+                parameter.addcmul_(parameter, share, value=-1)
+            scale = squares[name].sqrt() + 1e-8
+            parameter.addcdiv_(means[name], scale, value=-1)
+
+
+OPTIMIZERS: Mapping[str, type[Optimizer]] = {
+    "sgd": Sgd,
+    "adam": Adam,
+    "dadapt_adam": DAdaptAdam,
+}
+
+
+def slots(task: Task, params: Tensors) -> Slots:
+    """What the task's optimiser keeps, at its start: slot -> name -> a tensor like the parameter,
+    or slot -> (K,) float64.
+    """
+    kept: Slots = {}
+    for name, slot in _declared(task).items():
+        kept[name] = _started(slot, params)
+    return kept
+
+
+def _declared(task: Task) -> Mapping[str, Slot]:
+    return OPTIMIZERS[task.optimizer].slots(task)
+
+
+def _started(slot: Slot, params: Tensors) -> Any:
+    """A slot for `params`, (K, *shape) each, before the first step."""
+    if slot.shaped:
+        shaped: Named = {}
+        for name, values in params.items():
+            shaped[name] = torch.full_like(values, slot.start)
+        return shaped
+    some = next(iter(params.values()))
+    members = (len(some),)
+    return torch.full(members, slot.start, dtype=torch.float64, device=some.device)
+
+
+def reshaped(task: Task, kept: Mapping[str, Any], reshape: Callable[[Tensors], Slots]) -> Slots:
+    """The slots `kept` of the task's optimiser, `reshape` applied to all that are shaped like
+    parameters.
+    """
+    declared = _declared(task)
+    slots = dict(kept)
+    for name, slot in kept.items():
+        if declared[name].shaped:
+            slots[name] = reshape(slot)
+    return slots
 
 
 def updater(task: Task, hp: Tensors, kept: Mapping[str, Any], steps: int) -> Update:
@@ -59,73 +276,24 @@ def updater(task: Task, hp: Tensors, kept: Mapping[str, Any], steps: int) -> Upd
 
     hp: `lr` and `weight_decay`, (K,) for a stack, () for a lone member.  steps: the horizon of the
     schedule.
-    sgd: heavy-ball momentum, as torch.optim.SGD.  adam: decoupled weight decay (Loshchilov & Hutter
-    2019), betas .9 and .999.
-    dadapt_adam: Adam that finds its learning rate (Defazio & Mishchenko 2023, arXiv 2301.07733;
-    without bias correction, weight decay decoupled); `lr` is a factor of what it finds, usually 1.
     """
-    schedule, decays = SCHEDULES[task.schedule], bool((hp["weight_decay"] != 0).any())
-
-    def sgd(params: Tensors, grads: Tensors, step: int) -> None:
-        rate = hp["lr"] * schedule(step, steps)
-        for name, p in params.items():
-            change = grads[name]
-            if task.momentum:
-                change = kept["momentum"][name].mul_(task.momentum).add_(change)
-                if decays:
-                    change.addcmul_(p, _like(hp["weight_decay"], p))
-            elif decays:
-                change = torch.addcmul(change, p, _like(hp["weight_decay"], p))
-            p.addcmul_(change, _like(rate, p), value=-1)
-
-    def adam(params: Tensors, grads: Tensors, step: int) -> None:
-        rate = hp["lr"] * schedule(step, steps)
-        for name, p in params.items():
-            mean = kept["mean"][name].lerp_(grads[name], 0.1)
-            square = kept["square"][name].lerp_(grads[name].square(), 0.001)
-            change = (mean / (1 - 0.9 ** (step + 1))) / (
-                (square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
-            )
-            if decays:
-                change = torch.addcmul(change, p, _like(hp["weight_decay"], p))
-            p.addcmul_(change, _like(rate, p), value=-1)
-
-    def dadapt_adam(params: Tensors, grads: Tensors, step: int) -> None:
-        distance, numerator, beta = kept[DISTANCE], kept[NUMERATOR], math.sqrt(0.999)
-        rate = distance * hp["lr"] * schedule(step, steps)
-        along, length = torch.zeros_like(rate), torch.zeros_like(rate)
-        for name, grad in sorted(
-            grads.items()
-        ):  # sums do not depend on a tree's order, which is another after it was saved
-            mean, square, total = (kept[slot][name] for slot in ("mean", "square", "sum"))
-            along += _sums(grad * total / (square.sqrt() + 1e-8), rate)
-            mean.mul_(0.9).addcmul_(grad, _like(0.1 * rate, grad))
-            square.mul_(0.999).addcmul_(grad, grad, value=0.001)
-            total.mul_(beta).addcmul_(grad, _like((1 - beta) * rate, grad))
-            length += _sums(total.abs(), rate)
-        moved = length != 0  # a member that has had no gradient yet stays as it is
-        numerator.copy_(torch.where(moved, beta * numerator + (1 - beta) * rate * along, numerator))
-        found = numerator / ((1 - beta) * length)
-        distance.copy_(torch.where(found > distance, found, distance))  # also where `found` is NaN
-        decay = torch.where(moved, rate * hp["weight_decay"], 0.0)
-        for name, p in params.items():
-            if decays:
-                p.addcmul_(p, _like(decay, p), value=-1)
-            p.addcdiv_(kept["mean"][name], kept["square"][name].sqrt() + 1e-8, value=-1)
-
-    return {"sgd": sgd, "adam": adam, "dadapt_adam": dadapt_adam}[task.optimizer]
+    kind = OPTIMIZERS[task.optimizer]
+    optimizer = kind(task, hp, kept, steps)
+    return optimizer.update
 
 
-def _like(scale: Tensor, p: Tensor) -> Tensor:
-    """`scale`, (K,) or (), in the type of `p` and broadcastable to it."""
-    return (
-        scale.to(p.dtype).view(*scale.shape, *(1,) * (p.ndim - 1))
-        if scale.ndim
-        else scale.to(p.dtype)
-    )
+def _like(scale: Tensor, parameter: Tensor) -> Tensor:
+    """`scale`, (K,) or (), in the type of a parameter and broadcastable to it."""
+    scale = scale.to(parameter.dtype)
+    if not scale.ndim:
+        return scale
+    behind = (1,) * (parameter.ndim - 1)
+    return scale.view(*scale.shape, *behind)
 
 
 def _sums(values: Tensor, like: Tensor) -> Tensor:
     """Sums of each member's entries of a parameter, float64, shaped like `like`, (K,) or ()."""
     # In one piece, so that the order of additions does not depend on the cohort.
-    return values.reshape(*like.shape, -1).contiguous().sum(-1, dtype=torch.float64)
+    entries = values.reshape(*like.shape, -1)
+    whole = entries.contiguous()
+    return whole.sum(-1, dtype=torch.float64)

@@ -1,61 +1,28 @@
-"""Stacks: parameters and buffers of many networks of one architecture, computed together by `vmap`."""
+"""Stacks: parameters and buffers of many networks of one architecture, computed by `vmap`."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import (
-    _add_batch_dim,
-    _remove_batch_dim,
-    _vmap_decrement_nesting,
-    _vmap_increment_nesting,
-    is_functorch_wrapped_tensor,
-)
-from torch.func import vmap
-from torch.utils.hooks import RemovableHandle
+from torch.func import functional_call, vmap
 
 from ..tree import Tree, map_tree
-from . import draws
+from . import dropout
 
+Named = dict[str, Tensor]
 Tensors = Mapping[str, Tensor]
+Function = Callable[..., Any]
+
+_PRIVATE = "torch._C._functorch"
 
 
-class CounterDropout(nn.Module):
-    """Dropout whose pattern is a function of its buffer `key`, which the training loop sets: the
-    same in any cohort.
-
-    channels: whole channels are dropped together (Dropout1d, 2d, 3d).
-    """
-
-    key: Tensor
-
-    def __init__(self, p: float, channels: bool) -> None:
-        super().__init__()
-        self.p, self.channels = p, channels
-        self.register_buffer("key", torch.zeros((), dtype=torch.long), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (batch, ...)."""
-        if not self.training or self.p == 0:
-            return x
-        shape = (*x.shape[:2], *(1,) * (x.ndim - 2)) if self.channels else tuple(x.shape)
-        keep = draws.uniform(self.key.to(x.device), shape, torch.float32) >= self.p
-        self.key = draws.key(self.key, "again")  # for the next call in the same pass
-        return x * keep / max(1 - self.p, 1e-12)
-
-
-def prepare(module: nn.Module) -> nn.Module:
-    """`module`, with its dropout layers replaced by CounterDropout."""
-    for name, part in module.named_children():
-        if isinstance(part, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
-            setattr(module, name, CounterDropout(part.p, channels=not isinstance(part, nn.Dropout)))
-        else:
-            prepare(part)
-    return module
+_Computed = tuple[dict[str, Any], str, Tensor]
+"""The attributes of a part, the name of one of them, and its value."""
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -65,20 +32,31 @@ def copied(module: nn.Module) -> nn.Module:
     Such tensors are attributes, made anew in each call, and may be of a call that is over and
     cannot be copied.
     """
-    computed: list[tuple[dict[str, Any], str, Tensor]] = []
+    computed: list[_Computed] = []
     for part in module.modules():
-        for name, value in vars(part).items():
-            if isinstance(value, Tensor) and (
-                is_functorch_wrapped_tensor(value) or not value.is_leaf
-            ):
-                computed.append((vars(part), name, value))
+        attributes = vars(part)
+        for name, value in attributes.items():
+            if isinstance(value, Tensor) and not _stands_alone(value):
+                computed.append((attributes, name, value))
     for attributes, name, value in computed:
-        attributes[name] = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+        empty = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+        attributes[name] = empty
     try:
         return copy.deepcopy(module)
     finally:
         for attributes, name, value in computed:
             attributes[name] = value
+
+
+def _stands_alone(tensor: Tensor) -> bool:
+    """Whether a tensor is no result of a call: not of autograd, and not of a call under `vmap`."""
+    if tensor.layout is not torch.strided:
+        return tensor.is_leaf
+    try:
+        tensor.untyped_storage()
+    except NotImplementedError:  # it is a wrapper of functorch's, which has none
+        return False
+    return tensor.is_leaf
 
 
 class FeaturesFirst(nn.Linear):
@@ -94,7 +72,9 @@ class FeaturesFirst(nn.Linear):
         if input.ndim != 2:
             return super().forward(input)
         product = self.weight @ input.mT
-        return (product if self.bias is None else product + self.bias[:, None]).mT
+        if self.bias is not None:
+            product = product + self.bias[:, None]
+        return product.mT
 
 
 def features_first(module: nn.Module) -> nn.Module:
@@ -106,66 +86,56 @@ def features_first(module: nn.Module) -> nn.Module:
     return first
 
 
-def dropout_shapes(module: nn.Module, inputs: Tensor) -> dict[str, tuple[int, ...]]:
-    """What each dropout layer is given by `module` for `inputs`, by name; "" for what the module
-    gives.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    layers = {
-        name: part for name, part in module.named_modules() if isinstance(part, CounterDropout)
-    }
-
-    def watch(name: str, part: nn.Module) -> RemovableHandle:
-        def note(part: nn.Module, given: tuple[Any, ...]) -> None:
-            shapes[name] = tuple(given[0].shape)
-
-        return part.register_forward_pre_hook(note)
-
-    hooks = [watch(name, part) for name, part in layers.items()]
-    try:
-        with torch.no_grad():
-            shapes[""] = tuple(module.eval()(inputs).shape)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return shapes
-
-
-def dropout_keys(module: nn.Module) -> tuple[str, ...]:
-    """Names of the buffers that hold the keys of dropout layers."""
-    return tuple(
-        f"{name}.key" if name else "key"
-        for name, m in module.named_modules()
-        if isinstance(m, CounterDropout)
-    )
-
-
-def stacked(modules: Sequence[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def stacked(modules: Sequence[nn.Module]) -> tuple[Named, Named]:
     """Parameters and buffers of `modules`, name -> (K, ...); a frozen parameter is a buffer,
     dropout keys are left out.
     """
-    trained = [name for name, p in modules[0].named_parameters() if p.requires_grad]
-    tensors = [
-        {**dict(module.named_parameters()), **dict(module.named_buffers())} for module in modules
-    ]
-    fixed = set(tensors[0]) - set(trained) - set(dropout_keys(modules[0]))
-    return (
-        {name: torch.stack([t[name].detach() for t in tensors]) for name in trained},
-        {name: torch.stack([t[name].detach() for t in tensors]) for name in sorted(fixed)},
-    )
+    first = modules[0]
+    trained: list[str] = []
+    for name, parameter in first.named_parameters():
+        if parameter.requires_grad:
+            trained.append(name)
+    networks = [tensors(module) for module in modules]
+    fixed = set(networks[0])
+    fixed.difference_update(trained, dropout.keys(first))
+    return _together(networks, trained), _together(networks, sorted(fixed))
+
+
+def tensors(module: nn.Module) -> Named:
+    """Parameters and buffers by name; tied ones have one name."""
+    named: Named = dict(module.named_parameters())
+    named.update(module.named_buffers())
+    return named
+
+
+def _together(networks: Sequence[Tensors], names: Sequence[str]) -> Named:
+    """Stacks of the tensors called `names`."""
+    stacks: Named = {}
+    for name in names:
+        values = [network[name].detach() for network in networks]
+        stacks[name] = torch.stack(values)
+    return stacks
 
 
 def single(tree: Tree) -> dict[str, Any]:
     """The only member of a stack of one, as views without the leading dimension."""
-    return map_tree(lambda t: t[0], tree)
+    return map_tree(_only, tree)
 
 
 def restacked(tree: Tree) -> dict[str, Any]:
     """A stack of one from its only member."""
-    return map_tree(lambda t: t[None], tree)
+    return map_tree(_alone, tree)
 
 
-def lift(function: Callable[..., Any], members: int) -> Callable[..., Any]:
+def _only(tensor: Tensor) -> Tensor:
+    return tensor[0]
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor[None]
+
+
+def lift(function: Function, members: int) -> Function:
     """`function` of one member's trees or tensors, for those with a leading `members`: by `vmap`,
     only when there are several.
 
@@ -173,40 +143,103 @@ def lift(function: Callable[..., Any], members: int) -> Callable[..., Any]:
     """
     if members > 1:
         return mapped(function, members)
-    return lambda *trees: restacked(function(*(_each(lambda t: t[0], tree) for tree in trees)))
+
+    def of_one(*trees: Any) -> Any:
+        return restacked(function(*[_over(_only, tree) for tree in trees]))
+
+    return of_one
 
 
-def mapped(function: Callable[..., Any], members: int) -> Callable[..., Any]:
+def mapped(function: Function, members: int) -> Function:
     """`function` of one member's trees or tensors, for those with a leading `members`; it returns a
     tree, or a tuple of them.
 
     Does what torch.func.vmap does, which took 500 microseconds to flatten and check a pruner's
-    trees on a CPU; this, 60.
+    trees on a CPU; this, 60. It is torch.func.vmap where `functorch_in_use` says so.
     """
     vmap(torch.clone)(torch.zeros(1))  # its first call loads the rules of some operations
+    functorch = _functorch
+    if functorch is None:
+        return _publicly_mapped(function)
 
     def stacked(*trees: Any) -> Any:
-        level = _vmap_increment_nesting(members, "error")
+        level = functorch._vmap_increment_nesting(members, "error")
+
+        def one_of(tensor: Tensor) -> Tensor:
+            return functorch._add_batch_dim(tensor, 0, level)
+
+        def all_of(tensor: Tensor) -> Tensor:
+            return functorch._remove_batch_dim(tensor, level, members, 0)
+
         try:
-            found = function(
-                *(_each(lambda t: _add_batch_dim(t, 0, level), tree) for tree in trees)
-            )
-            return _each(lambda t: _remove_batch_dim(t, level, members, 0), found)
+            outputs = function(*[_over(one_of, tree) for tree in trees])
+            return _over(all_of, outputs)
         finally:
-            _vmap_decrement_nesting()
+            functorch._vmap_decrement_nesting()
 
     return stacked
 
 
-def _each(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+def _publicly_mapped(function: Function) -> Function:
+    """`mapped` by public functions alone."""
+
+    def plain(*trees: Any) -> Any:
+        return _over(_same, function(*trees))
+
+    def stacked(*trees: Any) -> Any:
+        return vmap(plain)(*[_over(_same, tree) for tree in trees])
+
+    return stacked
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _over(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """A tensor, a tree or a tuple of them, with `function` applied to each tensor."""
     if isinstance(tree, Tensor):
         return function(tree)
-    return (
-        tuple(_each(function, part) for part in tree)
-        if isinstance(tree, tuple)
-        else map_tree(function, tree)
-    )
+    if isinstance(tree, tuple):
+        return tuple(_over(function, part) for part in tree)
+    return map_tree(function, tree)
+
+
+def functorch_in_use() -> str:
+    """What stacks are computed by: torch's private functions under `vmap`, or `vmap` itself where
+    this torch has others.
+    """
+    if _functorch is None:
+        return f"torch.func.vmap, for {_PRIVATE} is not as it was"
+    return _PRIVATE
+
+
+def _private_functions() -> Any:
+    """torch's private functions under `vmap`; None where they do not do what they did."""
+    try:
+        functorch = importlib.import_module(_PRIVATE)
+        return functorch if _works(functorch) else None
+    except (ImportError, AttributeError, TypeError, RuntimeError):
+        return None
+
+
+def _works(functorch: Any) -> bool:
+    """Whether the functions that `mapped` needs map the sum over two pairs."""
+    level = functorch._vmap_increment_nesting(2, "error")
+    try:
+        pairs = torch.tensor([[1, 2], [3, 4]])
+        pair = functorch._add_batch_dim(pairs, 0, level)
+        sums = functorch._remove_batch_dim(pair.sum(), level, 2, 0)
+    finally:
+        functorch._vmap_decrement_nesting()
+    return sums.tolist() == [3, 7]
+
+
+_functorch = _private_functions()
+
+
+_Place = tuple[dict[str, Any], str, str]
+"""The dict of a part that holds a tensor, its name there, and its name in the module."""
 
 
 class Call:
@@ -214,57 +247,75 @@ class Call:
     is left in there.
 
     Does what torch.func.functional_call does, which took 90 microseconds more than the module for
-    an MLP on a CPU; this, 20.
+    an MLP on a CPU; this, 20. It is functional_call where modules keep tensors otherwise.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        parts = list(module.named_modules())
-        named = {
-            id(t): name for name, t in [*module.named_parameters(), *module.named_buffers()]
-        }  # tied ones share a name
-        holders: list[dict[str, Any]] = [
-            holder for _, part in parts for holder in (part._parameters, part._buffers)
-        ]
-        self.slots: list[tuple[dict[str, Any], str, str]] = [
-            (holder, local, named[id(t)])
-            for holder in holders
-            for local, t in holder.items()
-            if t is not None
-        ]
+        # Tied tensors share a name.
+        names = {id(tensor): name for name, tensor in tensors(module).items()}
+        self.slots: list[_Place] = []
+        for holder in _holders(module):
+            for local, tensor in holder.items():
+                if tensor is not None:
+                    self.slots.append((holder, local, names[id(tensor)]))
+        held = {name for _, _, name in self.slots}
+        self.is_direct = held == set(names.values())
 
-    def __call__(self, params: Tensors, buffers: dict[str, Tensor], *inputs: Tensor) -> Any:
+    def __call__(self, params: Tensors, buffers: Named, *inputs: Tensor) -> Any:
+        if not self.is_direct:
+            return self._public(params, buffers, *inputs)
         own = [holder[local] for holder, local, _ in self.slots]
         try:
             for holder, local, name in self.slots:
                 holder[local] = params[name] if name in params else buffers.get(name)
             outputs = self.module(*inputs)
-            buffers.update(
-                {name: holder[local] for holder, local, name in self.slots if name in buffers}
-            )
+            for holder, local, name in self.slots:
+                if name in buffers:
+                    buffers[name] = holder[local]
             return outputs
         finally:
             for (holder, local, _), tensor in zip(self.slots, own, strict=True):
                 holder[local] = tensor
+
+    def _public(self, params: Tensors, buffers: Named, *inputs: Tensor) -> Any:
+        """The call by public functions alone."""
+        given = {**buffers, **params}
+        outputs = functional_call(self.module, given, inputs)
+        for name in buffers:
+            buffers[name] = given[name]
+        return outputs
+
+
+def _holders(module: nn.Module) -> list[dict[str, Any]]:
+    """Where the parts of a module keep their tensors; none where torch keeps them otherwise."""
+    holders: list[dict[str, Any]] = []
+    for part in module.modules():
+        attributes = vars(part)
+        holders += [attributes.get("_parameters", {}), attributes.get("_buffers", {})]
+    return holders
 
 
 def can_stack(module: nn.Module, inputs: Tensor) -> bool:
     """Whether `vmap` takes the model's forward and backward pass in training, in which it leaves
     it. inputs: (batch, ...).
     """
+    call = Call(module)
 
     def total(params: Tensors, buffers: Tensors, x: Tensor) -> Tensor:
-        return call(params, {name: value.clone() for name, value in buffers.items()}, x).sum()
+        own = map_tree(torch.clone, buffers)
+        outputs = call(params, own, x)
+        return outputs.sum()
 
-    call = Call(module)
     params, buffers = stacked([module, module])
-    for name in dropout_keys(module):
+    for name in dropout.keys(module):
         buffers[name] = torch.zeros(2, dtype=torch.long, device=inputs.device)
     module.train()
     try:
         with torch.enable_grad():  # the answer is the same where gradients are off
-            leaves = [p.requires_grad_() for p in params.values()]
-            losses = vmap(total)(params, buffers, torch.stack([inputs, inputs]))
+            leaves = [parameter.requires_grad_() for parameter in params.values()]
+            twice = torch.stack([inputs, inputs])
+            losses = vmap(total)(params, buffers, twice)
             torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
     except (RuntimeError, ValueError, NotImplementedError, TypeError):
         return False
