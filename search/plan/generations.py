@@ -18,18 +18,21 @@ from typing import Any
 from ...analysis.rows import table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, read_range, remove_tree
-from ...trainables.contract import Member, Value, canonical
+from ...trainables.contract import Member, canonical
 from ...trainables.records.cohort import Cohort
 from ...trainables.task import Task, identity
 from ..propose.drawn import Configuration, proposals
 from ..study import controls
-from ..study.schema import MODELLED, Arm, Study, at
+from ..study.schema import MODELLED, Arm, Hp, Study, at
 from .checks import cautions, skipped
 from .cohorts import Batch, Ledger, Workers, form, member_digest
 from .rungs import part_of_plan
 
-Propose = Callable[[Arm, int, int], Sequence[Mapping[str, Value]]]
+Hps = Sequence[Hp]
+Propose = Callable[[Arm, int, int], Hps]
 """(arm, round, count) -> that many new configurations, or as many as there are."""
+ByJson = dict[str, Hp]
+"""Canonical JSON -> the configuration."""
 Rounds = dict[str, list[tuple[int, Configuration]]]
 """Arm -> its configurations, each with the number of the generation that it came with."""
 
@@ -66,7 +69,7 @@ class Plan:
         self.arms: list[Arm] = []  # that can run on the task
         self.cohorts: list[Planned] = []
         self.rounds: Rounds = {}
-        self._beforehand: dict[str, Sequence[Mapping[str, Value]]] = {}
+        self._beforehand: dict[str, Hps] = {}
         self._pending: list[Batch] = []  # for the next generation
         self._exhausted: set[str] = set()  # arms without another round
         self._ledger = Ledger()
@@ -86,14 +89,17 @@ class Plan:
         if self._followed or not followers:
             return self.total, False
         known = sum(len(self.rounds[arm.name]) for arm in followers)
-        checks = sum(controls.expected(self.arms, self._sizes()).values())
-        return self.total + max(0, checks - known) * len(self.study.about.seeds), True
+        checks = controls.expected(self.arms, self._sizes())
+        to_come = max(0, sum(checks.values()) - known)
+        members = to_come * len(self.study.about.seeds)
+        return self.total + members, True
 
     def open(self) -> None:
         """Read what is planned, and write down what is studied now. Raises Mistake if the folder
         has rows of another study or task; without rows it begins anew.
         """
-        self.arms = [arm for arm in self.study.arms if skipped(arm, self.study.task) is None]
+        task = self.study.task
+        self.arms = [arm for arm in self.study.arms if skipped(arm, task) is None]
         self._beforehand = {arm.name: _beforehand(arm) for arm in self.arms}
         self._exhausted = {arm.name for arm in self.arms if arm.follows}
         place = self.folder / "plan"
@@ -103,7 +109,7 @@ class Plan:
             files = sorted(place.glob("cohorts-*.jsonl"), key=lambda path: path.name)
             self.rounds = _read_rounds(files, self.arms)
             batches = [self._batch(arm, self._configurations(arm)) for arm in self.arms]
-            stored = _read_stored(files, self.study.task, batches)
+            stored = _read_stored(files, task, batches)
         self._generations = len(files)
         self._ledger = stored.ledger
         self._pending = [batch for batch in batches if not batch.arm.follows]
@@ -125,7 +131,7 @@ class Plan:
                 batches.append(self._batch(arm, self._next_round(arm, propose)))
         return self._write(batches)
 
-    def follow(self, wanted: Mapping[str, Sequence[Mapping[str, Value]]]) -> list[Planned]:
+    def follow(self, wanted: Mapping[str, Hps]) -> list[Planned]:
         """Plan the controls of what other arms found, as far as they are not planned yet. wanted:
         arm -> configurations.
         """
@@ -178,10 +184,10 @@ class Plan:
         self.cohorts += new
         return new
 
-    def _batch(self, arm: Arm, configurations: Sequence[Mapping[str, Value]]) -> Batch:
+    def _batch(self, arm: Arm, configurations: Hps) -> Batch:
         return Batch(arm, configurations, self.study.about.seeds)
 
-    def _configurations(self, arm: Arm) -> Sequence[Mapping[str, Value]]:
+    def _configurations(self, arm: Arm) -> Hps:
         """Those of an arm that are known so far."""
         if arm.name in self.rounds:
             return [hp for _, hp in self.rounds[arm.name]]
@@ -212,7 +218,7 @@ def members(arm: Arm, seeds: Sequence[int]) -> list[Member]:
     return list(Batch(arm, proposals(arm), seeds))
 
 
-def _beforehand(arm: Arm) -> Sequence[Mapping[str, Value]]:
+def _beforehand(arm: Arm) -> Hps:
     """The configurations that an arm has before anything is measured."""
     if arm.sampler in MODELLED or arm.follows:
         return []
@@ -260,8 +266,9 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
     for key in sorted(was.keys() | is_now.keys()):
         if key != "model_options" and was.get(key) != is_now.get(key):
             rule = "was begun with another task, and its rows would not compare"
-            values = f"`{key}` was {was.get(key)!r}; got {is_now.get(key)!r}"
-            return f"{rule}: {values}; give it another --out"
+            values = f"`{key}` was {was.get(key)!r}"
+            got = f"got {is_now.get(key)!r}"
+            return f"{rule}: {values}; {got}; give it another --out"
     return None
 
 
@@ -311,17 +318,17 @@ def _read_rounds(files: Iterable[Location], arms: Sequence[Arm]) -> Rounds:
             earlier = rounds[arm.name]
             known = {canonical(arm.algorithm.space, hp) for _, hp in earlier}
             new = in_file[arm.name]
-            later = [(number, dict(new[key])) for key in sorted(new) if key not in known]
-            rounds[arm.name] = [*earlier, *later][: arm.members]
+            for key in sorted(new):
+                if key not in known:
+                    earlier.append((number, dict(new[key])))
+            rounds[arm.name] = earlier[: arm.members]
     return rounds
 
 
-def _read_configurations(
-    path: Location, arms: Sequence[Arm]
-) -> dict[str, dict[str, Mapping[str, Value]]]:
+def _read_configurations(path: Location, arms: Sequence[Arm]) -> dict[str, ByJson]:
     """Arm -> the configurations that a file of cohorts has of it, by their canonical JSON."""
     by_names = {(arm.name, arm.algorithm_name): arm for arm in arms}
-    configurations: dict[str, dict[str, Mapping[str, Value]]] = {arm.name: {} for arm in arms}
+    configurations: dict[str, ByJson] = {arm.name: {} for arm in arms}
     for _, cohort in _read_lines(path):
         arm = by_names.get((cohort.arm, cohort.algorithm))
         if arm is not None:

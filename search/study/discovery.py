@@ -89,7 +89,9 @@ def _has_image(folder: Path) -> bool:
 
 def _inside(folder: Path) -> tuple[str, list[str], list[str]]:
     """A folder, and what is in it: folders, files."""
-    return next(os.walk(folder), ("", [], []))
+    for inside in os.walk(folder):
+        return inside
+    return "", [], []
 
 
 def _look(path: Path) -> Found | None:
@@ -124,7 +126,8 @@ def _idx_shape(path: Path) -> tuple[int, ...]:
     with gzip.open(path) if packed else path.open("rb") as file:
         start, dimensions = struct.unpack(">3sB", file.read(4))
         shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
-    whole = packed or path.stat().st_size == 4 + 4 * dimensions + math.prod(shape)
+    size = 4 + 4 * dimensions + math.prod(shape)
+    whole = packed or path.stat().st_size == size
     if start != IDX_BYTES or not whole:
         raise Mistake(f"{quoted(path.name)} is no IDX file of bytes, or is cut short")
     return shape
@@ -135,7 +138,8 @@ def _npz(path: Path) -> Found | None:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
     if not names >= {"x_train", "y_train"}:
         return None
-    return Found(path, f"arrays: {', '.join(sorted(names))}", _task("npz", path=path))
+    arrays = ", ".join(sorted(names))
+    return Found(path, f"arrays: {arrays}", _task("npz", path=path))
 
 
 def _parquet(path: Path) -> Found | None:
@@ -159,7 +163,8 @@ def _parquet(path: Path) -> Found | None:
         files["test"] = test
     if images:
         columns = _image_columns(images, labels)
-        return Found(path, f"images in Parquet: {rows:,}", _task("parquet", **files, **columns))
+        task = _task("parquet", **files, **columns)
+        return Found(path, f"images in Parquet: {rows:,}", task)
     numbers = [field.name for field in schema if _is_number(field)]
     if "label" not in labels or len(numbers) < 2:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,18 @@ from ...trainables.algorithms import find
 from ...trainables.data import splits
 from ...trainables.task import Task
 from . import controls
-from .schema import MOST_CONFIGURATIONS, About, Arm, ArmTable, Span, Study, Tables, Values, at
+from .schema import (
+    MOST_CONFIGURATIONS,
+    About,
+    Arm,
+    ArmTable,
+    Content,
+    Space,
+    Span,
+    Study,
+    Tables,
+    at,
+)
 from .space import conditions, every_whole, shown, values_of
 
 TABLES: dict[str, type[pydantic.BaseModel]] = {"study": About, "arm": ArmTable}
@@ -43,7 +53,7 @@ def read(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Study:
         return from_tables(content, path)
 
 
-def checked_copy(tables: Mapping[str, Any]) -> dict[str, Any]:
+def checked_copy(tables: Content) -> dict[str, Any]:
     """A deep copy of what is given in Python, as TOML would have it: lists for tuples, text for
     paths. Raises Mistake for what TOML has no word for.
     """
@@ -54,7 +64,7 @@ def checked_copy(tables: Mapping[str, Any]) -> dict[str, Any]:
         raise Mistake(f"{rule}; got: {error}") from None
 
 
-def from_tables(content: Mapping[str, Any], path: Path | None) -> Study:
+def from_tables(content: Content, path: Path | None) -> Study:
     """The study of the tables of a study file. path: of the file, if there is one.
 
     Raises Mistake with one sentence: key, rule, value.
@@ -118,12 +128,13 @@ def _set(content: dict[str, Any], setting: str) -> None:
         table[inner] = parsed
 
 
-def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> str:
+def _sentence(error: pydantic.ValidationError, content: Content) -> str:
     """One mistake in one sentence: the field's own rule, since pydantic's words are about its
     types.
     """
     # A key that is not known first: it may be why another one is missing.
-    details = min(error.errors(include_url=False), key=_is_known_key)
+    errors = error.errors(include_url=False)
+    details = min(errors, key=_is_known_key)
     outer, *inner = details["loc"]
     place = ""
     key = str(outer)
@@ -138,14 +149,15 @@ def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> st
     rule = fields[key].description
     if details["type"] == "missing":
         return f"{place}`{key}` is missing: {rule}"
-    return f"{place}`{key}` is {rule}; got {shown(details['input'])}"
+    got = shown(details["input"])
+    return f"{place}`{key}` is {rule}; got {got}"
 
 
 def _is_known_key(details: ErrorDetails) -> bool:
     return details["type"] != "extra_forbidden"
 
 
-def _place(outer: int | str, inner: Sequence[int | str], content: Mapping[str, Any]) -> str:
+def _place(outer: int | str, inner: Sequence[int | str], content: Content) -> str:
     if outer != "arm":
         return f"[{outer}]: "
     index = int(inner[0])
@@ -171,13 +183,14 @@ class _Options:
     given: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _task(table: Mapping[str, Any]) -> Task:
+def _task(table: Content) -> Task:
     """The task of table [task]: its own keys, and beside them the options of its data set and
     model.
     """
     names = {field.name for field in dataclasses.fields(Task)}
     own = names.difference(NOT_IN_A_STUDY)
-    task = Task(**{key: value for key, value in table.items() if key in own})
+    own_values = {key: table[key] for key in table if key in own}
+    task = Task(**own_values)
     data_set = models.lookup(task.dataset, splits.DATASETS, "dataset")
     model = models.lookup(task.model, models.MODELS, "model")
     dataset_options = _Options("dataset", *models.options(data_set))
@@ -204,9 +217,12 @@ def _taker(key: str, both: Sequence[_Options], task: Task, own: set[str]) -> _Op
     for options in both:
         if options.takes_others:
             return options
-    known = sorted(own.union(*(options.required for options in both)))
+    known = set(own)
+    for options in both:
+        known.update(options.required)
+    hint = models.hint(key, sorted(known))
     whose = f"of a task with dataset {task.dataset} and model {task.model}"
-    raise Mistake(f"`{key}` is no key {whose};{models.hint(key, known)}")
+    raise Mistake(f"`{key}` is no key {whose};{hint}")
 
 
 def _arms(tables: Sequence[ArmTable]) -> tuple[Arm, ...]:
@@ -241,7 +257,7 @@ def _arm(name: str, table: ArmTable) -> Arm:
     )
 
 
-def _check_grid(table: ArmTable, space: Mapping[str, Values]) -> None:
+def _check_grid(table: ArmTable, space: Space) -> None:
     if table.members is not None:
         rule = "`members` is how many a sampler other than grid proposes"
         raise Mistake(f"{rule}; got {table.members}")
@@ -258,15 +274,20 @@ def _check_grid(table: ArmTable, space: Mapping[str, Values]) -> None:
         raise Mistake(f"{rule}; got {combinations}")
 
 
-def _check_drawn(table: ArmTable, space: Mapping[str, Values]) -> None:
+def _check_drawn(table: ArmTable, space: Space) -> None:
     if table.members is None:
         raise Mistake(f"`members` is missing: how many the sampler {table.sampler} proposes")
     has_ranges = any(isinstance(values, Span) for values in space.values())
-    if not has_ranges and _combinations(space) == 1:
+    has_one = _combinations(space) == 1
+    if has_one and not has_ranges:
         rule = f"`space` has ranges or several values for the sampler {table.sampler}"
         raise Mistake(f"{rule}; got {table.space}")
 
 
-def _combinations(space: Mapping[str, Values]) -> int:
+def _combinations(space: Space) -> int:
     """Of the values that are listed."""
-    return math.prod(len(values) for values in space.values() if not isinstance(values, Span))
+    product = 1
+    for values in space.values():
+        if not isinstance(values, Span):
+            product *= len(values)
+    return product

@@ -73,7 +73,8 @@ def schema(tables: type[pydantic.BaseModel]) -> str:
     lines: list[list[str]] = []
     for name, field in tables.model_fields.items():
         default = "required" if field.is_required() else shown(field.default)
-        lines.append([f"`{name}`", default, str(field.description)])
+        key = f"`{name}`"
+        lines.append([key, default, str(field.description)])
     return grid(["key", "default", "what it is"], lines)
 
 
@@ -84,7 +85,9 @@ def task() -> str:
         told = key_of_task(field.name)
         if told is not None:
             meaning, values = told
-            lines.append([f"`{field.name}`", shown(field.default), values, meaning])
+            key = f"`{field.name}`"
+            default = shown(field.default)
+            lines.append([key, default, values, meaning])
     return grid(["key", "default", "values", "what it is"], lines)
 
 
@@ -130,7 +133,9 @@ def section(name: str, algorithm: Algorithm) -> Iterator[str]:
     for parameter, domain in algorithm.space.items():
         meaning = f"{domain.about}; {STATIC}" if domain.static else domain.about
         default = "" if domain.default is None else shown(domain.default)
-        lines.append([f"`{parameter}`", default, allowed(domain), meaning])
+        key = f"`{parameter}`"
+        values = allowed(domain)
+        lines.append([key, default, values, meaning])
     yield grid(["hyper-parameter", "default", "values", "what it is"], lines)
 
 
