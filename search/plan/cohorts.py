@@ -126,8 +126,11 @@ def _dense_cohorts(
     needed: set[int] = set()
     for batch, places in unplanned:
         if batch.arm.algorithm.from_dense:
-            needed.update(batch.seeds[place % len(batch.seeds)] for place in places)
-    lacking = [[seed] for seed in sorted(needed - set(ledger.dense))]
+            for place in places:
+                seed = place % len(batch.seeds)
+                needed.add(batch.seeds[seed])
+    seeds = sorted(needed.difference(ledger.dense))
+    lacking = [[seed] for seed in seeds]
     size = study.about.max_cohort
     if size == "auto":  # all else waits for them, and so they are spread over all workers
         size = max(LEAST_MEMBERS, -(-len(lacking) // workers.count))
@@ -268,7 +271,8 @@ def _parts(units: list[Unit], size: int) -> Iterator[list[int]]:
 
 
 def _is_small(part: list[Unit], size: int) -> bool:
-    return len(part) == 1 or sum(map(len, part)) <= size
+    members = sum(map(len, part))
+    return members <= size or len(part) == 1
 
 
 def _equal_parts(whole: list[_T], count: int) -> list[list[_T]]:

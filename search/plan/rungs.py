@@ -85,8 +85,9 @@ def told(measured: pd.DataFrame, goals: Goals, arm: Arm, rungs: int) -> dict[str
             continue
         mean = values[places].mean(axis=0)
         broken = violations[places].mean(axis=0).tolist()
-        broken.append(float(1 - reached[places].mean() / rungs))
-        is_finite = np.isfinite(mean).all() and np.isfinite(broken).all()
+        budget_left = 1 - reached[places].mean() / rungs
+        broken.append(float(budget_left))
+        is_finite = np.isfinite([*mean, *broken]).all()
         is_fit = is_finite and not unfit[places].any()
         objectives = tuple(mean.tolist()) if is_fit else None
         measurements[str(hp)] = objectives, tuple(broken)

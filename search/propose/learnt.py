@@ -36,6 +36,7 @@ Params = dict[str, float | int]
 place of one.
 """
 Held = tuple[Told, Params]
+Violations = tuple[float, ...]
 STARTUP = 10
 """Configurations measured before tpe and gp propose, Optuna's own number."""
 
@@ -118,7 +119,8 @@ def _study(arm: Arm, goals: Goals, held: Sequence[Held], round: int) -> Study:
     study = optuna.create_study(directions=directions, sampler=sampler)
     past = _past(arm, held)
     if isinstance(sampler, NSGAIISampler):
-        population.enter(study, sampler, past, population.generations(told)[:-1])
+        *generations, _ = population.generations(told)
+        population.enter(study, sampler, past, generations)
         return study
     for trial in past:
         study.add_trial(trial.frozen())
@@ -155,13 +157,13 @@ def _past(arm: Arm, held: Sequence[Held]) -> list[Past]:
     return trials
 
 
-def _padded(violations: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+def _padded(violations: Sequence[Violations]) -> list[Violations]:
     """As many for each as the one with most has: the gp needs that. What is added is kept by as
     much as others break it.
     """
     columns = itertools.zip_longest(*violations, fillvalue=-math.inf)
     added = [-max(column) for column in columns]
-    padded: list[tuple[float, ...]] = []
+    padded: list[Violations] = []
     for own in violations:
         lacking = added[len(own) :]
         padded.append((*own, *lacking))
@@ -238,7 +240,8 @@ def _params(arm: Arm, hp: Hp) -> Params | None:
         is_active = active(arm, hp, name)
         if not is_active and arm.sampler == "tpe":
             continue
-        code = _encoded(arm.space[name], hp[name] if is_active else middle[name])
+        value = hp[name] if is_active else middle[name]
+        code = _encoded(arm.space[name], value)
         if code is None:
             return None
         params[name] = code

@@ -23,6 +23,8 @@ from ...trainables.task import Task
 from .schema import Arm, Hp, Listed, Study
 
 Row = Mapping[Any, Any]
+Sizes = Mapping[str, int]
+"""Arm -> how many configurations it has."""
 Listing = Mapping[str, Listed]
 """The space of a standard arm."""
 Configurations = dict[str, list[Hp]]
@@ -94,10 +96,10 @@ def wanted(study: Study, folder: Location) -> Configurations:
     return configurations
 
 
-def expected(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, int]:
+def expected(arms: Sequence[Arm], sizes: Sizes) -> dict[str, int]:
     """About how many configurations each arm of checks will have, before anything is measured.
 
-    sizes: how many configurations each arm has.  Checks of the front are expected for as many
+    Checks of the front are expected for as many
     settings as an arm would have there if all arms that are checked were alike: its share of them.
     """
     followers = [arm for arm in arms if arm.follows]
@@ -148,9 +150,8 @@ def _baselines(task: Task) -> list[Arm]:
     arms: list[Arm] = []
     for arm in _standard_arms():
         with contextlib.suppress(Mistake):  # a model without a width
-            if arm.is_other(task) and task.loaded:
-                continue
-            arms.append(Arm(arm.name, arm.algorithm_name, arm.algorithm, "grid", None, arm.space))
+            if not (arm.is_other(task) and task.loaded):
+                arms.append(arm.arm())
     return arms
 
 
@@ -162,13 +163,18 @@ class _Standard(NamedTuple):
     algorithm: Algorithm
     space: Listing
 
+    def arm(self) -> Arm:
+        return Arm(self.name, self.algorithm_name, self.algorithm, "grid", None, self.space)
+
     def is_other(self, task: Task) -> bool:
         """Whether it trains another network than the task's model: a narrower one, say. Mistake if
         there is none.
         """
         algorithm = self.algorithm
-        first = {key: values[0] for key, values in self.space.items()}
-        hp = complete(algorithm.space, first)
+        hp: dict[str, Value] = {}
+        for key, values in self.space.items():
+            hp[key] = values[0]
+        hp = complete(algorithm.space, hp)
         return algorithm.parent(task, hp) != task
 
 

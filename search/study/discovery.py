@@ -8,7 +8,7 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +17,7 @@ from ...analysis.rows.mistake import Mistake
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Names = list[str]
 MOST_FOLDERS = 1000
 """That are looked through."""
 MOST_LEVELS = 4
@@ -62,7 +63,8 @@ def find(top: str | os.PathLike[str]) -> Iterator[Found]:
                 yield data_set
         if len(here.relative_to(top).parts) == MOST_LEVELS:
             folders.clear()
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        shown = [folder for folder in folders if not folder.startswith(".")]
+        folders[:] = sorted(shown)
 
 
 def _torchvision(folder: Path) -> Iterator[Found]:
@@ -185,7 +187,7 @@ def _is_number(field: pa.Field) -> bool:
     return types.is_floating(field.type) or types.is_integer(field.type)
 
 
-def _image_columns(images: list[str], labels: list[str]) -> Mapping[str, str]:
+def _image_columns(images: Names, labels: Names) -> dict[str, str]:
     """The options of [task] that name columns, where they are not the usual ones."""
     label = labels[0]
     for usual in ("fine_label", "label"):

@@ -30,6 +30,7 @@ from .schema import (
     Span,
     Study,
     Tables,
+    Values,
     at,
 )
 from .space import conditions, every_whole, shown, values_of
@@ -239,9 +240,12 @@ def _arms(tables: Sequence[ArmTable]) -> tuple[Arm, ...]:
 
 def _arm(name: str, table: ArmTable) -> Arm:
     algorithm = find(table.algorithm)
-    space = {key: values_of(algorithm, key, given) for key, given in table.space.items()}
-    if table.sampler == "grid":
-        space = {key: every_whole(values) for key, values in space.items()}
+    on_grid = table.sampler == "grid"
+    space: dict[str, Values] = {}
+    for key, given in table.space.items():
+        values = values_of(algorithm, key, given)
+        space[key] = every_whole(values) if on_grid else values
+    if on_grid:
         _check_grid(table, space)
     else:
         _check_drawn(table, space)

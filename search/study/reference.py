@@ -39,6 +39,8 @@ STATIC = "one value a cohort"
 """Said of hyper-parameters that change shapes or code paths: members with other values train in
 another cohort.
 """
+Functions = Mapping[str, Callable[..., Any]]
+"""By name."""
 NOUNS = {"real": "number", "whole": "whole number", "reals": "a number for each layer"}
 """Kind of a domain -> what its values are called."""
 
@@ -103,7 +105,7 @@ def key_of_task(name: str) -> tuple[str, str] | None:
     return None
 
 
-def functions(functions: Mapping[str, Callable[..., Any]], given: int) -> Iterator[str]:
+def functions(functions: Functions, given: int) -> Iterator[str]:
     """Functions by name, with the options that they take after their first `given` arguments."""
     for name, function in functions.items():
         parameters = list(inspect.signature(function).parameters.values())
@@ -175,7 +177,11 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def ours() -> dict[str, Algorithm]:
     """The algorithms that come with prunefront, by name."""
-    return {name: algorithm for name, algorithm in known().items() if is_ours(algorithm)}
+    own: dict[str, Algorithm] = {}
+    for name, algorithm in known().items():
+        if is_ours(algorithm):
+            own[name] = algorithm
+    return own
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ def every_whole(values: Values) -> Values:
         return values
     if values.high - values.low >= MOST_CONFIGURATIONS:
         return values
-    return tuple(range(int(values.low), int(values.high) + 1))
+    low = int(values.low)
+    high = int(values.high)
+    return tuple(range(low, high + 1))
 
 
 def conditions(algorithm: Algorithm, given: Content, space: Space) -> Conditions:
@@ -65,7 +67,8 @@ def conditions(algorithm: Algorithm, given: Content, space: Space) -> Conditions
     try:
         order = list(graphlib.TopologicalSorter(others).static_order())
     except graphlib.CycleError as error:
-        circle = " on ".join(f"`{name}`" for name in reversed(error.args[1]))
+        names = [f"`{name}`" for name in reversed(error.args[1])]
+        circle = " on ".join(names)
         raise Mistake(f"no hyper-parameter depends on itself; got {circle}") from None
     return {key: needs[key] for key in order if key in needs}
 

@@ -147,8 +147,8 @@ def _convert(
     try:
         agreement = deploy.convert(small, path, network.parent, task.data)
     except Mistake as error:
-        sentence = str(error).replace(str(path), str(target / deploy.ONNX))
-        return Converted(FAILED, sentence)
+        later = str(target / deploy.ONNX)
+        return Converted(FAILED, str(error).replace(str(path), later))
     call = deploy.runtime(path.read_bytes())
     recorded = leaving.check_answers(call, network.module, row, task.data)
     sentence = (
@@ -189,8 +189,8 @@ def _say_latencies(small: nn.Module, onnx: Call | None, parent: Parent, console:
 
 def _latency(call: Call, batch: int, parent: Parent) -> str:
     dtype = getattr(torch, parent.dtype)
-    x = torch.zeros(batch, *parent.input_shape, dtype=dtype).uniform_(-1, 1)
-    times = timing.timed(call, x)
+    x = torch.zeros(batch, *parent.input_shape, dtype=dtype)
+    times = timing.timed(call, x.uniform_(-1, 1))
     least = times["milliseconds_min"]
     most = times["milliseconds_max"]
     median = times["milliseconds"]

@@ -77,7 +77,8 @@ def _say_origin(mine: pd.DataFrame, last: Row, console: Console) -> None:
     member = f"member {last['member']}: {last['algorithm']}"
     console.say(f"{member}, {model}, seed {last['seed']}")
     arms: list[str] = []
-    for arm, control in set(zip(mine["arm"], mine["control"], strict=True)):
+    pairs = zip(mine["arm"], mine["control"], strict=True)
+    for arm, control in set(pairs):
         arms.append(f"{arm} (control)" if control else str(arm))
     names = ", ".join(sorted(arms))
     study = f"of {names} in the study {last['study']}"
@@ -87,8 +88,8 @@ def _say_origin(mine: pd.DataFrame, last: Row, console: Console) -> None:
         if name.startswith("hp_") and not pd.isna(value):
             hp[name.removeprefix("hp_")] = value
     hp |= json.loads(last["hp"])
-    settings = ", ".join(f"{name} {hp[name]}" for name in sorted(hp))
-    console.say(f"hyper-parameters: {settings or 'none'}")
+    settings = [f"{name} {hp[name]}" for name in sorted(hp)]
+    console.say(f"hyper-parameters: {', '.join(settings) or 'none'}")
 
 
 def _say_end(last: Row, console: Console) -> None:
