@@ -6,15 +6,15 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeVar
 
 from ...analysis.rows.mistake import Mistake
 from ...trainables.contract import Member
-from ...trainables.domain import Value, code_path
+from ...trainables.domain import code_path
 from ...trainables.records.cohort import Cohort
 from ...trainables.training.memory import allowance, fitting, fitting_shapes, member_bytes
-from ..study.schema import Arm, Study
+from ..study.schema import Arm, Hp, Study
 from .patience import LateError, within
 
 LEAST_MEMBERS = 8
@@ -45,7 +45,7 @@ class Batch:
     """
 
     arm: Arm
-    configurations: Sequence[Mapping[str, Value]]
+    configurations: Sequence[Hp]
     seeds: Sequence[int]
 
     def __len__(self) -> int:
@@ -84,8 +84,10 @@ class Ledger:
 
 def member_digest(arm: str, algorithm: str, version: int, member: Member) -> int:
     """What a member is known by in a plan: arm, algorithm and version, hyper-parameters, seed."""
-    content = json.dumps([arm, algorithm, version, member.hp, member.seed], sort_keys=True)
-    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest())
+    parts = [arm, algorithm, version, member.hp, member.seed]
+    content = json.dumps(parts, sort_keys=True)
+    digest = hashlib.blake2b(content.encode(), digest_size=8)
+    return int.from_bytes(digest.digest())
 
 
 def form(
@@ -98,7 +100,8 @@ def form(
     unplanned = [(batch, _enter(batch, ledger)) for batch in batches]
     yield from _dense_cohorts(study, workers, unplanned, ledger)
     count = sum(len(places) for _, places in unplanned)
-    share = min(MOST_MEMBERS, max(LEAST_MEMBERS, -(-count // workers.count)))
+    share = max(LEAST_MEMBERS, -(-count // workers.count))
+    share = min(share, MOST_MEMBERS)
     for batch, places in unplanned:
         for units in _groups(batch, places):
             yield from _group_cohorts(study, workers, batch, units, share, ledger)
@@ -124,8 +127,11 @@ def _dense_cohorts(
     needed: set[int] = set()
     for batch, places in unplanned:
         if batch.arm.algorithm.from_dense:
-            needed.update(batch.seeds[place % len(batch.seeds)] for place in places)
-    lacking = [[seed] for seed in sorted(needed - set(ledger.dense))]
+            for place in places:
+                seed = place % len(batch.seeds)
+                needed.add(batch.seeds[seed])
+    seeds = sorted(needed.difference(ledger.dense))
+    lacking = [[seed] for seed in seeds]
     size = study.about.max_cohort
     if size == "auto":  # all else waits for them, and so they are spread over all workers
         size = max(LEAST_MEMBERS, -(-len(lacking) // workers.count))
@@ -170,10 +176,12 @@ def _group_cohorts(
 def _named(cohort: Cohort, ledger: Ledger) -> Cohort:
     """The cohort with a name, which tells its place and what is in it."""
     members = [[member.hp, member.seed] for member in cohort.members]
-    content = json.dumps([cohort.arm, cohort.algorithm, cohort.version, members], sort_keys=True)
-    name = f"{ledger.cohorts:05d}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    parts = [cohort.arm, cohort.algorithm, cohort.version, members]
+    content = json.dumps(parts, sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    number = ledger.cohorts
     ledger.cohorts += 1
-    return dataclasses.replace(cohort, name=name)
+    return dataclasses.replace(cohort, name=f"{number:05d}-{digest[:12]}")
 
 
 def _fits(study: Study, workers: Workers, arm: Arm, first: Member, most: int) -> int | None:
@@ -232,7 +240,9 @@ def _groups(batch: Batch, places: Sequence[int]) -> list[list[Unit]]:
         member = batch.member(place)
         unit: Hashable = place
         if algorithm.together:
-            apart = {name: member.hp[name] for name in member.hp if name not in algorithm.together}
+            apart = dict(member.hp)
+            for name in algorithm.together:
+                apart.pop(name, None)
             unit = json.dumps([apart, member.seed], sort_keys=True)
         group = groups.setdefault(code_path(algorithm.space, member.hp), {})
         group.setdefault(unit, []).append(place)
@@ -262,10 +272,16 @@ def _parts(units: list[Unit], size: int) -> Iterator[list[int]]:
 
 
 def _is_small(part: list[Unit], size: int) -> bool:
-    return len(part) == 1 or sum(map(len, part)) <= size
+    members = sum(map(len, part))
+    return members <= size or len(part) == 1
 
 
 def _equal_parts(whole: list[_T], count: int) -> list[list[_T]]:
     """A list cut into `count` parts in order, whose lengths differ by 1 at most."""
-    ends = [len(whole) * index // count for index in range(count + 1)]
-    return [whole[begin:end] for begin, end in itertools.pairwise(ends)]
+    parts: list[list[_T]] = []
+    begin = 0
+    for index in range(1, count + 1):
+        end = len(whole) * index // count
+        parts.append(whole[begin:end])
+        begin = end
+    return parts

@@ -19,18 +19,23 @@ from ...analysis.rows import table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, read_range, remove_tree
 from ...trainables.contract import Member
-from ...trainables.domain import Value, canonical
+from ...trainables.domain import canonical
 from ...trainables.records.cohort import Cohort
 from ...trainables.task import Task, identity
 from ..propose.drawn import Configuration, proposals
 from ..study import controls
-from ..study.schema import MODELLED, Arm, Study, at
+from ..study.schema import MODELLED, Arm, Hp, Study, at
 from .checks import cautions, skipped
 from .cohorts import Batch, Ledger, Workers, form, member_digest
 from .rungs import part_of_plan
 
-Propose = Callable[[Arm, int, int], Sequence[Mapping[str, Value]]]
+Hps = Sequence[Hp]
+About = dict[str, Any]
+"""What is written down of a study."""
+Propose = Callable[[Arm, int, int], Hps]
 """(arm, round, count) -> that many new configurations, or as many as there are."""
+ByJson = dict[str, Hp]
+"""Canonical JSON -> the configuration."""
 Rounds = dict[str, list[tuple[int, Configuration]]]
 """Arm -> its configurations, each with the number of the generation that it came with."""
 
@@ -67,7 +72,7 @@ class Plan:
         self.arms: list[Arm] = []  # that can run on the task
         self.cohorts: list[Planned] = []
         self.rounds: Rounds = {}
-        self._beforehand: dict[str, Sequence[Mapping[str, Value]]] = {}
+        self._beforehand: dict[str, Hps] = {}
         self._pending: list[Batch] = []  # for the next generation
         self._exhausted: set[str] = set()  # arms without another round
         self._ledger = Ledger()
@@ -77,7 +82,8 @@ class Plan:
     @property
     def total(self) -> int:
         """Members that the study will have, as far as is known, if no space is exhausted."""
-        return sum(self._sizes().values()) * len(self.study.about.seeds)
+        configurations = sum(self._sizes().values())
+        return configurations * len(self.study.about.seeds)
 
     def expected(self) -> tuple[int, bool]:
         """Members that the study will have, and whether that is an estimate: checks are planned
@@ -86,15 +92,20 @@ class Plan:
         followers = [arm for arm in self.arms if arm.follows]
         if self._followed or not followers:
             return self.total, False
-        known = sum(len(self.rounds[arm.name]) for arm in followers)
-        checks = sum(controls.expected(self.arms, self._sizes()).values())
-        return self.total + max(0, checks - known) * len(self.study.about.seeds), True
+        known = 0
+        for arm in followers:
+            known += len(self.rounds[arm.name])
+        checks = controls.expected(self.arms, self._sizes())
+        to_come = max(0, sum(checks.values()) - known)
+        members = to_come * len(self.study.about.seeds)
+        return self.total + members, True
 
     def open(self) -> None:
         """Read what is planned, and write down what is studied now. Raises Mistake if the folder
         has rows of another study or task; without rows it begins anew.
         """
-        self.arms = [arm for arm in self.study.arms if skipped(arm, self.study.task) is None]
+        task = self.study.task
+        self.arms = [arm for arm in self.study.arms if skipped(arm, task) is None]
         self._beforehand = {arm.name: _beforehand(arm) for arm in self.arms}
         self._exhausted = {arm.name for arm in self.arms if arm.follows}
         place = self.folder / "plan"
@@ -103,8 +114,8 @@ class Plan:
             _make_way(self.folder, about)
             files = sorted(place.glob("cohorts-*.jsonl"), key=lambda path: path.name)
             self.rounds = _read_rounds(files, self.arms)
-            batches = [self._batch(arm, self._configurations(arm)) for arm in self.arms]
-            stored = _read_stored(files, self.study.task, batches)
+            batches = [self._batch(arm) for arm in self.arms]
+            stored = _read_stored(files, task, batches)
         self._generations = len(files)
         self._ledger = stored.ledger
         self._pending = [batch for batch in batches if not batch.arm.follows]
@@ -123,10 +134,11 @@ class Plan:
         self._pending = []
         for arm in self.arms:
             if arm.name in self.rounds and arm.name not in self._exhausted:
-                batches.append(self._batch(arm, self._next_round(arm, propose)))
+                proposed = self._next_round(arm, propose)
+                batches.append(Batch(arm, proposed, self.study.about.seeds))
         return self._write(batches)
 
-    def follow(self, wanted: Mapping[str, Sequence[Mapping[str, Value]]]) -> list[Planned]:
+    def follow(self, wanted: Mapping[str, Hps]) -> list[Planned]:
         """Plan the controls of what other arms found, as far as they are not planned yet. wanted:
         arm -> configurations.
         """
@@ -135,18 +147,19 @@ class Plan:
         for arm in self.arms:
             if not arm.follows:
                 continue
-            canonical_hp = functools.partial(canonical, arm.algorithm.space)
-            known = {canonical_hp(hp) for _, hp in self.rounds[arm.name]}
+            rounds = self.rounds[arm.name]
+            known = _canonicals(arm, rounds)
             for hp in wanted.get(arm.name, []):
-                if canonical_hp(hp) not in known:
-                    self.rounds[arm.name].append((self._generations, dict(hp)))
-            batches.append(self._batch(arm, self._configurations(arm)))
+                if canonical(arm.algorithm.space, hp) not in known:
+                    rounds.append((self._generations, dict(hp)))
+            batches.append(self._batch(arm))
         return self._write(batches)
 
     def _next_round(self, arm: Arm, propose: Propose) -> list[Configuration]:
         """What an arm proposes next, which is entered in its rounds."""
         number = self._generations
-        left = (arm.members or 0) - len(self.rounds[arm.name])
+        rounds = self.rounds[arm.name]
+        left = (arm.members or 0) - len(rounds)
         count = min(left, self.study.about.batch)
         configurations: list[Configuration] = []
         if count > 0:
@@ -155,7 +168,7 @@ class Plan:
             self._exhausted.add(arm.name)
         # As `_read_rounds` has them.
         configurations.sort(key=functools.partial(canonical, arm.algorithm.space))
-        self.rounds[arm.name] += [(number, hp) for hp in configurations]
+        rounds += [(number, hp) for hp in configurations]
         return configurations
 
     def _write(self, batches: Sequence[Batch]) -> list[Planned]:
@@ -179,10 +192,11 @@ class Plan:
         self.cohorts += new
         return new
 
-    def _batch(self, arm: Arm, configurations: Sequence[Mapping[str, Value]]) -> Batch:
-        return Batch(arm, configurations, self.study.about.seeds)
+    def _batch(self, arm: Arm) -> Batch:
+        """All members of an arm that are known so far."""
+        return Batch(arm, self._configurations(arm), self.study.about.seeds)
 
-    def _configurations(self, arm: Arm) -> Sequence[Mapping[str, Value]]:
+    def _configurations(self, arm: Arm) -> Hps:
         """Those of an arm that are known so far."""
         if arm.name in self.rounds:
             return [hp for _, hp in self.rounds[arm.name]]
@@ -213,20 +227,22 @@ def members(arm: Arm, seeds: Sequence[int]) -> list[Member]:
     return list(Batch(arm, proposals(arm), seeds))
 
 
-def _beforehand(arm: Arm) -> Sequence[Mapping[str, Value]]:
+def _beforehand(arm: Arm) -> Hps:
     """The configurations that an arm has before anything is measured."""
     if arm.sampler in MODELLED or arm.follows:
         return []
     return proposals(arm)
 
 
-def _about(study: Study) -> dict[str, Any]:
+def _about(study: Study) -> About:
     """What is written down of a study before it is compared with what was studied before."""
     constraints = [str(limit) for limit in study.goals.constraints]
+    settings = study.task.to_json()
+    settings.pop("starts", None)
     return {
         "name": study.about.name,
         "keep": study.about.keep,
-        "task": {key: value for key, value in study.task.to_json().items() if key != "starts"},
+        "task": settings,
         "description": study.task.describe(),
         "goals": {
             "maximize": study.goals.maximize,
@@ -236,7 +252,7 @@ def _about(study: Study) -> dict[str, Any]:
     }
 
 
-def _make_way(folder: Location, about: Mapping[str, Any]) -> None:
+def _make_way(folder: Location, about: About) -> None:
     """Remove the plan of another study or task. Raises Mistake if something was measured of it."""
     before = table.planned(folder)
     difference = None if before is None else _difference(before, about)
@@ -250,7 +266,7 @@ def _make_way(folder: Location, about: Mapping[str, Any]) -> None:
         remove_tree(folder / name)
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def _difference(before: About, now: About) -> str | None:
     """Why rows of what was planned before do not go with those of what is planned now, or None if
     they do.
     """
@@ -259,14 +275,17 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
     was = _flat(before["description"])
     is_now = _flat(json.loads(json.dumps(now["description"])))
     for key in sorted(was.keys() | is_now.keys()):
-        if key != "model_options" and was.get(key) != is_now.get(key):
+        if key == "model_options":
+            continue
+        if was.get(key) != is_now.get(key):
             rule = "was begun with another task, and its rows would not compare"
-            values = f"`{key}` was {was.get(key)!r}; got {is_now.get(key)!r}"
-            return f"{rule}: {values}; give it another --out"
+            values = f"`{key}` was {was.get(key)!r}"
+            got = f"got {is_now.get(key)!r}"
+            return f"{rule}: {values}; {got}; give it another --out"
     return None
 
 
-def _flat(description: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(description: About) -> About:
     return {**description, **description["model_options"]}
 
 
@@ -310,19 +329,27 @@ def _read_rounds(files: Iterable[Location], arms: Sequence[Arm]) -> Rounds:
         in_file = _read_configurations(path, learning)
         for arm in learning:
             earlier = rounds[arm.name]
-            known = {canonical(arm.algorithm.space, hp) for _, hp in earlier}
+            known = _canonicals(arm, earlier)
             new = in_file[arm.name]
-            later = [(number, dict(new[key])) for key in sorted(new) if key not in known]
-            rounds[arm.name] = [*earlier, *later][: arm.members]
+            for key in sorted(new):
+                if key not in known:
+                    earlier.append((number, dict(new[key])))
+            rounds[arm.name] = earlier[: arm.members]
     return rounds
 
 
-def _read_configurations(
-    path: Location, arms: Sequence[Arm]
-) -> dict[str, dict[str, Mapping[str, Value]]]:
+def _canonicals(arm: Arm, rounds: Sequence[tuple[int, Configuration]]) -> set[str]:
+    """What the configurations of an arm are known by."""
+    known: set[str] = set()
+    for _, hp in rounds:
+        known.add(canonical(arm.algorithm.space, hp))
+    return known
+
+
+def _read_configurations(path: Location, arms: Sequence[Arm]) -> dict[str, ByJson]:
     """Arm -> the configurations that a file of cohorts has of it, by their canonical JSON."""
-    by_names = {(arm.name, arm.algorithm_name): arm for arm in arms}
-    configurations: dict[str, dict[str, Mapping[str, Value]]] = {arm.name: {} for arm in arms}
+    by_names = _by_names(arms)
+    configurations: dict[str, ByJson] = {arm.name: {} for arm in arms}
     for _, cohort in _read_lines(path):
         arm = by_names.get((cohort.arm, cohort.algorithm))
         if arm is not None:
@@ -352,7 +379,7 @@ def _read_stored(files: Sequence[Location], task: Task, batches: Sequence[Batch]
     dense: list[Planned] = []
     removed: dict[str, list[str]] = {}
     wanted = _digests(batches) if files else set[int]()
-    arms = {(batch.arm.name, batch.arm.algorithm_name): batch.arm for batch in batches}
+    arms = _by_names([batch.arm for batch in batches])
     for planned, cohort in itertools.chain.from_iterable(map(_read_lines, files)):
         ledger.cohorts += 1
         if not cohort.algorithm:
@@ -367,13 +394,22 @@ def _read_stored(files: Sequence[Location], task: Task, batches: Sequence[Batch]
                 gone.append(member)
         arm = arms.get((cohort.arm, cohort.algorithm))
         if arm is not None and gone:
-            removed.setdefault(cohort.arm, []).extend(_identities(task, arm, cohort, gone))
+            names = removed.setdefault(cohort.arm, [])
+            names += _identities(task, arm, cohort, gone)
         if len(gone) < len(cohort.members):
             cohorts.append(planned)
     needed = {name for planned in cohorts for name in planned.after}
     cohorts += [planned for planned in dense if planned.name in needed]
     cohorts.sort(key=lambda planned: planned.name)
     return _Stored(cohorts, removed, ledger)
+
+
+def _by_names(arms: Sequence[Arm]) -> dict[tuple[str, str], Arm]:
+    """By their own names and those of their algorithms, as cohorts have them."""
+    by_names: dict[tuple[str, str], Arm] = {}
+    for arm in arms:
+        by_names[arm.name, arm.algorithm_name] = arm
+    return by_names
 
 
 def _digests(batches: Sequence[Batch]) -> set[int]:

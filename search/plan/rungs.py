@@ -22,6 +22,8 @@ from ..study.schema import Arm, Study
 
 KEYS = ["arm", "hp", "seed", "member", "cohort", "rung", "status"]
 
+Setting = tuple[str, str]
+"""Arm, hyper-parameters as rows have them."""
 Measurement = tuple[tuple[float, ...] | None, tuple[float, ...]]
 """Values of the objectives, None where a seed diverged or failed; and violations."""
 
@@ -83,14 +85,16 @@ def told(measured: pd.DataFrame, goals: Goals, arm: Arm, rungs: int) -> dict[str
             continue
         mean = values[places].mean(axis=0)
         broken = violations[places].mean(axis=0).tolist()
-        broken.append(float(1 - reached[places].mean() / rungs))
-        is_finite = np.isfinite(mean).all() and np.isfinite(broken).all()
+        budget_left = 1 - reached[places].mean() / rungs
+        broken.append(float(budget_left))
+        is_finite = np.isfinite([*mean, *broken]).all()
         is_fit = is_finite and not unfit[places].any()
-        measurements[str(hp)] = (tuple(mean.tolist()) if is_fit else None, tuple(broken))
+        objectives = tuple(mean.tolist()) if is_fit else None
+        measurements[str(hp)] = objectives, tuple(broken)
     return measurements
 
 
-def decided(measured: pd.DataFrame, study: Study, rung: int) -> dict[tuple[str, str], str]:
+def decided(measured: pd.DataFrame, study: Study, rung: int) -> dict[Setting, str]:
     """The settings, (arm, hp), all of whose seeds are at `rung`: why each does not go on, empty if
     it does.
     """
@@ -138,11 +142,13 @@ def stop(study: Study, folder: Location, arm: Arm, cohort: str, rung: int) -> in
         gone: dict[str, str] = dict(json.loads(recorded.read_text()))
     path = rows_path(folder, cohort, f"stopped-{rung}")
     if not path.exists():
-        at_rung = pq.read_table(source(rows_path(folder, cohort, rung)))
+        rows = source(rows_path(folder, cohort, rung))
+        at_rung = pq.read_table(rows)
         last: list[dict[str, object]] = []
         for row in at_rung.to_pylist():
-            if row["member"] in gone:
-                last.append(row | {"status": "stopped", "reason": gone[row["member"]]})
+            reason = gone.get(row["member"])
+            if reason is not None:
+                last.append({**row, "status": "stopped", "reason": reason})
         stamp = json.loads((at_rung.schema.metadata or {})[table.FOOTER])
         footer = {key: value for key, value in stamp.items() if key != "schema"}
         table.write(path, last, hp_types(arm.algorithm.space), footer)

@@ -7,15 +7,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...trainables.domain import Value, complete
-from ..study.schema import MOST_CONFIGURATIONS, Arm, Span, Values
+from ..study.schema import MOST_CONFIGURATIONS, Arm, Hp, Space, Span, Values
 
+Points = NDArray[np.float64]
+"""Of the unit cube, one or more."""
 Configuration = dict[str, Value]
 Places = Sequence[int] | NDArray[np.int64]
 """Of combinations of values on a grid, the last hyper-parameter varying fastest."""
@@ -46,7 +48,7 @@ class Proposals(Sequence[Configuration]):
     """
 
     arm: Arm
-    points: NDArray[np.float64]
+    points: Points
     places: Places
 
     def __len__(self) -> int:
@@ -68,7 +70,7 @@ class Proposals(Sequence[Configuration]):
         return settled(self.arm, hp)
 
 
-def active(arm: Arm, hp: Mapping[str, Value], name: str) -> bool:
+def active(arm: Arm, hp: Hp, name: str) -> bool:
     """Whether the hyper-parameter `name` is searched in `hp`: the others have the values that its
     condition names.
     """
@@ -79,7 +81,7 @@ def active(arm: Arm, hp: Mapping[str, Value], name: str) -> bool:
     return True
 
 
-def settled(arm: Arm, hp: Mapping[str, Value]) -> Configuration:
+def settled(arm: Arm, hp: Hp) -> Configuration:
     """`hp` complete with defaults, which also those have that are not searched in it."""
     kept = dict(hp)
     for name in arm.when:
@@ -88,13 +90,13 @@ def settled(arm: Arm, hp: Mapping[str, Value]) -> Configuration:
     return complete(arm.algorithm.space, kept)
 
 
-def digest(hp: Mapping[str, Value]) -> bytes:
+def digest(hp: Hp) -> bytes:
     """What tells complete configurations apart, 16 bytes."""
     content = repr(sorted(hp.items()))
     return hashlib.blake2b(content.encode(), digest_size=16).digest()
 
 
-def place(space: Mapping[str, Values], point: NDArray[np.float64]) -> Configuration:
+def place(space: Space, point: Points) -> Configuration:
     """The configuration at a point of the unit cube."""
     hp: Configuration = {}
     for (name, values), u in zip(space.items(), point.tolist(), strict=True):
@@ -111,7 +113,8 @@ def _in_span(span: Span, u: float) -> float | int:
         return _whole_in_span(span, u)
     if not span.log:
         return _between(span.low, span.high, u)
-    number = math.exp(_between(math.log(span.low), math.log(span.high), u))
+    logarithm = _between(math.log(span.low), math.log(span.high), u)
+    number = math.exp(logarithm)
     return min(max(number, span.low), span.high)
 
 
@@ -119,10 +122,12 @@ def _whole_in_span(span: Span, u: float) -> int:
     low = span.low - 0.5
     high = span.high + 0.5
     if span.log:
-        number = math.exp(_between(math.log(max(low, 0.5)), math.log(high), u))
+        least = math.log(max(low, 0.5))
+        number = math.exp(_between(least, math.log(high), u))
     else:
         number = _between(low, high, u)
-    return int(min(max(round(number), span.low), span.high))
+    nearest = max(round(number), span.low)
+    return int(min(nearest, span.high))
 
 
 def _between(low: float, high: float, u: float) -> float:
@@ -155,7 +160,7 @@ def _draws(arm: Arm) -> Proposals:
     return Proposals(arm, np.concatenate(points), places)
 
 
-def _source(arm: Arm) -> Callable[[int], NDArray[np.float64]]:
+def _source(arm: Arm) -> Callable[[int], Points]:
     """What draws so many points of the unit cube, others at each call."""
     dimensions = len(arm.space)
     if arm.sampler == "random":
@@ -167,9 +172,7 @@ def _source(arm: Arm) -> Callable[[int], NDArray[np.float64]]:
     return qmc.Sobol(dimensions, rng=arm.sampler_seed).random
 
 
-def _new_points(
-    arm: Arm, points: NDArray[np.float64], wanted: float, seen: set[bytes]
-) -> list[int]:
+def _new_points(arm: Arm, points: Points, wanted: float, seen: set[bytes]) -> list[int]:
     """Indices of the points whose configurations are not among those seen, among which they are
     from now on, until so many are seen as are wanted.
     """
@@ -182,7 +185,7 @@ def _new_points(
     return new
 
 
-def _is_new(arm: Arm, hp: Mapping[str, Value], seen: set[bytes]) -> bool:
+def _is_new(arm: Arm, hp: Hp, seen: set[bytes]) -> bool:
     """Whether a configuration is not among those seen, among which it is from now on."""
     before = len(seen)
     seen.add(digest(settled(arm, hp)))
@@ -249,8 +252,10 @@ def _combinations(arm: Arm) -> Places:
             values[name].append(default)
         is_active = np.ones(size, dtype=bool)
         for other, wanted in condition.items():
-            is_active &= np.isin(codes[other], _indices(values[other], wanted))
-        codes[name] = np.where(is_active, codes[name], values[name].index(default))
+            fitting = _indices(values[other], wanted)
+            is_active &= np.isin(codes[other], fitting)
+        code = values[name].index(default)
+        codes[name] = np.where(is_active, codes[name], code)
     settled_lengths = [len(values[name]) for name in columns]
     settled_places = np.ravel_multi_index(tuple(codes.values()), settled_lengths)
     _, first = np.unique(settled_places, return_index=True)
@@ -259,4 +264,8 @@ def _combinations(arm: Arm) -> Places:
 
 def _indices(values: Sequence[Value], wanted: Sequence[Value]) -> list[int]:
     """Where the wanted ones are."""
-    return [index for index, value in enumerate(values) if value in wanted]
+    indices: list[int] = []
+    for index, value in enumerate(values):
+        if value in wanted:
+            indices.append(index)
+    return indices

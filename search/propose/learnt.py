@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 
 from ...analysis.rows.goals import Goals
 from ...trainables.domain import Value
-from ..study.schema import Arm, Span, Values
+from ..study.schema import Arm, Hp, Span, Values
 from . import population
 from .drawn import Configuration, active, digest, place, proposals, settled
 from .population import Past, Told
@@ -35,6 +35,8 @@ Params = dict[str, float | int]
 """Hyper-parameters as Optuna is given them: numbers of a span as they are, of several values the
 place of one.
 """
+Held = tuple[Told, Params]
+Violations = tuple[float, ...]
 STARTUP = 10
 """Configurations measured before tpe and gp propose, Optuna's own number."""
 
@@ -87,9 +89,9 @@ def _unseen(arm: Arm, known: Set[bytes], count: int) -> Iterator[Configuration]:
             yield hp
 
 
-def _in_space(arm: Arm, told: Sequence[Told]) -> list[tuple[Told, Params]]:
+def _in_space(arm: Arm, told: Sequence[Told]) -> list[Held]:
     """Those of the space as it is now."""
-    held: list[tuple[Told, Params]] = []
+    held: list[Held] = []
     for configuration in told:
         params = _params(arm, configuration.hp)
         if params is not None:
@@ -104,7 +106,7 @@ def _starts_up(arm: Arm, told: Sequence[Told]) -> bool:
     return sum(configuration.measured for configuration in told) < STARTUP
 
 
-def _study(arm: Arm, goals: Goals, held: Sequence[tuple[Told, Params]], round: int) -> Study:
+def _study(arm: Arm, goals: Goals, held: Sequence[Held], round: int) -> Study:
     """What Optuna would hold had it lived through all rounds, and a sampler for this one."""
     import optuna
     from optuna.samplers import NSGAIISampler
@@ -117,7 +119,8 @@ def _study(arm: Arm, goals: Goals, held: Sequence[tuple[Told, Params]], round: i
     study = optuna.create_study(directions=directions, sampler=sampler)
     past = _past(arm, held)
     if isinstance(sampler, NSGAIISampler):
-        population.enter(study, sampler, past, population.generations(told)[:-1])
+        *generations, _ = population.generations(told)
+        population.enter(study, sampler, past, generations)
         return study
     for trial in past:
         study.add_trial(trial.frozen())
@@ -142,7 +145,7 @@ def _sampler(arm: Arm, told: Sequence[Told], round: int) -> BaseSampler:
     )
 
 
-def _past(arm: Arm, held: Sequence[tuple[Told, Params]]) -> list[Past]:
+def _past(arm: Arm, held: Sequence[Held]) -> list[Past]:
     distributions = _distributions(arm)
     violations = _padded([configuration.violations for configuration, _ in held])
     trials: list[Past] = []
@@ -154,13 +157,17 @@ def _past(arm: Arm, held: Sequence[tuple[Told, Params]]) -> list[Past]:
     return trials
 
 
-def _padded(violations: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+def _padded(violations: Sequence[Violations]) -> list[Violations]:
     """As many for each as the one with most has: the gp needs that. What is added is kept by as
     much as others break it.
     """
     columns = itertools.zip_longest(*violations, fillvalue=-math.inf)
     added = [-max(column) for column in columns]
-    return [(*own, *added[len(own) :]) for own in violations]
+    padded: list[Violations] = []
+    for own in violations:
+        lacking = added[len(own) :]
+        padded.append((*own, *lacking))
+    return padded
 
 
 def _average(study: Study) -> Average:
@@ -221,7 +228,7 @@ def _distribution(values: Values) -> Distribution:
     return CategoricalDistribution(range(len(values)))
 
 
-def _params(arm: Arm, hp: Mapping[str, Value]) -> Params | None:
+def _params(arm: Arm, hp: Hp) -> Params | None:
     """`hp` as Optuna is given it; None if it is out of the space, as the study may have changed.
 
     What is not searched in it is left out for tpe, which groups what comes together; the others
@@ -233,7 +240,8 @@ def _params(arm: Arm, hp: Mapping[str, Value]) -> Params | None:
         is_active = active(arm, hp, name)
         if not is_active and arm.sampler == "tpe":
             continue
-        code = _encoded(arm.space[name], hp[name] if is_active else middle[name])
+        value = hp[name] if is_active else middle[name]
+        code = _encoded(arm.space[name], value)
         if code is None:
             return None
         params[name] = code

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -23,9 +23,14 @@ from ...trainables.controls import Check
 from ...trainables.domain import Value, complete, hyperparameters, setting
 from ...trainables.records.networks import kept_members
 from ...trainables.task import Task
-from .schema import Arm, Study
+from .schema import Arm, Hp, Listed, Study
 
-Configurations = dict[str, list[Mapping[str, Value]]]
+Row = Mapping[Any, Any]
+Sizes = Mapping[str, int]
+"""Arm -> how many configurations it has."""
+Listing = Mapping[str, Listed]
+"""The space of a standard arm."""
+Configurations = dict[str, list[Hp]]
 """Arm -> configurations."""
 SHARED = ("lr", "weight_decay")
 """Hyper-parameters that a check has from the setting that it is about."""
@@ -94,10 +99,10 @@ def wanted(study: Study, folder: Location) -> Configurations:
     return configurations
 
 
-def expected(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, int]:
+def expected(arms: Sequence[Arm], sizes: Sizes) -> dict[str, int]:
     """About how many configurations each arm of checks will have, before anything is measured.
 
-    sizes: how many configurations each arm has.  Checks of the front are expected for as many
+    Checks of the front are expected for as many
     settings as an arm would have there if all arms that are checked were alike: its share of them.
     """
     followers = [arm for arm in arms if arm.follows]
@@ -115,9 +120,13 @@ def _checkers() -> dict[str, Algorithm]:
     """The algorithms that make sanity checks, by name; those of this package before others that are
     installed.
     """
-    checkers = {name: algorithm for name, algorithm in known().items() if offered.checks(algorithm)}
-    own = {name: algorithm for name, algorithm in checkers.items() if is_ours(algorithm)}
-    return {**own, **checkers}
+    own: dict[str, Algorithm] = {}
+    others: dict[str, Algorithm] = {}
+    for name, algorithm in known().items():
+        if offered.checks(algorithm):
+            place = own if is_ours(algorithm) else others
+            place[name] = algorithm
+    return {**own, **others}
 
 
 def _checks(arm: Arm, task: Task) -> list[Arm]:
@@ -142,28 +151,40 @@ def _checks(arm: Arm, task: Task) -> list[Arm]:
 def _baselines(task: Task) -> list[Arm]:
     """The standard arms that can start from the task's model."""
     arms: list[Arm] = []
-    for name, algorithm, arm, space in _standard_arms():
+    for arm in _standard_arms():
         with contextlib.suppress(Mistake):  # a model without a width
-            is_other = _is_other(algorithm, space, task)
-            if not (is_other and task.loaded):
-                arms.append(Arm(arm, name, algorithm, "grid", None, space))
+            if not (arm.is_other(task) and task.loaded):
+                arms.append(arm.arm())
     return arms
 
 
-def _standard_arms() -> Iterator[tuple[str, Algorithm, str, Mapping[str, tuple[Value, ...]]]]:
-    """Of every algorithm: its name, itself, and an arm's name and space."""
-    for name, algorithm in known().items():
-        for arm, space in offered.baselines(algorithm).items():
-            yield name, algorithm, arm, space
+class _Standard(NamedTuple):
+    """A standard arm of an algorithm."""
+
+    name: str
+    algorithm_name: str
+    algorithm: Algorithm
+    space: Listing
+
+    def arm(self) -> Arm:
+        return Arm(self.name, self.algorithm_name, self.algorithm, "grid", None, self.space)
+
+    def is_other(self, task: Task) -> bool:
+        """Whether it trains another network than the task's model: a narrower one, say. Mistake if
+        there is none.
+        """
+        algorithm = self.algorithm
+        hp: dict[str, Value] = {}
+        for key, values in self.space.items():
+            hp[key] = values[0]
+        hp = complete(algorithm.space, hp)
+        return algorithm.parent(task, hp) != task
 
 
-def _is_other(algorithm: Algorithm, space: Mapping[str, tuple[Value, ...]], task: Task) -> bool:
-    """Whether a standard arm trains another network than the task's model: a narrower one, say.
-    Mistake if there is none.
-    """
-    first = {key: values[0] for key, values in space.items()}
-    hp = complete(algorithm.space, first)
-    return algorithm.parent(task, hp) != task
+def _standard_arms() -> Iterator[_Standard]:
+    for algorithm_name, algorithm in known().items():
+        for name, space in offered.baselines(algorithm).items():
+            yield _Standard(name, algorithm_name, algorithm, space)
 
 
 def _needing_initial(task: Task) -> list[str]:
@@ -171,10 +192,10 @@ def _needing_initial(task: Task) -> list[str]:
     names: list[str] = []
     for checker in _checkers().values():
         names += [about.called for about in offered.checks(checker).values() if about.needs_initial]
-    for _, algorithm, arm, space in _standard_arms():
+    for arm in _standard_arms():
         with contextlib.suppress(Mistake):
-            if _is_other(algorithm, space, task):
-                names.append(arm)
+            if arm.is_other(task):
+                names.append(arm.name)
     return names
 
 
@@ -201,14 +222,18 @@ def _searched(arm: Arm) -> dict[str, object]:
 
 def _checkable(study: Study, folder: Location) -> pd.DataFrame:
     """Last rows of the members of settings that may be checked."""
-    rows = front.selectable(table.last(table.current(folder, table.read(folder))))
+    current = table.current(folder, table.read(folder))
+    rows = front.selectable(table.last(current))
     followed = {arm.follows for arm in study.arms if arm.follows}
-    rows = rows[rows["arm"].isin(followed) & ~rows["control"].astype(bool)]
+    is_followed = rows["arm"].isin(followed)
+    is_control = rows["control"].astype(bool)
+    rows = rows[is_followed & ~is_control]
     is_done = rows["status"].eq("done")
     is_kept = rows["member"].isin(kept_members(folder))
     is_pruned = rows["sparsity"].gt(0)
     is_whole = is_done & is_kept & is_pruned
-    seeds = is_whole.groupby([rows["arm"], rows["hp"]]).transform("sum")
+    setting_of = [rows["arm"], rows["hp"]]
+    seeds = is_whole.groupby(setting_of).transform("sum")
     return rows[seeds == len(study.about.seeds)]
 
 
@@ -225,17 +250,18 @@ def _points(rows: pd.DataFrame) -> pd.DataFrame:
     on_shrunk = front.fronts(points, "flops_shrunk")
     points["best"] = on_masked | on_shrunk
     unsearched = front.unsearched(points)
-    points["first"] = unsearched.groupby([points["arm"], unsearched]).cumcount() == 0
+    alike = unsearched.groupby([points["arm"], unsearched])
+    points["first"] = alike.cumcount() == 0
     is_cut = rows["flops_shrunk"] < rows["flops_dense"]
-    smaller = is_cut.groupby([rows["arm"], rows["hp"]]).all().rename("smaller")
-    return points.join(smaller, on=["arm", "hp"])
+    smaller = is_cut.groupby([rows["arm"], rows["hp"]]).all()
+    return points.join(smaller.rename("smaller"), on=["arm", "hp"])
 
 
 def _has_model_of(task: Task, parent: Task) -> bool:
     return (parent.model, parent.model_options) == (task.model, task.model_options)
 
 
-def _is_due(arm: Arm, point: Mapping[Any, Any]) -> bool:
+def _is_due(arm: Arm, point: Row) -> bool:
     """Whether an arm checks a setting."""
     about = _about(arm)
     if about.smaller and not point["smaller"]:
@@ -243,7 +269,7 @@ def _is_due(arm: Arm, point: Mapping[Any, Any]) -> bool:
     return point["best"] if about.front else point["first"]
 
 
-def _configuration(arm: Arm, point: Mapping[Any, Any], hp: Mapping[str, Value]) -> dict[str, Value]:
+def _configuration(arm: Arm, point: Row, hp: Hp) -> dict[str, Value]:
     """How an arm checks a setting, whose hyper-parameters are `hp`."""
     space = arm.algorithm.space
     given: dict[str, Value] = {}

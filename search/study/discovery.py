@@ -8,7 +8,7 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +17,7 @@ from ...analysis.rows.mistake import Mistake
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Names = list[str]
 MOST_FOLDERS = 1000
 """That are looked through."""
 MOST_LEVELS = 4
@@ -62,7 +63,8 @@ def find(top: str | os.PathLike[str]) -> Iterator[Found]:
                 yield data_set
         if len(here.relative_to(top).parts) == MOST_LEVELS:
             folders.clear()
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        shown = [folder for folder in folders if not folder.startswith(".")]
+        folders[:] = sorted(shown)
 
 
 def _torchvision(folder: Path) -> Iterator[Found]:
@@ -89,7 +91,9 @@ def _has_image(folder: Path) -> bool:
 
 def _inside(folder: Path) -> tuple[str, list[str], list[str]]:
     """A folder, and what is in it: folders, files."""
-    return next(os.walk(folder), ("", [], []))
+    for inside in os.walk(folder):
+        return inside
+    return "", [], []
 
 
 def _look(path: Path) -> Found | None:
@@ -124,7 +128,8 @@ def _idx_shape(path: Path) -> tuple[int, ...]:
     with gzip.open(path) if packed else path.open("rb") as file:
         start, dimensions = struct.unpack(">3sB", file.read(4))
         shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
-    whole = packed or path.stat().st_size == 4 + 4 * dimensions + math.prod(shape)
+    size = 4 + 4 * dimensions + math.prod(shape)
+    whole = packed or path.stat().st_size == size
     if start != IDX_BYTES or not whole:
         raise Mistake(f"{quoted(path.name)} is no IDX file of bytes, or is cut short")
     return shape
@@ -135,7 +140,8 @@ def _npz(path: Path) -> Found | None:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
     if not names >= {"x_train", "y_train"}:
         return None
-    return Found(path, f"arrays: {', '.join(sorted(names))}", _task("npz", path=path))
+    arrays = ", ".join(sorted(names))
+    return Found(path, f"arrays: {arrays}", _task("npz", path=path))
 
 
 def _parquet(path: Path) -> Found | None:
@@ -159,7 +165,8 @@ def _parquet(path: Path) -> Found | None:
         files["test"] = test
     if images:
         columns = _image_columns(images, labels)
-        return Found(path, f"images in Parquet: {rows:,}", _task("parquet", **files, **columns))
+        task = _task("parquet", **files, **columns)
+        return Found(path, f"images in Parquet: {rows:,}", task)
     numbers = [field.name for field in schema if _is_number(field)]
     if "label" not in labels or len(numbers) < 2:
         return None
@@ -180,7 +187,7 @@ def _is_number(field: pa.Field) -> bool:
     return types.is_floating(field.type) or types.is_integer(field.type)
 
 
-def _image_columns(images: list[str], labels: list[str]) -> Mapping[str, str]:
+def _image_columns(images: Names, labels: Names) -> dict[str, str]:
     """The options of [task] that name columns, where they are not the usual ones."""
     label = labels[0]
     for usual in ("fine_label", "label"):

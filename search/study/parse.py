@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,19 @@ from ...trainables import models
 from ...trainables.algorithms import find
 from ...trainables.task import Task
 from . import controls
-from .schema import MOST_CONFIGURATIONS, About, Arm, ArmTable, Span, Study, Tables, Values, at
+from .schema import (
+    MOST_CONFIGURATIONS,
+    About,
+    Arm,
+    ArmTable,
+    Content,
+    Space,
+    Span,
+    Study,
+    Tables,
+    Values,
+    at,
+)
 from .space import conditions, every_whole, shown, values_of
 
 TABLES: dict[str, type[pydantic.BaseModel]] = {"study": About, "arm": ArmTable}
@@ -39,7 +50,7 @@ def read(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Study:
         return from_tables(content, path)
 
 
-def checked_copy(tables: Mapping[str, Any]) -> dict[str, Any]:
+def checked_copy(tables: Content) -> dict[str, Any]:
     """A deep copy of what is given in Python, as TOML would have it: lists for tuples, text for
     paths. Raises Mistake for what TOML has no word for.
     """
@@ -50,7 +61,7 @@ def checked_copy(tables: Mapping[str, Any]) -> dict[str, Any]:
         raise Mistake(f"{rule}; got: {error}") from None
 
 
-def from_tables(content: Mapping[str, Any], path: Path | None) -> Study:
+def from_tables(content: Content, path: Path | None) -> Study:
     """The study of the tables of a study file. path: of the file, if there is one.
 
     Raises Mistake with one sentence: key, rule, value.
@@ -114,12 +125,13 @@ def _set(content: dict[str, Any], setting: str) -> None:
         table[inner] = parsed
 
 
-def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> str:
+def _sentence(error: pydantic.ValidationError, content: Content) -> str:
     """One mistake in one sentence: the field's own rule, since pydantic's words are about its
     types.
     """
     # A key that is not known first: it may be why another one is missing.
-    details = min(error.errors(include_url=False), key=_is_known_key)
+    errors = error.errors(include_url=False)
+    details = min(errors, key=_is_known_key)
     outer, *inner = details["loc"]
     place = ""
     key = str(outer)
@@ -134,14 +146,15 @@ def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> st
     rule = fields[key].description
     if details["type"] == "missing":
         return f"{place}`{key}` is missing: {rule}"
-    return f"{place}`{key}` is {rule}; got {shown(details['input'])}"
+    got = shown(details["input"])
+    return f"{place}`{key}` is {rule}; got {got}"
 
 
 def _is_known_key(details: ErrorDetails) -> bool:
     return details["type"] != "extra_forbidden"
 
 
-def _place(outer: int | str, inner: Sequence[int | str], content: Mapping[str, Any]) -> str:
+def _place(outer: int | str, inner: Sequence[int | str], content: Content) -> str:
     if outer != "arm":
         return f"[{outer}]: "
     index = int(inner[0])
@@ -168,9 +181,12 @@ def _arms(tables: Sequence[ArmTable]) -> tuple[Arm, ...]:
 
 def _arm(name: str, table: ArmTable) -> Arm:
     algorithm = find(table.algorithm)
-    space = {key: values_of(algorithm, key, given) for key, given in table.space.items()}
-    if table.sampler == "grid":
-        space = {key: every_whole(values) for key, values in space.items()}
+    on_grid = table.sampler == "grid"
+    space: dict[str, Values] = {}
+    for key, given in table.space.items():
+        values = values_of(algorithm, key, given)
+        space[key] = every_whole(values) if on_grid else values
+    if on_grid:
         _check_grid(table, space)
     else:
         _check_drawn(table, space)
@@ -186,7 +202,7 @@ def _arm(name: str, table: ArmTable) -> Arm:
     )
 
 
-def _check_grid(table: ArmTable, space: Mapping[str, Values]) -> None:
+def _check_grid(table: ArmTable, space: Space) -> None:
     if table.members is not None:
         rule = "`members` is how many a sampler other than grid proposes"
         raise Mistake(f"{rule}; got {table.members}")
@@ -203,15 +219,20 @@ def _check_grid(table: ArmTable, space: Mapping[str, Values]) -> None:
         raise Mistake(f"{rule}; got {combinations}")
 
 
-def _check_drawn(table: ArmTable, space: Mapping[str, Values]) -> None:
+def _check_drawn(table: ArmTable, space: Space) -> None:
     if table.members is None:
         raise Mistake(f"`members` is missing: how many the sampler {table.sampler} proposes")
     has_ranges = any(isinstance(values, Span) for values in space.values())
-    if not has_ranges and _combinations(space) == 1:
+    has_one = _combinations(space) == 1
+    if has_one and not has_ranges:
         rule = f"`space` has ranges or several values for the sampler {table.sampler}"
         raise Mistake(f"{rule}; got {table.space}")
 
 
-def _combinations(space: Mapping[str, Values]) -> int:
+def _combinations(space: Space) -> int:
     """Of the values that are listed."""
-    return math.prod(len(values) for values in space.values() if not isinstance(values, Span))
+    product = 1
+    for values in space.values():
+        if not isinstance(values, Span):
+            product *= len(values)
+    return product

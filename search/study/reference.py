@@ -41,6 +41,8 @@ STATIC = "one value a cohort"
 """Said of hyper-parameters that change shapes or code paths: members with other values train in
 another cohort.
 """
+Functions = Mapping[str, Callable[..., Any]]
+"""By name."""
 NOUNS = {"real": "number", "whole": "whole number", "reals": "a number for each layer"}
 """Kind of a domain -> what its values are called."""
 
@@ -75,7 +77,8 @@ def schema(tables: type[pydantic.BaseModel]) -> str:
     lines: list[list[str]] = []
     for name, field in tables.model_fields.items():
         default = "required" if field.is_required() else shown(field.default)
-        lines.append([f"`{name}`", default, str(field.description)])
+        key = f"`{name}`"
+        lines.append([key, default, str(field.description)])
     return grid(["key", "default", "what it is"], lines)
 
 
@@ -86,7 +89,9 @@ def task() -> str:
         told = key_of_task(field.name)
         if told is not None:
             meaning, values = told
-            lines.append([f"`{field.name}`", shown(field.default), values, meaning])
+            key = f"`{field.name}`"
+            default = shown(field.default)
+            lines.append([key, default, values, meaning])
     return grid(["key", "default", "values", "what it is"], lines)
 
 
@@ -102,7 +107,7 @@ def key_of_task(name: str) -> tuple[str, str] | None:
     return None
 
 
-def functions(functions: Mapping[str, Callable[..., Any]], given: int) -> Iterator[str]:
+def functions(functions: Functions, given: int) -> Iterator[str]:
     """Functions by name, with the options that they take after their first `given` arguments."""
     for name, function in functions.items():
         parameters = list(inspect.signature(function).parameters.values())
@@ -132,7 +137,9 @@ def section(name: str, algorithm: Algorithm) -> Iterator[str]:
     for parameter, domain in algorithm.space.items():
         meaning = f"{domain.about}; {STATIC}" if domain.static else domain.about
         default = "" if domain.default is None else shown(domain.default)
-        lines.append([f"`{parameter}`", default, allowed(domain), meaning])
+        key = f"`{parameter}`"
+        values = allowed(domain)
+        lines.append([key, default, values, meaning])
     yield grid(["hyper-parameter", "default", "values", "what it is"], lines)
 
 
@@ -172,7 +179,11 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def ours() -> dict[str, Algorithm]:
     """The algorithms that come with prunefront, by name."""
-    return {name: algorithm for name, algorithm in known().items() if is_ours(algorithm)}
+    own: dict[str, Algorithm] = {}
+    for name, algorithm in known().items():
+        if is_ours(algorithm):
+            own[name] = algorithm
+    return own
 
 
 if __name__ == "__main__":

@@ -146,9 +146,15 @@ class Span:
     whole: bool
 
 
-Values = tuple[Value, ...] | Span
+Hp = Mapping[str, Value]
+"""Hyper-parameters."""
+Listed = tuple[Value, ...]
+Values = Listed | Span
 """What a hyper-parameter may have: values to try, or the span to propose from."""
-Conditions = Mapping[str, Mapping[str, tuple[Value, ...]]]
+Space = Mapping[str, Values]
+Content = Mapping[str, Any]
+"""Tables of a study file, or one of them, as they are given."""
+Conditions = Mapping[str, Mapping[str, Listed]]
 """Hyper-parameter -> other -> values of the other with which the first is searched."""
 
 
@@ -166,7 +172,7 @@ class Arm:
     algorithm: Algorithm
     sampler: str
     members: int | None
-    space: Mapping[str, Values]
+    space: Space
     sampler_seed: int = 0
     when: Conditions = dataclasses.field(default_factory=dict)
     follows: str = ""
@@ -183,7 +189,7 @@ class Study:
     goals: Goals
 
     @staticmethod
-    def from_dict(tables: Mapping[str, Any]) -> Study:
+    def from_dict(tables: Content) -> Study:
         """The study of a dict with the keys of a study file: `study`, `task`, and `arm`, a list.
 
         Raises Mistake with one sentence: key, rule, value.
@@ -195,7 +201,9 @@ class Study:
     @property
     def place(self) -> str:
         """What a sentence about a mistake begins with."""
-        return f'study "{self.about.name}"' if self.path is None else str(self.path)
+        if self.path is None:
+            return f'study "{self.about.name}"'
+        return str(self.path)
 
 
 @contextlib.contextmanager
@@ -206,4 +214,5 @@ def at(place: object) -> Iterator[None]:
     try:
         yield
     except Mistake as error:
-        raise Mistake(f"{place}: {' '.join(str(error).splitlines())}") from None
+        lines = str(error).splitlines()
+        raise Mistake(f"{place}: {' '.join(lines)}") from None

@@ -10,7 +10,15 @@ from ...analysis.rows.mistake import Mistake
 from ...trainables import models
 from ...trainables.contract import Algorithm
 from ...trainables.domain import Domain, Value
-from .schema import MOST_CONFIGURATIONS, Conditions, Span, Values
+from .schema import (
+    MOST_CONFIGURATIONS,
+    Conditions,
+    Content,
+    Listed,
+    Space,
+    Span,
+    Values,
+)
 
 MOST_SHOWN = 80
 """Characters of a value in a sentence."""
@@ -42,17 +50,17 @@ def every_whole(values: Values) -> Values:
         return values
     if values.high - values.low >= MOST_CONFIGURATIONS:
         return values
-    return tuple(range(int(values.low), int(values.high) + 1))
+    low = int(values.low)
+    high = int(values.high)
+    return tuple(range(low, high + 1))
 
 
-def conditions(
-    algorithm: Algorithm, given: Mapping[str, Any], space: Mapping[str, Values]
-) -> Conditions:
+def conditions(algorithm: Algorithm, given: Content, space: Space) -> Conditions:
     """The conditions in an arm's `space`, each after those that it depends on.
 
     given: as the study has it.  space: the values of all hyper-parameters there.
     """
-    needs: dict[str, dict[str, tuple[Value, ...]]] = {}
+    needs: dict[str, dict[str, Listed]] = {}
     for key, value in given.items():
         if _has_condition(value):
             needs[key] = _condition(algorithm, key, given, space)
@@ -60,7 +68,8 @@ def conditions(
     try:
         order = list(graphlib.TopologicalSorter(others).static_order())
     except graphlib.CycleError as error:
-        circle = " on ".join(f"`{name}`" for name in reversed(error.args[1]))
+        names = [f"`{name}`" for name in reversed(error.args[1])]
+        circle = " on ".join(names)
         raise Mistake(f"no hyper-parameter depends on itself; got {circle}") from None
     return {key: needs[key] for key in order if key in needs}
 
@@ -77,15 +86,13 @@ def _has_condition(given: Any) -> bool:
     return isinstance(given, Mapping) and "when" in given
 
 
-def _condition(
-    algorithm: Algorithm, key: str, given: Mapping[str, Any], space: Mapping[str, Values]
-) -> dict[str, tuple[Value, ...]]:
+def _condition(algorithm: Algorithm, key: str, given: Content, space: Space) -> dict[str, Listed]:
     """Other hyper-parameter -> values with which `key` is searched."""
     condition = given[key]["when"]
     if not isinstance(condition, Mapping) or not condition:
         rule = f"`{key}` has a condition such as when = {{NAME = VALUE}}, or a list of values"
         raise Mistake(f"{rule}; got {shown(condition)}")
-    needs: dict[str, tuple[Value, ...]] = {}
+    needs: dict[str, Listed] = {}
     for other, wanted in condition.items():
         if other not in space:
             rule = f"`{key}` depends on another key of the same `space`"
@@ -105,26 +112,31 @@ def _condition(
     return needs
 
 
-def _possible(values: Values, wanted: tuple[Value, ...]) -> tuple[Value, ...]:
+def _possible(values: Values, wanted: Listed) -> Listed:
     """Which of the values `wanted` a hyper-parameter may have; of a list, all that are in it."""
     if not isinstance(values, Span):
         return values
-    numbers = [value for value in wanted if isinstance(value, int | float)]
-    return tuple(number for number in numbers if values.low <= number <= values.high)
+    possible: list[Value] = []
+    for value in wanted:
+        is_number = isinstance(value, int | float)
+        if is_number and values.low <= value <= values.high:
+            possible.append(value)
+    return tuple(possible)
 
 
-def _listed(domain: Domain, given: Any) -> tuple[Value, ...]:
+def _listed(domain: Domain, given: Any) -> Listed:
     """A value, or a list of them, checked."""
     several = isinstance(given, list)
     if several and domain.kind == "reals":  # of which one is a list
         several = bool(given) and isinstance(given[0], list)
-    values = tuple(domain.check(value) for value in (given if several else [given]))
+    candidates = given if several else [given]
+    values = tuple(domain.check(value) for value in candidates)
     if not values or len(set(values)) < len(values):
         raise Mistake(f"has distinct values, at least one; got {shown(given)}")
     return values
 
 
-def _span(domain: Domain, given: Mapping[str, Any]) -> Span:
+def _span(domain: Domain, given: Content) -> Span:
     if domain.kind not in ("real", "whole"):
         raise Mistake(f"is {domain.about}: a list of values; got the range {given}")
     log = given.get("log", domain.log)

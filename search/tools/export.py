@@ -22,7 +22,12 @@ if TYPE_CHECKING:  # optuna takes a second to import
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
+    Distributions = dict[str, BaseDistribution]
+
 Row = dict[Any, Any]
+Params = dict[str, Any]
+NUMBERS = (table._real, table._count)
+FIGURES = {name for name, kind, _ in table.COLUMNS if kind in NUMBERS} - {"seed", "rung"}
 ATTRIBUTES = ("member", "seed", "status", "reason")
 """Columns of a row that a trial has as user attributes."""
 
@@ -49,7 +54,8 @@ def export(folder: Where, url: str, wanted: Goals) -> list[str]:
         storage = _storage(url)
         _check_new(storage, url, studies)
         for name, last in studies.items():
-            earlier = running[running["arm"] == last["arm"].iloc[0]]
+            arm = last["arm"].iloc[0]
+            earlier = running[running["arm"] == arm]
             _add_study(storage, name, last, earlier, wanted)
     return list(studies)
 
@@ -113,14 +119,16 @@ def _trials(
         for limit, by in zip(goals.constraints, broken, strict=True):
             limits[str(limit)] = float(by)
         used = {name: distributions[name] for name in hp}
-        trials.append(_trial(row["status"], hp, used, objectives.tolist(), limits, attributes))
+        status = row["status"]
+        trial = _trial(status, hp, used, objectives.tolist(), limits, attributes)
+        trials.append(trial)
     return trials
 
 
 def _trial(
     status: str,
-    hp: Mapping[str, Any],
-    distributions: Mapping[str, BaseDistribution],
+    hp: Params,
+    distributions: Distributions,
     values: Sequence[float],
     limits: Mapping[str, float],
     attributes: Mapping[str, Any],
@@ -130,8 +138,9 @@ def _trial(
     from optuna.trial import TrialState
 
     stopped = status == "stopped"
-    finite = all(map(math.isfinite, (*values, *limits.values())))
-    measured = finite and (stopped or status == "done")
+    numbers = [*values, *limits.values()]
+    ended_well = stopped or status == "done"
+    measured = ended_well and all(map(math.isfinite, numbers))
     return optuna.create_trial(
         state=TrialState.COMPLETE if measured else TrialState.FAIL,
         values=values if measured else None,
@@ -142,11 +151,11 @@ def _trial(
     )
 
 
-def _params(row: Mapping[Any, Any]) -> dict[str, Any]:
+def _params(row: Row) -> Params:
     """The hyper-parameters of a row by name; lists as JSON. One that is left to the algorithm is
     left out.
     """
-    params: dict[str, Any] = {}
+    params: Params = {}
     for key, value in row.items():
         column = str(key)
         if column.startswith("hp_") and not pd.isna(value):
@@ -157,7 +166,7 @@ def _params(row: Mapping[Any, Any]) -> dict[str, Any]:
     return params
 
 
-def _distributions(params: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistribution]:
+def _distributions(params: Sequence[Params]) -> Distributions:
     """Of each hyper-parameter the range, or the values, that rows have: what was searched is not in
     them.
     """
@@ -167,7 +176,7 @@ def _distributions(params: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistrib
     for hp in params:
         for name, value in hp.items():
             values.setdefault(name, []).append(value)
-    distributions: dict[str, BaseDistribution] = {}
+    distributions: Distributions = {}
     for name in sorted(values):
         known = values[name]
         if isinstance(known[0], str):
@@ -177,13 +186,12 @@ def _distributions(params: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistrib
     return distributions
 
 
-def _figures(row: Mapping[Any, Any]) -> dict[str, float]:
+def _figures(row: Row) -> dict[str, float]:
     """The numbers that were measured."""
-    numbers = {name for name, kind, _ in table.COLUMNS if kind in (table._real, table._count)}
     figures: dict[str, float] = {}
     for key, value in row.items():
         name = str(key)
-        is_measure = name in numbers or name.startswith("m_")
-        if is_measure and name not in ("seed", "rung") and math.isfinite(value):
+        is_figure = name in FIGURES or name.startswith("m_")
+        if is_figure and math.isfinite(value):
             figures[name] = value
     return figures

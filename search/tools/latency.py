@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -25,6 +25,9 @@ from ..drive.lock import locked
 from ..study.schema import Study
 
 PARENT = "parent-"
+Row = dict[str, Any]
+Networks = dict[str, Callable[[], nn.Module]]
+"""Member -> how to get its network."""
 
 
 def check(study: Study) -> None:
@@ -59,28 +62,29 @@ def measure(study: Study, folder: Where, console: Console) -> None:
         )
         for number, member in enumerate(pending, 1):
             network = networks[member]().to(device).eval()
-            about: dict[str, Any] = {"study": study.about.name, "member": member}
+            about: Row = {"study": study.about.name, "member": member}
             about |= {"parent": member.startswith(PARENT), **place}
-            rows = _timed(network, task, about, f"{number}/{len(pending)}", console)
+            progress = f"{number}/{len(pending)}"
+            rows = _timed(network, task, about, progress, console)
             latency.write(latency.path(folder, member, place), rows)
 
 
 def _timed(
-    network: nn.Module, task: Task, about: Mapping[str, Any], progress: str, console: Console
-) -> list[dict[str, Any]]:
+    network: nn.Module, task: Task, about: Row, progress: str, console: Console
+) -> list[Row]:
     """The rows of one network, each said as it is measured. about: what all of them have."""
     counts = flops.count(network, task.data.shape)
     size = {"flops_shrunk": counts.flops, "params_shrunk": counts.params}
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for row in timing.measure(network, task.data.shape):
         rows.append({**about, **size, **row})
         taken = row["reason"] or f"{row['milliseconds']:.3g} ms"
-        what = f"{counts.flops:,} FLOPs, {row['mode']}, batch {row['batch']}"
-        console.say(f"  {progress} {what}: {taken}")
+        kind = f"{row['mode']}, batch {row['batch']}"
+        console.say(f"  {progress} {counts.flops:,} FLOPs, {kind}: {taken}")
     return rows
 
 
-def _networks(study: Study, folder: Location) -> tuple[dict[str, Callable[[], nn.Module]], int]:
+def _networks(study: Study, folder: Location) -> tuple[Networks, int]:
     """How to get the networks to measure, by member, the parent first; and how many members are on
     the front.
     """
@@ -90,7 +94,7 @@ def _networks(study: Study, folder: Location) -> tuple[dict[str, Callable[[], nn
     front_count = 0
     if (last["status"] == "done").any():
         members, front_count = latency.spread(last, kept_members(folder))
-    networks: dict[str, Callable[[], nn.Module]] = {}
+    networks: Networks = {}
     networks[_parent_name(task)] = functools.partial(task.build, 0)
     for member in members:
         networks[member] = functools.partial(load_shrunk, folder, member)
@@ -99,6 +103,6 @@ def _networks(study: Study, folder: Location) -> tuple[dict[str, Callable[[], nn
 
 def _parent_name(task: Task) -> str:
     data = task.data
-    about = [task.model, dict(task.model_options), data.shape, data.classes, task.dtype]
-    content = json.dumps(about)
+    model = [task.model, dict(task.model_options)]
+    content = json.dumps([*model, data.shape, data.classes, task.dtype])
     return PARENT + hashlib.sha256(content.encode()).hexdigest()[:12]

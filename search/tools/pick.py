@@ -26,6 +26,7 @@ from ..console import Console
 from ..study.schema import at
 
 Call = Callable[[Tensor], Tensor]
+Row = Mapping[str, Any]
 TOLD = ("study", "arm", "algorithm", "dataset", "seed", "member", "hp")
 """Columns of its row that are written beside a network, with its scores and counts."""
 
@@ -98,16 +99,18 @@ def _say_chosen(chosen: picking.Pick, console: Console) -> None:
     point = chosen.point
     row = chosen.member
     why_setting, why_member = chosen.why
-    console.say(f"setting  {point['arm']}: {point['setting']} ({why_setting})")
+    setting = f"{point['arm']}: {point['setting']}"
+    console.say(f"setting  {setting} ({why_setting})")
     console.say(f"         {_figures(point, point['done'])}")
-    console.say(f"member   {row['member']}, seed {row['seed']} ({why_member})")
+    member = f"{row['member']}, seed {row['seed']}"
+    console.say(f"member   {member} ({why_member})")
     console.say(f"         {_figures(row)}")
     uncounted = front.uncounted(front.unknown_operations(pd.DataFrame([row])))
     if uncounted:
         console.say(f"beware   {uncounted}")
 
 
-def _write_network(place: Path, network: Network, row: Mapping[str, Any], task: Task) -> nn.Module:
+def _write_network(place: Path, network: Network, row: Row, task: Task) -> nn.Module:
     """Write a network, shrunk, with what is to be known of it; returns it as read back.
 
     Raises Wrong if it is not the network that the row measured.
@@ -129,7 +132,7 @@ def _convert(
     target: Location,
     small: nn.Module,
     network: Network,
-    row: Mapping[str, Any],
+    row: Row,
     task: Task,
 ) -> Converted:
     """Write the network to an ONNX file in `place`, and hold it against the row.
@@ -144,8 +147,8 @@ def _convert(
     try:
         agreement = deploy.convert(small, path, network.parent, task.data)
     except Mistake as error:
-        sentence = str(error).replace(str(path), str(target / deploy.ONNX))
-        return Converted(FAILED, sentence)
+        later = str(target / deploy.ONNX)
+        return Converted(FAILED, str(error).replace(str(path), later))
     call = deploy.runtime(path.read_bytes())
     recorded = leaving.check_answers(call, network.module, row, task.data)
     sentence = (
@@ -180,16 +183,18 @@ def _say_latencies(small: nn.Module, onnx: Call | None, parent: Parent, console:
         )
         for name, call in calls.items():
             for batch in timing.BATCHES:
-                console.say(f"         {name}, batch {batch}: {_latency(call, batch, parent)}")
+                taken = _latency(call, batch, parent)
+                console.say(f"         {name}, batch {batch}: {taken}")
 
 
 def _latency(call: Call, batch: int, parent: Parent) -> str:
     dtype = getattr(torch, parent.dtype)
-    x = torch.zeros(batch, *parent.input_shape, dtype=dtype).uniform_(-1, 1)
-    times = timing.timed(call, x)
+    x = torch.zeros(batch, *parent.input_shape, dtype=dtype)
+    times = timing.timed(call, x.uniform_(-1, 1))
     least = times["milliseconds_min"]
     most = times["milliseconds_max"]
-    return f"{times['milliseconds']:.3g} ms ({least:.3g} to {most:.3g})"
+    median = times["milliseconds"]
+    return f"{median:.3g} ms ({least:.3g} to {most:.3g})"
 
 
 def _leaving(chosen: picking.Pick) -> str:
@@ -209,12 +214,12 @@ def _leaving(chosen: picking.Pick) -> str:
     return f"{file}; the {bound}{masked:,} FLOPs {free}"
 
 
-def _bound(line: Mapping[str, Any]) -> str:
+def _bound(line: Row) -> str:
     """A sign before FLOPs of which not all are counted."""
     return "≥ " if line.get("unknown_ops") else ""
 
 
-def _figures(line: Mapping[str, Any], n: int | None = None) -> str:
+def _figures(line: Row, n: int | None = None) -> str:
     """Accuracies and counts of a member, or the means and deviations of `n` members of a
     setting.
     """
@@ -225,19 +230,23 @@ def _figures(line: Mapping[str, Any], n: int | None = None) -> str:
     return f"{accuracies}{count}; FLOPs {flops}; parameters {parameters}"
 
 
-def _accuracy(line: Mapping[str, Any], score: str, n: int | None) -> str:
+def _accuracy(line: Row, score: str, n: int | None) -> str:
     spread = ""
     if n is not None:
-        spread = f" ± {100 * line[f'{score}_std']:.2f}" if n > 1 else " ± -"
+        spread = " ± -"
+    if n is not None and n > 1:
+        deviation = 100 * line[f"{score}_std"]
+        spread = f" ± {deviation:.2f}"
     split = score.removeprefix("accuracy_")
     return f"{split} accuracy {100 * line[score]:.2f}{spread} %"
 
 
-def _counts(line: Mapping[str, Any], kind: str, bound: str) -> str:
+def _counts(line: Row, kind: str, bound: str) -> str:
     counts: list[str] = []
     for name in front.COUNTS:
         if name.startswith(kind):
-            counts.append(f"{bound}{line[name]:,.0f} {name.removeprefix(kind)}")
+            what = name.removeprefix(kind)
+            counts.append(f"{bound}{line[name]:,.0f} {what}")
     return ", ".join(counts)
 
 

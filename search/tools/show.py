@@ -30,6 +30,10 @@ COUNTS = tuple(name.removeprefix("flops_") for name in front.COUNTS if name.star
 DENSE, *LEFT = COUNTS
 SCORES = {"train %": "accuracy_train", "valid %": front.SCORES[0], "test %": front.SCORES[1]}
 """Heading -> column."""
+Row = Mapping[Any, Any]
+Line = dict[str, Any]
+"""Of the table of layers."""
+Counts = dict[str, int]
 WIDTH = 160
 """Columns that a table may take, whatever the terminal has."""
 
@@ -44,7 +48,7 @@ def show(folder: Where, member: str, console: Console) -> None:
     member = pick.find(rows, member)
     mine = rows[rows["member"] == member]
     steps = mine.drop_duplicates("rung").sort_values("rung")
-    last: dict[str, Any] = {str(name): value for name, value in steps.iloc[-1].items()}
+    last: Row = steps.to_dict("records")[-1]
     _say_origin(mine, last, console)
     _say_end(last, console)
     uncounted = front.unknown_operations(mine)
@@ -68,38 +72,45 @@ def show(folder: Where, member: str, console: Console) -> None:
         console.say(f"residual blocks removed: {', '.join(gone)}")
 
 
-def _say_origin(mine: pd.DataFrame, last: Mapping[str, Any], console: Console) -> None:
+def _say_origin(mine: pd.DataFrame, last: Row, console: Console) -> None:
     """Of what study and arms a member is. mine: all its rows."""
-    model = f"{last['algorithm']}, {last['model']} on {last['dataset']}"
-    console.say(f"member {last['member']}: {model}, seed {last['seed']}")
+    model = f"{last['model']} on {last['dataset']}"
+    member = f"member {last['member']}: {last['algorithm']}"
+    console.say(f"{member}, {model}, seed {last['seed']}")
     arms: list[str] = []
-    for arm, control in set(zip(mine["arm"], mine["control"], strict=True)):
+    pairs = zip(mine["arm"], mine["control"], strict=True)
+    for arm, control in set(pairs):
         arms.append(f"{arm} (control)" if control else str(arm))
     names = ", ".join(sorted(arms))
-    console.say(f"of {names} in the study {last['study']}; cohort {last['cohort']}")
-    hp: dict[str, Any] = {}
+    study = f"of {names} in the study {last['study']}"
+    console.say(f"{study}; cohort {last['cohort']}")
+    hp: Line = {}
     for name, value in last.items():
         if name.startswith("hp_") and not pd.isna(value):
             hp[name.removeprefix("hp_")] = value
     hp |= json.loads(last["hp"])
-    settings = ", ".join(f"{name} {hp[name]}" for name in sorted(hp))
-    console.say(f"hyper-parameters: {settings or 'none'}")
+    settings = [f"{name} {hp[name]}" for name in sorted(hp)]
+    console.say(f"hyper-parameters: {', '.join(settings) or 'none'}")
 
 
-def _say_end(last: Mapping[str, Any], console: Console) -> None:
+def _say_end(last: Row, console: Console) -> None:
     """How far a member came, and what it cost."""
     status = "running" if last["status"] == table.RUNNING else last["status"]
     reason = f": {last['reason']}" if last["reason"] else ""
     console.say(f"{status} at rung {last['rung']}{reason}")
-    search = f"({last['search_flops']:,.0f} of them for a search)"
-    spent = f"{last['train_flops']:,.0f} training FLOPs {search}"
-    taken = f"{last['steps']:,.0f} steps, {last['examples']:,.0f} examples"
-    console.say(f"cost: {last['seconds']:.3g} s, {spent}, {taken}")
+    costs = (
+        f"{last['seconds']:.3g} s",
+        f"{last['train_flops']:,.0f} training FLOPs "
+        f"({last['search_flops']:,.0f} of them for a search)",
+        f"{last['steps']:,.0f} steps",
+        f"{last['examples']:,.0f} examples",
+    )
+    console.say(f"cost: {', '.join(costs)}")
 
 
 def layers(
     module: nn.Module, kept: Mapping[str, Tensor], parent: Parent
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+) -> tuple[list[Line], Counts]:
     """What is left of each removable layer of one network, in order, and in all, as its row counts
     it.
 
@@ -113,7 +124,7 @@ def layers(
     units, columns = alive(structure, stack)
     others = elsewhere(structure, counts, stack, columns)
     left = by_layer(structure, counts, stack, units, columns, others)
-    lines: list[dict[str, Any]] = []
+    lines: list[Line] = []
     for layer in structure.layers:
         dense_flops = counts.layers.get(layer.name, 0)
         lines.append(_layer_line(layer, kept, left[layer.name], dense_flops))
@@ -124,9 +135,7 @@ def layers(
     return lines, {DENSE: counts.flops, **_left_flops(whole)}
 
 
-def _layer_line(
-    layer: Layer, kept: Mapping[str, Tensor], left: Mapping[str, Any], dense_flops: int
-) -> dict[str, Any]:
+def _layer_line(layer: Layer, kept: Mapping[str, Tensor], left: Row, dense_flops: int) -> Line:
     """left: what is left of the layer."""
     units = int(left["units"])
     return {
@@ -141,12 +150,15 @@ def _layer_line(
     }
 
 
-def _left_flops(left: Mapping[str, Any]) -> dict[str, int]:
+def _left_flops(left: Row) -> Counts:
     """Masked and shrunk."""
-    return {kind: int(left[f"flops_{kind}"]) for kind in LEFT}
+    counts: Counts = {}
+    for kind in LEFT:
+        counts[kind] = int(left[f"flops_{kind}"])
+    return counts
 
 
-def _layers(lines: list[dict[str, Any]], whole: dict[str, int], uncounted: bool) -> Table:
+def _layers(lines: list[Line], whole: Counts, uncounted: bool) -> Table:
     """uncounted: whether FLOPs are lower bounds."""
     grid = columns(["layer", "weight", "kept", "units", "removed", *COUNTS], left=("layer",))
     for line in lines:
@@ -158,7 +170,7 @@ def _layers(lines: list[dict[str, Any]], whole: dict[str, int], uncounted: bool)
     return grid
 
 
-def _weight(line: Mapping[str, Any]) -> list[str]:
+def _weight(line: Row) -> list[str]:
     """Shape of the weight, what is kept of the parameters, units and those removed."""
     if "shape" not in line:
         return ["", "", "", ""]

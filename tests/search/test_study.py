@@ -382,3 +382,68 @@ def test_options_go_to_the_data_set_and_the_model_that_take_them(tmp_path: Path)
     found = good(tmp_path, task('dataset = "parquet"\ntrain = "x"\nlabel = "y"\nwidths = [3]')).task
     assert found.dataset_options == {"train": "x", "label": "y"}
     assert found.model_options == {"widths": [3]}
+
+
+IN_PYTHON = {
+    "study": {"name": "s", "seeds": (0, 1)},
+    "task": {"dataset": "digits", "widths": [8], "epochs": 3},
+    "arm": [
+        {
+            "algorithm": "dns",
+            "sampler": "random",
+            "members": 4,
+            "space": {"sparsity": {"low": 0.1, "high": 0.9}, "scope": ("layerwise", "global")},
+        }
+    ],
+}
+IN_TOML = (
+    STUDY
+    + '[task]\ndataset = "digits"\nwidths = [8]\nepochs = 3\n[[arm]]\nalgorithm = "dns"\nsampler = "random"\n'
+    + 'members = 4\nspace = {sparsity = {low = 0.1, high = 0.9}, scope = ["layerwise", "global"]}\n'
+)
+
+
+def test_a_study_in_python_is_that_of_its_file(tmp_path: Path) -> None:
+    made = Study.from_dict(IN_PYTHON)
+    found = good(tmp_path, IN_TOML)
+    assert (made.about, made.task, made.arms, made.goals) == (
+        found.about,
+        found.task,
+        found.arms,
+        found.goals,
+    )
+    assert (made.path, made.place) == (None, 'study "s"')
+    assert found.place == str(found.path)
+
+
+def test_a_study_in_python_keeps_nothing_of_what_it_was_given() -> None:
+    given = {**IN_PYTHON, "study": {"name": "s", "seeds": [0, 1]}}
+    made = Study.from_dict(given)
+    given["study"]["seeds"].append(2)
+    assert made.about.seeds == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"study": {"name": "s"}}, "[study]: `seeds` is missing: a list of"),
+        ({"study": {"name": "s", "seeds": [0], "keep": "some"}}, "[study]: `keep` is which networks are kept: all,"),
+        ({"task": {"lr": -1}}, "[task]: `lr` is the learning rate: a number in [0, inf); got -1"),
+        ({"task": {"epoch": 3}}, '[task]: `epoch` is no key of a task with dataset digits and model mlp; did you mean "epochs"?'),
+        ({"arm": [{"algorithm": "dns", "space": {"sparsity": 2}}]}, SHARE),
+        ({"arms": []}, "`arms` is no key here; did you mean"),
+        ({"task": {"lr": object()}}, "a study has text, numbers, truth values, and lists and tables of these; got: expected str"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_python_have_the_sentences_of_a_file(
+    change: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        Study.from_dict({**IN_PYTHON, **change})
+
+
+def test_paths_in_python_are_text() -> None:
+    task = {"dataset": "npz", "path": Path("/data/x.npz")}
+    assert Study.from_dict({**IN_PYTHON, "task": task}).task.dataset_options == {
+        "path": "/data/x.npz"
+    }
