@@ -79,7 +79,7 @@ def picture(listed: Sequence[Point], columns: int, encoding: str) -> list[str]:
     field = _Field(drawn, width)
     field.draw_front(front, lines.front)
     below = [point for point in drawn if not point.on_front]
-    for point in below + front:  # what comes later covers what was there
+    for point in reversed(front + below):  # what comes later covers what was there
         field.put(point, letters[point.arm])
     return [*field.framed(lines), *_key(letters, columns)]
 
