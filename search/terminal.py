@@ -50,9 +50,12 @@ ASCII = Lines("|", "-", "+", "+", ".")
 
 def points(folder: Location) -> list[Point]:
     """The points of a study, from the table that its report wrote; its sanity checks are none."""
-    frame = pd.read_csv(source(folder / "report" / "front.csv"), keep_default_na=False)
-    numbers = frame[["flops_shrunk", "accuracy_valid"]].apply(pd.to_numeric, errors="coerce")
-    real = (numbers.abs() < math.inf).all(axis=1) & (numbers["flops_shrunk"] > 0)
+    path = folder / "report" / "front.csv"
+    frame = pd.read_csv(source(path), keep_default_na=False)
+    numbers = frame[["flops_shrunk", "accuracy_valid"]]
+    numbers = numbers.apply(pd.to_numeric, errors="coerce")
+    finite = (numbers.abs() < math.inf).all(axis=1)
+    real = finite & (numbers["flops_shrunk"] > 0)
     drawn = frame[real & ~is_check(frame)]
     columns = [drawn["arm"], drawn["flops_shrunk"], drawn["accuracy_valid"], drawn["front_shrunk"]]
     listed: list[Point] = []
@@ -79,7 +82,7 @@ def picture(listed: Sequence[Point], columns: int, encoding: str) -> list[str]:
     field = _Field(drawn, width)
     field.draw_front(front, lines.front)
     below = [point for point in drawn if not point.on_front]
-    for point in below + front:  # what comes later covers what was there
+    for point in reversed(front + below):  # what comes later covers what was there
         field.put(point, letters[point.arm])
     return [*field.framed(lines), *_key(letters, columns)]
 
@@ -87,6 +90,10 @@ def picture(listed: Sequence[Point], columns: int, encoding: str) -> list[str]:
 def _has(encoding: str, lines: Lines) -> bool:
     letters = "".join(dataclasses.astuple(lines))
     return letters.encode(encoding, "ignore").decode(encoding) == letters
+
+
+def _flops(point: Point) -> float:
+    return point.flops
 
 
 def _letters(drawn: Sequence[Point]) -> dict[str, str]:
@@ -135,12 +142,13 @@ class _Field:
 
     def draw_front(self, front: Sequence[Point], dot: str) -> None:
         """From each point to the next: that much accuracy is to be had for so many FLOPs."""
-        ordered = sorted(front, key=lambda point: point.flops)
-        ends = [self.column(point.flops) for point in ordered[1:]] + [self.width]
-        for point, end in zip(ordered, ends, strict=True):
+        end = self.width
+        for point in sorted(front, key=_flops, reverse=True):
+            begin = self.column(point.flops)
             cells = self.cells[self.row(point.accuracy)]
-            for column in range(self.column(point.flops), end):
+            for column in range(begin, end):
                 cells[column] = dot
+            end = begin
 
     def framed(self, lines: Lines) -> Iterator[str]:
         """The field with its axes and what they say."""
@@ -178,7 +186,9 @@ class _Field:
 
 def _spread(low: float, high: float, least: float) -> tuple[float, float]:
     """The range from low to high, widened by `least` at both ends where it is no range."""
-    return (low, high) if high > low else (low - least, high + least)
+    if high > low:
+        return low, high
+    return low - least, high + least
 
 
 def _round_numbers(left: float, right: float) -> list[float]:

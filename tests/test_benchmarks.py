@@ -49,6 +49,7 @@ TINY_APART = {
 }
 """Those that start copies of themselves."""
 TINY_WITH_RAY = {
+    "first_minutes.py": "--repeats 1",
     "cohort.py": "--members 8 --steps 60 --plain 2",
 }
 LONG = {

@@ -43,8 +43,11 @@ def started(study: Path, folder: str | None) -> Iterator[Early | None]:
 
     study: a file that nobody has read yet.  folder: the output folder as the command line has it.
     """
+    if not _saves_time(study, folder):
+        yield None
+        return
     with contextlib.ExitStack() as stack:
-        yield _start(stack) if _saves_time(study, folder) else None
+        yield _start(stack)
 
 
 def _start(stack: contextlib.ExitStack) -> Early | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 from rich.live import Live
 
@@ -22,9 +23,11 @@ from ..plan.generations import Planned
 
 NAMED = 2
 """Cohorts that are told about while they train."""
-EVERY, SILENT = 10.0, 30.0
-"""Where the output is no terminal: seconds between lines as members are measured, and the most
-without any line.
+SHOWN_POINTS = 4
+"""Of the best ones so far, spread over the front."""
+EVERY_SECONDS, SILENT_SECONDS = 10.0, 30.0
+"""Where the output is no terminal: between lines as members are measured, and the most without any
+line.
 """
 
 
@@ -44,21 +47,21 @@ class Progress:
         rungs: int,
         console: Console,
     ) -> None:
-        self.folder, self.rungs, self.console = folder, rungs, console
-        self.total, self.before, self.done = total, done, done
-        self.stopped, self.spared = (
-            0,
-            0.0,
-        )  # members, and their share of the rungs that need no training
+        self.folder = folder
+        self.rungs = rungs
+        self.console = console
+        self.total = total
+        self.before = self.done = done
+        self.stopped = 0  # members
+        self.spared = 0.0  # their share of the rungs, which needs no training
         self.work: dict[str, float] = {}  # cohort -> members x share of the rungs
         self.points = np.empty((0, 2))  # non-dominated (accuracy, masked FLOPs)
         self.begun = self.said = time.monotonic()
-        self.at_work: Callable[[], list[Planned]] = (
-            list  # cohorts that train, in the order in which they began
-        )
-        self.live = (
-            Live(self._line(), console=console, transient=True) if console.is_terminal else None
-        )
+        # Cohorts that train, in the order in which they began.
+        self.at_work: Callable[[], list[Planned]] = list
+        self.live: Live | None = None
+        if console.is_terminal:
+            self.live = Live(self._line(), console=console, transient=True)
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="progress", daemon=True)
 
@@ -76,11 +79,15 @@ class Progress:
 
     def _beat(self) -> None:
         """Say how far it is, however long a rung takes."""
-        while not self._over.wait(
-            pulse.EVERY if self.live else max(0.0, self.said + SILENT - time.monotonic())
-        ):
-            if self.live or time.monotonic() - self.said >= SILENT:
+        while not self._over.wait(self._pause()):
+            if self.live or time.monotonic() - self.said >= SILENT_SECONDS:
                 self._show(self.live is None)
+
+    def _pause(self) -> float:
+        """Seconds until there is something to say."""
+        if self.live:
+            return pulse.EVERY
+        return max(0.0, self.said + SILENT_SECONDS - time.monotonic())
 
     def reached(self, planned: Planned, rung: int) -> None:
         """A cohort wrote the rows of `rung`."""
@@ -91,12 +98,16 @@ class Progress:
         ended = rows[rows["status"] != RUNNING]
         self.done += len(ended)
         self.work[planned.name] = planned.size * rung / self.rungs
-        measured = ended[(ended["status"] == "done") & eligible(ended)]
-        points = np.concatenate(
-            [self.points, measured[["accuracy_valid", "flops_masked"]].to_numpy(float)]
-        )
-        self.points = np.unique(points[front(points, [True, False])], axis=0)
+        self._add_points(ended)
         self._show()
+
+    def _add_points(self, ended: pd.DataFrame) -> None:
+        """Take the best of these members' last rows for the line."""
+        measured = ended[(ended["status"] == "done") & eligible(ended)]
+        new = measured[["accuracy_valid", "flops_masked"]].to_numpy(float)
+        points = np.concatenate([self.points, new])
+        best = points[front(points, [True, False])]
+        self.points = np.unique(best, axis=0)
 
     def left(self, count: int, rung: int) -> None:
         """So many members were stopped at `rung`."""
@@ -110,46 +121,50 @@ class Progress:
         self.console.say(sentence)
 
     def _show(self, anyway: bool = False) -> None:
+        now = time.monotonic()
         if self.live:
             self.live.update(self._line())
-        elif anyway or time.monotonic() - self.said >= EVERY:
-            self.said = time.monotonic()
+        elif anyway or now - self.said >= EVERY_SECONDS:
+            self.said = now
             self.console.say(self._line())
 
     def _line(self) -> str:
-        seconds = time.monotonic() - self.begun
         total, guessed = self.total()
-        work, all_work = sum(list(self.work.values())), total - self.before - self.spared
         about = "about " if guessed else ""
-        parts = [
-            f"{self.done}/{about}{total} members"
-            + (f" ({self.stopped} stopped at a rung)" if self.stopped else "")
-        ]
-        if all_work / 20 <= work < all_work:  # before that it would be a guess
-            left = f"{about}{_clock(seconds * (all_work - work) / work)} left"
-            parts.append(f"{60 * work / seconds:.0f} members/min, {left}")
-        else:
-            parts.append(f"{_clock(seconds)} so far")
+        members = f"{self.done}/{about}{total} members"
+        if self.stopped:
+            members += f" ({self.stopped} stopped at a rung)"
+        parts = [members, self._pace(total, about)]
         if len(self.points):
-            shown = self.points[np.unique(np.linspace(0, len(self.points) - 1, 4).astype(int))][
-                ::-1
-            ]
-            best = ", ".join(f"{accuracy:.1%} at {flops:,.0f} FLOPs" for accuracy, flops in shown)
-            parts.append(f"best so far: {best} (masked)")
-        parts += self._words()
+            parts.append(f"best so far: {self._best()} (masked)")
+        if words := self._words():
+            parts.append(f"now {words}")
         return "; ".join(parts)
 
-    def _words(self) -> list[str]:
-        """What the cohorts that have trained for longest say of themselves, as long as they say
-        something.
-        """
-        oldest = self.at_work()[:NAMED]
-        words = [
-            (planned.arm or "dense networks", pulse.read(self.folder, planned.name))
-            for planned in oldest
-        ]
-        said = [f"{arm}: {word}" for arm, word in words if word is not None]
-        return [f"now {', '.join(said)}"] if said else []
+    def _pace(self, total: int, about: str) -> str:
+        """How fast it goes and how long it will take, where that is more than a guess."""
+        seconds = time.monotonic() - self.begun
+        work = sum(list(self.work.values()))
+        all_work = total - self.before - self.spared
+        if not all_work / 20 <= work < all_work:
+            return f"{_clock(seconds)} so far"
+        left = seconds * (all_work - work) / work
+        return f"{60 * work / seconds:.0f} members/min, {about}{_clock(left)} left"
+
+    def _best(self) -> str:
+        places = np.linspace(0, len(self.points) - 1, SHOWN_POINTS).astype(int)
+        shown = self.points[np.unique(places)]
+        words = [f"{accuracy:.1%} at {flops:,.0f} FLOPs" for accuracy, flops in shown[::-1]]
+        return ", ".join(words)
+
+    def _words(self) -> str:
+        """What the cohorts that have trained for longest say of themselves; empty: nothing."""
+        said: list[str] = []
+        for planned in self.at_work()[:NAMED]:
+            word = pulse.read(self.folder, planned.name)
+            if word is not None:
+                said.append(f"{planned.arm or 'dense networks'}: {word}")
+        return ", ".join(said)
 
 
 def _clock(seconds: float) -> str:

@@ -171,8 +171,10 @@ def _say_all(say: Say, sentences: Sequence[str]) -> None:
 
 def _say_cautions(study: Study, folder: Location, say: Say) -> None:
     """Set aside the row files that cannot be trusted, and say that and what looks odd."""
-    for path, why in table.set_aside(folder).items():
-        say(f"{path.name}: {why}; moved to {folder / 'rejected'}")
+    place = folder / "rejected"
+    aside = table.set_aside(folder)
+    for path, why in aside.items():
+        say(f"{path.name}: {why}; moved to {place}")
     for caution in checks.cautions(study):
         say(f"caution: {caution}")
 

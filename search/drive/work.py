@@ -258,7 +258,7 @@ class Work:
         ]
 
     def _measure(self, planned: Planned, rung: int) -> None:
-        """Take the rows of a cohort at a rung for decisions, and of those that were stopped there."""
+        """Take the rows of a cohort at a rung for decisions, and of those that were stopped."""
         self._measured.take(self._rows(planned, rung))
         if self._decided(planned, rung):  # elsewhere: the plan is a copy
             self._measured.take(self._rows(planned, f"stopped-{rung}"))
@@ -311,11 +311,14 @@ class Work:
     def _waiting(self) -> dict[int, list[Planned]]:
         """Rung -> the cohorts that stand there, and for which it is not decided who goes on."""
         waiting: dict[int, list[Planned]] = {}
-        busy = {planned.name for planned in [*self._queue, *self._running.values()]}
+        busy = {planned.name for planned in self._queue}
+        busy.update(planned.name for planned in self._running.values())
         for planned in self.plan.cohorts:
+            if planned.name in busy:
+                continue
             place = self._places.get(planned.name, _NOT_PLANNED)
-            idle = place.left and self._waits(place) and planned.name not in busy
-            if idle and not self._decided(planned, place.rung):
+            stands = place.left and self._waits(place)
+            if stands and not self._decided(planned, place.rung):
                 waiting.setdefault(place.rung, []).append(planned)
         return waiting
 
@@ -338,9 +341,12 @@ class Work:
 
     def _record(self, planned: Planned, rung: int, gone: Mapping[str, str]) -> None:
         """Write a decision down, then the rows of those that it stops; the others go on."""
-        self._decisions.add(rungs.record(self.folder, planned.name, rung, gone))
-        self.stopped(self._stop(planned, rung), rung)
-        self._measured.take(self._rows(planned, f"stopped-{rung}"))
+        recorded = rungs.record(self.folder, planned.name, rung, gone)
+        self._decisions.add(recorded)
+        count = self._stop(planned, rung)
+        self.stopped(count, rung)
+        rows = self._rows(planned, f"stopped-{rung}")
+        self._measured.take(rows)
         place = self._places[planned.name]
         place.left -= len(gone)
         if place.left:
@@ -351,13 +357,14 @@ class Work:
         from ..propose.population import Told
 
         measured = self._measured.rows()
-        known = rungs.told(measured, self.study.goals, arm, self.study.task.rungs)
+        goals = self.study.goals
+        known = rungs.told(measured, goals, arm, self.study.task.rungs)
         before: list[Told] = []
         for round_, hp in self.plan.rounds[arm.name]:
             key = canonical(arm.algorithm.space, hp)
             values, violations = known.get(key, (None, ()))
             before.append(Told(round_, hp, values, violations))
-        return propose(arm, self.study.goals, before, number, count)
+        return propose(arm, goals, before, number, count)
 
     def _fail(self, planned: Planned, reason: str) -> None:
         """Rows for the members of a cohort that have no last one, with the reason."""

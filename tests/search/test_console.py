@@ -482,3 +482,41 @@ def test_an_exception_that_cannot_be_copied_is_told() -> None:
         assert "in fail" in str(told.value)
     with pytest.raises(KeyError):
         fail(KeyError("x"), OSError("y"))
+
+
+HELP = """
+import sys
+from prunefront.search import cli
+try:
+    cli.main()
+finally:
+    heavy = {"torch", "ray", "pandas", "altair", "scipy", "sklearn", "optuna"} & set(sys.modules)
+    print("imported:", *sorted(heavy))
+"""
+
+
+def test_help_waits_for_none_of_the_large_packages() -> None:
+    command = [sys.executable, "-c", HELP, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a study file goes in" in done.stdout
+    assert done.stdout.splitlines()[-1] == "imported:"
+
+
+def test_the_table_of_a_report_fits_80_columns_and_the_front_is_drawn_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = nasty(tmp_path / "study")
+    monkeypatch.setenv("COLUMNS", "80")
+    code, said, wrong = command(monkeypatch, "utf-8", "report", str(folder))
+    assert (code, wrong) == (0, "")
+    lines = said.splitlines()
+    grid = lines[1 : next(number for number, line in enumerate(lines) if "│" in line)]
+    assert max(map(len, grid)) <= 80
+    assert any(line.rstrip().endswith("*") for line in grid), "what is on a front is marked"
+    assert "dots: the front" in said
+    assert sum("│" in line for line in lines) == 12
+    code, said, wrong = command(monkeypatch, "ascii", "report", str(folder))
+    assert (code, wrong) == (0, "")
+    assert sum("|" in line for line in said.splitlines()) >= 12, said
+    assert is_safe(said)
