@@ -4,7 +4,7 @@ shape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,40 +40,49 @@ def compact(pruner: Hooks, task: Task, state: State) -> State:
         return state
     left = _left(pruner, task, state)
     alive = read(structure, left)
-    none = torch.zeros(state.size, dtype=torch.bool, device=task.torch_device)
     gone: dict[str, Tensor] = {}
     for block in structure.blocks:
-        gone[block.name] = ~left[block.name] if block.name in left else none
+        gone[block.name] = torch.zeros(state.size, dtype=torch.bool, device=task.torch_device)
+        if block.name in left:
+            gone[block.name] = ~left[block.name]
     cleared = narrow.cleared(_shaped_trees(state), structure, alive, gone)
-    state = State({**state.members, **cleared}, state.scalars, state.shared, state.shape)
-    shape, index = narrow.survivors(structure, alive, gone)
-    units = sum(layer.units for layer in structure.hidden)
-    if not shape.gone and sum(shape.widths.values()) >= SHARE * units:
+    state = dataclasses.replace(state, members={**state.members, **cleared})
+    cut, index = narrow.survivors(structure, alive, gone)
+    units_before = sum(layer.units for layer in structure.hidden)
+    units_after = sum(cut.widths.values())
+    if not cut.gone and units_after >= SHARE * units_before:
         return state
     trees = _shaped_trees(state)
-    trees["units"] = {**_places(structure, state.size, task), **state.members.get("units", {})}
-    gathered = narrow.gathered(trees, structure, shape, index)
-    before = () if state.shape is None else state.shape.gone
-    total = narrow.Cut(dict(shape.widths), (*before, *shape.gone))
-    return State({**state.members, **gathered}, state.scalars, state.shared, total)
+    known = state.members.get("units", {})
+    trees["units"] = {**_places(structure, state.size, task), **known}
+    gathered = narrow.gathered(trees, structure, cut, index)
+    members = {**state.members, **gathered}
+    gone_before = () if state.shape is None else state.shape.gone
+    shape = narrow.Cut(dict(cut.widths), (*gone_before, *cut.gone))
+    return dataclasses.replace(state, members=members, shape=shape)
 
 
 @torch.no_grad()
 def _left(pruner: Hooks, task: Task, state: State) -> dict[str, Tensor]:
     """What `lasting` says of each member, (K, ...) by name."""
-    context, step = contexts(task, state), state.scalars["step"]
+    context = contexts(task, state)
+    step = state.scalars["step"]
 
     def lasting(params: Params, pruning: Pruning, given: Params) -> Params:
         return pruner.lasting(params, pruning, context(given, step))
 
     trees = state.members
-    return stack.lift(lasting, state.size)(
-        trees["params"], trees.get("pruning", {}), varying(trees)
-    )
+    pruning = trees.get("pruning", {})
+    lifted = stack.lift(lasting, state.size)
+    return lifted(trees["params"], pruning, varying(trees))
 
 
 def _shaped_trees(state: State) -> dict[str, Any]:
-    return {name: tree for name, tree in state.members.items() if name in _SHAPED}
+    trees: dict[str, Any] = {}
+    for name, tree in state.members.items():
+        if name in _SHAPED:
+            trees[name] = tree
+    return trees
 
 
 def _places(structure: Structure, members: int, task: Task) -> dict[str, Tensor]:
@@ -91,16 +100,16 @@ def restored(
     """Stacked tensors of a state, each (K, ...), in the parent's shape."""
     if state.shape is None:
         return params, buffers, kept
-    parent = task.structure
-    whole_params, whole_buffers = (stack.single(tree) for tree in stack.stacked([task.template]))
-    whole_kept: dict[str, Tensor] = {}
+    parent, units = task.structure, state.members.get("units", {})
+    trained, fixed = stack.stacked([task.template])
+    trained = stack.single(trained)
+    fixed = stack.single(fixed)
+    masks: dict[str, Tensor] = {}
     for name in parent.parameters:
-        whole_kept[name] = whole_params[name].bool()
+        masks[name] = trained[name].bool()
     for block in parent.blocks:
-        whole_kept[block.name] = torch.ones((), dtype=torch.bool, device=task.torch_device)
-    units = state.members.get("units", {})
-
-    def whole(tree: Params, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return narrow.restored(tree, parent, like, units, state.size)
-
-    return whole(params, whole_params), whole(buffers, whole_buffers), whole(kept, whole_kept)
+        masks[block.name] = torch.ones((), dtype=torch.bool, device=task.torch_device)
+    params = narrow.restored(params, parent, trained, units, state.size)
+    buffers = narrow.restored(buffers, parent, fixed, units, state.size)
+    kept = narrow.restored(kept, parent, masks, units, state.size)
+    return params, buffers, kept
