@@ -344,7 +344,7 @@ def test_an_algorithm_that_is_installed_may_not_have_the_name_of_ours(
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
     with pytest.raises(
         ValueError,
-        match="algorithm sanity: its name is one of prunefront's own; got it from entry point somewhere",
+        match="its name is one of prunefront's own; got it from entry point somewhere",
     ):
         known.__wrapped__()
 

@@ -35,8 +35,6 @@ class Sanity(Masked):
     reinitialised: the very mask, on initial weights of another seed.  scratch: whole layers of as
     many units as can influence the output, on initial weights. Blocks that are gone there are gone
     here. All train for the whole budget. Without `of` everything is kept.
-
-    folder: of the run whose members are checked.
     """
 
     source = (
@@ -66,7 +64,7 @@ class Sanity(Masked):
     }
 
     def __init__(self, folder: Location | None = None) -> None:
-        self.folder = folder
+        self.folder = folder  # of the run whose members are checked
 
     def in_run(self, folder: Location) -> Algorithm:
         return Sanity(folder)
