@@ -57,8 +57,12 @@ class State:
         that is shared stays.
         """
         places = torch.as_tensor(index, dtype=torch.long)
-        chosen = map_tree(lambda t: t[places.to(t.device)], self.members)
-        return dataclasses.replace(self, members=chosen, scalars=dict(self.scalars))
+
+        def choose(tensor: Tensor) -> Tensor:
+            return tensor[places.to(tensor.device)]
+
+        members = map_tree(choose, self.members)
+        return dataclasses.replace(self, members=members, scalars=dict(self.scalars))
 
     @staticmethod
     def concatenate(states: Sequence[State]) -> State:

@@ -47,6 +47,14 @@ def map_tree(function: Callable[[Tensor], Tensor], tree: Tree) -> dict[str, Any]
     return mapped
 
 
+def take(tensors: Mapping[str, Tensor], index: int | Tensor) -> dict[str, Tensor]:
+    """What stacked tensors hold at a place, or at several."""
+    taken: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        taken[name] = tensor[index]
+    return taken
+
+
 def first_leaf(tree: Tree) -> Tensor:
     """The tensor that comes first in a tree."""
     value = next(iter(tree.values()))

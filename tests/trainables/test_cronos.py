@@ -326,7 +326,7 @@ def test_float32_is_solved_in_float32():
 @pytest.mark.parametrize(
     ("task", "hp", "sentence"),
     [
-        ({"augment": ["flip"]}, {}, r"the data are trained on as they are: `augment` is \[\]; got \['flip'\]"),
+        ({"augment": ["flip"]}, {}, r"trained on as they are: `augment` is \[\]; got \['flip'\]"),
         ({"dataset_options": {"missing": 4}}, {}, "and no example of class 4; "),
         ({"dataset_options": {"count": 7}, "batch_size": 1}, {}, "which `train` lacks"),
         ({}, {"iterations": 2}, "`iterations` is at least the number of rungs, 3; got 2"),

@@ -359,7 +359,7 @@ def test_the_head_moves_when_it_is_solved_for_and_only_then(head: str):
 
 
 def test_frozen_layers_are_no_part_of_what_d_adaptation_measures():
-    """The features of a frozen head move as the library moves them where it is given nothing else."""
+    """The features of a frozen head move as the library moves them, given nothing else."""
     from test_optimizers import theirs_of
 
     task = dataclasses.replace(parent(head="frozen", lr=0.3), epochs=1, rungs=1)

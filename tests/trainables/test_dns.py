@@ -35,8 +35,10 @@ def test_thresholds_and_first_mask_of_the_released_lenet5(shared_data: Path):
             for layer in C
         }
         names = dict(zip(["0", "2", "5", "7"], C, strict=True))
-        params = {f"{ours}.{part}": torch.from_numpy(file[f"{theirs}_{part}"]) for ours, theirs in names.items()
-                  for part in ("weight", "bias")}  # fmt: skip
+        params = {}
+        for ours, theirs in names.items():
+            for part in ("weight", "bias"):
+                params[f"{ours}.{part}"] = torch.from_numpy(file[f"{theirs}_{part}"])
     found = {layer: dns.threshold(theta[layer], c) for layer, c in C.items()}
     assert found == pytest.approx(
         {"conv1": 0.41980, "conv2": 0.10674, "ip1": 0.07557, "ip2": 0.16300}, abs=5e-6

@@ -144,6 +144,19 @@ def test_what_is_no_setting_is_refused_with_a_sentence():
         complete(space, {"of": 3})
 
 
+def test_a_setting_is_checked_in_the_run_that_is_handed_over(tmp_path: Path):
+    own = trained(tmp_path, TASK, "magnitude", {"sparsity": 0.8}, seeds=(0,))
+    hp = {"of": setting("magnitude", own[0]["hp"]), "check": "random"}
+    member = Member(complete(find("sanity").space, hp), 0)
+    with pytest.raises(ValueError, match="is checked in the run; got no run"):
+        find("sanity").start(TASK, [member])
+    here = find("sanity").in_run(locate(tmp_path))
+    kept = here.networks(TASK, here.start(TASK, [member])).kept
+    mine = {name: mask[0] for name, mask in kept.items()}
+    (found,) = load_masks(tmp_path, [own[0]["member"]]).values()
+    assert counts(mine) == counts({name: found[name] for name in mine})
+
+
 STUDY = """
 [study]
 name = "checked"
@@ -335,7 +348,7 @@ def test_an_algorithm_that_is_installed_may_not_have_the_name_of_ours(
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
     with pytest.raises(
         ValueError,
-        match="algorithm sanity: its name is one of prunefront's own; got it from entry point somewhere",
+        match="its name is one of prunefront's own; got it from entry point somewhere",
     ):
         known.__wrapped__()
 

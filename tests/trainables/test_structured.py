@@ -249,7 +249,7 @@ def test_scratch_trains_the_structure_that_l1_filters_found():
         assert rows[0]["flops_shrunk"] != rows[1]["flops_shrunk"]
 
 
-def test_scratch_starts_from_initial_weights_and_the_found_structure_of_a_cut_network_has_its_blocks():
+def test_scratch_starts_from_initial_weights_and_a_cut_network_has_its_blocks():
     scratch = Scratch()
     units = (4.0, 0.0, 9.0, 1.0, 0.0, 1.0)
     state = scratch.start(RESIDUAL, members(scratch, {"units": units}))
@@ -300,9 +300,8 @@ def test_a_model_without_hidden_units_is_skipped_with_what_stood_in_the_way(name
     assert algorithm.skip(MLP) is None
     why = algorithm.skip(dataclasses.replace(MLP, model="example_models.odd", model_options={}))
     assert why is not None
-    assert why.startswith(
-        "it needs hidden units whose readers are all known; model example_models.odd has none (tied: "
-    )
+    needs = "it needs hidden units whose readers are all known"
+    assert why.startswith(f"{needs}; model example_models.odd has none (tied: ")
 
 
 @pytest.mark.parametrize("task", [MLP, RESNET, NORMED], ids=lambda task: task.model)
@@ -384,8 +383,9 @@ def settings(task: Task) -> list[tuple[Structured, Structured, list[dict[str, Va
     half = tuple(float(layer.units // 2) for layer in hidden) + (1.0,) * blocks
     few = tuple(float(1 + layer.units // 4) for layer in hidden) + (1.0,) * blocks
     if blocks:  # the first block is gone in all members, the last in one
-        half, few = (0.0, *half[1 : len(hidden)], 0.0, *half[len(hidden) + 1 :]), (0.0, *few[1 : len(hidden) - 1], 0.0, 0.0,
-                     *few[len(hidden) + 1 : -1], 0.0)  # fmt: skip
+        count = len(hidden)
+        half = (0.0, *half[1:count], 0.0, *half[count + 1 :])
+        few = (0.0, *few[1 : count - 1], 0.0, 0.0, *few[count + 1 : -1], 0.0)
     both = {
         "mlp": (0.1, 0.15),
         "residual_mlp": (0.19, 0.24),

@@ -22,28 +22,44 @@ def audited(task: Task, state: State, learns: Tensor) -> Gates:
     learns: (K,) bool, the members of whom something may go. The audit is charged, and what it found
     becomes the slope of the gates.
     """
-    pruning, sample = state.members["pruning"], _sample(task, state)
+    sample = _sample(task, state)
     costs = _costs(task, state, sample)
+    _charge(task, state, sample)
+    state.members["pruning"]["slope"] = costs
     cost = flat(costs)
-    fails = (cost >= 0) & cost.isfinite() & learns[:, None]
-    order = cost.masked_fill(~fails, -torch.inf).argsort(descending=True, stable=True)
+    is_known = cost.isfinite()
+    fails = (cost >= 0) & is_known
+    fails = fails & learns[:, None]
+    ranked = cost.masked_fill(~fails, -torch.inf)
+    order = ranked.argsort(descending=True, stable=True)
     rank = order.argsort(stable=True)
-    is_worse = fails & (2 * rank < fails.sum(1, keepdim=True))
-    examples = sample.batches.to(cost.device) * min(task.batch_size, len(sample.rows))
-    alive = {name: pruning["alive"][name] for name in sample.wanted}
-    flips = (flat(sample.wanted) & flat(alive)).sum(1)
-    pruning["spent"] = pruning["spent"] + flips * examples * flops_alive(task, state)
-    pruning["slope"] = costs
+    count = fails.sum(1, keepdim=True)
+    is_worse = fails & (2 * rank < count)
     return unflat(is_worse, costs)
+
+
+def _charge(task: Task, state: State, sample: Sample) -> None:
+    """Charge each flip of an audit as a whole forward pass."""
+    pruning = state.members["pruning"]
+    alive = {name: pruning["alive"][name] for name in sample.wanted}
+    is_flipped = flat(sample.wanted) & flat(alive)
+    size = min(task.batch_size, len(sample.rows))
+    batches = sample.batches.to(is_flipped.device)
+    examples = batches * size
+    passes = is_flipped.sum(1) * examples
+    spent = passes * flops_alive(task, state)
+    pruning["spent"] = pruning["spent"] + spent
 
 
 def certificate(task: Task, state: State) -> Tensor:
     """The share of what is kept, (K,) float64, that would cost more loss than its price if it went;
     NaN if nothing is.
     """
-    costs = flat(_costs(task, state, _sample(task, state)))
-    known = costs.isfinite()
-    return ((costs < 0) & known).sum(1).double() / known.sum(1)
+    sample = _sample(task, state)
+    costs = flat(_costs(task, state, sample))
+    is_known = costs.isfinite()
+    pays = (costs < 0) & is_known
+    return pays.sum(1).double() / is_known.sum(1)
 
 
 def _costs(task: Task, state: State, sample: Sample) -> dict[str, Tensor]:
@@ -53,16 +69,20 @@ def _costs(task: Task, state: State, sample: Sample) -> dict[str, Tensor]:
     Minus infinity where nothing is left, nothing is to be paid or nothing was measured.
     """
     structure = shaped(task, state.shape).structure
-    alive, (price, _) = state.members["pruning"]["alive"], prices(task, state)
-    params, buffers = state.members["params"], state.members.get("buffers", {})
-    slopes = worths(Stack(task, state.shape, params, buffers, alive), sample)
+    alive = state.members["pruning"]["alive"]
+    price, _ = prices(task, state)
+    networks = Stack.of(task, state, alive)
+    slopes = worths(networks, sample)
     costs: dict[str, Tensor] = {}
     # Not in the order of a tree, which is another after it was saved.
     for part in (*structure.hidden, *structure.blocks):
         name = part.name
-        cost = beside(price[name], alive[name])
-        unknown = ~alive[name] | ~sample.wanted[name] | (cost == 0)
-        costs[name] = (slopes[name] + cost).masked_fill(unknown, -torch.inf)
+        there = alive[name]
+        cost = beside(price[name], there)
+        is_free = cost == 0
+        is_measured = there & sample.wanted[name]
+        total = slopes[name] + cost
+        costs[name] = total.masked_fill(~is_measured | is_free, -torch.inf)
     return costs
 
 
@@ -70,36 +90,53 @@ def _sample(task: Task, state: State) -> Sample:
     """What an audit, or the certificate, measures of each member: what is alive, as far as
     `audit_share` allows.
 
-    Each of them has an equal part of it, in forward passes of the network as it is now.
+    Each of them has an equal part of it, in forward passes of the network as it is now. Examples
+    and gates are cut by about the same factor.
     """
-    pruning, rows = state.members["pruning"], _rows(task, state)
-    alive, size = pruning["alive"], min(task.batch_size, len(rows))
+    pruning = state.members["pruning"]
+    rows = _rows(task, state)
+    size = min(task.batch_size, len(rows))
+    whole = len(rows) // size
+    gates = flat(pruning["alive"]).sum(1)
     passes = _passes(task, state)
-    whole, gates = len(rows) // size, flat(alive).sum(1)
-    part = passes / (len(rows) * gates.clamp(min=1))
-    batches = (whole * part.sqrt()).long().clamp(1, whole)
-    most = torch.minimum(gates, passes // (size * batches))
-    pruning["audited"] = (batches * most).double() / (whole * gates)
-    if bool((most == gates).all()):
-        everything = {name: torch.ones_like(gate) for name, gate in alive.items()}
+    wanted = len(rows) * gates.clamp(min=1)
+    part = passes / wanted
+    batches = whole * part.sqrt()
+    batches = batches.long().clamp(1, whole)
+    affordable = passes // (size * batches)
+    count = torch.minimum(gates, affordable)
+    measured = batches * count
+    pruning["audited"] = measured.double() / (whole * gates)
+    if bool((count == gates).all()):
+        everything = _everything(pruning["alive"])
         return Sample(rows, batches, everything)
-    return Sample(rows, batches, _drawn(task, state, most))
+    return Sample(rows, batches, _drawn(task, state, count))
+
+
+def _everything(alive: Gates) -> dict[str, Tensor]:
+    return {name: torch.ones_like(gate) for name, gate in alive.items()}
 
 
 def _passes(task: Task, state: State) -> Tensor:
     """Forward passes of an example that one audit may take, (K,) int64."""
-    steps, share = task.steps - state.scalars["before"], state.scalars["static"]["audit_share"]
-    flops = 3 * share * steps * task.batch_size * task.counts.flops / (AUDITS + 1)
-    return (flops / flops_alive(task, state).clamp(min=1)).long()
+    steps = task.steps - state.scalars["before"]
+    share = state.scalars["static"]["audit_share"]
+    flops = 3 * share * steps * task.batch_size * task.counts.flops
+    flops = flops / (AUDITS + 1)
+    each = flops_alive(task, state).clamp(min=1)
+    return (flops / each).long()
 
 
 def _drawn(task: Task, state: State, count: Tensor) -> dict[str, Tensor]:
     """So many, (K,), of the gates that are alive, at random."""
     alive = state.members["pruning"]["alive"]
     _, lots = draw(task, state)
-    last = {name: lots[name].masked_fill(~gate, 2.0) for name, gate in alive.items()}
-    order = flat(last).argsort(dim=1, stable=True)
-    is_first = order.argsort(1) < count[:, None]
+    ranked: dict[str, Tensor] = {}
+    for name, gate in alive.items():
+        ranked[name] = lots[name].masked_fill(~gate, 2.0)
+    order = flat(ranked).argsort(dim=1, stable=True)
+    place = order.argsort(1)
+    is_first = place < count[:, None]
     return unflat(flat(alive) & is_first, alive)
 
 
@@ -107,6 +144,8 @@ def _rows(task: Task, state: State) -> Tensor:
     """The training examples of audits and certificate: whole batches, or one if there are fewer."""
     examples = len(task.data.labels["train"])
     most = max(2, state.scalars["static"]["audit"])
-    rows = draws.permutation(draws.key(torch.tensor(0), "audit"), examples)[:most]
+    key = draws.key(torch.tensor(0), "audit")
+    rows = draws.permutation(key, examples)[:most]
     size = min(task.batch_size, len(rows))
-    return rows[: len(rows) // size * size]
+    batches = len(rows) // size
+    return rows[: batches * size]

@@ -5,7 +5,7 @@ A pruner's state holds trees of them by name: of a hidden layer one for each uni
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,14 +26,17 @@ Gates = Mapping[str, Tensor]
 def initial(structure: Structure, seed: Tensor) -> Pruning:
     """What is kept of one network's gates, all of them at 1."""
     one = torch.ones((), dtype=torch.float64, device=seed.device)
-    sizes: dict[str, tuple[int, ...]] = {layer.name: (layer.units,) for layer in structure.hidden}
-    sizes.update({block.name: () for block in structure.blocks})
-    theta = {name: one.expand(size).clone() for name, size in sizes.items()}
+    theta: dict[str, Tensor] = {}
+    for layer in structure.hidden:
+        theta[layer.name] = one.expand(layer.units).clone()
+    for block in structure.blocks:
+        theta[block.name] = one.clone()
     count = sum(gate.numel() for gate in theta.values())
+    numbers = torch.arange(count, device=seed.device)
     return {
         "theta": theta,
         "alive": {name: gate > 0 for name, gate in theta.items()},
-        "lot": split(torch.arange(count, device=seed.device), theta),
+        "lot": split(numbers, theta),
         "zeros": {name: gate.long() * 0 for name, gate in theta.items()},  # updates at 0, in a row
         "slope": {name: gate * 0 for name, gate in theta.items()},  # d objective / d theta, smooth
         "kappa": one * 0,  # the largest |d E[C] / d theta| seen, by the norm of the unit
@@ -55,12 +58,14 @@ def gates_of(pruning: Pruning, key: str) -> Gates:
 
 def flat(gates: Gates) -> Tensor:
     """(K, all gates)."""
-    return torch.cat([gate.view(len(gate), -1) for gate in gates.values()], 1)
+    rows = [gate.view(len(gate), -1) for gate in gates.values()]
+    return torch.cat(rows, 1)
 
 
 def unflat(matrix: Tensor, like: Gates) -> dict[str, Tensor]:
     """Gates shaped like `like` out of (K, all gates)."""
-    parts = matrix.split([gate[0].numel() for gate in like.values()], 1)
+    sizes = [gate[0].numel() for gate in like.values()]
+    parts = matrix.split(sizes, 1)
     gates: dict[str, Tensor] = {}
     for (name, gate), part in zip(like.items(), parts, strict=True):
         gates[name] = part.view(gate.shape)
@@ -69,7 +74,8 @@ def unflat(matrix: Tensor, like: Gates) -> dict[str, Tensor]:
 
 def split(vector: Tensor, like: Gates) -> dict[str, Tensor]:
     """One network's gates, shaped like `like`, out of a vector of them all."""
-    parts = vector.split([gate.numel() for gate in like.values()])
+    sizes = [gate.numel() for gate in like.values()]
+    parts = vector.split(sizes)
     gates: dict[str, Tensor] = {}
     for (name, gate), part in zip(like.items(), parts, strict=True):
         gates[name] = part.view(gate.shape)
@@ -84,24 +90,32 @@ def beside(column: Tensor, like: Tensor) -> Tensor:
 
 def drawn(pruning: Pruning, ctx: Context, site: str) -> dict[str, Tensor]:
     """Gates that are on with probability theta."""
-    theta = torch.cat([theta.flatten() for theta in pruning["theta"].values()])
-    return split(_uniform(pruning, ctx, site) < theta, pruning["theta"])
+    theta = [gate.flatten() for gate in pruning["theta"].values()]
+    probability = torch.cat(theta)
+    is_on = _uniform(pruning, ctx, site) < probability
+    return split(is_on, pruning["theta"])
 
 
 def _uniform(pruning: Pruning, ctx: Context, site: str) -> Tensor:
     """A number in [0, 1) for each gate, in one vector, whatever the stack's shape."""
-    lots = torch.cat([pruning["lot"][name].flatten() for name in pruning["theta"]])
-    return ctx.uniform(site, (), lots)
+    lots: list[Tensor] = []
+    for name in pruning["theta"]:
+        lot = pruning["lot"][name]
+        lots.append(lot.flatten())
+    return ctx.uniform(site, (), torch.cat(lots))
 
 
 def draw(task: Task, state: State) -> tuple[Gates, Gates]:
     """A draw of all gates, and another number in [0, 1) for each of them."""
-    context, step = contexts(task, state), state.scalars["step"]
+    context = contexts(task, state)
+    step = state.scalars["step"]
 
     def one(pruning: Pruning, given: Params) -> dict[str, Any]:
         ctx = context(given, step)
-        lots = split(_uniform(pruning, ctx, "lot"), pruning["theta"])
-        return {"gates": drawn(pruning, ctx, "other"), "lots": lots}
+        numbers = _uniform(pruning, ctx, "lot")
+        lots = split(numbers, pruning["theta"])
+        gates = drawn(pruning, ctx, "other")
+        return {"gates": gates, "lots": lots}
 
     lifted = stack.lift(one, state.size)
     made = lifted(state.members["pruning"], varying(state.members))
@@ -112,19 +126,26 @@ def rounded(structure: Structure, pruning: Pruning) -> dict[str, Tensor]:
     """Gates that are on where theta is 1/2 or more; if none of a layer is, then the one that pays
     most.
     """
-    on = {name: theta >= 0.5 for name, theta in gates_of(pruning, "theta").items()}
+    on: dict[str, Tensor] = {}
+    for name, theta in gates_of(pruning, "theta").items():
+        on[name] = theta >= 0.5
     for layer in structure.hidden:
-        alive, slope = pruning["alive"][layer.name], pruning["slope"][layer.name]
-        steepest = torch.where(alive, slope, torch.inf).argmin()
-        best = torch.arange(layer.units, device=slope.device) == steepest
-        none_left = ~(on[layer.name] & alive).any()
-        on[layer.name] = alive & (on[layer.name] | (best & none_left))
+        name = layer.name
+        alive = pruning["alive"][name]
+        slope = torch.where(alive, pruning["slope"][name], torch.inf)
+        steepest = slope.argmin()
+        is_best = torch.arange(layer.units, device=slope.device) == steepest
+        survives = on[name] & alive
+        is_last = is_best & ~survives.any()
+        on[name] = alive & (on[name] | is_last)
     return on
 
 
 def kept_by(structure: Structure, params: Params, on: Gates) -> dict[str, Tensor]:
     """What is kept of each removable parameter, and the blocks, where these gates are on."""
-    blocks = {block.name: on[block.name] for block in structure.blocks}
+    blocks: dict[str, Tensor] = {}
+    for block in structure.blocks:
+        blocks[block.name] = on[block.name]
     return node_masks(structure, on, params, blocks)
 
 
@@ -133,6 +154,22 @@ def remove(task: Task, state: State, condemned: Gates) -> bool:
 
     Returns whether anything went.
     """
+    pruning = state.members["pruning"]
+    dead = _dead(task, state, condemned)
+    going = {name: gone & pruning["alive"][name] for name, gone in dead.items()}
+    goes = [gone.any() for gone in going.values()]
+    if not torch.stack(goes).any():
+        return False
+    for name, gone in going.items():
+        alive = pruning["alive"][name] & ~gone
+        theta = pruning["theta"][name]
+        pruning["alive"][name] = alive
+        pruning["theta"][name] = torch.where(alive, theta, 0.0)
+    return True
+
+
+def _dead(task: Task, state: State, condemned: Gates) -> dict[str, Tensor]:
+    """What goes, and with a block all of its units; a unit that stays against the rule is noted."""
     structure = shaped(task, state.shape).structure
     pruning = state.members["pruning"]
     dead: dict[str, Tensor] = {}
@@ -140,23 +177,19 @@ def remove(task: Task, state: State, condemned: Gates) -> bool:
         if block.name in condemned:
             dead[block.name] = condemned[block.name]
     for layer in structure.hidden:
-        alive, block = pruning["alive"][layer.name], structure.block_of(layer.name)
+        name = layer.name
+        alive = pruning["alive"][name]
+        off = condemned.get(name, torch.zeros_like(alive))
         gone = torch.zeros_like(alive[:, 0])
+        block = structure.block_of(name)
         if block is not None:
             gone = dead.get(block.name, gone)
-        off = condemned.get(layer.name, torch.zeros_like(alive))
-        held = _held(alive, off, gone, pruning["slope"][layer.name])
+        held = _held(alive, off, gone, pruning["slope"][name])
         pruning["held"] = pruning["held"] + held.sum(1)
-        pruning["theta"][layer.name] = torch.where(held, 1.0, pruning["theta"][layer.name])
-        dead[layer.name] = (off & ~held) | gone[:, None]
-    going = {name: gone & pruning["alive"][name] for name, gone in dead.items()}
-    if not torch.stack([gone.any() for gone in going.values()]).any():
-        return False
-    for name, gone in going.items():
-        alive = pruning["alive"][name] & ~gone
-        pruning["alive"][name] = alive
-        pruning["theta"][name] = torch.where(alive, pruning["theta"][name], 0.0)
-    return True
+        theta = pruning["theta"][name]
+        pruning["theta"][name] = torch.where(held, 1.0, theta)
+        dead[name] = (off & ~held) | gone[:, None]
+    return dead
 
 
 def _held(alive: Tensor, off: Tensor, gone: Tensor, slope: Tensor) -> Tensor:
@@ -164,26 +197,37 @@ def _held(alive: Tensor, off: Tensor, gone: Tensor, slope: Tensor) -> Tensor:
 
     gone: (K,), where the layer's block goes and the layer with it.
     """
-    best = torch.where(alive, slope, torch.inf).argmin(1, keepdim=True)
-    bare = alive.any(1) & ~(alive & ~off).any(1) & ~gone
-    return torch.zeros_like(alive).scatter(1, best, bare[:, None])
+    slope = torch.where(alive, slope, torch.inf)
+    best = slope.argmin(1, keepdim=True)
+    survives = alive & ~off
+    loses_all = alive.any(1) & ~survives.any(1)
+    is_bare = loses_all & ~gone
+    nothing = torch.zeros_like(alive)
+    return nothing.scatter(1, best, is_bare[:, None])
 
 
 def sums(task: Task, state: State, key: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Sums over gates, (K,) float64 by name, of the parent's hidden layers and of its blocks; 0 for
     those that are gone.
     """
-    left: dict[str, Tensor] = {}
-    for name, gates in gates_of(state.members["pruning"], key).items():
-        left[name] = gates.double().view(state.size, -1).sum(1)
-    none = torch.zeros(state.size, dtype=torch.float64, device=task.torch_device)
-    units: dict[str, Tensor] = {}
-    for layer in task.structure.hidden:
-        units[layer.name] = left.get(layer.name, none.clone())
-    blocks: dict[str, Tensor] = {}
-    for block in task.structure.blocks:
-        blocks[block.name] = left.get(block.name, none.clone())
+    gates = gates_of(state.members["pruning"], key)
+    parent = task.structure
+    layer_names = [layer.name for layer in parent.hidden]
+    block_names = [block.name for block in parent.blocks]
+    units = _sums(task, state, gates, layer_names)
+    blocks = _sums(task, state, gates, block_names)
     return units, blocks
+
+
+def _sums(task: Task, state: State, gates: Gates, names: Sequence[str]) -> dict[str, Tensor]:
+    total: dict[str, Tensor] = {}
+    for name in names:
+        if name in gates:
+            own = gates[name].double()
+            total[name] = own.view(state.size, -1).sum(1)
+        else:
+            total[name] = torch.zeros(state.size, dtype=torch.float64, device=task.torch_device)
+    return total
 
 
 def flops_alive(task: Task, state: State) -> Tensor:

@@ -19,9 +19,13 @@ def complexity(task: Task, units: Gates, blocks: Gates, alpha: Tensor, beta: Ten
     blocks: block -> theta (...).
     """
     flops, params = expected(task.structure, task.counts, units, blocks)
-    width = alpha * flops / task.counts.flops + (1 - alpha) * params / task.counts.params
-    depth = sum(blocks.values())
-    return (1 - beta) * width + beta * depth / max(1, len(blocks))
+    whole = task.counts
+    share_flops = alpha * flops / whole.flops
+    share_params = (1 - alpha) * params / whole.params
+    width = share_flops + share_params
+    total = beta * sum(blocks.values())
+    depth = total / max(1, len(blocks))
+    return (1 - beta) * width + depth
 
 
 def prices(task: Task, state: State) -> tuple[Gates, Gates]:
@@ -34,15 +38,18 @@ def prices(task: Task, state: State) -> tuple[Gates, Gates]:
     for total in leaves.values():
         total.requires_grad_()
     with torch.enable_grad():
-        cost = hp["nu"] * complexity(task, units, blocks, hp["alpha"], hp["beta"])
-        slopes = torch.autograd.grad(cost.sum(), list(leaves.values()), materialize_grads=True)
+        whole = complexity(task, units, blocks, hp["alpha"], hp["beta"])
+        cost = hp["nu"] * whole
+        inputs = list(leaves.values())
+        slopes = torch.autograd.grad(cost.sum(), inputs, materialize_grads=True)
     price = dict(zip(leaves, slopes, strict=True))
     means: dict[str, Tensor] = {}
     for kind in sums(task, state, "alive"):
-        total = count = torch.zeros_like(hp["nu"])
+        total = torch.zeros_like(hp["nu"])
+        count = torch.zeros_like(total)
         for name, alive in kind.items():
             total = total + price[name] * alive
             count = count + alive
-        mean = (total / count.clamp(min=1)).clamp(min=LEAST)
-        means |= dict.fromkeys(kind, mean)
+        mean = total / count.clamp(min=1)
+        means |= dict.fromkeys(kind, mean.clamp(min=LEAST))
     return price, means

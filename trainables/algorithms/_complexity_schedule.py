@@ -39,7 +39,11 @@ class Schedule(NamedTuple):
         the end.
         """
         rest = self.steps - self.settle
-        return [self.settle + rest * (audit + 1) // (AUDITS + 1) for audit in range(AUDITS)]
+        after: list[int] = []
+        for number in range(1, AUDITS + 1):
+            waited = rest * number // (AUDITS + 1)
+            after.append(self.settle + waited)
+        return after
 
     def learns(self, step: int) -> bool:
         """Whether gates are being learnt."""
@@ -47,15 +51,19 @@ class Schedule(NamedTuple):
 
     def progress(self, step: int) -> float:
         """The share of the time of learning that is over."""
-        return (step - self.warm) / (self.settle - self.warm)
+        learning = self.settle - self.warm
+        return (step - self.warm) / learning
 
     def interval(self, structure: Structure) -> int:
         """Steps between updates: as given, or such that a unit is flipped OFTEN times, as far as
         the steps allow.
         """
+        if self.hp["interval"]:
+            return self.hp["interval"]
         units = sum(layer.units for layer in structure.hidden)
         chances = self.hp["flips"] * (self.settle - self.warm)
-        return self.hp["interval"] or max(1, chances // (OFTEN * max(1, units)))
+        wanted = OFTEN * max(1, units)
+        return max(1, chances // wanted)
 
 
 def schedule_of(steps: int, state: State) -> Schedule:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..contract import State
 from ..structure.flips import Stack, flip, on_batches, without_statistics
 from ..structure.shapes import Site, shaped
-from ..structure.units import Structure, gated
+from ..structure.units import gated
 from ..task import Task
 from ..training import draws, stack
 from ..training.hooks import Params
@@ -42,57 +42,83 @@ def flips(task: Task, state: State, x: Tensor, y: Tensor) -> Slopes:
     """C(xi = 1) - C(xi = 0) for some units of one layer and for its block, on one draw of all other
     gates.
     """
-    pruning = state.members["pruning"]
-    structure = shaped(task, state.shape).structure
-    hidden = {layer.name for layer in structure.hidden}
-    layer, block = _chosen(task.structure, state.scalars["step"])
-    layer = layer if layer in hidden else None
-    block = block if block in pruning["theta"] else None
-    if layer is None and block is None:
-        return {}  # gone in all members
+    layer, block = site = _chosen(task, state)
+    if site == (None, None):
+        return {}
     gates, lots = draw(task, state)
-    picked = torch.zeros(state.size, 0, device=x.device)
-    if layer is not None:
-        picked = torch.where(pruning["alive"][layer], lots[layer], 2.0)
-    order = picked.argsort(stable=True)[:, : state.scalars["static"]["flips"]]
-    params, buffers = state.members["params"], state.members.get("buffers", {})
-    networks = Stack(task, state.shape, params, buffers, gates)
-    flipped = flip(networks, (layer, block), order, x, y)
+    order = _order(state, layer, lots)
+    networks = Stack.of(task, state, gates)
+    flipped = flip(networks, site, order, x, y)
     _note_loss(state, flipped.base)
-    _charge_flips(task, state, (layer, block), x.shape[1])
+    _charge_flips(task, state, site, x.shape[1])
     slopes: dict[str, Slope] = {}
     if layer is not None:
-        around = structure.block_of(layer)
-        weight = 1.0 if around is None else pruning["theta"][around.name][:, None]
-        value = torch.zeros_like(picked).scatter(1, order, weight * flipped.units)
-        tried = torch.zeros_like(picked, dtype=torch.bool).scatter(1, order, True)
-        slopes[layer] = Slope(value, tried)
+        units = _block_gate(task, state, layer) * flipped.units
+        like = lots[layer]
+        value = torch.zeros_like(like).scatter(1, order, units)
+        nothing = torch.zeros_like(like, dtype=torch.bool)
+        slopes[layer] = Slope(value, nothing.scatter(1, order, True))
     if block is not None:
-        slopes[block] = Slope(flipped.block, torch.ones_like(flipped.block, dtype=torch.bool))
+        everything = torch.ones_like(flipped.block, dtype=torch.bool)
+        slopes[block] = Slope(flipped.block, everything)
     return slopes
 
 
-def _chosen(structure: Structure, step: int) -> Site:
-    """The site of an update, the same for all members: a layer is as likely as it has units, those
-    removed included.
+def _chosen(task: Task, state: State) -> Site:
+    """The site of an update, the same for all members, without what is gone in all of them.
+
+    A layer is as likely as it has units, those removed included.
     """
-    units = {layer.name: layer.units for layer in structure.hidden}
-    shares = [units.get(layer or "", 1) for layer, _ in structure.sites]
+    parent = task.structure
+    units = {layer.name: layer.units for layer in parent.hidden}
+    shares = [units.get(layer or "", 1) for layer, _ in parent.sites]
     ends = torch.tensor(shares).cumsum(0)
-    lot = draws.uniform(draws.key(torch.tensor(0), step, "site")) * ends[-1]
-    return structure.sites[int((lot >= ends).sum())]
+    key = draws.key(torch.tensor(0), state.scalars["step"], "site")
+    lot = draws.uniform(key) * ends[-1]
+    place = int((lot >= ends).sum())
+    layer, block = parent.sites[place]
+    left = shaped(task, state.shape).structure
+    if layer not in {own.name for own in left.hidden}:
+        layer = None
+    if block not in state.members["pruning"]["theta"]:
+        block = None
+    return layer, block
+
+
+def _order(state: State, layer: str | None, lots: Gates) -> Tensor:
+    """(K, k): the units of a layer that are flipped in each member, drawn out of those alive."""
+    if layer is None:
+        device = state.members["seed"].device
+        return torch.zeros(state.size, 0, dtype=torch.long, device=device)
+    alive = state.members["pruning"]["alive"][layer]
+    picked = torch.where(alive, lots[layer], 2.0)
+    count = state.scalars["static"]["flips"]
+    return picked.argsort(stable=True)[:, :count]
+
+
+def _block_gate(task: Task, state: State, layer: str) -> Tensor | float:
+    """theta of the block around a layer, (K, 1); 1 where there is none."""
+    structure = shaped(task, state.shape).structure
+    around = structure.block_of(layer)
+    if around is None:
+        return 1.0
+    theta = state.members["pruning"]["theta"]
+    return theta[around.name][:, None]
 
 
 def _charge_flips(task: Task, state: State, site: Site, examples: int) -> None:
     """Charge each flip as a whole forward pass, and one more for the loss without any."""
-    pruning, most = state.members["pruning"], state.scalars["static"]["flips"] + 1
+    pruning = state.members["pruning"]
     there: list[Tensor] = []
     for name in site:
         if name is not None:
-            there.append(pruning["alive"][name].view(state.size, -1).sum(1))
+            alive = pruning["alive"][name].view(state.size, -1)
+            there.append(alive.sum(1))
+    most = state.scalars["static"]["flips"] + 1
     count = torch.stack(there).sum(0).clamp(max=most)
-    passes = torch.where(count > 0, count + 1, 0) * examples
-    pruning["spent"] = pruning["spent"] + passes * flops_alive(task, state)
+    passes = torch.where(count > 0, count + 1, 0)
+    spent = passes * examples * flops_alive(task, state)
+    pruning["spent"] = pruning["spent"] + spent
 
 
 def subset(task: Task, state: State, x: Tensor, y: Tensor) -> Slopes:
@@ -102,15 +128,20 @@ def subset(task: Task, state: State, x: Tensor, y: Tensor) -> Slopes:
     tried: dict[str, Tensor] = {}
     for name, lot in lots.items():
         tried[name] = lot < SUBSET
-        values[name] = torch.where(tried[name], lot / SUBSET, gates[name].double())
+        uniform = lot / SUBSET
+        drawn = gates[name].double()
+        values[name] = torch.where(tried[name], uniform, drawn)
     return _derivatives(task, state, values, tried, x, y)
 
 
 def straight_through(task: Task, state: State, x: Tensor, y: Tensor) -> Slopes:
     """d C / d xi at all gates, as they are drawn."""
     gates, lots = draw(task, state)
-    values = {name: gate.double() for name, gate in gates.items()}
-    tried = {name: torch.ones_like(lot, dtype=torch.bool) for name, lot in lots.items()}
+    values: dict[str, Tensor] = {}
+    tried: dict[str, Tensor] = {}
+    for name, lot in lots.items():
+        values[name] = gates[name].double()
+        tried[name] = torch.ones_like(lot, dtype=torch.bool)
     return _derivatives(task, state, values, tried, x, y)
 
 
@@ -120,28 +151,37 @@ def _derivatives(
     """d C / d xi at gates of these values."""
     model = shaped(task, state.shape)
     call = stack.Call(on_batches(model.module))
-    held = without_statistics(model.module, state.members.get("buffers", {}))
+    buffers = state.members.get("buffers", {})
+    held = without_statistics(model.module, buffers)
 
     def loss(params: Params, held: Params, gates: Gates, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        logits = call(gated(model.structure, params, gates, gates), dict(held), x)
-        return {"loss": F.cross_entropy(logits, y)}
+        effective = gated(model.structure, params, gates, gates)
+        logits = call(effective, dict(held), x)
+        mean = F.cross_entropy(logits, y)
+        return {"loss": mean}
 
     lifted = stack.lift(loss, state.size)
     with torch.enable_grad():
         leaves = {name: value.requires_grad_() for name, value in values.items()}
         losses = lifted(state.members["params"], held, leaves, x, y)["loss"]
-        slopes = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+        inputs = list(leaves.values())
+        grads = torch.autograd.grad(losses.sum(), inputs, materialize_grads=True)
     _note_loss(state, losses.detach().double())
     pruning = state.members["pruning"]
-    pruning["spent"] = pruning["spent"] + 3 * x.shape[1] * flops_alive(task, state)
-    return {name: Slope(slope, tried[name]) for name, slope in zip(leaves, slopes, strict=True)}
+    spent = 3 * x.shape[1] * flops_alive(task, state)
+    pruning["spent"] = pruning["spent"] + spent
+    slopes: dict[str, Slope] = {}
+    for name, grad in zip(leaves, grads, strict=True):
+        slopes[name] = Slope(grad, tried[name])
+    return slopes
 
 
 def _note_loss(state: State, losses: Tensor) -> None:
     """Take the latest losses (K,) into the smoothed ones."""
     pruning = state.members["pruning"]
     before = pruning["loss"]
-    pruning["loss"] = torch.where(before.isnan(), losses, before.lerp(losses, SMOOTHING))
+    smoothed = before.lerp(losses, SMOOTHING)
+    pruning["loss"] = torch.where(before.isnan(), losses, smoothed)
 
 
 ESTIMATORS: Mapping[str, Callable[[Task, State, Tensor, Tensor], Slopes]] = {

@@ -32,31 +32,17 @@ from ...analysis.rows.mistake import Mistake
 from ..contract import Member, Networks, State
 from ..domain import Domain, Value
 from ..structure.shapes import shaped
-from ..structure.units import Structure, gated
+from ..structure.units import gated
 from ..task import Task
 from ..training.pruner import Context, GradientPruner, Params, Pruning, space
 from ..training.start import Dense
 from . import _complexity_gates as gates
 from ._complexity_audit import audited, certificate
-from ._complexity_gates import Gates, beside, gates_of
-from ._complexity_prices import prices
+from ._complexity_gates import Gates, gates_of
 from ._complexity_schedule import OFTEN, Schedule, schedule_of
-from ._complexity_slopes import ESTIMATORS, SMOOTHING
+from ._complexity_update import has_learnt, learn
 from ._masked import removed
 from ._structured import obstacle
-
-LARGEST_MOVE = 0.2
-"""The most that a theta changes in one update."""
-
-PATIENCE = 3
-"""Updates that a theta has spent at 0, in a row, before its gate may be removed."""
-
-LEARNT = 0.95
-"""Gates are learnt where the loss is below this share of what the shares of the classes alone give.
-"""
-
-TINY = 1e-12
-"""Norms and slopes below this count as this where they divide."""
 
 
 class ComplexityAware(GradientPruner):
@@ -182,7 +168,8 @@ class ComplexityAware(GradientPruner):
         return gates.initial(ctx.structure, ctx.seed)
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        if ctx.step < Schedule(ctx.hp, ctx.steps).warm or not gates_of(pruning, "theta"):
+        is_warming_up = ctx.step < Schedule(ctx.hp, ctx.steps).warm
+        if is_warming_up or not gates_of(pruning, "theta"):
             return params
         xi = gates.drawn(pruning, ctx, "step")
         return gated(ctx.structure, params, xi, xi)
@@ -207,16 +194,18 @@ class ComplexityAware(GradientPruner):
         """
         left = interior = pruning["held"] * 0
         for theta in gates_of(pruning, "theta").values():
-            interior = interior + ((theta > 0) & (theta < 1)).sum()
+            is_inside = (theta > 0) & (theta < 1)
+            interior = interior + is_inside.sum()
         for alive in gates_of(pruning, "alive").values():
             left = left + alive.sum()
         own = {name: pruning[name] for name in ("held", "certificate", "audited", "waited")}
         return {"gates": left, "interior": interior, **own}
 
     def networks(self, task: Task, state: State) -> Networks:
+        networks = super().networks(task, state)
         spent = state.members["pruning"]["spent"]
         search = {"flops": spent, "seconds": 0 * spent}
-        return dataclasses.replace(super().networks(task, state), search=search)
+        return dataclasses.replace(networks, search=search)
 
     def due(self, hp: Mapping[str, Any], step: int, steps: int) -> bool:
         schedule = Schedule(hp, steps)
@@ -233,7 +222,8 @@ class ComplexityAware(GradientPruner):
             return state
         if schedule.learns(step):
             examples = max(2, round(hp["share"] * task.batch_size))  # batch-norm needs two
-            state = self._learn(task, state, x[:, :examples], y[:, :examples])
+            condemned = learn(task, state, x[:, :examples], y[:, :examples])
+            state = self._without(task, state, condemned)
         if step == schedule.settle:
             state = self._round(task, state)
         is_exact = hp["audit"] and hp["estimator"] == "flips"
@@ -243,40 +233,6 @@ class ComplexityAware(GradientPruner):
         if step == schedule.steps and hp["audit"] and _any_left(state):
             state.members["pruning"]["certificate"] = certificate(task, state)
         return state
-
-    def _learn(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
-        """One projected step of the gates whose slope was measured; those that the rule condemns
-        are removed.
-        """
-        estimate = ESTIMATORS[state.scalars["static"]["estimator"]]
-        slopes = estimate(task, state, x, y)
-        learns = has_learnt(task, state)
-        pruning, (price, mean) = state.members["pruning"], prices(task, state)
-        progress = schedule_of(task.steps, state).progress(state.scalars["step"])
-        rate = state.members["hp"]["rate"] * (1 - progress)
-        if slopes:
-            pruning["waited"] = pruning["waited"] + ~learns
-        structure = shaped(task, state.shape).structure
-        hidden = {layer.name for layer in structure.hidden}
-        condemned: dict[str, Tensor] = {}
-        for name, slope in slopes.items():
-            cost = beside(price[name], slope.value)
-            total = slope.value + cost
-            move = beside(rate, total) * total / beside(mean[name], total)
-            may_move = pruning["alive"][name] & (cost > 0) & beside(learns, total)  # free: stays
-            now = slope.tried & may_move
-            kappa = pruning["kappa"]
-            _move(pruning, name, total, move.clamp(-LARGEST_MOVE, LARGEST_MOVE), now)
-            worthless = pruning["slope"][name] > 0
-            if name in hidden:
-                norm = _norms(structure, state.members["params"], name)
-                steepest = torch.where(now, slope.value.abs() / norm.clamp(min=TINY), 0).amax(1)
-                pruning["kappa"] = torch.maximum(kappa, steepest)
-                reach = cost / beside(kappa, cost).clamp(min=TINY)
-                worthless = worthless | (pruning["theta"][name] + norm < reach)
-            is_patient = pruning["zeros"][name] >= PATIENCE
-            condemned[name] = pruning["alive"][name] & is_patient & worthless
-        return self._without(task, state, condemned)
 
     def _round(self, task: Task, state: State) -> State:
         """Every theta at 0 or 1."""
@@ -293,40 +249,6 @@ class ComplexityAware(GradientPruner):
     def _without(self, task: Task, state: State, condemned: Gates) -> State:
         """Members without their condemned units and blocks."""
         return self.compact(task, state) if gates.remove(task, state, condemned) else state
-
-
-def _move(pruning: dict[str, Any], name: str, total: Tensor, move: Tensor, now: Tensor) -> None:
-    """Step the gates of a layer or block that are moved now, and note their slope."""
-    theta, zeros, smooth = (pruning[key][name] for key in ("theta", "zeros", "slope"))
-    theta = torch.where(now, (theta - move).clamp(0, 1), theta)
-    at_zero = torch.where(theta > 0, 0, zeros + 1)
-    pruning["theta"][name] = theta
-    pruning["zeros"][name] = torch.where(now, at_zero, zeros)
-    pruning["slope"][name] = torch.where(now, smooth.lerp(total, SMOOTHING), smooth)
-
-
-def _norms(structure: Structure, params: Params, layer: str) -> Tensor:
-    """(K, units): norms of what sets how much a unit gives."""
-    squares: list[Tensor] = []
-    for name in structure.scale(layer):
-        square = params[name].double().square()
-        squares.append(square.flatten(2).sum(2) if square.ndim > 2 else square)
-    return torch.stack(squares).sum(0).sqrt()
-
-
-def has_learnt(task: Task, state: State) -> Tensor:
-    """(K,): whether gates may be learnt. If what can be learnt is worth less than `nu`, the empty
-    network is right.
-    """
-    known = entropy(task.data.labels["train"])
-    better = state.members["pruning"]["loss"] < LEARNT * known
-    return better | (state.members["hp"]["nu"] >= known)
-
-
-def entropy(labels: Tensor) -> Tensor:
-    """The least loss, (), of answering the same for every example."""
-    shares = labels.bincount().double() / len(labels)
-    return -torch.special.xlogy(shares, shares).sum()
 
 
 def _any_left(state: State) -> bool:

@@ -101,8 +101,9 @@ class Cronos(Algorithm):
 
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """An MLP with a hidden unit for each class, sign and gate."""
-        widths = [2 * _whole(hp["gates"]) * task.data.classes]
-        return dataclasses.replace(task, model="mlp", model_options={"widths": widths})
+        units = 2 * _whole(hp["gates"]) * task.data.classes
+        options = {"widths": [units]}
+        return dataclasses.replace(task, model="mlp", model_options=options)
 
     def skip(self, task: Task) -> str | None:
         if not task.augment:
@@ -117,25 +118,32 @@ class Cronos(Algorithm):
             raise Mistake(f"{rule}; got {iterations}")
 
     def footprint(self, task: Task, hp: Mapping[str, Value], count: int) -> int:
-        n, classes = len(task.data.labels["train"]), task.data.classes
-        gates = _whole(hp["gates"])
+        n = len(task.data.labels["train"])
         d = task.structure.layers[0].columns + 1
-        width = 4 if hp["precision"] == "float32" else 8  # bytes of a number
+        classes = task.data.classes
+        gates = _whole(hp["gates"])
         mode = "paper" if hp["mode"] == "paper" else "solve"
         room = convex.Room(n, d, classes, gates, mode, task.torch_device)
-        solving = width * room.solving(min(count, _at_a_time(classes, gates, n, d)))
+        width = 4 if hp["precision"] == "float32" else 8  # bytes of a number
+        together = min(count, _at_a_time(classes, gates, n, d))
+        solving = width * room.solving(together)
         # A certificate is in float64, and of float32 a copy.
-        copied = 8 * (room.problem - room.data) if width < 8 else 0
+        copied = 0
+        if width < 8:
+            copied = 8 * (room.problem - room.data)
+        held = width * (room.problem + room.data)
         of_neuron = width + 2 + 2 * task.torch_dtype.itemsize
         networks = count * classes * room.neurons * of_neuron
-        proving = width * (room.problem + room.data) + copied + 8 * room.proof + networks
-        return width * count * room.member + max(solving, proving)
+        proving = held + copied + 8 * room.proof + networks
+        states = width * count * room.member
+        return states + max(solving, proving)
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """All neurons zero."""
         hp, device = members[0].hp, task.torch_device
         programs = (len(members), task.data.classes)
-        gates, n = _whole(hp["gates"]), len(task.data.labels["train"])
+        gates = _whole(hp["gates"])
+        n = len(task.data.labels["train"])
         d = task.structure.layers[0].columns + 1
         kind = getattr(torch, str(hp["precision"]))
 
@@ -160,22 +168,19 @@ class Cronos(Algorithm):
     @torch.no_grad()
     def advance(self, task: Task, state: State) -> State:
         """So many iterations of ADMM for all betas of a seed together, seed after seed."""
-        begun, hp, held = time.perf_counter(), state.scalars["static"], state.members
-        rung, step = state.scalars["rung"] + 1, state.scalars["step"]
+        begun = time.perf_counter()
+        hp = state.scalars["static"]
+        rung = state.scalars["rung"] + 1
         last = task.rung_step(_iterations(task, hp), rung)
         for problem, index in _problems(task, state):
             n, d = problem.program.X.shape
-            for part in index.split(_at_a_time(len(problem.Y), _whole(hp["gates"]), n, d)):
-                betas = held["beta"][part].to(held["t"].dtype)
-                at = problem.start(betas) if step == 0 else _iterate(held, part)
-                at, made = problem.run(at, betas, step, last - step, float(hp["tolerance"]))
-                for field in dataclasses.fields(at):
-                    column = held[field.name]
-                    column[part] = getattr(at, field.name).view_as(column[part])
-                held["made"][part] += made.view(len(part), -1)
-        seconds = state.scalars["seconds"] + (time.perf_counter() - begun) / state.size
+            together = _at_a_time(len(problem.Y), _whole(hp["gates"]), n, d)
+            for part in index.split(together):
+                _iterate_to(last, problem, state, part)
+        spent = (time.perf_counter() - begun) / state.size
+        seconds = state.scalars["seconds"] + spent
         scalars = {**state.scalars, "rung": rung, "step": last, "seconds": seconds}
-        return State(held, scalars, state.shared)
+        return dataclasses.replace(state, scalars=scalars)
 
     @torch.no_grad()
     def networks(self, task: Task, state: State) -> Networks:
@@ -185,13 +190,17 @@ class Cronos(Algorithm):
         beta_max: from here on the empty network is the optimum.  gates: that a neuron uses.
         neurons: in the network.
         """
-        rows: list[dict[str, Tensor]] = [{} for _ in range(state.size)]
+        rows: dict[int, dict[str, Tensor]] = {}
         for problem, index in _problems(task, state):
             X = problem.program.X * problem.scale
-            most = convex.beta_max(problem.program, problem.Y).max() * problem.scale
+            most = convex.beta_max(problem.program, problem.Y).max()
             for part in index.split(1):
-                rows[int(part)] = {"beta_max": most, **_certified(problem, X, state, part)}
-        columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+                row = _certified(problem, X, state, part)
+                row["beta_max"] = most * problem.scale
+                rows[int(part)] = row
+        columns: dict[str, Tensor] = {}
+        for name in rows[0]:
+            columns[name] = torch.stack([rows[k][name] for k in range(state.size)])
         first, last = task.structure.layers
         names = {
             first.weight: "hidden",
@@ -218,11 +227,29 @@ class Cronos(Algorithm):
 METRICS = ("primal", "dual", "gap", "violation", "stationarity", "beta_max", "gates", "neurons")
 
 
+def _iterate_to(last: int, problem: convex.Problem, state: State, part: Tensor) -> None:
+    """Bring the programs of the members at `part` to iteration `last`, in place."""
+    held = state.members
+    step = state.scalars["step"]
+    kind = held["t"].dtype
+    betas = held["beta"][part].to(kind)
+    at = problem.start(betas) if step == 0 else _iterate(held, part)
+    tolerance = float(state.scalars["static"]["tolerance"])
+    more = last - step
+    at, made = problem.run(at, betas, step, more, tolerance)
+    for field in dataclasses.fields(at):
+        column = held[field.name]
+        value = getattr(at, field.name)
+        column[part] = value.view_as(column[part])
+    held["made"][part] += made.view(len(part), -1)
+
+
 def _certified(problem: convex.Problem, X: Tensor, state: State, part: Tensor) -> dict[str, Tensor]:
     """The network of the member at `part`, (1,), with its certificate and what it cost."""
     hp, held = state.scalars["static"], state.members
     iterate = _iterate(held, part)
-    solved, proof = problem.found(iterate, held["beta"][part].to(X.dtype))
+    beta = held["beta"][part].to(X.dtype)
+    solved, proof = problem.found(iterate, beta)
     v = solved[0]
     if hp["optimal_prune"] == "yes":
         v = convex.prune_dependent(v, X)
@@ -232,9 +259,11 @@ def _certified(problem: convex.Problem, X: Tensor, state: State, part: Tensor) -
     for name in ("violation", "stationarity"):
         row[name] = getattr(proof, name).max()
     is_neuron = v.norm(dim=-1) > 0
-    row["gates"] = is_neuron.flatten(0, 1).any(0).sum()
+    is_used = is_neuron.flatten(0, 1).any(0)
+    row["gates"] = is_used.sum()
     row["neurons"] = is_neuron.sum()
-    row["flops"] = problem.flops(held["made"][part], held["used"][part])[0]
+    flops = problem.flops(held["made"][part], held["used"][part])
+    row["flops"] = flops[0]
     return row
 
 
@@ -242,35 +271,42 @@ def _problems(task: Task, state: State) -> Iterator[tuple[convex.Problem, Tensor
     """For each distinct seed what its members share, and which these are; made when it is asked
     for, since it is large.
     """
-    hp, seeds = state.scalars["static"], state.members["seed"]
-    kind = state.members["t"].dtype
-    X, Y = _data(task, kind)
+    hp = state.scalars["static"]
+    seeds = state.members["seed"]
+    X, Y = _data(task, state.members["t"].dtype)
+    count = _whole(hp["gates"])
     for seed in seeds.unique():
-        vectors = convex.gate_vectors(seed, _whole(hp["gates"]), X.shape[1])
+        vectors = convex.gate_vectors(seed, count, X.shape[1])
         gates = convex.patterns(X, vectors)
-        members = (seeds == seed).nonzero()[:, 0]
+        is_of_seed = seeds == seed
+        members = is_of_seed.nonzero()[:, 0]
         yield convex.Problem(X, Y, gates, hp["mode"]), members
 
 
 def _data(task: Task, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     """X (n, d) with a column of ones, and Y (classes, n), one class against the rest."""
-    parts = [x.flatten(1) for x, _ in task.data.parts("train", EXAMPLES)]
+    parts: list[Tensor] = []
+    for x, _ in task.data.parts("train", EXAMPLES):
+        parts.append(x.flatten(1))
     features = torch.cat(parts).to(kind)
-    Y = F.one_hot(task.data.labels["train"], task.data.classes).mT.to(kind)
-    return convex.with_ones(features), Y
+    labels = task.data.labels["train"]
+    targets = F.one_hot(labels, task.data.classes)
+    return convex.with_ones(features), targets.mT.to(kind)
 
 
 def _at_a_time(classes: int, gates: int, n: int, d: int) -> int:
     """How many members of a seed are solved at a time; at least 1."""
     iterate = 2 * gates * classes * (n + d)
-    return max(1, NUMBERS // (COPIES * iterate))
+    needed = COPIES * iterate
+    return max(1, NUMBERS // needed)
 
 
 def _iterate(held: Mapping[str, Tensor], part: Tensor) -> Iterate:
     """The programs of the members at `part`, the classes of one after each other."""
     fields: dict[str, Tensor] = {}
     for field in dataclasses.fields(Iterate):
-        fields[field.name] = held[field.name][part].flatten(0, 1)
+        column = held[field.name]
+        fields[field.name] = column[part].flatten(0, 1)
     return Iterate(**fields)
 
 
@@ -278,12 +314,15 @@ def _layers(v: Tensor, X: Tensor, Y: Tensor, refit: bool) -> dict[str, Tensor]:
     """Step 3: the network of neurons v (C, 2, P, d), its bias apart, and what of it is kept."""
     hidden, outer = convex.layers(v)
     is_neuron = v.norm(dim=-1).flatten() > 0
-    kept, offset = outer != 0, outer.new_zeros(len(Y))
+    kept = outer != 0
+    offset = outer.new_zeros(len(Y))
     if refit:
-        activations = (X @ hidden[is_neuron].mT).clamp(min=0)
-        again = convex.refit(activations, Y).to(outer)
-        outer, kept = torch.zeros_like(outer), is_neuron.expand_as(outer)
-        outer[:, is_neuron], offset = again[:, :-1], again[:, -1]
+        given = X @ hidden[is_neuron].mT
+        again = convex.refit(given.clamp(min=0), Y).to(outer)
+        outer = torch.zeros_like(outer)
+        outer[:, is_neuron] = again[:, :-1]
+        kept = is_neuron.expand_as(outer)
+        offset = again[:, -1]
     return {
         "hidden": hidden[:, :-1],
         "hidden kept": is_neuron[:, None].expand(-1, hidden.shape[1] - 1),

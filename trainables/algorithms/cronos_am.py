@@ -30,6 +30,7 @@ from ..training import stack
 from ..training.optimizers import DISTANCE
 from ..training.pruner import Context, GradientPruner, Params, Pruning, space
 from ..training.start import Dense
+from ..tree import take
 
 TOLERANCE = 1e-4
 """At which a solve of the convex head ends, if it comes so near."""
@@ -96,7 +97,8 @@ class CronosAM(GradientPruner):
         head = graph.head(task.template, task.structure)
         if head is None or head[0].bias is None or head[1].bias is None:
             return f"the model ends in linear, ReLU, linear, with biases; {task.model} does not"
-        least, units = 2 * task.data.classes, head[0].units
+        least = 2 * task.data.classes
+        units = head[0].units
         if units < least:
             rule = f"the last hidden layer has two units for each class, {least} or more"
             return f"{rule}; {task.model} has {units}"
@@ -111,7 +113,8 @@ class CronosAM(GradientPruner):
             raise Mistake(reason)
 
     def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
-        state, begun = super().begin(task, members, dense), time.perf_counter()
+        state = super().begin(task, members, dense)
+        begun = time.perf_counter()
         first, last = _head_layers(task)
         seeds = state.members["seed"]
         nothing = torch.full_like(state.members["hp"]["beta"], torch.nan)
@@ -152,13 +155,17 @@ class CronosAM(GradientPruner):
         return {name: pruning[name] for name in ("neurons", "primal", "gap")}
 
     def networks(self, task: Task, state: State) -> Networks:
-        trained, spent = super().networks(task, state), state.members["pruning"]["spent"]
-        metrics = {**trained.metrics, "d": state.members["optimizer"][DISTANCE]}
+        trained = super().networks(task, state)
+        distance = state.members["optimizer"][DISTANCE]
+        metrics = {**trained.metrics, "d": distance}
+        spent = state.members["pruning"]["spent"]
         search = {"flops": spent, "seconds": 0 * spent}
         return dataclasses.replace(trained, metrics=metrics, search=search)
 
     def due(self, hp: Mapping[str, Any], step: int, steps: int) -> bool:
-        return _solves(hp) and (step % hp["checkpoint"] == 0 or step == steps)
+        if not _solves(hp):
+            return False
+        return step == steps or step % hp["checkpoint"] == 0
 
     def every(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
         self._solve(task, state)
@@ -169,28 +176,17 @@ class CronosAM(GradientPruner):
         """Solve for the head of each member anew, in place: one after the other, each with the
         memory of one.
         """
-        first, last = _head_layers(task)
+        first, _ = _head_layers(task)
         solve = HEADS[state.scalars["static"]["head"]]
-        pruning = state.members["pruning"]
-        call = stack.Call(graph.before(task.template.eval(), first.name))
-        targets = F.one_hot(task.data.labels["train"], task.data.classes).double()
+        body = graph.before(task.template.eval(), first.name)
+        call = stack.Call(body)
+        labels = task.data.labels["train"]
+        targets = F.one_hot(labels, task.data.classes).double()
         for k in range(state.size):
             pulse.tell("head", k, state.size)
             problem = _problem(task, state, k, call, targets)
-            if problem is None:
-                continue
-            solved = solve(problem)
-            head = {name: tensor[k] for name, tensor in pruning["head"].items()}
-            rest = first.units - len(solved.hidden)
-            hidden = solved.hidden[:, :-1] / solved.size
-            head[first.weight].copy_(F.pad(hidden, (0, 0, 0, rest)))
-            head[str(first.bias)].copy_(F.pad(solved.hidden[:, -1], (0, rest)))
-            head[last.weight].copy_(F.pad(solved.outer, (0, rest)))
-            head[str(last.bias)].copy_(solved.bias)
-            pruning["neurons"][k] = head[last.weight].any(0).sum()
-            pruning["spent"][k] += solved.flops
-            if solved.proof is not None:
-                pruning["primal"][k], pruning["gap"][k] = solved.proof
+            if problem is not None:
+                _write(task, state, k, solve(problem))
 
 
 # ---- heads
@@ -227,8 +223,10 @@ class _Problem:
         """The P vectors (P, d + 1) that give the gates: as many as leave room for a neuron for each
         class, sign and gate.
         """
-        (_, d), classes = self.features.shape, self.targets.shape[1]
-        return convex.gate_vectors(self.seed, len(self.own) // (2 * classes), d + 1)
+        columns = self.own.shape[1]
+        neurons = 2 * self.targets.shape[1]  # of a gate
+        count = len(self.own) // neurons
+        return convex.gate_vectors(self.seed, count, columns)
 
 
 class _Solved(NamedTuple):
@@ -246,7 +244,8 @@ class _Solved(NamedTuple):
 
 def _convex(problem: _Problem) -> _Solved:
     """Both layers are the optimum of the convex program for these gates."""
-    x = convex.with_ones(problem.features / problem.unit)
+    features = problem.features / problem.unit
+    x = convex.with_ones(features)
     vectors = problem.vectors
     given = x @ vectors.mT
     optimum = convex.solve(
@@ -275,9 +274,12 @@ def _random_features(problem: _Problem) -> _Solved:
 
 
 def _regressed(problem: _Problem, hidden: Tensor, size: Tensor) -> _Solved:
-    x = convex.with_ones(problem.features / size)
-    outer, bias = ridge((x @ hidden.mT).relu(), problem.targets, problem.beta)
-    (n, classes), m = problem.targets.shape, len(hidden) + 1
+    features = problem.features / size
+    x = convex.with_ones(features)
+    given = x @ hidden.mT
+    outer, bias = ridge(given.relu(), problem.targets, problem.beta)
+    n, classes = problem.targets.shape
+    m = len(hidden) + 1
     regression = 2 * n * m * (m + classes)  # Gram matrix and right-hand side
     flops = _given_flops(problem, hidden) + regression
     return _Solved(hidden, size, outer, bias, flops)
@@ -293,7 +295,9 @@ HEADS: Mapping[str, Callable[[_Problem], _Solved]] = {
 
 def _given_flops(problem: _Problem, hidden: Tensor) -> int:
     """FLOPs of what a hidden layer is given by all examples, their features included."""
-    return problem.flops + len(problem.features) * 2 * hidden.shape[1] * len(hidden)
+    examples = len(problem.features)
+    units, columns = hidden.shape
+    return problem.flops + 2 * examples * columns * units
 
 
 def _problem(
@@ -304,9 +308,11 @@ def _problem(
 
     call: the features of given inputs.
     """
-    params = {name: tensor[k] for name, tensor in state.members["params"].items()}
-    buffers = {name: tensor[k] for name, tensor in state.members.get("buffers", {}).items()}
-    parts = [call(params, dict(buffers), x) for x, _ in task.data.parts("train", EXAMPLES)]
+    params = take(state.members["params"], k)
+    buffers = take(state.members.get("buffers", {}), k)
+    parts: list[Tensor] = []
+    for x, _ in task.data.parts("train", EXAMPLES):
+        parts.append(call(params, dict(buffers), x))
     features = torch.cat(parts).double()
     size = features.square().mean().sqrt()
     if not torch.isfinite(size):
@@ -314,8 +320,9 @@ def _problem(
     first, last = _head_layers(task)
     layers = task.counts.layers
     body = task.counts.flops - layers[first.name] - layers[last.name]
-    head = state.members["pruning"]["head"]
-    own = torch.cat([head[first.weight][k], head[str(first.bias)][k][:, None]], 1).double()
+    head = take(state.members["pruning"]["head"], k)
+    bias = head[str(first.bias)]
+    own = torch.cat([head[first.weight], bias[:, None]], 1).double()
     return _Problem(
         features=features,
         targets=targets,
@@ -328,6 +335,31 @@ def _problem(
     )
 
 
+def _write(task: Task, state: State, k: int, solved: _Solved) -> None:
+    """Put a head in place of member `k`'s; units that it lacks are zero."""
+    first, last = _head_layers(task)
+    pruning = state.members["pruning"]
+    head = take(pruning["head"], k)
+    rest = first.units - len(solved.hidden)
+    weight = solved.hidden[:, :-1] / solved.size
+    bias = solved.hidden[:, -1]
+    padded = {
+        first.weight: F.pad(weight, (0, 0, 0, rest)),
+        str(first.bias): F.pad(bias, (0, rest)),
+        last.weight: F.pad(solved.outer, (0, rest)),
+        str(last.bias): solved.bias,
+    }
+    for name, value in padded.items():
+        head[name].copy_(value)
+    is_neuron = head[last.weight].any(0)
+    pruning["neurons"][k] = is_neuron.sum()
+    pruning["spent"][k] += solved.flops
+    if solved.proof is not None:
+        primal, gap = solved.proof
+        pruning["primal"][k] = primal
+        pruning["gap"][k] = gap
+
+
 def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """Weights (C, m) and biases (C,) that minimise 1/2 |hidden W' + b - targets|^2 + beta/2 (|W|^2
     + |b|^2).
@@ -335,10 +367,14 @@ def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor
     hidden: (n, m).  targets: (n, C).  beta: () > 0.
     """
     x = convex.with_ones(hidden)
-    damping = beta * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    damping = beta * identity
     gram = x.mT @ x + damping
-    solution = torch.linalg.solve_ex(gram, x.mT @ targets).result.mT
-    return solution[:, :-1], solution[:, -1]
+    right = x.mT @ targets
+    solution = torch.linalg.solve_ex(gram, right).result.mT
+    weights = solution[:, :-1]
+    biases = solution[:, -1]
+    return weights, biases
 
 
 def _head_layers(task: Task) -> tuple[Layer, Layer]:

@@ -47,7 +47,8 @@ class DepGraph(Structured):
     def init_member(self, task: Task, member: Member, params: Params, buffers: Params) -> Pruning:
         sparsity = torch.tensor(member.hp["sparsity"], dtype=torch.float64)
         alive = chosen(task, params, buffers, sparsity)
-        return {"mask": node_masks(task.structure, alive, params)}
+        mask = node_masks(task.structure, alive, params)
+        return {"mask": mask}
 
 
 def chosen(
@@ -87,6 +88,8 @@ def _ratios(task: Task, module: nn.Module, sparsity: Tensor) -> dict[nn.Module, 
     ratios: dict[nn.Module, float] = {}
     for layer in task.structure.hidden:
         # Half a unit more than is kept, since the number that is left is rounded down there.
-        left = float(masks.kept_count(sparsity, layer.units)) + 0.5
-        ratios[module.get_submodule(layer.name)] = 1 - left / layer.units
+        kept = masks.kept_count(sparsity, layer.units)
+        left = float(kept) + 0.5
+        part = module.get_submodule(layer.name)
+        ratios[part] = 1 - left / layer.units
     return ratios

@@ -80,7 +80,8 @@ class DNS(GradientPruner):
     )
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        c, layers = hp["c"], len(task.structure.layers)
+        c = hp["c"]
+        layers = len(task.structure.layers)
         if isinstance(c, tuple) and len(c) != layers:
             rule = f"`c` has one number for each of the model's {layers} removable layers"
             raise Mistake(f"{rule}; got {len(c)}")
@@ -110,15 +111,18 @@ class DNS(GradientPruner):
         return straight
 
     def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
-        layers, begun = _operated(ctx), _begun(ctx)
+        layers = _operated(ctx)
+        begun = _begun(ctx)
         if not layers:
             return params, pruning
         thresholds = dict(pruning["threshold"])
         if ctx.step <= begun:
             thresholds |= _thresholds(params, ctx)
-        mask, returned = dict(pruning["mask"]), dict(pruning["returned"])
+        mask = dict(pruning["mask"])
+        returned = dict(pruning["returned"])
         splices = pruning["splices"]
-        probability = (1 + ctx.hp["gamma"] * (ctx.step - begun)) ** -ctx.hp["power"]
+        rarity = 1 + ctx.hp["gamma"] * (ctx.step - begun)
+        probability = rarity ** -ctx.hp["power"]
         updates = probability > ctx.uniform("dns", (len(layers),))
         for layer, update in zip(layers, updates.unbind(), strict=True):
             operated = _surgery(layer, params, mask, thresholds[layer.name], update)
@@ -143,10 +147,13 @@ class DNS(GradientPruner):
         kept_first: in the first mask.
         """
         mask = pruning["mask"]
-        returned = _count({name: kept & pruning["returned"][name] for name, kept in mask.items()})
+        both: dict[str, Tensor] = {}
+        for name, kept in mask.items():
+            both[name] = kept & pruning["returned"][name]
+        count = _count(mask).clamp(min=1)
         return {
             "splices": pruning["splices"],
-            "returned": returned / _count(mask).clamp(min=1),
+            "returned": _count(both) / count,
             "kept_first": pruning["first"],
         }
 
@@ -156,15 +163,18 @@ def threshold(theta: Tensor, c: float) -> float:
     biases, flattened (n,).
     """
     mean, deviation = _moments(torch.as_tensor(theta))
-    return float((mean + c * deviation).clamp(min=0))
+    t = mean + c * deviation
+    return float(t.clamp(min=0))
 
 
 def _moments(theta: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of |theta| over the non-zero entries of theta (n,)."""
     count = (theta != 0).sum().clamp(min=1)
     mean = theta.abs().sum() / count
-    variance = theta.square().sum() / count - mean.square()
-    return mean, variance.clamp(min=0).sqrt()
+    mean_square = theta.square().sum() / count
+    variance = mean_square - mean.square()
+    deviation = variance.clamp(min=0).sqrt()
+    return mean, deviation
 
 
 def _thresholds(params: Params, ctx: Context) -> dict[str, Tensor]:
@@ -185,7 +195,8 @@ def _from_c(theta: Params, c: Tensor) -> dict[str, Tensor]:
     thresholds: dict[str, Tensor] = {}
     for (name, values), own in zip(theta.items(), c.unbind(), strict=True):
         mean, deviation = _moments(values)
-        thresholds[name] = (mean + own.to(mean.dtype) * deviation).clamp(min=0)
+        t = mean + own.to(mean.dtype) * deviation
+        thresholds[name] = t.clamp(min=0)
     return thresholds
 
 
@@ -198,11 +209,13 @@ def _from_global_sparsity(theta: Params, sparsity: Tensor) -> dict[str, Tensor]:
     moments = {name: _moments(values) for name, values in theta.items()}
     own: list[Tensor] = []
     for name, (mean, deviation) in moments.items():
-        own.append((theta[name].abs() / LOW - mean) / deviation)
+        size = theta[name].abs() / LOW
+        own.append((size - mean) / deviation)
     common = _cut(torch.cat(own), sparsity)
     thresholds: dict[str, Tensor] = {}
     for name, (mean, deviation) in moments.items():
-        thresholds[name] = (mean + common * deviation).clamp(min=0)
+        t = mean + common * deviation
+        thresholds[name] = t.clamp(min=0)
     return thresholds
 
 
@@ -211,8 +224,10 @@ def _cut(values: Tensor, sparsity: Tensor) -> Tensor:
     of them at sparsity 0.
     """
     below_all = values.min()[None] - 1
-    ranked = torch.cat([below_all, values.sort().values])
-    removed = len(values) - masks.kept_count(sparsity, len(values)).long()
+    ordered = values.sort().values
+    ranked = torch.cat([below_all, ordered])
+    kept = masks.kept_count(sparsity, len(values))
+    removed = len(values) - kept.long()
     neighbours = torch.stack([removed, removed + 1])
     return ranked.take_along_dim(neighbours, 0).mean()
 
@@ -221,14 +236,16 @@ def _surgery(
     layer: Layer, params: Params, mask: Params, t: Tensor, update: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Equation (2) for one layer, where `update` () bool says so (None: always)."""
-    low, high = LOW * t, HIGH * t
+    low = LOW * t
+    high = HIGH * t
     if update is not None:  # |w| > -1 keeps what is kept, |w| > inf brings nothing back
         low = torch.where(update, low, -1.0)
         high = torch.where(update, high, torch.inf)
     operated: dict[str, Tensor] = {}
     for name in layer.parameters:
         size = params[name].abs()
-        operated[name] = (size > high) | (mask[name] & (size > low))
+        stays = mask[name] & (size > low)
+        operated[name] = (size > high) | stays
     return operated
 
 
@@ -250,4 +267,5 @@ def _operated(ctx: Context) -> list[Layer]:
 
 
 def _count(mask: Params) -> Tensor:
-    return torch.stack([kept.sum() for kept in mask.values()]).sum()
+    counts = [kept.sum() for kept in mask.values()]
+    return torch.stack(counts).sum()

@@ -78,7 +78,8 @@ class Magnitude(Masked):
         floor = torch.tensor(hp["floor"], dtype=torch.float64)
         total = least = 0
         for layer in task.structure.layers:
-            size = sum(task.template.get_parameter(name).numel() for name in layer.parameters)
+            parameters = [task.template.get_parameter(name) for name in layer.parameters]
+            size = sum(parameter.numel() for parameter in parameters)
             total += size
             least += int(masks.floor_count(floor, size))
         kept = int(masks.kept_count(sparsity, total))
@@ -98,17 +99,22 @@ class Magnitude(Masked):
     def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
         if ctx.hp["schedule"] == "one-shot":
             return params, pruning
-        if ctx.step % ctx.hp["every"] and ctx.step != ctx.steps:
+        is_between = ctx.step % ctx.hp["every"] > 0
+        if is_between and ctx.step != ctx.steps:
             return params, pruning
-        progress = torch.clamp(ctx.step / (ctx.hp["ramp"] * ctx.steps), max=1)
-        sparsity = ctx.hp["sparsity"] * (1 - (1 - progress) ** 3)
+        ramp = ctx.hp["ramp"] * ctx.steps
+        progress = torch.clamp(ctx.step / ramp, max=1)
+        share = 1 - (1 - progress) ** 3
+        sparsity = ctx.hp["sparsity"] * share
         left = masks.apply(params, pruning["mask"])
         return params, {"mask": _largest(left, ctx, sparsity)}
 
 
 def _largest(params: Params, ctx: Context, sparsity: Tensor) -> dict[str, Tensor]:
     """The mask that keeps the weights and biases of largest absolute value."""
-    scores = {name: params[name].abs() for name in ctx.structure.parameters}
+    scores: dict[str, Tensor] = {}
+    for name in ctx.structure.parameters:
+        scores[name] = params[name].abs()
     if ctx.hp["scope"] == "global":
         return masks.weights(ctx.structure, scores, sparsity, "global", ctx.hp["floor"])
     return masks.weights(ctx.structure, scores, sparsity)

@@ -36,8 +36,6 @@ class Sanity(Masked):
     reinitialised: the very mask, on initial weights of another seed.  scratch: whole layers of as
     many units as can influence the output, on initial weights. Blocks that are gone there are gone
     here. All train for the whole budget. Without `of` everything is kept.
-
-    folder: of the run whose members are checked.
     """
 
     source = (
@@ -67,7 +65,7 @@ class Sanity(Masked):
     }
 
     def __init__(self, folder: Location | None = None) -> None:
-        self.folder = folder
+        self.folder = folder  # of the run whose members are checked
 
     def in_run(self, folder: Location) -> Algorithm:
         return Sanity(folder)
@@ -77,10 +75,12 @@ class Sanity(Masked):
         return {**hp, "of": None}
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        if self.checks[str(hp["check"])].needs_initial and task.loaded_reason:
-            raise Mistake(f"`check` {hp['check']}: {task.loaded_reason}")
-        if hp["of"] is not None:
-            member_of(task, str(hp["of"]), 0)
+        name, of = str(hp["check"]), hp["of"]
+        check = self.checks[name]
+        if check.needs_initial and task.loaded_reason:
+            raise Mistake(f"`check` {name}: {task.loaded_reason}")
+        if of is not None:
+            member_of(task, str(of), 0)
 
     def before(self, task: Task, hp: Mapping[str, Value]) -> int:
         return task.dense_steps if hp["check"] == "shuffled" else 0
@@ -92,7 +92,8 @@ class Sanity(Masked):
         rows = self._masks(task, members)
         stacked: dict[str, Tensor] = {}
         for name in rows[0]:
-            stacked[name] = torch.stack([row[name].to(task.torch_device) for row in rows])
+            column = torch.stack([row[name] for row in rows])
+            stacked[name] = column.to(task.torch_device)
         state.members["pruning"] = {"mask": stacked}
         return state
 
@@ -133,7 +134,8 @@ def _drawn_anew(task: Task, members: Sequence[Member]) -> dict[str, dict[str, Te
     """Parameters and buffers of networks with the initial weights of other seeds."""
     seeds: list[int] = []
     for member in members:
-        seeds.append(int(draws.key(torch.tensor(member.seed), "reinitialised")))
+        key = draws.key(torch.tensor(member.seed), "reinitialised")
+        seeds.append(int(key))
     params, buffers = task.initial(seeds)
     return {"params": params, "buffers": buffers}
 
@@ -168,9 +170,11 @@ def _first_units(structure: Structure, kept: Mapping[str, Tensor]) -> dict[str, 
     counts = found(structure, kept)
     first: dict[str, Tensor] = {}
     for layer, count in zip(structure.hidden, counts, strict=False):
-        first[layer.name] = torch.arange(layer.units) < int(count)
+        places = torch.arange(layer.units)
+        first[layer.name] = places < int(count)
     there: dict[str, Tensor] = {}
-    for block, stays in zip(structure.blocks, counts[len(first) :], strict=True):
+    stay = counts[len(first) :]
+    for block, stays in zip(structure.blocks, stay, strict=True):
         there[block.name] = torch.tensor(bool(stays))
     return node_masks(structure, first, kept, there)
 
@@ -180,17 +184,24 @@ def _shuffled(structure: Structure, kept: Mapping[str, Tensor], seed: int) -> di
 
     def shuffled(site: str, mask: Tensor) -> Tensor:
         key = draws.key(torch.tensor(seed), "sanity", site)
-        return mask[draws.permutation(key, len(mask))]
+        order = draws.permutation(key, len(mask))
+        return mask[order]
 
-    blocks = {block.name: kept[block.name] for block in structure.blocks if block.name in kept}
+    blocks: dict[str, Tensor] = {}
+    for block in structure.blocks:
+        if block.name in kept:
+            blocks[block.name] = kept[block.name]
     stacked = {name: mask[None] for name, mask in kept.items()}
     live, _ = alive(structure, stacked)
-    units = {layer.name: live[layer.name][0] for layer in structure.hidden}
+    units: dict[str, Tensor] = {}
+    for layer in structure.hidden:
+        units[layer.name] = live[layer.name][0]
     of_units = node_masks(structure, units, kept, blocks)
     if all(torch.equal(kept[name], mask) for name, mask in of_units.items()):
         mixed_units = {name: shuffled(name, mask) for name, mask in units.items()}
         return node_masks(structure, mixed_units, kept, blocks)
     mixed = dict(blocks)
     for layer in structure.layers:
-        mixed |= masks.unflat(layer, shuffled(layer.name, masks.flat(layer, kept)), kept)
+        mask = shuffled(layer.name, masks.flat(layer, kept))
+        mixed |= masks.unflat(layer, mask, kept)
     return mixed

@@ -54,13 +54,15 @@ class Scratch(Structured):
         if counts is None:
             widths = [layer.units for layer in structure.hidden]
             whole = [1] * len(structure.blocks)
-            counts = torch.tensor([*widths, *whole], device=device)
+            counts = torch.tensor(widths + whole, device=device)
+        numbers = iter(counts.unbind())
         first: dict[str, Tensor] = {}
-        for layer, count in zip(structure.hidden, counts.unbind(), strict=False):
-            first[layer.name] = torch.arange(layer.units, device=device) < count
+        for layer in structure.hidden:
+            places = torch.arange(layer.units, device=device)
+            first[layer.name] = places < next(numbers)
         there: dict[str, Tensor] = {}
-        for block, count in zip(structure.blocks, counts[len(first) :].unbind(), strict=True):
-            there[block.name] = count > 0
+        for block in structure.blocks:
+            there[block.name] = next(numbers) > 0
         return node_masks(structure, first, params, there)
 
 

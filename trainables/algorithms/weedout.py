@@ -37,6 +37,7 @@ from ..training import draws, stack
 from ..training.dense import dense_networks
 from ..training.pruner import Context, Params, space
 from ..training.start import Dense
+from ..tree import take
 from ._masked import SPARSITY, Masked
 from ._structured import no_units
 
@@ -135,26 +136,33 @@ class Weedout(Algorithm):
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """Search once for each seed and sparsity, and begin to train the distinct winners."""
         seeds = list(dict.fromkeys(member.seed for member in members))
-        parents = dense_networks(task, seeds, _whole(members[0].hp["warmup"]))
+        warmup = _whole(members[0].hp["warmup"])
+        parents = dense_networks(task, seeds, warmup)
         columns = _choose(task, parents, seeds, members)
-        winners: dict[str, Member] = {}
-        names: list[str] = []
+        networks: list[Member] = []
+        places: dict[str, int] = {}
+        of: list[int] = []
         for member, number in zip(members, columns["winner"].tolist(), strict=True):
             network = _inherit(member, number - 1)
-            names.append(repr(network))
-            winners[names[-1]] = network
-        place = {name: place for place, name in enumerate(winners)}
+            place = places.setdefault(repr(network), len(networks))
+            if place == len(networks):
+                networks.append(network)
+            of.append(place)
         columns["slot"] = torch.arange(len(members))
-        columns["of"] = torch.tensor([place[name] for name in names])
-        inner = _begin(task, parents, seeds, list(winners.values()))
-        held = {name: column.to(task.torch_device) for name, column in columns.items()}
+        columns["of"] = torch.tensor(of)
+        inner = _begin(task, parents, seeds, networks)
+        held: dict[str, Tensor] = {}
+        for name, column in columns.items():
+            held[name] = column.to(task.torch_device)
         return _around(inner, held)
 
     def advance(self, task: Task, state: State) -> State:
         """Train the networks that members still use."""
         used, of = torch.unique(state.members["of"], return_inverse=True)
-        inner = _TRAINING.advance(task, _inside(state).select(used))
-        return _around(inner, {**state.members, "of": of})
+        inner = _inside(state).select(used)
+        inner = _TRAINING.advance(task, inner)
+        members = {**state.members, "of": of}
+        return _around(inner, members)
 
     def networks(self, task: Task, state: State) -> Networks:
         """A network may belong to many members. score: its loss before training.  winner: which
@@ -181,9 +189,9 @@ def _begin(task: Task, parents: Dense, seeds: list[int], networks: Sequence[Memb
     """The state of the networks that are trained, each with its parent's weights."""
     places = [seeds.index(network.seed) for network in networks]
     index = torch.tensor(places, device=task.torch_device)
-    params = {name: value[index] for name, value in parents.params.items()}
-    buffers = {name: value[index] for name, value in parents.buffers.items()}
-    dense = Dense(params, buffers, parents.steps, parents.seconds)
+    params = take(parents.params, index)
+    buffers = take(parents.buffers, index)
+    dense = dataclasses.replace(parents, params=params, buffers=buffers)
     return _TRAINING.begin(task, networks, dense)
 
 
@@ -199,19 +207,23 @@ def _choose(
     """Each member's candidate: its number from 1, its score, and what its own count of candidates
     cost, (K,) each.
     """
-    groups: dict[Any, list[int]] = {}
+    searches: dict[Any, list[int]] = {}  # which members share one
     for k, member in enumerate(members):
-        groups.setdefault((member.seed, member.hp["sparsity"]), []).append(k)
+        shared = member.seed, member.hp["sparsity"]
+        searches.setdefault(shared, []).append(k)
     score, seconds = torch.zeros(2, len(members), dtype=torch.float64)
     winner, flops = torch.zeros(2, len(members), dtype=torch.int64)
-    for group in groups.values():
+    for group in searches.values():
         first = members[group[0]]
         counts = torch.tensor([_whole(members[k].hp["candidates"]) for k in group])
-        searched = search(task, parents, seeds.index(first.seed), first, int(counts.max()))
-        is_best = first.hp["pick"] == "best"
-        ranked = searched.losses if is_best else -searched.losses
+        place = seeds.index(first.seed)
+        searched = search(task, parents, place, first, int(counts.max()))
+        ranked = searched.losses
+        if first.hp["pick"] == "worst":
+            ranked = -ranked
         chosen = records(ranked)[counts - 1]
-        score[group], winner[group] = searched.losses[chosen], chosen + 1
+        score[group] = searched.losses[chosen]
+        winner[group] = chosen + 1
         flops[group] = counts * searched.flops
         seconds[group] = counts.double() * searched.seconds
     return {"score": score, "winner": winner, "flops": flops, "seconds": seconds}
@@ -233,37 +245,48 @@ def search(task: Task, parents: Dense, place: int, member: Member, count: int) -
     options of `member`.
     """
     scoring = _Scoring(task, parents, place, member)
-    begun, losses = time.perf_counter(), list[Tensor]()
+    begun = time.perf_counter()
+    losses: list[Tensor] = []
     for start in range(0, count, CHUNK):
         numbers = torch.arange(start, start + CHUNK, device=task.torch_device)
-        losses.append(scoring.losses(vmap(scoring.mask)(numbers)))
+        mask = vmap(scoring.mask)(numbers)
+        losses.append(scoring.losses(mask))
         pulse.tell("candidate", start + CHUNK, count)
     joined = torch.cat(losses).cpu()
-    seconds = (time.perf_counter() - begun) / len(joined)
-    return Search(joined[:count], len(scoring.rows) * task.counts.flops, seconds)
+    spent = time.perf_counter() - begun
+    flops = len(scoring.rows) * task.counts.flops
+    return Search(joined[:count], flops, spent / len(joined))
 
 
 class _Scoring:
     """The untrained candidates of one parent, and their loss on a fixed subset of training data."""
 
     def __init__(self, task: Task, parents: Dense, place: int, member: Member) -> None:
-        self.task, self.hp = task, member.hp
-        module = stack.features_first(task.template) if task.stackable else task.template
+        hp, device = member.hp, task.torch_device
+        self.task, self.hp = task, hp
+        module = task.template
+        if task.stackable:
+            module = stack.features_first(module)
         self.call = stack.Call(module.eval())
-        self.seed = torch.tensor(member.seed, device=task.torch_device)
-        self.sparsity = torch.tensor(
-            member.hp["sparsity"], dtype=torch.float64, device=task.torch_device
-        )
-        in_bfloat16 = member.hp["precision"] == "bfloat16"
-        self.kind = torch.bfloat16 if in_bfloat16 else task.torch_dtype
-        self.params = {name: value[place].to(self.kind) for name, value in parents.params.items()}
-        self.buffers: dict[str, Tensor] = {}
-        for name, value in parents.buffers.items():
-            own = value[place]
-            self.buffers[name] = own.to(self.kind) if own.is_floating_point() else own
+        self.seed = torch.tensor(member.seed, device=device)
+        self.sparsity = torch.tensor(hp["sparsity"], dtype=torch.float64, device=device)
+        self.kind = task.torch_dtype
+        if hp["precision"] == "bfloat16":
+            self.kind = torch.bfloat16
+        self.params = self._in_kind(take(parents.params, place))
+        self.buffers = self._in_kind(take(parents.buffers, place))
         examples = len(task.data.labels["train"])
-        order = draws.permutation(draws.key(self.seed, "weedout"), examples)
-        self.rows = order[: _whole(member.hp["examples"])]
+        key = draws.key(self.seed, "weedout")
+        order = draws.permutation(key, examples)
+        self.rows = order[: _whole(hp["examples"])]
+
+    def _in_kind(self, tensors: Params) -> dict[str, Tensor]:
+        """Tensors in the type that candidates are scored in; whole numbers as they are."""
+        converted: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            is_real = tensor.is_floating_point()
+            converted[name] = tensor.to(self.kind) if is_real else tensor
+        return converted
 
     def mask(self, number: Tensor) -> dict[str, Tensor]:
         """Step 2: the mask of one candidate, counted from 0."""
@@ -281,13 +304,16 @@ class _Scoring:
 
     def losses(self, mask: Params) -> Tensor:
         """(CHUNK,) float64: the mean loss of the candidates with these masks, (CHUNK, ...) each."""
-        labels = self.task.data.labels["train"]
-        total = torch.zeros(CHUNK, dtype=torch.float64, device=self.task.torch_device)
-        for part in self.rows.split(max(1, OUTPUTS // (CHUNK * _largest(self.task)))):
-            inputs = self.task.data.examples("train", part).to(self.kind)
-            outputs = self._logits(mask, inputs).mT.to(self.task.torch_dtype)
-            wanted = labels[part].expand(CHUNK, -1)
-            total += F.cross_entropy(outputs, wanted, reduction="none").sum(1)
+        data, device = self.task.data, self.task.torch_device
+        total = torch.zeros(CHUNK, dtype=torch.float64, device=device)
+        outputs_of_one = CHUNK * _largest(self.task)
+        for part in self.rows.split(max(1, OUTPUTS // outputs_of_one)):
+            inputs = data.examples("train", part).to(self.kind)
+            logits = self._logits(mask, inputs)
+            logits = logits.mT.to(self.task.torch_dtype)  # (CHUNK, classes, examples)
+            wanted = data.labels["train"][part].expand(CHUNK, -1)
+            losses = F.cross_entropy(logits, wanted, reduction="none")
+            total += losses.sum(1)
         return total / len(self.rows)
 
     def _logits(self, mask: Params, inputs: Tensor) -> Tensor:
@@ -296,20 +322,22 @@ class _Scoring:
             return vmap(self._logits_of_one, in_dims=(0, None))(mask, inputs)
         alone: list[Tensor] = []
         for c in range(CHUNK):
-            own = {name: column[c] for name, column in mask.items()}
+            own = take(mask, c)
             alone.append(self._logits_of_one(own, inputs))
         return torch.stack(alone)
 
     def _logits_of_one(self, mask: Params, inputs: Tensor) -> Tensor:
-        return self.call(masks.apply(self.params, mask), dict(self.buffers), inputs)
+        params = masks.apply(self.params, mask)
+        return self.call(params, dict(self.buffers), inputs)
 
 
 def _largest(task: Task) -> int:
     """Numbers that the largest layer gives for one example."""
     most = 1
     for layer in task.structure.layers:
+        flops = task.counts.layers.get(layer.name, 0)
         flops_of_one = 2 * layer.columns * math.prod(layer.kernel)
-        most = max(most, task.counts.layers.get(layer.name, 0) // flops_of_one)
+        most = max(most, flops // flops_of_one)
     return most
 
 
@@ -321,9 +349,12 @@ def records(losses: Tensor) -> Tensor:
     """
     losses = losses.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     infinite = torch.full((1,), torch.inf, dtype=losses.dtype)
-    before = torch.cat([infinite, losses.cummin(0).values[:-1]])
+    least = losses.cummin(0).values
+    least_before = torch.cat([infinite, least[:-1]])
+    is_record = losses < least_before
     places = torch.arange(len(losses))
-    return torch.where(losses < before, places, 0).cummax(0).values
+    latest = torch.where(is_record, places, 0).cummax(0)
+    return latest.values
 
 
 def _whole(value: Value) -> int:

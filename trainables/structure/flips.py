@@ -13,11 +13,13 @@ from torch.func import vmap
 
 from .. import pulse
 from ..training import stack
+from ..tree import take
 from .narrow import Cut
 from .shapes import Site, shaped
-from .units import gated
+from .units import Structure, gated
 
 if TYPE_CHECKING:
+    from ..contract import State
     from ..task import Task
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -43,12 +45,21 @@ class Stack:
     buffers: Tensors
     gates: Tensors
 
+    @staticmethod
+    def of(task: Task, state: State, gates: Tensors) -> Stack:
+        """The networks of a state, with these gates."""
+        params = state.members["params"]
+        buffers = state.members.get("buffers", {})
+        return Stack(task, state.shape, params, buffers, gates)
+
     def at(self, members: Tensor) -> Stack:
         """The networks at these places."""
-        parts = []
-        for tree in (self.params, self.buffers, self.gates):
-            parts.append({name: tensor[members] for name, tensor in tree.items()})
-        return Stack(self.task, self.shape, *parts)
+        return dataclasses.replace(
+            self,
+            params=take(self.params, members),
+            buffers=take(self.buffers, members),
+            gates=take(self.gates, members),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,41 +83,63 @@ def flip(networks: Stack, site: Site, order: Tensor, x: Tensor, y: Tensor) -> Fl
     What comes before the site is computed once, and what follows for all k + 2 settings as one
     batch. Batch-norm uses the batch's own statistics, as in training; dropout is off.
     """
-    layer, block = site
+    layer, _ = site
     model = shaped(networks.task, networks.shape)
-    module, structure = model.module, model.structure
-    around = None if layer is None else structure.block_of(layer)
-    opened = {name for name in (layer, block, around and around.name) if name is not None}
-    first, second = (stack.Call(on_batches(half)) for half in model.halves(site))
+    structure = model.structure
+    opened = _opened(structure, site)
+    before, after = model.halves(site)
+    first = stack.Call(on_batches(before))
+    second = stack.Call(on_batches(after))
     switches = torch.ones(order.shape[1] + 2, dtype=x.dtype, device=x.device)
     switches[-1] = 0
 
     def one(
         params: Tensors, held: Tensors, gates: Tensors, order: Tensor, x: Tensor, y: Tensor
     ) -> dict[str, Tensor]:
-        there = {**gates, **{name: torch.ones_like(gates[name]) for name in opened}}
+        there = dict(gates)
+        for name in opened:
+            there[name] = torch.ones_like(gates[name])
         effective = gated(structure, params, there, there)
         values = first(effective, dict(held), x)
-        base = x.new_ones(1) if layer is None else gates[layer].to(x.dtype)
-        is_tried = torch.arange(len(base), device=x.device) == order[:, None]
+        base = x.new_ones(1)
+        if layer is not None:
+            base = gates[layer].to(x.dtype)
+        places = torch.arange(len(base), device=x.device)
+        is_tried = places == order[:, None]
         flipped = torch.where(is_tried, 1 - base, base)
 
         def loss(units: Tensor, switch: Tensor) -> Tensor:
-            return F.cross_entropy(second(effective, dict(held), *values, units, switch), y)
+            logits = second(effective, dict(held), *values, units, switch)
+            return F.cross_entropy(logits, y)
 
         settings = torch.cat([base[None], flipped, base[None]])
         losses = vmap(loss)(settings, switches).double()
-        sign = torch.where(base[order] > 0.5, 1.0, -1.0)
+        was_on = base[order] > 0.5
+        sign = torch.where(was_on, 1.0, -1.0)
         return {
             "units": sign * (losses[0] - losses[1:-1]),
             "block": losses[0] - losses[-1],
             "base": losses[0],
         }
 
-    held = without_statistics(module, networks.buffers)
+    held = without_statistics(model.module, networks.buffers)
     lifted = stack.lift(one, len(x))
     made = lifted(networks.params, held, networks.gates, order, x, y)
     return Flipped(made["units"], made["block"], made["base"])
+
+
+def _opened(structure: Structure, site: Site) -> set[str]:
+    """Names of the gates that are opened while a site is tried: its own, and the block's around."""
+    layer, block = site
+    names: set[str] = set()
+    if block is not None:
+        names.add(block)
+    if layer is not None:
+        names.add(layer)
+        around = structure.block_of(layer)
+        if around is not None:
+            names.add(around.name)
+    return names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,10 +170,13 @@ def worths(networks: Stack, sample: Sample) -> dict[str, Tensor]:
     for place, site in enumerate(sites):
         order = _order(sample, site)
         asked = _asked(sample, site)
+        batches = sample.batches.to(asked.device)
         for number, part in enumerate(parts):
-            here = (asked & (sample.batches.to(asked.device) > number)).nonzero()[:, 0]
+            is_measured = asked & (batches > number)
+            here = is_measured.nonzero()[:, 0]
             if len(here):
-                pulse.tell("audited batch", place * len(parts) + number, len(sites) * len(parts))
+                done = place * len(parts) + number
+                pulse.tell("audited batch", done, len(sites) * len(parts))
                 _add(networks, sample, site, here, order, part, sums)
     return sums
 
@@ -155,18 +191,23 @@ def _add(
     sums: dict[str, Tensor],
 ) -> None:
     """Add what one batch says of a site, of the members at `here`, to the sums of all members."""
-    task, (layer, block) = networks.task, site
+    task = networks.task
+    layer, block = site
     if len(here) < len(order):
-        networks, order = networks.at(here), order[here]
-    x, y = task.data.examples("train", part), task.data.labels["train"][part]
-    x, y = x.expand(len(here), *x.shape), y.expand(len(here), *y.shape)
+        networks = networks.at(here)
+        order = order[here]
+    inputs = task.data.examples("train", part)
+    labels = task.data.labels["train"][part]
+    x = inputs.expand(len(here), *inputs.shape)
+    y = labels.expand(len(here), *labels.shape)
     tried = [flip(networks, site, some, x, y) for some in order.split(TOGETHER, 1)]
     most = len(_parts(task, sample))
     share = sample.batches.to(here.device).clamp(max=most)[here]
     if layer is not None:
-        units = torch.cat([flipped.units for flipped in tried], 1) / share[:, None]
-        zeros = torch.zeros_like(sums[layer][here])
-        sums[layer][here] += zeros.scatter(1, order, units)
+        units = torch.cat([flipped.units for flipped in tried], 1)
+        mean = units / share[:, None]
+        nothing = torch.zeros_like(sums[layer][here])
+        sums[layer][here] += nothing.scatter(1, order, mean)
     if block is not None:
         sums[block][here] += tried[0].block / share
 
@@ -174,7 +215,8 @@ def _add(
 def _parts(task: Task, sample: Sample) -> tuple[Tensor, ...]:
     """The examples of a sample, batch by batch."""
     size = min(task.batch_size, len(sample.rows))
-    return sample.rows.to(task.torch_device).split(size)
+    rows = sample.rows.to(task.torch_device)
+    return rows.split(size)
 
 
 def _asked(sample: Sample, site: Site) -> Tensor:
@@ -183,7 +225,8 @@ def _asked(sample: Sample, site: Site) -> Tensor:
     asked: list[Tensor] = []
     for name in site:
         if name is not None:
-            asked.append(sample.wanted[name].view(members, -1).any(1))
+            wanted = sample.wanted[name].view(members, -1)
+            asked.append(wanted.any(1))
     return torch.stack(asked).any(0)
 
 
@@ -193,9 +236,10 @@ def _order(sample: Sample, site: Site) -> Tensor:
     if layer is None:
         device = sample.wanted[str(block)].device
         return torch.zeros(len(sample.batches), 0, dtype=torch.long, device=device)
-    wanted = sample.wanted[layer]
+    wanted = sample.wanted[layer].int()
+    order = wanted.argsort(dim=1, descending=True, stable=True)
     count = int(wanted.sum(1).max())
-    return wanted.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+    return order[:, :count]
 
 
 def on_batches(module: nn.Module) -> nn.Module:
@@ -212,5 +256,10 @@ def without_statistics(module: nn.Module, buffers: Tensors) -> Tensors:
     running: set[str] = set()
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm):
-            running.update(f"{name}.{own}" for own, _ in part.named_buffers())
-    return {name: value for name, value in buffers.items() if name not in running}
+            for own, _ in part.named_buffers():
+                running.add(f"{name}.{own}")
+    left: dict[str, Tensor] = {}
+    for name, value in buffers.items():
+        if name not in running:
+            left[name] = value
+    return left

@@ -4,6 +4,7 @@ shape.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -42,24 +43,27 @@ def compact(pruner: Hooks, task: Task, state: State) -> State:
         return state
     left = _left(pruner, task, state)
     alive = read(structure, left)
-    none = torch.zeros(state.size, dtype=torch.bool, device=task.torch_device)
     gone: dict[str, Tensor] = {}
     for block in structure.blocks:
-        gone[block.name] = ~left[block.name] if block.name in left else none
+        gone[block.name] = torch.zeros(state.size, dtype=torch.bool, device=task.torch_device)
+        if block.name in left:
+            gone[block.name] = ~left[block.name]
     clear = functools.partial(narrow.cleared, structure=structure, alive=alive, gone=gone)
     cleared = _reshaped(task, state, _shaped_trees(state), clear)
-    state = State(cleared, state.scalars, state.shared, state.shape)
-    shape, index = narrow.survivors(structure, alive, gone)
-    units = sum(layer.units for layer in structure.hidden)
-    if not shape.gone and sum(shape.widths.values()) >= SHARE * units:
+    state = dataclasses.replace(state, members=cleared)
+    cut, index = narrow.survivors(structure, alive, gone)
+    units_before = sum(layer.units for layer in structure.hidden)
+    units_after = sum(cut.widths.values())
+    if not cut.gone and units_after >= SHARE * units_before:
         return state
     trees = _shaped_trees(state)
-    trees["units"] = {**_places(structure, state.size, task), **state.members.get("units", {})}
-    gather = functools.partial(narrow.gathered, structure=structure, cut=shape, index=index)
-    gathered = _reshaped(task, state, trees, gather)
-    before = () if state.shape is None else state.shape.gone
-    total = narrow.Cut(dict(shape.widths), (*before, *shape.gone))
-    return State(gathered, state.scalars, state.shared, total)
+    known = state.members.get("units", {})
+    trees["units"] = {**_places(structure, state.size, task), **known}
+    gather = functools.partial(narrow.gathered, structure=structure, cut=cut, index=index)
+    members = _reshaped(task, state, trees, gather)
+    gone_before = () if state.shape is None else state.shape.gone
+    shape = narrow.Cut(dict(cut.widths), (*gone_before, *cut.gone))
+    return dataclasses.replace(state, members=members, shape=shape)
 
 
 def _reshaped(
@@ -75,19 +79,24 @@ def _reshaped(
 @torch.no_grad()
 def _left(pruner: Hooks, task: Task, state: State) -> dict[str, Tensor]:
     """What `lasting` says of each member, (K, ...) by name."""
-    context, step = contexts(task, state), state.scalars["step"]
+    context = contexts(task, state)
+    step = state.scalars["step"]
 
     def lasting(params: Params, pruning: Pruning, given: Params) -> Params:
         return pruner.lasting(params, pruning, context(given, step))
 
     trees = state.members
-    return stack.lift(lasting, state.size)(
-        trees["params"], trees.get("pruning", {}), varying(trees)
-    )
+    pruning = trees.get("pruning", {})
+    lifted = stack.lift(lasting, state.size)
+    return lifted(trees["params"], pruning, varying(trees))
 
 
 def _shaped_trees(state: State) -> dict[str, Any]:
-    return {name: tree for name, tree in state.members.items() if name in _SHAPED}
+    trees: dict[str, Any] = {}
+    for name, tree in state.members.items():
+        if name in _SHAPED:
+            trees[name] = tree
+    return trees
 
 
 def _places(structure: Structure, members: int, task: Task) -> dict[str, Tensor]:
@@ -105,16 +114,16 @@ def restored(
     """Stacked tensors of a state, each (K, ...), in the parent's shape."""
     if state.shape is None:
         return params, buffers, kept
-    parent = task.structure
-    whole_params, whole_buffers = (stack.single(tree) for tree in stack.stacked([task.template]))
-    whole_kept: dict[str, Tensor] = {}
+    parent, units = task.structure, state.members.get("units", {})
+    trained, fixed = stack.stacked([task.template])
+    trained = stack.single(trained)
+    fixed = stack.single(fixed)
+    masks: dict[str, Tensor] = {}
     for name in parent.parameters:
-        whole_kept[name] = whole_params[name].bool()
+        masks[name] = trained[name].bool()
     for block in parent.blocks:
-        whole_kept[block.name] = torch.ones((), dtype=torch.bool, device=task.torch_device)
-    units = state.members.get("units", {})
-
-    def whole(tree: Params, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return narrow.restored(tree, parent, like, units, state.size)
-
-    return whole(params, whole_params), whole(buffers, whole_buffers), whole(kept, whole_kept)
+        masks[block.name] = torch.ones((), dtype=torch.bool, device=task.torch_device)
+    params = narrow.restored(params, parent, trained, units, state.size)
+    buffers = narrow.restored(buffers, parent, fixed, units, state.size)
+    kept = narrow.restored(kept, parent, masks, units, state.size)
+    return params, buffers, kept

@@ -47,8 +47,9 @@ def _dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
             trained[seed].save(place)
         else:
             trained[seed] = State.load(place, task.torch_device)
-    joined = State.concatenate([trained[seed] for seed in seeds]).members
-    seconds = sum(trained[seed].scalars["seconds"] for seed in seeds) / len(seeds)
+    states = [trained[seed] for seed in seeds]
+    joined = State.concatenate(states).members
+    seconds = sum(state.scalars["seconds"] for state in states) / len(seeds)
     return Dense(joined["params"], joined.get("buffers", {}), steps, seconds)
 
 
@@ -60,11 +61,15 @@ def _trained(task: Task, phase: Task, seeds: list[int]) -> dict[int, State]:
     doubled = seeds * 2 if has_twin else seeds
     plain = Hooks()
     hp = complete(plain.space, {})
+    members = [Member(hp, seed) for seed in doubled]
     initial = Dense(*task.initial(doubled), 0, 0.0)
-    state = begin(plain, phase, [Member(hp, seed) for seed in doubled], initial)
+    state = begin(plain, phase, members, initial)
     state = loop.advance(plain, phase, state)
     state.scalars["seconds"] *= len(doubled) / len(seeds)  # a twin is paid by its original
-    return {seed: state.select([k]) for k, seed in enumerate(seeds)}
+    trained: dict[int, State] = {}
+    for k, seed in enumerate(seeds):
+        trained[seed] = state.select([k])
+    return trained
 
 
 def dense_ready(task: Task, seeds: Sequence[int]) -> bool:

@@ -161,7 +161,8 @@ def misdeclared(kind: type[Hooks]) -> str | None:
 
 def varying(trees: Mapping[str, Any]) -> dict[str, Any]:
     """Hyper-parameters and seed: what differs between members beside their networks."""
-    return {"hp": trees.get("hp", {}), "seed": trees["seed"]}
+    hp = trees.get("hp", {})
+    return {"hp": hp, "seed": trees["seed"]}
 
 
 def contexts(task: Task, state: State) -> Callable[[Tree, int], Context]:
@@ -177,6 +178,7 @@ def contexts(task: Task, state: State) -> Callable[[Tree, int], Context]:
         return course(step, steps)
 
     def context(given: Tree, step: int) -> Context:
-        return Context({**static, **given["hp"]}, given["seed"], step, steps, structure, rate)
+        hp = {**static, **given["hp"]}
+        return Context(hp, given["seed"], step, steps, structure, rate)
 
     return context

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,19 +35,24 @@ def advance(pruner: Hooks, task: Task, state: State) -> State:
     """
     if state.size > 1 and not task.stackable:
         return _advance_alone(pruner, task, state)
-    begun, rung = time.perf_counter(), state.scalars["rung"] + 1
+    begun = time.perf_counter()
+    rung = state.scalars["rung"] + 1
     last = task.rung_step(task.steps - state.scalars["before"], rung)
     # A model that vmap refuses may draw from torch's generator, which is then seeded at each step.
     with torch.random.fork_rng(enabled=not task.stackable):
-        state = _train(pruner, task, compact(pruner, task, state), last)
+        state = compact(pruner, task, state)
+        state = _train(pruner, task, state, last)
     spent = (time.perf_counter() - begun) / state.size
-    state.scalars |= {"rung": rung, "seconds": state.scalars["seconds"] + spent}
+    state.scalars["seconds"] = state.scalars["seconds"] + spent
+    state.scalars["rung"] = rung
     return state
 
 
 def _advance_alone(pruner: Hooks, task: Task, state: State) -> State:
     """The members at the next rung, trained one after the other."""
-    alone = [advance(pruner, task, state.select([k])) for k in range(state.size)]
+    alone: list[State] = []
+    for k in range(state.size):
+        alone.append(advance(pruner, task, state.select([k])))
     joined = State.concatenate(alone)
     for spent in ("seconds", "charged"):
         if spent in joined.scalars:
@@ -60,21 +66,26 @@ def first_step(pruner: Hooks, task: Task, state: State) -> State:
     with torch.random.fork_rng(enabled=not task.stackable):
         if state.size == 1 or task.stackable:
             return _train(pruner, task, state, 1)
-        alone = [_train(pruner, task, state.select([k]), 1) for k in range(state.size)]
+        alone: list[State] = []
+        for k in range(state.size):
+            alone.append(_train(pruner, task, state.select([k]), 1))
         return State.concatenate(alone)
 
 
 def _train(pruner: Hooks, task: Task, state: State, last: int) -> State:
     """The members after step `last`, with `every` between the steps after which it is due."""
-    static, steps = state.scalars["static"], task.steps - state.scalars["before"]
+    static = state.scalars["static"]
+    steps = task.steps - state.scalars["before"]
     batches = _batches(task, state, last)
-    while (step := state.scalars["step"]) < last:
+    while state.scalars["step"] < last:
+        step = state.scalars["step"]
         end = step + 1
         while end < last and not pruner.due(static, end, steps):
             end += 1
-        members, x, y = _steps(pruner, task, state, itertools.islice(batches, end - step))
+        some = itertools.islice(batches, end - step)
+        members, x, y = _steps(pruner, task, state, some)
         scalars = {**state.scalars, "step": end}
-        state = State(members, scalars, state.shared, state.shape)
+        state = dataclasses.replace(state, members=members, scalars=scalars)
         if pruner.due(static, end, steps):
             state = pruner.every(task, state, x, y)
     return state
@@ -91,7 +102,8 @@ class _Lifted:
         self._context = contexts(task, state)
         self._call = stack.Call(module)
         self._drops = dropout.keys(module)
-        self.forward, self.follow = self._forward, self._follow
+        self.forward = self._forward
+        self.follow = self._follow
         if state.size > 1:
             self.forward = stack.lift(self._forward, state.size)
             self.follow = stack.lift(self._follow, state.size)
@@ -104,7 +116,8 @@ class _Lifted:
         held = {name: value.clone() for name, value in buffers.items()}
         for name in self._drops:
             held[name] = draws.key(ctx.seed, self.step, name)
-        logits = self._call(self._pruner.effective(params, pruning, ctx), held, x)
+        effective = self._pruner.effective(params, pruning, ctx)
+        logits = self._call(effective, held, x)
         penalty = self._pruner.penalty(params, pruning, ctx)
         after = {name: held[name].detach() for name in buffers}
         made: dict[str, Any] = {"logits": logits, "buffers": after}
@@ -113,7 +126,8 @@ class _Lifted:
         return made
 
     def _follow(self, params: Params, pruning: Pruning, given: Params) -> tuple[Params, Pruning]:
-        return self._pruner.after_step(params, pruning, self._context(given, self.step + 1))
+        ctx = self._context(given, self.step + 1)
+        return self._pruner.after_step(params, pruning, ctx)
 
 
 def _steps(
@@ -128,31 +142,48 @@ def _steps(
     lifted = _Lifted(pruner, task, state)
     trees = stack.single(state.members) if lone else state.members
     params: Params = map_tree(_trained, trees["params"])
-    buffers, pruning = trees.get("buffers", {}), trees.get("pruning", {})
+    buffers = trees.get("buffers", {})
+    pruning = trees.get("pruning", {})
     given = varying(trees)
     update = optimizers.updater(task, trees["hp"], trees.get("optimizer", {}), steps)
     inputs = labels = torch.empty(0)
     for step, inputs, labels in batches:
         lifted.step = step
-        x, y = (inputs[0], labels[0]) if lone else (inputs, labels)
+        x = inputs[0] if lone else inputs
+        y = labels[0] if lone else labels
         if not task.stackable:
-            torch.manual_seed(int(draws.key(given["seed"], step, "torch")))
+            seed = draws.key(given["seed"], step, "torch")
+            torch.manual_seed(int(seed))
         made = lifted.forward(params, buffers, pruning, given, x)
         buffers = made["buffers"]
-        # Outside of vmap, where it costs less; the sum over members has each member's gradient.
-        loss = pruner.loss(made["logits"].flatten(0, -2), y.flatten()) / task.batch_size
-        if "penalty" in made:
-            loss = loss + made["penalty"].sum()
-        grads = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
+        loss = _loss(pruner, task, made, y)
+        leaves = list(params.values())
+        grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
         with torch.no_grad():
             update(params, dict(zip(params, grads, strict=True)), step)
             if pruner.follows:
-                params, pruning = separated(*lifted.follow(params, pruning, given))
+                params, pruning = lifted.follow(params, pruning, given)
+                params, pruning = separated(params, pruning)
                 params = map_tree(_trained, params)
         pulse.tell("step", step + 1, steps)
     params = map_tree(Tensor.detach, params)
     trees = {**trees, "params": params, "buffers": buffers, "pruning": pruning}
-    return (stack.restacked(trees) if lone else trees), inputs, labels
+    if lone:
+        trees = stack.restacked(trees)
+    return trees, inputs, labels
+
+
+def _loss(pruner: Hooks, task: Task, made: Mapping[str, Any], labels: Tensor) -> Tensor:
+    """The sum over members of what each minimises, which has each member's gradient.
+
+    Outside of vmap, where it costs less.
+    """
+    logits = made["logits"].flatten(0, -2)
+    loss = pruner.loss(logits, labels.flatten())
+    loss = loss / task.batch_size
+    if "penalty" in made:
+        loss = loss + made["penalty"].sum()
+    return loss
 
 
 def _trained(parameter: Tensor) -> Tensor:
@@ -165,27 +196,34 @@ def _batches(task: Task, state: State, last: int) -> Iterator[Batch]:
     Read, and augmented, once for each distinct seed.
     """
     seeds = state.members["seed"]
-    distinct = torch.tensor(list(dict.fromkeys(seeds.tolist())), device=seeds.device)
+    numbers = dict.fromkeys(seeds.tolist())
+    distinct = torch.tensor(list(numbers), device=seeds.device)
     of = None
     if len(distinct) < len(seeds):
-        of = (seeds[:, None] == distinct).int().argmax(1)
+        is_its_own = seeds[:, None] == distinct
+        of = is_its_own.int().argmax(1)
     # The dense phase before it, a task of its own, draws others.
     site = "pruning" if state.scalars["before"] else "order"
     examples = len(task.data.labels["train"])
 
     @functools.lru_cache(1)
     def order(epoch: int) -> Tensor:
-        return draws.permutation(draws.key(distinct, epoch, site), examples)
+        key = draws.key(distinct, epoch, site)
+        return draws.permutation(key, examples)
 
     def rows(step: int) -> Tensor:
         epoch, place = divmod(step, task.steps_per_epoch)
         first = place * task.batch_size
-        return order(epoch)[:, first : first + task.batch_size]
+        end = first + task.batch_size
+        return order(epoch)[:, first:end]
 
     steps = range(state.scalars["step"], last)
-    for step, (x, y) in zip(steps, task.data.feed(map(rows, steps)), strict=True):
+    read = task.data.feed(map(rows, steps))
+    for step, (x, y) in zip(steps, read, strict=True):
         if task.augment:
-            x = augment(x, task.augment, draws.key(distinct, step, f"{site} augment"))
+            key = draws.key(distinct, step, f"{site} augment")
+            x = augment(x, task.augment, key)
         if of is not None:
-            x, y = x[of], y[of]
+            x = x[of]
+            y = y[of]
         yield step, x, y

@@ -53,8 +53,10 @@ class GradientPruner(Hooks, Algorithm):
         if "width" not in names and not others:
             rule = "`width` other than 1 needs a model with an option `width`"
             raise Mistake(f"{rule}; {task.model} has none")
-        width = float(task.model_options.get("width", 1)) * float(hp["width"])  # type: ignore[arg-type]
-        return dataclasses.replace(task, model_options={**task.model_options, "width": width})
+        own = float(task.model_options.get("width", 1))
+        width = own * float(hp["width"])  # type: ignore[arg-type]
+        options = {**task.model_options, "width": width}
+        return dataclasses.replace(task, model_options=options)
 
     def before(self, task: Task, hp: Mapping[str, Value]) -> int:
         """Steps of dense training that members start from."""
@@ -63,7 +65,8 @@ class GradientPruner(Hooks, Algorithm):
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """Initial or dense-trained weights, and what `init` makes of them."""
         seeds = [member.seed for member in members]
-        dense = dense_networks(task, seeds, self.before(task, members[0].hp))
+        steps = self.before(task, members[0].hp)
+        dense = dense_networks(task, seeds, steps)
         return self.begin(task, members, dense)
 
     def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:

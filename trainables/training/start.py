@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Member, State
-from ..tree import leaves, map_tree, nest
+from ..tree import leaves, map_tree, nest, take
 from . import optimizers, stack
 from .hooks import Hooks, Params, Pruning, contexts, varying
 
@@ -71,10 +71,13 @@ def _init_members(
     """What `init_member` gives for each member, stacked."""
     rows: list[dict[str, Tensor]] = []
     for k, member in enumerate(members):
-        params = {name: tensor[k] for name, tensor in dense.params.items()}
-        buffers = {name: tensor[k] for name, tensor in dense.buffers.items()}
-        rows.append(leaves(pruner.init_member(task, member, params, buffers)))
-    stacked = {path: torch.stack([row[path] for row in rows]) for path in rows[0]}
+        params = take(dense.params, k)
+        buffers = take(dense.buffers, k)
+        made = pruner.init_member(task, member, params, buffers)
+        rows.append(leaves(made))
+    stacked: dict[str, Tensor] = {}
+    for path in rows[0]:
+        stacked[path] = torch.stack([row[path] for row in rows])
     return nest(stacked)
 
 
@@ -91,7 +94,8 @@ def separated(params: Params, pruning: Pruning) -> tuple[Params, Pruning]:
         own[name] = parameter
 
     def apart(tensor: Tensor) -> Tensor:
-        return tensor.clone() if tensor.untyped_storage()._cdata in taken else tensor
+        is_shared = tensor.untyped_storage()._cdata in taken
+        return tensor.clone() if is_shared else tensor
 
     return own, map_tree(apart, pruning)
 
