@@ -54,8 +54,10 @@ def fits(task: Task) -> None:
     with blamed(f"{model}: is taken apart into layers"):
         layers = task.structure.layers
     if not layers:
-        rule = "has removable layers (linear or convolution)"
-        raise Mistake(f"{model}: {rule}; got none{_first_obstacle(task)}")
+        raise Mistake(
+            f"{model}: has removable layers (linear or convolution); "
+            f"got none{_first_obstacle(task)}"
+        )
 
 
 def _first_obstacle(task: Task) -> str:
@@ -107,8 +109,7 @@ def _expect_logits(task: Task, output: Any, count: int, when: str = "") -> None:
     want = (count, task.data.classes)
     if isinstance(output, Tensor):
         if not output.is_floating_point():
-            rule = f"gives logits that are real numbers{when}"
-            raise Mistake(f"{model}: {rule}; got {output.dtype}")
+            raise Mistake(f"{model}: gives logits that are real numbers{when}; got {output.dtype}")
         if output.shape == want:
             return
         got = str(tuple(output.shape))
@@ -290,8 +291,7 @@ def rehearse_algorithm(
     for key in ("step", "rung", "before", "seconds"):
         if key not in state.scalars:
             got = ", ".join(state.scalars) or "none"
-            rule = f"the state has `{key}` among its scalars"
-            raise Mistake(f"algorithm {name}: {rule}; got {got}")
+            raise Mistake(f"algorithm {name}: the state has `{key}` among its scalars; got {got}")
     with blamed(f"algorithm {name}: gives networks"):
         networks = algorithm.networks(short, state)
     _expect(name, "`networks`", networks, Networks)
@@ -410,16 +410,19 @@ _RETURNED: dict[str, Callable[[Any, Task], str]] = {
 
 def _expect(name: str, method: str, returned: object, kind: type) -> None:
     if not isinstance(returned, kind):
-        rule = f"{method} returns a {kind.__name__}"
-        raise Mistake(f"algorithm {name}: {rule}; got {type(returned).__name__}")
+        raise Mistake(
+            f"algorithm {name}: {method} returns a {kind.__name__}; got {type(returned).__name__}"
+        )
 
 
 def _conform(name: str, task: Task, networks: Networks, members: int) -> None:
     """Raise Mistake unless networks have what they are measured by, in its shape."""
     of = networks.of
     if of.shape != (members,):
-        rule = f"`of` of its networks has an entry for each member, ({members},)"
-        raise Mistake(f"algorithm {name}: {rule}; got {tuple(of.shape)}")
+        raise Mistake(
+            f"algorithm {name}: `of` of its networks has an entry for each member, ({members},); "
+            f"got {tuple(of.shape)}"
+        )
     count = int(of.max()) + 1
     parameters = dict(task.template.named_parameters())
     removable = {key: parameters[key].shape for key in task.structure.parameters}
@@ -432,8 +435,10 @@ def _conform(name: str, task: Task, networks: Networks, members: int) -> None:
     for key in removable:
         dtype = networks.kept[key].dtype
         if dtype != torch.bool:
-            rule = "`kept` of its networks is True where an entry is kept"
-            raise Mistake(f"algorithm {name}: {rule}; got {dtype} for {key}")
+            raise Mistake(
+                f"algorithm {name}: `kept` of its networks is True where an entry is kept; "
+                f"got {dtype} for {key}"
+            )
 
 
 def _expect_stacks(
@@ -450,12 +455,15 @@ def _expect_stacks(
         if key not in stacks:
             if key in free:
                 continue
-            rule = f"{what} of its networks has an entry for {key}"
-            raise Mistake(f"{rule}; got {_listed(list(stacks))}")
+            raise Mistake(
+                f"{what} of its networks has an entry for {key}; got {_listed(list(stacks))}"
+            )
         stack_shape = stacks[key].shape
         if stack_shape[0] < count or stack_shape[1:] != shape:
-            rule = f"{what} of its networks has the shape {(count, *shape)} for {key}"
-            raise Mistake(f"{rule}; got {tuple(stack_shape)}")
+            raise Mistake(
+                f"{what} of its networks has the shape {(count, *shape)} for {key}; "
+                f"got {tuple(stack_shape)}"
+            )
 
 
 def _listed(names: Sequence[str]) -> str:

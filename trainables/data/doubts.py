@@ -60,9 +60,10 @@ def check_types(where: str, dtype: np.dtype[np.generic], shape: tuple[int, ...])
     """Refuses inputs whose type is not one that torch takes. shape: (n, ...)."""
     if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
         return
-    rule = "inputs are numbers (n, ...) of at most 64 bits"
     cure = _CURES.get(dtype.kind, "make them numbers")
-    raise Mistake(f"{where}: {rule}; got {dtype} {shape}; {cure}")
+    raise Mistake(
+        f"{where}: inputs are numbers (n, ...) of at most 64 bits; got {dtype} {shape}; {cure}"
+    )
 
 
 def whole_labels(where: str, labels: np.ndarray) -> np.ndarray:
@@ -87,9 +88,11 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
     count = len(known)
     cure = "number the classes so, and leave out rows that have none"
     if count >= ORDER_EXAMPLES and 2 * count > len(train):
-        rule = "a class has two training examples or more, on average"
         got = _label_counts(train)
-        raise Mistake(f"split train: {rule}; {got}; is the label an identifier?")
+        raise Mistake(
+            "split train: a class has two training examples or more, on average; "
+            f"{got}; is the label an identifier?"
+        )
     if known[-1] != count - 1:
         rule = "labels number the classes 0, 1, 2, ... without a gap, each with training examples"
         gap = np.flatnonzero(known != np.arange(count))[0]
@@ -136,8 +139,9 @@ def missing_classes(labels: Mapping[str, np.ndarray], classes: int) -> Iterator[
             examples = sum(int((others == lost).sum()) for others in labels.values())
             why = f"all {examples} of class {lost} were drawn for another split"
             cure = "give it more, or leave it out"
-            rule = "has examples of each class"
-            raise Mistake(f"split train: {rule}; got none of {what}: {why}; {cure}")
+            raise Mistake(
+                f"split train: has examples of each class; got none of {what}: {why}; {cure}"
+            )
         yield f"split {split} has no examples of {what}: its accuracy says nothing about that"
 
 
@@ -339,10 +343,12 @@ class _Columns:
                 alone.append(place)
         if alone or len(np.unique(values, axis=0)) == len(examples):
             copies = alone or telling
-            rule = "features are no copies of the label, shifted or renamed"
             what = f"{self.named(copies)}, with one value for each class"
             cure = f"leave {_several('it', 'them', len(copies))} out"
-            raise Mistake(f"split train: {rule}; got {what}; {cure}")
+            raise Mistake(
+                "split train: features are no copies of the label, shifted or renamed; "
+                f"got {what}; {cure}"
+            )
 
     def about_labels(self, places: Sequence[int]) -> list[str]:
         """Cautions about columns that say much of the label."""

@@ -113,8 +113,10 @@ def idx(root: str) -> Arrays:
         images = _idx(images_path, 3)
         labels = _idx(labels_path, 1)
         if len(images) != len(labels):
-            rule = f"has a label for each of the {len(images)} images"
-            raise Mistake(f"{labels_path}: {rule}; got {len(labels)}")
+            raise Mistake(
+                f"{labels_path}: has a label for each of the {len(images)} images; "
+                f"got {len(labels)}"
+            )
         splits[split] = images[:, None], labels
     return splits
 
@@ -148,8 +150,7 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
     values = content[start:]
     if len(values) != math.prod(shape):
         told = " x ".join(map(str, shape))
-        rule = f"holds as many bytes as its header says, {told}"
-        raise Mistake(f"{path}: {rule}; got {len(values)}")
+        raise Mistake(f"{path}: holds as many bytes as its header says, {told}; got {len(values)}")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -200,8 +201,9 @@ def _archive(file: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise Mistake(f"no file {file}") from None
     except Exception as error:  # NumPy raises a dozen kinds of errors for what it cannot read
-        rule = "is a NumPy archive (.npz) of arrays of numbers"
-        raise Mistake(f"{file}: {rule}; {raised(error)}") from None
+        raise Mistake(
+            f"{file}: is a NumPy archive (.npz) of arrays of numbers; {raised(error)}"
+        ) from None
 
 
 def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
@@ -222,8 +224,10 @@ def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
         place = places[split]
         if dataset.classes != train_classes:
             odd = sorted(set(dataset.classes) ^ set(train_classes))
-            rule = f"has the classes of {places['train']}"
-            raise Mistake(f"{place}: {rule}; only one of them has {', '.join(odd[:5])}")
+            raise Mistake(
+                f"{place}: has the classes of {places['train']}; "
+                f"only one of them has {', '.join(odd[:5])}"
+            )
         images = Images(dataset, size, mode, _names_and_sizes(place, dataset))
         splits[split] = images, np.asarray(dataset.targets)
     return splits
@@ -280,8 +284,9 @@ def torchvision(
     kind: Any = getattr(known, _text("name", name), None)
     # LSUN unpickles a file that nothing has checked.
     if name not in known.__all__ or not isinstance(kind, type) or name.startswith("LSUN"):
-        rule = "`name` is a data set of torchvision for classification, such as CIFAR10"
-        raise Mistake(f"{rule}; got {name!r}")
+        raise Mistake(
+            f"`name` is a data set of torchvision for classification, such as CIFAR10; got {name!r}"
+        )
     takes = _arguments(kind)
     cure = ""
     if "download" in takes:
@@ -421,8 +426,9 @@ def features(
     """
     names = _distinct("columns", columns)
     if _text("label", label) in names:
-        rule = "`columns` are what the label is to be found from"
-        raise Mistake(f"{rule}; got `{label}`, the label itself")
+        raise Mistake(
+            f"`columns` are what the label is to be found from; got `{label}`, the label itself"
+        )
     paths = {"train": _path("train", train)}
     if valid:
         paths["valid"] = _path("valid", valid)
@@ -510,8 +516,10 @@ def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray |
     for name in names:
         kind = schema.field(name).type
         if not _is_number(kind):
-            rule = "`columns` names columns of numbers, or one of lists of numbers"
-            raise Mistake(f"{path}: {rule}; got `{name}` of type {kind}")
+            raise Mistake(
+                f"{path}: `columns` names columns of numbers, or one of lists of numbers; "
+                f"got `{name}` of type {kind}"
+            )
     columns = [table[name].to_numpy() for name in names]
     return Table(np.stack(columns, 1), names), labels
 
@@ -586,8 +594,9 @@ def _flag(name: str, value: object) -> bool:
 
 def _size(value: object) -> int:
     if type(value) is not int or value < 0:
-        rule = "`size` is a whole number of pixels, or 0 to leave images as they are"
-        raise Mistake(f"{rule}; got {value!r}")
+        raise Mistake(
+            f"`size` is a whole number of pixels, or 0 to leave images as they are; got {value!r}"
+        )
     return value
 
 

@@ -239,8 +239,9 @@ def _trusted(path: Location) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError, SafetensorError) as error:
-        rule = "kept networks are a safetensors file that names its members"
-        raise Mistake(f"{path}: {rule}; got: {error}") from error
+        raise Mistake(
+            f"{path}: kept networks are a safetensors file that names its members; got: {error}"
+        ) from error
 
 
 def shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
