@@ -22,7 +22,10 @@ def tell(what: str, done: int, total: int) -> None:
     where nobody listens.
     """
     global _next
-    if _listener is None or (now := time.monotonic()) < _next:
+    if _listener is None:
+        return
+    now = time.monotonic()
+    if now < _next:
         return
     _next = now + EVERY
     _listener(f"{what} {done:,} of {total:,}")
@@ -34,7 +37,9 @@ def heard(listener: Callable[[str], None]) -> Iterator[None]:
     passed.
     """
     global _listener, _next
-    before, _listener, _next = _listener, listener, time.monotonic() + EVERY
+    before = _listener
+    _listener = listener
+    _next = time.monotonic() + EVERY
     try:
         yield
     finally:

@@ -42,22 +42,38 @@ def fits(task: Task) -> None:
     remove.
     """
     model = f"model {task.model}"
-    if lazy := [name for name, p in task.build(0).named_parameters() if is_lazy(p)]:
-        rule = "is returned with all its parameters made: call a lazy module once before"
-        raise Mistake(f"{model}: {rule}; got {lazy[0]} without values")
+    for name, parameter in task.build(0).named_parameters():
+        if is_lazy(parameter):
+            rule = "is returned with all its parameters made: call a lazy module once before"
+            raise Mistake(f"{model}: {rule}; got {name} without values")
     with blamed(f"{model}: takes inputs of shape {task.data.shape}"):
-        logits = _logits(task.build(0).eval(), task.data.examples("train", torch.arange(2)))
+        module = task.build(0).eval()
+        logits = _logits(module, _training_inputs(task, 2))
         task.initial([0])
     _expect_logits(task, logits, 2)
     with blamed(f"{model}: is computed for one example"):
-        _logits(task.build(0).eval(), task.data.examples("train", torch.arange(1)))
+        module = task.build(0).eval()
+        _logits(module, _training_inputs(task, 1))
     with blamed(f"{model}: is taken apart into layers"):
         layers = task.structure.layers
     if not layers:
-        why = [f" ({name}: {reason})" for name, reason in task.structure.obstacles if name][:1]
         raise Mistake(
-            f"{model}: has removable layers (linear or convolution); got none{''.join(why)}"
+            f"{model}: has removable layers (linear or convolution); "
+            f"got none{_first_obstacle(task)}"
         )
+
+
+def _first_obstacle(task: Task) -> str:
+    """Why a named part of the model is no layer, in brackets; empty if no part is."""
+    for name, reason in task.structure.obstacles:
+        if name:
+            return f" ({name}: {reason})"
+    return ""
+
+
+def _training_inputs(task: Task, count: int) -> Tensor:
+    """The first `count` training inputs."""
+    return task.data.examples("train", torch.arange(count))
 
 
 def rehearse(task: Task) -> None:
@@ -73,12 +89,13 @@ def rehearse(task: Task) -> None:
     state = _trains(task)
     with blamed(f"{model}: is measured after training"):
         networks = GradientPruner().networks(task, state)
-        sizes = sorted(_parts(task), key=_size)
-        scored(task, networks, [sizes[0], sizes[-1]])
-    with tempfile.TemporaryDirectory() as folder:
+        parts = sorted(_parts(task), key=_size)
+        scored(task, networks, [parts[0], parts[-1]])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         with blamed(f"{model}: is saved and loaded while it trains"):
-            _keeps(state, Path(folder))
-        _shrinks(task, Path(folder))
+            _keeps(state, folder)
+        _shrinks(task, folder)
 
 
 @torch.no_grad()
@@ -86,19 +103,23 @@ def _logits(module: nn.Module, x: Tensor) -> Any:
     return module(x)
 
 
-def _expect_logits(task: Task, found: Any, count: int, when: str = "") -> None:
-    """Raise Mistake unless `found` has one line of logits for each of `count` examples."""
+_COUNTED = {1: "one example", 2: "two examples"}
+
+
+def _expect_logits(task: Task, output: Any, count: int, when: str = "") -> None:
+    """Raise Mistake unless `output` has one line of logits for each of `count` examples."""
+    model = f"model {task.model}"
     want = (count, task.data.classes)
-    if isinstance(found, Tensor) and not found.is_floating_point():
-        raise Mistake(
-            f"model {task.model}: gives logits that are real numbers{when}; got {found.dtype}"
-        )
-    if not isinstance(found, Tensor) or found.shape != want:
-        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        examples = {1: "one example", 2: "two examples"}.get(count, f"{count} examples")
-        raise Mistake(
-            f"model {task.model}: gives {examples} logits of shape {want}{when}; got {got}"
-        )
+    if isinstance(output, Tensor):
+        if not output.is_floating_point():
+            raise Mistake(f"{model}: gives logits that are real numbers{when}; got {output.dtype}")
+        if output.shape == want:
+            return
+        got = str(tuple(output.shape))
+    else:
+        got = type(output).__name__
+    examples = _COUNTED.get(count, f"{count} examples")
+    raise Mistake(f"{model}: gives {examples} logits of shape {want}{when}; got {got}")
 
 
 def _parts(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
@@ -107,18 +128,22 @@ def _parts(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
 
     Each size once. All end with the last example of their split.
     """
-    seen = set[int]()
+    seen: set[int] = set()
     for split, labels in task.data.labels.items():
         count = len(labels)
-        for size in (min(count, EXAMPLES), (count - 1) % EXAMPLES + 1, 1):
-            if size not in seen:
-                seen.add(size)
-                rows = torch.arange(count - size, count)
-                yield task.data.examples(split, rows), labels[count - size :]
+        whole = min(count, EXAMPLES)
+        left = (count - 1) % EXAMPLES + 1
+        for size in (whole, left, 1):
+            if size in seen:
+                continue
+            seen.add(size)
+            rows = torch.arange(count - size, count)
+            yield task.data.examples(split, rows), labels[-size:]
 
 
 def _size(part: tuple[Tensor, Tensor]) -> int:
-    return len(part[1])
+    _, labels = part
+    return len(labels)
 
 
 def _evaluates(task: Task) -> None:
@@ -130,25 +155,24 @@ def _evaluates(task: Task) -> None:
         with blamed(f"model {task.model}: evaluates {len(x)} examples at a time"):
             together = _logits(module, x)
         _expect_logits(task, together, len(x), " in evaluation")
+        last = x[-1:]
         with blamed(f"model {task.model}: evaluates one example alone"):
-            alone, again = _logits(module, x[-1:]), _logits(module, x[-1:])
+            alone = _logits(module, last)
+            again = _logits(module, last)
         _expect_logits(task, alone, 1, " in evaluation")
         _expect_same(task, alone, again, "the same logits twice in evaluation")
-        _expect_same(
-            task,
-            alone,
-            together[-1:],
-            f"the same logits in evaluation alone and beside {len(x) - 1} others",
-        )
+        rule = f"the same logits in evaluation alone and beside {len(x) - 1} others"
+        _expect_same(task, alone, together[-1:], rule)
 
 
 def _expect_same(task: Task, one: Tensor, other: Tensor, rule: str) -> None:
     """Raise Mistake if the logits of an example differ."""
-    apart, scale = float((one - other).abs().max()), float(torch.stack([one, other]).abs().max())
+    both = torch.stack([one, other])
+    apart = float((one - other).abs().max())
+    scale = float(both.abs().max())
     if apart > LIKE * scale:  # not where either is NaN: members that diverge are rows
-        raise Mistake(
-            f"model {task.model}: gives an example {rule}; got a difference of {apart:.3g} in {scale:.3g}"
-        )
+        got = f"a difference of {apart:.3g} in {scale:.3g}"
+        raise Mistake(f"model {task.model}: gives an example {rule}; got {got}")
 
 
 def _trains(task: Task) -> State:
@@ -156,30 +180,33 @@ def _trains(task: Task) -> State:
     they train together.
     """
     rule = f"model {task.model}: is trained with `batch_size` = {task.batch_size}"
-    x = task.data.examples("train", torch.arange(task.batch_size))
+    x = _training_inputs(task, task.batch_size)
     module = dropout.prepare(task.build(0)).train()
     with blamed(rule):
-        found = _logits(module, x)
-    _expect_logits(task, found, task.batch_size, " in training")
+        logits = _logits(module, x)
+    _expect_logits(task, logits, task.batch_size, " in training")
     plain = GradientPruner()
     hp = complete(plain.space, {})
     seeds = range(2 if task.stackable else 1)
+    members = [Member(hp, seed) for seed in seeds]
     with blamed(rule):
-        untrained = Dense(*task.initial(seeds), 0, 0.0)
-        state = plain.begin(task, [Member(hp, seed) for seed in seeds], untrained)
+        params, buffers = task.initial(seeds)
+        untrained = Dense(params, buffers, 0, 0.0)
+        state = plain.begin(task, members, untrained)
         return plain.first_step(task, state)
 
 
 def _keeps(state: State, folder: Path) -> None:
     """A state comes back from its file as it was."""
-    state.save(folder / "state.safetensors")
-    device = next(iter(leaves(state.members).values())).device
-    again = State.load(folder / "state.safetensors", device)
-    found = leaves(again.members)
-    for name, tensor in leaves(state.members).items():
-        assert torch.equal(tensor.nan_to_num(), found[name].nan_to_num()), (
-            f"{name} is not what was saved"
-        )
+    path = folder / "state.safetensors"
+    state.save(path)
+    saved = leaves(state.members)
+    device = next(iter(saved.values())).device
+    again = State.load(path, device)
+    loaded = leaves(again.members)
+    for name, tensor in saved.items():
+        same = torch.equal(tensor.nan_to_num(), loaded[name].nan_to_num())
+        assert same, f"{name} is not what was saved"
 
 
 def _shrinks(task: Task, folder: Path) -> None:
@@ -187,31 +214,38 @@ def _shrinks(task: Task, folder: Path) -> None:
     and computes the same.
     """
     model = f"model {task.model}"
-    x = task.data.examples("train", torch.arange(min(2, len(task.data.labels["train"]))))
-    parent = physical.Parent(
-        task.model, task.data.shape, task.data.classes, task.dtype, task.model_options
-    )
-    for what, kept in (("nothing", _kept(task, 1.0)), ("half of its units", _kept(task, 0.5))):
-        module = task.build(0).eval()
-        params = removed(task.structure, dict(module.named_parameters()), kept)
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                parameter.copy_(params[name])
-        with blamed(f"{model}: is made smaller with {what} removed"):
-            masked = _logits(module, x)
-            small = extract.shrunk(module, task.structure, kept, task.data.shape)
-            found = _logits(small, x)
-        _expect_same(
-            task,
-            masked[:1],
-            found[:1],
-            f"the same logits masked and made smaller with {what} removed",
-        )
+    examples = len(task.data.labels["train"])
+    x = _training_inputs(task, min(2, examples))
+    whole, half = _kept(task, 1.0), _kept(task, 0.5)
+    _cuts_out(task, x, "nothing", whole)
+    small, logits = _cuts_out(task, x, "half of its units", half)
+    path = folder / "network.safetensors"
+    parent = physical.Parent.of(task)
     with blamed(f"{model}: is saved and loaded when it was made smaller"):
-        physical.save(folder / "network.safetensors", small, parent, task.structure)
-        again = physical.load(folder / "network.safetensors", task.structure).to(task.torch_device)
-        found_again = _logits(again, x)
-    _expect_same(task, found[:1], found_again[:1], "the same logits from its file")
+        physical.save(path, small, parent, task.structure)
+        loaded = physical.load(path, task.structure).to(task.torch_device)
+        again = _logits(loaded, x)
+    _expect_same(task, logits[:1], again[:1], "the same logits from its file")
+
+
+def _cuts_out(
+    task: Task, x: Tensor, what: str, kept: Mapping[str, Tensor]
+) -> tuple[nn.Module, Tensor]:
+    """The smaller network without what is not kept, and its logits for x: those of the masked
+    network.
+    """
+    module = task.build(0).eval()
+    params = removed(task.structure, dict(module.named_parameters()), kept)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(params[name])
+    with blamed(f"model {task.model}: is made smaller with {what} removed"):
+        masked = _logits(module, x)
+        small = extract.shrunk(module, task.structure, kept, task.data.shape)
+        logits = _logits(small, x)
+    rule = f"the same logits masked and made smaller with {what} removed"
+    _expect_same(task, masked[:1], logits[:1], rule)
+    return small, logits
 
 
 def _kept(task: Task, share: float) -> dict[str, Tensor]:
@@ -221,14 +255,18 @@ def _kept(task: Task, share: float) -> dict[str, Tensor]:
     structure, device = task.structure, task.torch_device
     random = torch.Generator().manual_seed(0)
     like = dict(task.template.named_parameters())
-    kept = {name: torch.ones_like(like[name], dtype=torch.bool) for name in structure.parameters}
-    alive = {}
+    kept: dict[str, Tensor] = {}
+    for name in structure.parameters:
+        kept[name] = torch.ones_like(like[name], dtype=torch.bool)
+    alive: dict[str, Tensor] = {}
     for layer in structure.hidden:
         order = torch.randperm(layer.units, generator=random).to(device)
-        alive[layer.name] = order < max(1, round(share * layer.units))
-    blocks = {}
+        most = max(1, round(share * layer.units))
+        alive[layer.name] = order < most
+    blocks: dict[str, Tensor] = {}
     for place, block in enumerate(structure.blocks):
-        blocks[block.name] = torch.tensor(share == 1 or place % 2 == 0, device=device)
+        stays = share == 1 or place % 2 == 0
+        blocks[block.name] = torch.tensor(stays, device=device)
     return kept | node_masks(structure, alive, like, blocks)
 
 
@@ -244,9 +282,8 @@ def rehearse_algorithm(
     task: with the network that members with `hp` start from.  Two members start from initial
     weights; a rung is one step.
     """
-    short = dataclasses.replace(task, rungs=task.steps, dense_share=0.0, starts="")
-    short.workbench.share(task.workbench)
-    members = [Member(hp, seed) for seed in range(2)]
+    short = _shortened(task)
+    members = [Member(hp, 0), Member(hp, 1)]
     algorithm = _asked(name, algorithm, task)
     with blamed(f"algorithm {name}: starts two members"):
         state = algorithm.start(short, members)
@@ -256,20 +293,24 @@ def rehearse_algorithm(
     _expect(name, "`advance`", state, State)
     for key in ("step", "rung", "before", "seconds"):
         if key not in state.scalars:
-            raise Mistake(
-                f"algorithm {name}: the state has `{key}` among its scalars; got {', '.join(state.scalars) or 'none'}"
-            )
+            got = ", ".join(state.scalars) or "none"
+            raise Mistake(f"algorithm {name}: the state has `{key}` among its scalars; got {got}")
     with blamed(f"algorithm {name}: gives networks"):
         networks = algorithm.networks(short, state)
     _expect(name, "`networks`", networks, Networks)
     _conform(name, task, networks, len(members))
     with blamed(f"algorithm {name}: is measured"):
         measure(short, algorithm, state, False)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        blamed(f"algorithm {name}: its state is saved and loaded"),
-    ):
+    rule = f"algorithm {name}: its state is saved and loaded"
+    with tempfile.TemporaryDirectory() as folder, blamed(rule):
         _keeps(state, Path(folder))
+
+
+def _shortened(task: Task) -> Task:
+    """The task with a rung after each step, and no dense phase."""
+    short = dataclasses.replace(task, rungs=task.steps, dense_share=0.0, starts="")
+    short.workbench.share(task.workbench)
+    return short
 
 
 def _asked(name: str, algorithm: Algorithm, task: Task) -> Algorithm:
@@ -278,13 +319,15 @@ def _asked(name: str, algorithm: Algorithm, task: Task) -> Algorithm:
     """
     if not isinstance(algorithm, GradientPruner):
         return algorithm
-    kind, asked = type(algorithm), dict[str, Any]()
+    kind = type(algorithm)
+    members: dict[str, Any] = {"__module__": kind.__module__}
     for method, rule in _RETURNED.items():
-        if getattr(kind, method) is not getattr(GradientPruner, method):
-            asked[method] = _asking(
-                f"algorithm {name}: `{method}` returns", getattr(kind, method), rule, task
-            )
-    return type(kind.__name__, (kind,), {"__module__": kind.__module__, **asked})()
+        own = getattr(kind, method)
+        if own is not getattr(GradientPruner, method):
+            says = f"algorithm {name}: `{method}` returns"
+            members[method] = _asking(says, own, rule, task)
+    asked = type(kind.__name__, (kind,), members)
+    return asked()
 
 
 def _asking(
@@ -296,57 +339,56 @@ def _asking(
 
     @functools.wraps(method)
     def checked(*given: Any) -> Any:
-        found = method(*given)
-        if wanted := rule(found, task):
+        returned = method(*given)
+        wanted = rule(returned, task)
+        if wanted:
             raise Mistake(f"{says} {wanted}")
-        return found
+        return returned
 
     return checked
 
 
-def _tensors(found: Any, task: Task) -> str:
+def _tensors(returned: Any, task: Task) -> str:
     """Why something is no tree of tensors by name; empty if it is one."""
-    if not isinstance(found, Mapping):
-        return f"a dict of tensors by name; got {type(found).__name__}"
-    for key, value in found.items():
-        if not isinstance(value, Tensor) and (
-            not isinstance(value, Mapping) or _tensors(value, task)
-        ):
-            return f"a dict of tensors by name; got {type(value).__name__} for {key!r}"
+    rule = "a dict of tensors by name"
+    if not isinstance(returned, Mapping):
+        return f"{rule}; got {type(returned).__name__}"
+    for key, value in returned.items():
+        if isinstance(value, Tensor):
+            continue
+        if not isinstance(value, Mapping) or _tensors(value, task):
+            return f"{rule}; got {type(value).__name__} for {key!r}"
     return ""
 
 
-def _parameters(found: Any, task: Task) -> str:
+def _parameters(returned: Any, task: Task) -> str:
     """Why something does not have the model's parameters; empty if it has."""
-    wrong = _tensors(found, task)
-    lacking = (
-        []
-        if wrong
-        else [
-            name
-            for name, p in task.template.named_parameters()
-            if p.requires_grad and name not in found
-        ]
-    )
-    return f"all parameters of the network by name; it lacks {lacking[0]}" if lacking else wrong
+    wrong = _tensors(returned, task)
+    if wrong:
+        return wrong
+    for name, parameter in task.template.named_parameters():
+        if parameter.requires_grad and name not in returned:
+            return f"all parameters of the network by name; it lacks {name}"
+    return ""
 
 
-def _pair(found: Any, task: Task) -> str:
+def _pair(returned: Any, task: Task) -> str:
     """Why something is not (parameters, pruning); empty if it is."""
-    if not isinstance(found, tuple) or len(found) != 2:
-        return f"parameters and pruning; got {type(found).__name__}"
-    return _parameters(found[0], task) or _tensors(found[1], task)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        return f"parameters and pruning; got {type(returned).__name__}"
+    parameters, pruning = returned
+    return _parameters(parameters, task) or _tensors(pruning, task)
 
 
-def _number(found: Any, task: Task) -> str:
+def _number(returned: Any, task: Task) -> str:
     """Why something is neither one number in a tensor nor None; empty if it is."""
-    if found is None or (isinstance(found, Tensor) and not found.ndim):
+    if returned is None:
         return ""
-    got = (
-        f"a tensor of shape {tuple(found.shape)}"
-        if isinstance(found, Tensor)
-        else type(found).__name__
-    )
+    got = type(returned).__name__
+    if isinstance(returned, Tensor):
+        if not returned.ndim:
+            return ""
+        got = f"a tensor of shape {tuple(returned.shape)}"
     return f"a tensor of shape (), or None; got {got}"
 
 
@@ -363,10 +405,10 @@ _RETURNED: dict[str, Callable[[Any, Task], str]] = {
 """Functions of one network that a pruner may have, and what is wrong with what they returned."""
 
 
-def _expect(name: str, method: str, found: object, kind: type) -> None:
-    if not isinstance(found, kind):
+def _expect(name: str, method: str, returned: object, kind: type) -> None:
+    if not isinstance(returned, kind):
         raise Mistake(
-            f"algorithm {name}: {method} returns a {kind.__name__}; got {type(found).__name__}"
+            f"algorithm {name}: {method} returns a {kind.__name__}; got {type(returned).__name__}"
         )
 
 
@@ -375,36 +417,57 @@ def _conform(name: str, task: Task, networks: Networks, members: int) -> None:
     of = networks.of
     if of.shape != (members,):
         raise Mistake(
-            f"algorithm {name}: `of` of its networks has an entry for each member, ({members},); got {tuple(of.shape)}"
+            f"algorithm {name}: `of` of its networks has an entry for each member, ({members},); "
+            f"got {tuple(of.shape)}"
         )
     count = int(of.max()) + 1
-    like = {
-        **dict(task.template.named_parameters()),
-        **{block.name: of[0] for block in task.structure.blocks},
-    }
-    removable = (*task.structure.parameters, *(block.name for block in task.structure.blocks))
-    for field, wanted in (
-        ("kept", removable),
-        ("params", tuple(dict(task.template.named_parameters()))),
-    ):
-        held = getattr(networks, field)
-        for key in wanted:
-            if key not in held and not (field == "params" and not like[key].requires_grad):
-                raise Mistake(
-                    f"algorithm {name}: `{field}` of its networks has an entry for {key}; got {_listed(list(held))}"
-                )
-            if key in held and (len(held[key]) < count or held[key].shape[1:] != like[key].shape):
-                want, got = (count, *like[key].shape), tuple(held[key].shape)
-                raise Mistake(
-                    f"algorithm {name}: `{field}` of its networks has the shape {want} for {key}; got {got}"
-                )
+    parameters = dict(task.template.named_parameters())
+    removable = {key: parameters[key].shape for key in task.structure.parameters}
+    for block in task.structure.blocks:
+        removable[block.name] = torch.Size()
+    whole = {key: parameter.shape for key, parameter in parameters.items()}
+    frozen = [key for key, parameter in parameters.items() if not parameter.requires_grad]
+    _expect_stacks(f"algorithm {name}: `kept`", networks.kept, count, removable)
+    _expect_stacks(f"algorithm {name}: `params`", networks.params, count, whole, frozen)
     for key in removable:
-        if networks.kept[key].dtype != torch.bool:
-            got = networks.kept[key].dtype
+        dtype = networks.kept[key].dtype
+        if dtype != torch.bool:
             raise Mistake(
-                f"algorithm {name}: `kept` of its networks is True where an entry is kept; got {got} for {key}"
+                f"algorithm {name}: `kept` of its networks is True where an entry is kept; "
+                f"got {dtype} for {key}"
+            )
+
+
+def _expect_stacks(
+    what: str,
+    stacks: Mapping[str, Tensor],
+    count: int,
+    shapes: Mapping[str, torch.Size],
+    free: Sequence[str] = (),
+) -> None:
+    """Raise Mistake unless `count` networks have an entry of each shape. free: names that may be
+    absent.
+    """
+    for key, shape in shapes.items():
+        if key not in stacks:
+            if key in free:
+                continue
+            raise Mistake(
+                f"{what} of its networks has an entry for {key}; got {_listed(list(stacks))}"
+            )
+        stack_shape = stacks[key].shape
+        if stack_shape[0] < count or stack_shape[1:] != shape:
+            raise Mistake(
+                f"{what} of its networks has the shape {(count, *shape)} for {key}; "
+                f"got {tuple(stack_shape)}"
             )
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "none"
+    """The first few, with commas."""
+    if not names:
+        return "none"
+    shown = list(names[:5])
+    if len(names) > 5:
+        shown.append("...")
+    return ", ".join(shown)

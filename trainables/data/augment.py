@@ -32,15 +32,21 @@ def augment(x: Tensor, kinds: Sequence[str], key: Tensor) -> Tensor:
 
 def _cropped(x: Tensor, key: Tensor) -> Tensor:
     height, width = x.shape[-2:]
-    padded = F.pad(x.flatten(0, 1), (PADDING,) * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    # A view: (U B, channels, top, left, height, width).
-    corners = draws.uniform(key, (x.shape[1], 2)) * (2 * PADDING + 1)
+    images = x.flatten(0, 1)
+    padded = F.pad(images, (PADDING,) * 4)
+    # Views: (U B, channels, top, left, height, width).
+    rows = padded.unfold(2, height, 1)
+    windows = rows.unfold(3, width, 1)
+    places = 2 * PADDING + 1
+    corners = draws.uniform(key, (x.shape[1], 2)) * places
     top, left = corners.long().view(-1, 2).T
-    images = torch.arange(len(padded), device=x.device)
-    return windows[images, :, top, left].view(x.shape)
+    which = torch.arange(len(images), device=x.device)
+    return windows[which, :, top, left].view(x.shape)
 
 
 def _flipped(x: Tensor, key: Tensor) -> Tensor:
-    flipped = draws.uniform(key, (x.shape[1],)) < 0.5
-    return torch.where(flipped[..., None, None, None], x.flip(-1), x)
+    batch = x.shape[1]
+    drawn = draws.uniform(key, (batch,))
+    is_flipped = drawn < 0.5
+    is_flipped = is_flipped[..., None, None, None]
+    return torch.where(is_flipped, x.flip(-1), x)

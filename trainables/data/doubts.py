@@ -60,9 +60,10 @@ def check_types(where: str, dtype: np.dtype[np.generic], shape: tuple[int, ...])
     """Refuses inputs whose type is not one that torch takes. shape: (n, ...)."""
     if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
         return
-    rule = "inputs are numbers (n, ...) of at most 64 bits"
     cure = _CURES.get(dtype.kind, "make them numbers")
-    raise Mistake(f"{where}: {rule}; got {dtype} {shape}; {cure}")
+    raise Mistake(
+        f"{where}: inputs are numbers (n, ...) of at most 64 bits; got {dtype} {shape}; {cure}"
+    )
 
 
 def whole_labels(where: str, labels: np.ndarray) -> np.ndarray:
@@ -87,9 +88,11 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
     count = len(known)
     cure = "number the classes so, and leave out rows that have none"
     if count >= ORDER_EXAMPLES and 2 * count > len(train):
-        rule = "a class has two training examples or more, on average"
         got = _label_counts(train)
-        raise Mistake(f"split train: {rule}; {got}; is the label an identifier?")
+        raise Mistake(
+            "split train: a class has two training examples or more, on average; "
+            f"{got}; is the label an identifier?"
+        )
     if known[-1] != count - 1:
         rule = "labels number the classes 0, 1, 2, ... without a gap, each with training examples"
         gap = np.flatnonzero(known != np.arange(count))[0]
@@ -136,8 +139,9 @@ def missing_classes(labels: Mapping[str, np.ndarray], classes: int) -> Iterator[
             examples = sum(int((others == lost).sum()) for others in labels.values())
             why = f"all {examples} of class {lost} were drawn for another split"
             cure = "give it more, or leave it out"
-            rule = "has examples of each class"
-            raise Mistake(f"split train: {rule}; got none of {what}: {why}; {cure}")
+            raise Mistake(
+                f"split train: has examples of each class; got none of {what}: {why}; {cure}"
+            )
         yield f"split {split} has no examples of {what}: its accuracy says nothing about that"
 
 
@@ -188,7 +192,8 @@ def doubt_marks(where: str, inputs: np.ndarray, names: Sequence[str] = ()) -> li
     """
     if inputs.dtype.kind == "b":
         return []
-    low, high = inputs.min(0).astype(np.float64), inputs.max(0).astype(np.float64)
+    low = inputs.min(0).astype(np.float64)
+    high = inputs.max(0).astype(np.float64)
     sizes = np.maximum(np.abs(low), np.abs(high))
     cautions: list[str] = []
     for place in np.flatnonzero(sizes >= MARK_MAGNITUDE).tolist():
@@ -203,17 +208,22 @@ def _doubt_mark(where: str, name: str, column: np.ndarray) -> Iterator[str]:
     size = sizes.max()
     is_large = sizes > size / 2
     large, others = column[is_large], column[~is_large]
-    if not others.size or others.min() == others.max():
+    if not others.size:
+        return
+    low, high = others.min(), others.max()
+    if low == high:
         return
     rows = f"{_shown(large[0])} in {len(large):,} of {len(column):,} rows"
-    span = f"from {_shown(others.min())} to {_shown(others.max())}"
+    span = f"from {_shown(low)} to {_shown(high)}"
     what = f"{name}: {rows}, and {span} in the others"
     times = size / np.abs(others).max()
     if times >= DWARFING_FACTOR and size >= HUGE_MAGNITUDE:
-        most = f"{DWARFING_FACTOR:.2g}"
-        rule = f"a value is less than {most} times as large as all others"
-        raise Mistake(f"{where}: {rule}, or float32 cannot tell them apart; got {what}; {FILL}")
-    if times >= MARK_MAGNITUDE and len(large) > 1 and len(np.unique(large)) <= 2:
+        raise Mistake(
+            f"{where}: a value is less than {DWARFING_FACTOR:.2g} times as large as all others, "
+            f"or float32 cannot tell them apart; got {what}; {FILL}"
+        )
+    is_repeated = len(large) > 1 and len(np.unique(large)) <= 2
+    if times >= MARK_MAGNITUDE and is_repeated:
         yield f"{where}: {what}; {FILL}"
 
 
@@ -259,7 +269,9 @@ def doubt_overlap(train: np.ndarray, others: Mapping[str, np.ndarray]) -> Iterat
     for split, inputs in others.items():
         rows = spread(len(inputs), GLANCE_EXAMPLES)
         glance = inputs[rows].astype(train.dtype)
-        same = sum(row.tobytes() in known for row in glance)
+        same = 0
+        for row in glance:
+            same += row.tobytes() in known
         if same > OVERLAP_SHARE * len(glance):
             some = f"{same:,} of {len(glance):,} examples that were looked at"
             yield f"split {split}: {some} are training examples too"
@@ -286,8 +298,11 @@ class _Columns:
         """`columns a, b, c`."""
         if len(places) == 1:
             return column_name(self.names, places[0])
-        shown = [self.names[place] if self.names else place for place in places]
-        return f"{len(places):,} of {self.inputs.shape[1]:,} columns ({_listed(shown)})"
+        count = self.inputs.shape[1]
+        shown: Iterable[object] = places
+        if self.names:
+            shown = [self.names[place] for place in places]
+        return f"{len(places):,} of {count:,} columns ({_listed(shown)})"
 
     def constant(self) -> list[int]:
         """Columns of one value, as training will see them."""
@@ -328,10 +343,12 @@ class _Columns:
                 alone.append(place)
         if alone or len(np.unique(values, axis=0)) == len(examples):
             copies = alone or telling
-            rule = "features are no copies of the label, shifted or renamed"
             what = f"{self.named(copies)}, with one value for each class"
             cure = f"leave {_several('it', 'them', len(copies))} out"
-            raise Mistake(f"split train: {rule}; got {what}; {cure}")
+            raise Mistake(
+                "split train: features are no copies of the label, shifted or renamed; "
+                f"got {what}; {cure}"
+            )
 
     def about_labels(self, places: Sequence[int]) -> list[str]:
         """Cautions about columns that say much of the label."""
@@ -400,8 +417,10 @@ class _Columns:
 
     def _glance_then_all(self, place: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """A column and its labels: of few examples, which are quick to judge, and of all."""
-        yield self.glance[:, place], self.glance_labels
-        yield self.inputs[:, place], self.labels
+        glance = self.glance[:, place]
+        yield glance, self.glance_labels
+        column = self.inputs[:, place]
+        yield column, self.labels
 
     def _decides(self, place: int) -> bool:
         """Whether the label is a function of a column, whose values repeat."""
@@ -435,9 +454,11 @@ class _Columns:
         sorted_up = (glance[1:] >= glance[:-1]).all(0)
         sorted_down = (glance[1:] <= glance[:-1]).all(0)
         ranked = np.sort(glance, axis=0)
-        distinct = (ranked[1:] != ranked[:-1]).all(0)
+        changes = ranked[1:] != ranked[:-1]
+        distinct = changes.all(0)
         if glance.dtype.kind == "f":
-            distinct &= (glance == np.floor(glance)).all(0)
+            whole = glance == np.floor(glance)
+            distinct &= whole.all(0)
         likely = sorted_up | sorted_down | distinct
         return [place for place in places if likely[place]]
 
@@ -466,8 +487,9 @@ def _order(column: np.ndarray) -> str:
 
 
 def _in_blocks(labels: np.ndarray) -> bool:
-    """Whether labels (n,) change from one to the next less than half as often as in a random order."""
-    shares = np.bincount(labels) / len(labels)
+    """Whether labels (n,) change from one to the next less than half as often as by chance."""
+    counts = np.bincount(labels)
+    shares = counts / len(labels)
     same_by_chance = float((shares**2).sum())
     by_chance = (len(labels) - 1) * (1 - same_by_chance)
     changes = int((labels[1:] != labels[:-1]).sum())
@@ -477,7 +499,8 @@ def _in_blocks(labels: np.ndarray) -> bool:
 def _are_separated(column: np.ndarray, labels: np.ndarray) -> bool:
     """Whether each class has values (n,) of its own, between no two of another class."""
     order = np.argsort(column, kind="stable")
-    ranked, values = labels[order], column[order]
+    ranked = labels[order]
+    values = column[order]
     changes = np.flatnonzero(ranked[1:] != ranked[:-1])
     present = len(np.unique(labels))
     if present < 2 or len(changes) != present - 1:
@@ -489,9 +512,10 @@ def _are_separated(column: np.ndarray, labels: np.ndarray) -> bool:
 def _are_functions(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     """Whether each column of values (n, d) is a function of `of` (n,): (d,) bool."""
     order = np.argsort(of, kind="stable")
-    ranked, values = of[order], values[order]
-    is_start = np.concatenate([[True], ranked[1:] != ranked[:-1]])
-    starts = np.flatnonzero(is_start)
+    ranked = of[order]
+    values = values[order]
+    changes = ranked[1:] != ranked[:-1]
+    starts = np.flatnonzero(np.concatenate([[True], changes]))
     least = np.minimum.reduceat(values, starts, 0)
     most = np.maximum.reduceat(values, starts, 0)
     return (least == most).all(0)

@@ -8,14 +8,17 @@ own list of checksums.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import io
+import itertools
+import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,15 +76,13 @@ class Images:
 
     def __getitem__(self, row: int) -> np.ndarray:
         try:
-            return _pixels(self.dataset[row][0], self.size, self.mode)
-        except (
-            Exception
-        ) as error:  # Pillow raises a dozen kinds of errors for what it cannot decode
+            image = self.dataset[row][0]
+            return _pixels(image, self.size, self.mode)
+        except Exception as error:  # Pillow raises a dozen kinds for what it cannot decode
             samples = getattr(self.dataset, "samples", None)
             name = samples[row][0] if samples else f"image {row}"
-            raise Mistake(
-                f"{name}: not an image that can be decoded ({type(error).__name__})"
-            ) from None
+            kind = type(error).__name__
+            raise Mistake(f"{name}: not an image that can be decoded ({kind})") from None
 
 
 def digits() -> Arrays:
@@ -90,8 +91,9 @@ def digits() -> Arrays:
     """
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
-    return {"train": (np.asarray(images).reshape(-1, 1, 8, 8), np.asarray(labels))}
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.asarray(pixels).reshape(-1, 1, 8, 8)
+    return {"train": (images, np.asarray(labels))}
 
 
 def idx(root: str) -> Arrays:
@@ -101,51 +103,66 @@ def idx(root: str) -> Arrays:
     They are named train-images-idx3-ubyte, train-labels-idx1-ubyte, and t10k- for the test split,
     which may be missing.
     """
-    folder, found = _folder("root", root), {}
-    for split, prefix in {"train": "train", "test": "t10k"}.items():
-        paths = [
-            _plain_or_gz(folder / f"{prefix}-{kind}-ubyte")
-            for kind in ("images-idx3", "labels-idx1")
-        ]
-        if split == "test" and not any(path.exists() for path in paths):
+    folder = _folder("root", root)
+    splits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images_path = _plain_or_gz(folder / f"{prefix}-images-idx3-ubyte")
+        labels_path = _plain_or_gz(folder / f"{prefix}-labels-idx1-ubyte")
+        if split == "test" and not images_path.exists() and not labels_path.exists():
             continue
-        images, labels = _idx(paths[0], 3), _idx(paths[1], 1)
+        images = _idx(images_path, 3)
+        labels = _idx(labels_path, 1)
         if len(images) != len(labels):
             raise Mistake(
-                f"{paths[1]}: has a label for each of the {len(images)} images; got {len(labels)}"
+                f"{labels_path}: has a label for each of the {len(images)} images; "
+                f"got {len(labels)}"
             )
-        found[split] = (images[:, None], labels)
-    return found
+        splits[split] = images[:, None], labels
+    return splits
 
 
 def _plain_or_gz(path: Path) -> Path:
     packed = path.with_name(f"{path.name}.gz")
-    return packed if packed.exists() and not path.exists() else path
+    if packed.exists() and not path.exists():
+        return packed
+    return path
 
 
 def _idx(path: Path, dimensions: int) -> np.ndarray:
     """The array in an IDX file of unsigned bytes: two zero bytes, type, number of dimensions,
     extents (big-endian), values.
     """
+    content = _decompressed(path)
+    magic = content[:4]
+    if magic != bytes((0, 0, 8, dimensions)):
+        got = magic.hex(" ") or "an empty file"
+        raise Mistake(
+            f"{path}: an IDX file of unsigned bytes in {dimensions} dimensions "
+            f"begins with 00 00 08 0{dimensions}; got {got}"
+        )
+    start = 4 + 4 * dimensions
+    if len(content) < start:
+        raise Mistake(f"{path}: has a header of {start} bytes; got {len(content)}")
+    shape: list[int] = []
+    for place in range(4, start, 4):
+        extent = content[place : place + 4]
+        shape.append(int.from_bytes(extent, "big"))
+    values = content[start:]
+    if len(values) != math.prod(shape):
+        told = " x ".join(map(str, shape))
+        raise Mistake(f"{path}: holds as many bytes as its header says, {told}; got {len(values)}")
+    return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def _decompressed(path: Path) -> bytes:
+    """What is in a file, plain or packed by gzip."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
     except FileNotFoundError:
         raise Mistake(f"no file {path}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise Mistake(f"{path}: cannot be read ({raised(error)})") from None
-    if content[:4] != bytes((0, 0, 8, dimensions)):
-        rule = f"an IDX file of unsigned bytes in {dimensions} dimensions begins with 00 00 08 0{dimensions}"
-        raise Mistake(f"{path}: {rule}; got {content[:4].hex(' ') or 'an empty file'}")
-    start = 4 + 4 * dimensions
-    shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
-    values = content[start:]
-    if len(content) < start:
-        raise Mistake(f"{path}: has a header of {start} bytes; got {len(content)}")
-    if len(values) != np.prod(shape, dtype=object):
-        raise Mistake(
-            f"{path}: holds as many bytes as its header says, {' x '.join(map(str, shape))}; got {len(values)}"
-        )
-    return np.frombuffer(values, np.uint8).reshape(shape)
 
 
 def npz(path: str) -> Arrays:
@@ -155,32 +172,38 @@ def npz(path: str) -> Arrays:
     Inputs are taken as they are, (n, ...): images are (n, channels, height, width).
     """
     file = _path("path", path)
+    arrays = _archive(file)
+    pairs = {split: (f"x_{split}", f"y_{split}") for split in ("train", "valid", "test")}
+    known = list(itertools.chain.from_iterable(pairs.values()))
+    for name in arrays:
+        if name not in known:
+            raise Mistake(f"{file}: `{name}` is no array of a data set;{hint(name, known)}")
+    splits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for split, (x, y) in pairs.items():
+        if split != "train" and x not in arrays and y not in arrays:
+            continue
+        for name in (x, y):
+            if name not in arrays:
+                has = ", ".join(arrays) or "no arrays"
+                raise Mistake(f"{file}: `{name}` is missing; it has {has}")
+        splits[split] = arrays[x], arrays[y]
+    return splits
+
+
+def _archive(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a NumPy archive by name."""
     try:
         # Opened here: NumPy leaves a file open that it cannot read.
         with file.open("rb") as opened, zipfile.ZipFile(opened) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
         with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in names}
+            return {name: archive[name] for name in names}
     except FileNotFoundError:
         raise Mistake(f"no file {file}") from None
     except Exception as error:  # NumPy raises a dozen kinds of errors for what it cannot read
         raise Mistake(
             f"{file}: is a NumPy archive (.npz) of arrays of numbers; {raised(error)}"
         ) from None
-    pairs = {split: (f"x_{split}", f"y_{split}") for split in ("train", "valid", "test")}
-    known = [name for pair in pairs.values() for name in pair]
-    for name in arrays:
-        if name not in known:
-            raise Mistake(f"{file}: `{name}` is no array of a data set;{hint(name, known)}")
-    present = {
-        split: pair
-        for split, pair in pairs.items()
-        if split == "train" or arrays.keys() & set(pair)
-    }
-    for name in (name for pair in present.values() for name in pair):
-        if name not in arrays:
-            raise Mistake(f"{file}: `{name}` is missing; it has {', '.join(arrays) or 'no arrays'}")
-    return {split: (arrays[x], arrays[y]) for split, (x, y) in present.items()}
 
 
 def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
@@ -191,31 +214,37 @@ def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
     size, whatever their shape; 0 leaves them, and then all have one shape.  grey: one channel
     instead of three.  Decoded when they are reached.
     """
-    top, size, mode = _folder("root", root), _size(size), "L" if _flag("grey", grey) else "RGB"
+    top, size = _folder("root", root), _size(size)
+    mode = "L" if _flag("grey", grey) else "RGB"
+    places = _split_folders(top)
+    datasets = {split: _image_folder(place) for split, place in places.items()}
+    train_classes = datasets["train"].classes
+    splits: dict[str, tuple[Images, np.ndarray]] = {}
+    for split, dataset in datasets.items():
+        place = places[split]
+        if dataset.classes != train_classes:
+            odd = sorted(set(dataset.classes) ^ set(train_classes))
+            raise Mistake(
+                f"{place}: has the classes of {places['train']}; "
+                f"only one of them has {', '.join(odd[:5])}"
+            )
+        images = Images(dataset, size, mode, _names_and_sizes(place, dataset))
+        splits[split] = images, np.asarray(dataset.targets)
+    return splits
+
+
+def _split_folders(top: Path) -> dict[str, Path]:
+    """The folders of splits inside `top`; `top` alone, of the training split, if there are none."""
     places = {"train": top / "train", "valid": top / "valid", "test": top / "test"}
     if not places["valid"].exists():
         places["valid"] = top / "val"
-    found = {split: place for split, place in places.items() if place.exists()}
-    if "train" not in found:
-        if found:
-            raise Mistake(
-                f"{top}: has a folder `train` beside {', '.join(place.name for place in found.values())}"
-            )
-        found = {"train": top}
-    datasets = {split: _image_folder(place) for split, place in found.items()}
-    for split, dataset in datasets.items():
-        if dataset.classes != datasets["train"].classes:
-            odd = sorted(set(dataset.classes) ^ set(datasets["train"].classes))
-            raise Mistake(
-                f"{found[split]}: has the classes of {found['train']}; only one of them has {', '.join(odd[:5])}"
-            )
-    return {
-        split: (
-            Images(dataset, size, mode, _names_and_sizes(found[split], dataset)),
-            np.asarray(dataset.targets),
-        )
-        for split, dataset in datasets.items()
-    }
+    present = {split: place for split, place in places.items() if place.exists()}
+    if not present:
+        return {"train": top}
+    if "train" not in present:
+        names = ", ".join(place.name for place in present.values())
+        raise Mistake(f"{top}: has a folder `train` beside {names}")
+    return present
 
 
 def _image_folder(place: Path) -> Any:
@@ -229,7 +258,11 @@ def _image_folder(place: Path) -> Any:
 
 
 def _names_and_sizes(place: Path, dataset: Any) -> str:
-    files = [(os.path.relpath(path, place), os.path.getsize(path)) for path, _ in dataset.samples]
+    """A digest of the names and sizes of image files."""
+    files: list[tuple[str, int]] = []
+    for path, _ in dataset.samples:
+        name = os.path.relpath(path, place)
+        files.append((name, os.path.getsize(path)))
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
@@ -255,68 +288,78 @@ def torchvision(
             f"`name` is a data set of torchvision for classification, such as CIFAR10; got {name!r}"
         )
     takes = _arguments(kind)
+    cure = ""
     if "download" in takes:
         options["download"] = download
+        cure = "" if download else "; `download = true` would fetch it"
     elif download:
         raise Mistake(f"`download` is nothing that torchvision's {name} can do; got true")
-    if "train" in takes and "train" not in options:
-        splits: Mapping[str, Sequence[Any]] = {"train": (True,), "test": (False,)}
-        asked = "train"
-    elif "split" in takes and "split" not in options:
-        splits, asked = (
-            {"train": ("train", "trainval"), "valid": ("val", "valid"), "test": ("test",)},
-            "split",
-        )
-    else:
-        splits, asked = {"train": (None,)}, ""
-    found: dict[str, tuple[np.ndarray | Lazy, np.ndarray]] = {}
-    for split, words in splits.items():
-        for word in words:
-            try:
-                dataset = kind(str(place), **options, **({asked: word} if asked else {}))
-            except ValueError as error:  # it has no such split
-                if split == "train" and word == words[-1]:
-                    raise Mistake(str(error)) from None
-                continue
-            except (RuntimeError, OSError) as error:
-                cure = (
-                    "; `download = true` would fetch it"
-                    if "download" in takes and not download
-                    else ""
-                )
-                raise Mistake(
-                    f"torchvision's {name} is not whole in {place} ({raised(error)}){cure}"
-                ) from None
-            found[split] = _arrays(dataset, size)
-            break
-    return found
+    splits: dict[str, tuple[np.ndarray | Lazy, np.ndarray]] = {}
+    for split, words in _split_words(takes - options.keys()).items():
+        try:
+            dataset = _first_made(kind, str(place), options, words)
+        except ValueError as error:  # it has no such split
+            if split == "train":
+                raise Mistake(str(error)) from None
+            continue
+        except (RuntimeError, OSError) as error:
+            got = f"torchvision's {name} is not whole in {place}"
+            raise Mistake(f"{got} ({raised(error)}){cure}") from None
+        splits[split] = _arrays(dataset, size)
+    return splits
+
+
+def _split_words(takes: Set[str]) -> dict[str, list[dict[str, Any]]]:
+    """By which arguments, out of those that are left, a class of torchvision is asked for each
+    split; they are tried in turn.
+    """
+    if "train" in takes:
+        return {"train": [{"train": True}], "test": [{"train": False}]}
+    if "split" in takes:
+        return {
+            "train": [{"split": "train"}, {"split": "trainval"}],
+            "valid": [{"split": "val"}, {"split": "valid"}],
+            "test": [{"split": "test"}],
+        }
+    return {"train": [{}]}
+
+
+def _first_made(kind: Any, place: str, options: dict[str, Any], words: list[dict[str, Any]]) -> Any:
+    """A data set by the first of `words` that its class knows; the last one's ValueError if it
+    knows none.
+    """
+    *others, last = words
+    for word in others:
+        with contextlib.suppress(ValueError):
+            return kind(place, **options, **word)
+    return kind(place, **options, **last)
 
 
 def _arguments(kind: type) -> set[str]:
     """Names of the arguments of a class and of those that it inherits from."""
-    codes = [
-        parent.__init__.__code__ for parent in kind.__mro__ if hasattr(parent.__init__, "__code__")
-    ]
-    return {
-        name
-        for code in codes
-        for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    }
+    names: set[str] = set()
+    for parent in kind.__mro__:
+        code = getattr(parent.__init__, "__code__", None)
+        if code is not None:
+            count = code.co_argcount + code.co_kwonlyargcount
+            names.update(code.co_varnames[:count])
+    return names
 
 
 def _arrays(dataset: Any, size: int) -> tuple[np.ndarray | Lazy, np.ndarray]:
     """Inputs and labels of a torchvision data set; labels that it does not list are read with the
     images.
     """
-    lists = (getattr(dataset, name, None) for name in ("targets", "labels"))
-    labels = next((found for found in lists if found is not None), None)
+    labels = getattr(dataset, "targets", None)
+    if labels is None:
+        labels = getattr(dataset, "labels", None)
     if labels is None:
         labels = [dataset[row][1] for row in range(len(dataset))]
     images = Images(dataset, size, "")
-    whole = hasattr(dataset, "data")
-    return (np.stack([images[row] for row in range(len(images))]) if whole else images), np.asarray(
-        labels
-    )
+    if not hasattr(dataset, "data"):
+        return images, np.asarray(labels)
+    pixels = [images[row] for row in range(len(images))]
+    return np.stack(pixels), np.asarray(labels)
 
 
 def parquet(train: str, test: str = "", image: str = "image", label: str = "label") -> Arrays:
@@ -325,9 +368,11 @@ def parquet(train: str, test: str = "", image: str = "image", label: str = "labe
 
     train, test: paths.  image, label: names of the columns.
     """
-    for name, value in {"image": image, "label": label}.items():
-        _text(name, value)
-    paths = {"train": _path("train", train), **({"test": _path("test", test)} if test else {})}
+    _text("image", image)
+    _text("label", label)
+    paths = {"train": _path("train", train)}
+    if test:
+        paths["test"] = _path("test", test)
     return {split: _decode(path, image, label) for split, path in paths.items()}
 
 
@@ -342,24 +387,25 @@ def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]
     except FileNotFoundError:
         raise Mistake(f"no file {path}") from None
     except (pa.ArrowException, OSError) as error:
-        raise Mistake(f"{path}: {rule}; got: {str(error).splitlines()[0]}") from None
-    kind, labels = table.schema.field(image).type, table[label].to_numpy()
+        why = str(error).splitlines()[0]
+        raise Mistake(f"{path}: {rule}; got: {why}") from None
+    kind = table.schema.field(image).type
+    labels = table[label].to_numpy()
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         raise Mistake(f"{path}: {rule}; got `{image}` of type {kind}")
-    encoded = pa.chunked_array(table[image]).combine_chunks().field("bytes").to_pylist()
-    images = []
-    for row, code in enumerate(encoded):
+    column = pa.chunked_array(table[image]).combine_chunks()
+    images: list[np.ndarray] = []
+    for row, code in enumerate(column.field("bytes").to_pylist()):
         try:
-            images.append(_pixels(Image.open(io.BytesIO(code)), 0, ""))
+            picture = Image.open(io.BytesIO(code))
+            images.append(_pixels(picture, 0, ""))
         except Exception:  # Pillow raises a dozen kinds of errors for what it cannot decode
-            raise Mistake(
-                f"{path}: row {row} of `{image}`: not an image that can be decoded"
-            ) from None
-    if len({pixels.shape for pixels in images}) != 1:
-        shapes = sorted({pixels.shape for pixels in images})
-        raise Mistake(
-            f"{path}: images have one shape; got {', '.join(map(str, shapes[:3])) or 'no images'}"
-        )
+            where = f"{path}: row {row} of `{image}`"
+            raise Mistake(f"{where}: not an image that can be decoded") from None
+    shapes = sorted({pixels.shape for pixels in images})
+    if len(shapes) != 1:
+        got = ", ".join(map(str, shapes[:3])) or "no images"
+        raise Mistake(f"{path}: images have one shape; got {got}")
     return np.stack(images), labels
 
 
@@ -378,29 +424,33 @@ def features(
     empty: all columns of numbers but the label, as `train` has them, and but the index of a pandas
     table.  label: name of a column.  Nothing else is read.
     """
-    given = [columns] if isinstance(columns, str) else columns
-    if (
-        not isinstance(given, list | tuple)
-        or not all(isinstance(name, str) for name in given)
-        or len(set(given)) < len(given)
-    ):
-        raise Mistake(f"`columns` is a list of distinct names of columns; got {columns!r}")
-    if _text("label", label) in given:
+    names = _distinct("columns", columns)
+    if _text("label", label) in names:
         raise Mistake(
             f"`columns` are what the label is to be found from; got `{label}`, the label itself"
         )
     paths = {"train": _path("train", train)}
-    paths |= {
-        split: _path(split, place)
-        for split, place in {"valid": valid, "test": test}.items()
-        if place
-    }
-    names = list(given) or _features(_schema(paths["train"]), label)
+    if valid:
+        paths["valid"] = _path("valid", valid)
+    if test:
+        paths["test"] = _path("test", test)
     if not names:
-        raise Mistake(
-            f"{paths['train']}: has columns of numbers beside `{label}`, or lists of them that `columns` names"
-        )
+        names = _features(_schema(paths["train"]), label)
+    if not names:
+        rule = f"has columns of numbers beside `{label}`, or lists of them that `columns` names"
+        raise Mistake(f"{paths['train']}: {rule}")
     return {split: _columns(path, names, label) for split, path in paths.items()}
+
+
+def _distinct(name: str, value: object) -> list[str]:
+    """Distinct texts in a list, or one text."""
+    if isinstance(value, str):
+        return [value]
+    texts: list[Any] = list(value) if isinstance(value, list | tuple) else [None]
+    are_texts = all(isinstance(text, str) for text in texts)
+    if are_texts and len(set(texts)) == len(texts):
+        return texts
+    raise Mistake(f"`{name}` is a list of distinct names of columns; got {value!r}")
 
 
 def _schema(path: Path) -> Any:
@@ -413,7 +463,8 @@ def _schema(path: Path) -> Any:
     except FileNotFoundError:
         raise Mistake(f"no file {path}") from None
     except (pa.ArrowException, OSError) as error:
-        raise Mistake(f"{path}: is a Parquet file; got: {str(error).splitlines()[0]}") from None
+        why = str(error).splitlines()[0]
+        raise Mistake(f"{path}: is a Parquet file; got: {why}") from None
 
 
 def _features(schema: Any, label: str) -> list[str]:
@@ -421,22 +472,21 @@ def _features(schema: Any, label: str) -> list[str]:
     that numbers the rows.
     """
     try:
-        index = (schema.pandas_metadata or {}).get("index_columns", [])
+        about = schema.pandas_metadata or {}
+        index = about.get("index_columns", [])
     except (ValueError, AttributeError):  # it is some other program's
         index = []
-    return [
-        field.name
-        for field in schema
-        if _number(field.type) and field.name != label and field.name not in index
-    ]
+    names: list[str] = []
+    for field in schema:
+        if _is_number(field.type) and field.name != label and field.name not in index:
+            names.append(field.name)
+    return names
 
 
-def _number(kind: Any) -> bool:
-    import pyarrow as pa
+def _is_number(kind: Any) -> bool:
+    from pyarrow import types
 
-    return any(
-        check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
-    )
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
 
 
 def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray | Table, np.ndarray]:
@@ -448,32 +498,39 @@ def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray |
     for name in (*names, label):
         if name not in schema.names:
             raise Mistake(f"{path}: no column `{name}`;{hint(name, schema.names)}")
-        if (count := schema.names.count(name)) > 1:
+        count = schema.names.count(name)
+        if count > 1:
             raise Mistake(f"{path}: a column has a name of its own; got {count} columns `{name}`")
     try:
         table = pq.read_table(path, columns=[*names, label])
     except (pa.ArrowException, OSError) as error:
         raise Mistake(f"{path}: cannot be read ({raised(error)})") from None
     for name in (*names, label):
-        if table[name].null_count:
-            raise Mistake(
-                f"{path}: column `{name}` has a value in each row; got {table[name].null_count} nulls"
-            )
+        nulls = table[name].null_count
+        if nulls:
+            raise Mistake(f"{path}: column `{name}` has a value in each row; got {nulls} nulls")
     labels = table[label].to_numpy()
-    if len(names) == 1 and _lists(schema.field(names[0]).type):
-        return _rows(path, names[0], table[names[0]]), labels
+    first = names[0]
+    if len(names) == 1 and _is_list(schema.field(first).type):
+        return _rows(path, first, table[first]), labels
     for name in names:
-        if not _number(kind := schema.field(name).type):
-            rule = "`columns` names columns of numbers, or one of lists of numbers"
-            raise Mistake(f"{path}: {rule}; got `{name}` of type {kind}")
-    return Table(np.stack([table[name].to_numpy() for name in names], 1), names), labels
+        kind = schema.field(name).type
+        if not _is_number(kind):
+            raise Mistake(
+                f"{path}: `columns` names columns of numbers, or one of lists of numbers; "
+                f"got `{name}` of type {kind}"
+            )
+    columns = [table[name].to_numpy() for name in names]
+    return Table(np.stack(columns, 1), names), labels
 
 
-def _lists(kind: Any) -> bool:
-    import pyarrow as pa
+def _is_list(kind: Any) -> bool:
+    """Whether values are lists of numbers."""
+    from pyarrow import types
 
-    known = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(check(kind) for check in known) and _number(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _is_number(kind.value_type)
+    return False
 
 
 def _rows(path: Path, name: str, column: Any) -> np.ndarray:
@@ -482,13 +539,16 @@ def _rows(path: Path, name: str, column: Any) -> np.ndarray:
     import pyarrow.compute
 
     pc: Any = pyarrow.compute  # its functions are made when it is imported
-    lengths, values = pc.unique(pc.list_value_length(column)).to_pylist(), pc.list_flatten(column)
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    values = pc.list_flatten(column)
     if len(lengths) > 1:
         shown = ", ".join(map(str, sorted(lengths)[:3]))
         raise Mistake(f"{path}: lists in `{name}` are equally long; got lengths {shown}")
     if values.null_count:
         raise Mistake(f"{path}: lists in `{name}` hold numbers; got {values.null_count} nulls")
-    return pa.chunked_array(values).to_numpy().reshape(len(column), *lengths or [0])
+    length = lengths[0] if lengths else 0
+    flat = pa.chunked_array(values).to_numpy()
+    return flat.reshape(len(column), length)
 
 
 def _pixels(image: Any, size: int, mode: str) -> np.ndarray:
@@ -497,10 +557,16 @@ def _pixels(image: Any, size: int, mode: str) -> np.ndarray:
     """
     from PIL.Image import Resampling
 
-    mode = mode or ("RGB" if image.mode == "P" else image.mode)
-    image = image if image.mode == mode else image.convert(mode)
-    pixels = np.asarray(image.resize((size, size), Resampling.BILINEAR) if size else image)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    if not mode:
+        mode = "RGB" if image.mode == "P" else image.mode
+    if image.mode != mode:
+        image = image.convert(mode)
+    if size:
+        image = image.resize((size, size), Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        return pixels[None]
+    return pixels.transpose(2, 0, 1)
 
 
 def _text(name: str, value: object) -> str:

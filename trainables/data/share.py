@@ -26,7 +26,8 @@ _GIVEN: dict[Key, Packed] = {}
 
 def key(name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dtype) -> Key:
     """What a data set is known by in a process."""
-    return name, json.dumps(options, sort_keys=True), split_seed, dtype
+    text = json.dumps(options, sort_keys=True)
+    return name, text, split_seed, dtype
 
 
 def pack(data: Data) -> Packed | None:
@@ -91,4 +92,7 @@ def forget() -> None:
 
 
 def _on(device: torch.device, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    return {split: torch.from_numpy(array).to(device) for split, array in arrays.items()}
+    tensors: dict[str, Tensor] = {}
+    for split, array in arrays.items():
+        tensors[split] = torch.from_numpy(array).to(device)
+    return tensors

@@ -88,8 +88,9 @@ def check_sources(where: str, returned: Any) -> Sources:
     is_mapping = isinstance(returned, Mapping)
     if not is_mapping or "train" not in returned or not returned.keys() <= set(SPLITS):
         got = list(returned) if is_mapping else type(returned).__name__
-        rule = "is a mapping with a split `train`, and perhaps `valid` and `test`"
-        raise Mistake(f"{where}: {rule}; got {got}")
+        raise Mistake(
+            f"{where}: is a mapping with a split `train`, and perhaps `valid` and `test`; got {got}"
+        )
     splits: dict[str, Split] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     names: Sequence[str] = ()
@@ -112,8 +113,9 @@ def _split(where: str, split: str, pair: Any) -> Split:
     except Mistake as error:
         raise Mistake(f"{where}: {error}") from error
     except Exception as error:  # anybody's arrays
-        rule = "is a pair, inputs and labels, that become NumPy arrays"
-        raise Mistake(f"{place}: {rule}; got {raised(error)}") from error
+        raise Mistake(
+            f"{place}: is a pair, inputs and labels, that become NumPy arrays; got {raised(error)}"
+        ) from error
     if masked:
         raise Mistake(f"{place}: has a value in each place; got an array with masked ones")
     shape = _whole_shape(inputs)

@@ -98,21 +98,34 @@ def _prepared(
     splits = _completed(sources.splits, split_seed)
     cautions += doubts.missing_classes(_labels(splits), classes)
     mean, scale = _standard(splits["train"][0], sources.shape, dtype)
+    device_mean, device_scale = mean.to(device), scale.to(device)
     labels: dict[str, Tensor] = {}
-    inputs: dict[str, Tensor | Stream] = {}
+    streams: dict[str, Stream] = {}
     for split, (x, whole_labels) in splits.items():
         labels[split] = torch.from_numpy(whole_labels).to(device)
-        inputs[split] = Stream(x, mean.to(device), scale.to(device))
+        streams[split] = Stream(x, device_mean, device_scale)
+    inputs: Mapping[str, Tensor | Stream] = streams
     examples = sum(len(y) for y in labels.values())
     size = math.prod(sources.shape) * examples * dtype.itemsize
     if not _must_stream(stream, size, device):
-        inputs = {split: _resident(x, sources.shape) for split, x in inputs.items()}
-    shape = sources.shape
-    return Data(inputs, labels, shape, classes, digest, mean, scale, tuple(cautions))
+        inputs = {split: _resident(x, sources.shape) for split, x in streams.items()}
+    return Data(
+        inputs=inputs,
+        labels=labels,
+        shape=sources.shape,
+        classes=classes,
+        digest=digest,
+        mean=mean,
+        scale=scale,
+        cautions=tuple(cautions),
+    )
 
 
 def _labels(splits: Mapping[str, Split]) -> dict[str, np.ndarray]:
-    return {split: labels for split, (_, labels) in splits.items()}
+    of_splits: dict[str, np.ndarray] = {}
+    for split, (_, labels) in splits.items():
+        of_splits[split] = labels
+    return of_splits
 
 
 def _must_stream(stream: str, size: int, device: torch.device) -> bool:
@@ -122,10 +135,10 @@ def _must_stream(stream: str, size: int, device: torch.device) -> bool:
     return stream == "always"
 
 
-def _resident(x: Tensor | Stream, shape: tuple[int, ...]) -> Tensor:
+def _resident(x: Stream, shape: tuple[int, ...]) -> Tensor:
     """All inputs of a stream, on its device."""
-    assert isinstance(x, Stream)
-    return x.whole(torch.arange(len(x.source)), shape)
+    rows = torch.arange(len(x.source))
+    return x.whole(rows, shape)
 
 
 def _standard(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -136,7 +149,8 @@ def _standard(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> tup
     across = [dim for dim in range(sample.ndim) if dim != 1]
     mean = sample.mean(across, keepdim=True)
     deviation = sample.std(across, keepdim=True)
-    return mean, torch.where(deviation > 0, deviation, 1.0)
+    scale = torch.where(deviation > 0, deviation, 1.0)
+    return mean, scale
 
 
 def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -147,7 +161,8 @@ def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tenso
     most = max(1, SAMPLE_NUMBERS // math.prod(shape))
     rows = torch.arange(count)
     if count > most:
-        drawn = draws.permutation(draws.key(torch.tensor(0), "sample"), count)[:most]
+        key = draws.key(torch.tensor(0), "sample")
+        drawn = draws.permutation(key, count)[:most]
         rows = drawn.sort().values
     zero, one = torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
     return Stream(source, zero, one).whole(rows, shape)
@@ -222,9 +237,12 @@ def _completed(given: Mapping[str, Split], seed: int) -> dict[str, Split]:
 
 def _carve(train: Split, share_of_train: float, seed: int, split: str) -> tuple[Split, Split]:
     """What is left of the training split, and what is carved out of it."""
-    count = len(train[1])
-    order = draws.permutation(draws.key(torch.tensor(seed), "split", split), count).numpy()
-    carved, rest = np.split(order, [round(share_of_train * count)])
+    _, labels = train
+    count = len(labels)
+    key = draws.key(torch.tensor(seed), "split", split)
+    order = draws.permutation(key, count).numpy()
+    size = round(share_of_train * count)
+    carved, rest = np.split(order, [size])
     return _part(train, rest), _part(train, carved)
 
 

@@ -68,9 +68,12 @@ class Stream:
         return examples
 
     def _standardised(self, batch: np.ndarray, rows: Tensor) -> Tensor:
-        x = torch.from_numpy(batch).to(self.mean.device).to(self.mean.dtype)
+        x = torch.from_numpy(batch)
+        x = x.to(self.mean.device)
+        x = x.to(self.mean.dtype)
         standard = (x - self.mean) / self.scale
-        return standard.view(*rows.shape, *x.shape[1:])
+        shape = x.shape[1:]
+        return standard.view(*rows.shape, *shape)
 
 
 @dataclasses.dataclass(frozen=True)

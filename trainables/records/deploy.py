@@ -135,8 +135,9 @@ def convert(network: nn.Module, path: Where, parent: Parent, found: Data) -> Agr
             agreement = compare(network, call, found)
         except Exception as error:  # an exporter of anybody's code may fail in any way
             why = raised(_first_cause(error))
-            rule = "the network can be exported and run"
-            raise Mistake(f"{path}: no ONNX: {rule}; it raised {why}") from error
+            raise Mistake(
+                f"{path}: no ONNX: the network can be exported and run; it raised {why}"
+            ) from error
         _expect_agreement(path, agreement)
     return agreement
 

@@ -180,8 +180,12 @@ class _File:
 
     def at(self, place: int) -> dict[str, torch.Tensor]:
         """The tensors of the network at a place; no others are read."""
+        tensors: dict[str, torch.Tensor] = {}
         with _opened(self.path) as file:
-            return {name: file.get_slice(name)[place] for name in list(file.keys())}
+            for name in list(file.keys()):
+                stack = file.get_slice(name)
+                tensors[name] = stack[place]
+        return tensors
 
     def keep_only(self, members: set[str]) -> None:
         """Write the file again without the networks of others; drop it if it holds no other."""
@@ -236,14 +240,16 @@ def _trusted(path: Location) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError, SafetensorError) as error:
-        rule = "kept networks are a safetensors file that names its members"
-        raise Mistake(f"{path}: {rule}; got: {error}") from error
+        raise Mistake(
+            f"{path}: kept networks are a safetensors file that names its members; got: {error}"
+        ) from error
 
 
 def shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
     """The network that `load` gives, physically smaller."""
     structure = parent.structure
-    return shrunk(module, structure, kept, parent.input_shape)
+    input_shape = parent.input_shape
+    return shrunk(module, structure, kept, input_shape)
 
 
 def load(folder: Where, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
@@ -253,8 +259,9 @@ def load(folder: Where, member: str) -> tuple[nn.Module, dict[str, torch.Tensor]
     Raises Mistake if the study did not keep it.
     """
     for file in _files(folder):
-        if member in file.members:
-            return _load(file, file.places[member])
+        place = file.places.get(member)
+        if place is not None:
+            return _load(file, place)
     raise Mistake(f"{folder}: {_NOT_KEPT.format(member)}")
 
 

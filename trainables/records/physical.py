@@ -94,8 +94,9 @@ def save(
         about = _header(network, parent, structure)
         _restore(_described(parent, _Shape.from_json(about), structure), values)
     except (Mistake, AttributeError) as error:
-        rule = f"what is saved was cut from its parent, {parent.model}"
-        raise Mistake(f"{path}: {rule}; got: {error}") from None
+        raise Mistake(
+            f"{path}: what is saved was cut from its parent, {parent.model}; got: {error}"
+        ) from None
     with atomic(path) as temporary:
         save_file(values, temporary, metadata={HEADER: json.dumps(about)})
 
@@ -143,14 +144,17 @@ def load(path: Where, structure: Structure | None = None) -> nn.Module:
                 values[name] = file.get_tensor(name)
             parent, shape = Parent.from_json(about), _Shape.from_json(about)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        rule = "a complete file that `physical.save` wrote"
-        raise Mistake(f"{path}: {rule}; got {models.raised(error)}") from None
+        raise Mistake(
+            f"{path}: a complete file that `physical.save` wrote; got {models.raised(error)}"
+        ) from None
     small = _described(parent, shape, structure or parent.structure)
     try:
         _restore(small, values)
     except Mistake as error:
-        rule = f"the model {parent.model} is as it was when its network was saved"
-        raise Mistake(f"{path}: {rule}; got: {error}") from None
+        raise Mistake(
+            f"{path}: the model {parent.model} is as it was when its network was saved; "
+            f"got: {error}"
+        ) from None
     return small
 
 

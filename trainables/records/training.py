@@ -74,8 +74,10 @@ class Training:
     @property
     def rung(self) -> int:
         """The last rung that every member left has reached; that of the states, if none is left."""
-        rungs = [state.scalars["rung"] for state in self.states if state.size]
-        return min(rungs or [self.states[0].scalars["rung"]])
+        going = [state for state in self.states if state.size]
+        if not going:
+            return self.states[0].scalars["rung"]
+        return min(state.scalars["rung"] for state in going)
 
     @property
     def finished(self) -> bool:
@@ -166,12 +168,15 @@ class Training:
 
     def _write_rows(self, rung: int | str, rows: list[dict[str, Any]]) -> None:
         path = rows_path(self.folder, self.cohort.name, rung)
-        table.write(path, rows, hp_types(self.algorithm.space), footer(self.task))
+        types = hp_types(self.algorithm.space)
+        about = footer(self.task)
+        table.write(path, rows, types, about)
 
     def _labels(self, slot: int) -> dict[str, Any]:
         """The key columns of a member's rows."""
         member = self.ids[slot]
-        return labels(self.study, self.task, self.cohort, self.algorithm, slot, member)
+        cohort, algorithm = self.cohort, self.algorithm
+        return labels(self.study, self.task, cohort, algorithm, slot, member)
 
     def _refuse(self, limits: Sequence[Limit]) -> None:
         """Last rows, at rung 0, of the members that break a limit: what is kept of them is fixed,
