@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ..analysis.rows.mistake import Mistake
 from . import models
@@ -37,9 +37,7 @@ class Workbench:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._cuts: dict[str, tuple[nn.Module, Structure]] = {}
-        self._graphs: dict[str, fx.Graph] = {}
-        self._halves: dict[tuple[str, Site], Halves] = {}
+        self._shape: _Shape | None = None
 
     def share(self, other: Workbench) -> None:
         """Take over what another one has made already.
@@ -100,8 +98,11 @@ class Workbench:
     @functools.cached_property
     def stackable(self) -> bool:
         """Whether `vmap` takes the model; if not, members train one after the other."""
-        examples = self.data.examples("train", torch.arange(2))
-        return stack.can_stack(stack.prepare(self._task.build(0)), examples)
+        module = stack.prepare(self._task.build(0))
+        return stack.can_stack(module, self._two_examples())
+
+    def _two_examples(self) -> Tensor:
+        return self.data.examples("train", torch.arange(2))
 
     @functools.cached_property
     def narrows(self) -> bool:
@@ -109,9 +110,11 @@ class Workbench:
 
         Not if dropout acts on hidden units: it draws by their place.
         """
-        examples = self.data.examples("train", torch.arange(2))
-        widths = {layer.name: max(1, layer.units - 1) for layer in self.structure.hidden}
+        widths: dict[str, int] = {}
+        for layer in self.structure.hidden:
+            widths[layer.name] = max(1, layer.units - 1)
         narrower = narrowed_module(self.template, self.structure, Cut(widths))
+        examples = self._two_examples()
         drawn = stack.dropout_shapes(self.template, examples)
         return stack.dropout_shapes(narrower, examples) == drawn
 
@@ -126,9 +129,11 @@ class Workbench:
 
         Tasks that differ in their budget alone have the same.
         """
-        task, data = self._task, self.data
+        task = self._task
+        data = self.data
         options = json.dumps(task.model_options, sort_keys=True)
-        return _structure(task.model, options, data.shape, data.classes, task.dtype, self.device)
+        place = self.device, task.torch_dtype
+        return _structure(task.model, options, data.shape, data.classes, place)
 
     def cut(self, settings: Settings | None) -> tuple[nn.Module, Structure]:
         """Template and structure of a stack that was cut to the shape of `Cut(**settings)`; None:
@@ -136,26 +141,46 @@ class Workbench:
         """
         if settings is None:
             return self.template, self.structure
-        key = json.dumps(settings, sort_keys=True)
-        if key not in self._cuts:
-            cut = Cut(settings["widths"], tuple(settings["gone"]))
-            module = narrowed_module(self.template, self.structure, cut)
-            for cache in (self._cuts, self._graphs, self._halves):
-                cache.clear()  # a cohort has one shape at a time
-            self._cuts[key] = module, narrowed(self.structure, cut)
-        return self._cuts[key]
+        shape = self._at(settings)
+        return shape.module, shape.structure
 
     def halves(self, settings: Settings | None, layer: str | None, block: str | None) -> Halves:
         """The template of `cut`, cut in two by `trace.halves`."""
-        module, structure = self.cut(settings)
-        shape = json.dumps(settings, sort_keys=True)
-        if shape not in self._graphs:
-            self._graphs[shape] = trace.divisible(module)
-        key = shape, (layer, block)
-        if key not in self._halves:
-            graph = self._graphs[shape]
-            self._halves[key] = trace.halves(module, graph, structure, layer, block)
-        return self._halves[key]
+        return self._at(settings).halves(layer, block)
+
+    def _at(self, settings: Settings | None) -> _Shape:
+        """The last shape, if it is that of `settings`: a cohort has one at a time."""
+        key = json.dumps(settings, sort_keys=True)
+        if self._shape is None or self._shape.key != key:
+            if settings is None:
+                self._shape = _Shape(key, self.template, self.structure)
+            else:
+                cut = Cut(settings["widths"], tuple(settings["gone"]))
+                module = narrowed_module(self.template, self.structure, cut)
+                self._shape = _Shape(key, module, narrowed(self.structure, cut))
+        return self._shape
+
+
+class _Shape:
+    """The model's code at one shape of its stack, and its halves as far as they were asked for."""
+
+    def __init__(self, key: str, module: nn.Module, structure: Structure) -> None:
+        self.key = key
+        self.module = module
+        self.structure = structure
+        self._halves: dict[Site, Halves] = {}
+
+    @functools.cached_property
+    def _graph(self) -> fx.Graph:
+        return trace.divisible(self.module)
+
+    def halves(self, layer: str | None, block: str | None) -> Halves:
+        """As of `Workbench.halves`."""
+        site = layer, block
+        if site not in self._halves:
+            structure = self.structure
+            self._halves[site] = trace.halves(self.module, self._graph, structure, layer, block)
+        return self._halves[site]
 
 
 @contextlib.contextmanager
@@ -172,13 +197,13 @@ def _structure(
     options: str,
     input_shape: tuple[int, ...],
     classes: int,
-    dtype: str,
-    device: torch.device,
+    place: tuple[torch.device, torch.dtype],
 ) -> Structure:
     """options: JSON."""
+    keywords = json.loads(options)
     with seeded(0):
-        module = models.build(model, input_shape, classes, **json.loads(options))
-    return trial.find(module.to(device, getattr(torch, dtype)), input_shape)
+        module = models.build(model, input_shape, classes, **keywords)
+    return trial.find(module.to(*place), input_shape)
 
 
 _SHARED = ("data", "structure", "counts", "stackable", "narrows", "template")
