@@ -27,25 +27,30 @@ def mlp(
     """Linear layers of the given hidden widths (times `width`) with ReLU between them;
     LeNet-300-100 by default.
     """
-    if not isinstance(widths, Sequence) or not all(
-        type(units) is int and units > 0 for units in widths
-    ):
+    if not isinstance(widths, Sequence) or not all(_is_count(units) for units in widths):
         raise Mistake(f"`widths` is a list of whole numbers above 0; got {widths!r}")
-    inputs = 1
-    for extent in input_shape:
-        inputs *= extent
+    inputs = math.prod(input_shape)
     layers: list[nn.Module] = [nn.Flatten()]
-    for units in (_times(width, units) for units in widths):
-        layers += [nn.Linear(inputs, units), nn.ReLU()]
+    for own_width in widths:
+        units = _times(width, own_width)
+        layers.append(nn.Linear(inputs, units))
+        layers.append(nn.ReLU())
         inputs = units
-    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+    layers.append(nn.Linear(inputs, classes))
+    return nn.Sequential(*layers)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
 
 
 def _times(width: float, units: int) -> int:
     """A layer's units at a multiple of its width: the nearest whole number, and at least one."""
-    if not isinstance(width, int | float) or isinstance(width, bool) or not 0 < width < math.inf:
+    is_number = isinstance(width, int | float) and not isinstance(width, bool)
+    if not is_number or not 0 < width < math.inf:
         raise Mistake(f"`width` is a number above 0; got {width!r}")
-    return max(1, round(width * units))
+    nearest = round(width * units)
+    return max(1, nearest)
 
 
 def lenet5(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn.Module:
@@ -55,15 +60,20 @@ def lenet5(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn.M
     width: a factor of 20, 50 and 500.
     """
     channels = _image(input_shape, 16)
-    rows, columns = (((side - 4) // 2 - 4) // 2 for side in input_shape[1:])
-    first, second, hidden = (_times(width, units) for units in (20, 50, 500))
+    pixels = 1
+    for side in input_shape[1:]:
+        pooled = (side - 4) // 2
+        pixels *= (pooled - 4) // 2
+    first = _times(width, 20)
+    second = _times(width, 50)
+    hidden = _times(width, 500)
     return nn.Sequential(
         nn.Conv2d(channels, first, 5),
         nn.MaxPool2d(2),
         nn.Conv2d(first, second, 5),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(second * rows * columns, hidden),
+        nn.Linear(second * pixels, hidden),
         nn.ReLU(),
         nn.Linear(hidden, classes),
     )
@@ -80,7 +90,9 @@ class _Shortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, channels, rows, columns)."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+        thinned = x[:, :, :: self.stride, :: self.stride]
+        behind_channels = (0, 0, 0, 0, 0, self.more)
+        return F.pad(thinned, behind_channels)
 
 
 class _Block(nn.Module):
@@ -92,15 +104,16 @@ class _Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = (
-            nn.Identity()
-            if stride == 1 and inputs == outputs
-            else _Shortcut(stride, outputs - inputs)
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = _Shortcut(stride, outputs - inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, channels, rows, columns)."""
-        return F.relu(self.shortcut(x) + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        shortcut = self.shortcut(x)
+        hidden = F.relu(self.bn1(self.conv1(x)))
+        branch = self.bn2(self.conv2(hidden))
+        return F.relu(shortcut + branch)
 
 
 def resnet(
@@ -112,25 +125,26 @@ def resnet(
     width: a factor of the stages' 16, 32 and 64 channels.
     """
     if type(depth) is not int or depth < 8 or depth % 6 != 2:
-        raise Mistake(
-            f"`depth` is a whole number 6 n + 2, such as 20, with n blocks in a stage; got {depth!r}"
-        )
+        rule = "`depth` is a whole number 6 n + 2, such as 20, with n blocks in a stage"
+        raise Mistake(f"{rule}; got {depth!r}")
     channels = _image(input_shape, 4)
     widths = [_times(width, units) for units in (16, 32, 64)]
-    layers: list[nn.Module] = [
-        nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False),
-        nn.BatchNorm2d(widths[0]),
-        nn.ReLU(),
-    ]
     before = widths[0]
+    layers: list[nn.Module] = [nn.Conv2d(channels, before, 3, 1, 1, bias=False)]
+    layers += [nn.BatchNorm2d(before), nn.ReLU()]
     for stage, after in enumerate(widths):
         for block in range((depth - 2) // 6):
-            layers.append(_Block(before, after, 2 if stage and not block else 1))
+            is_smaller = stage > 0 and block == 0
+            layers.append(_Block(before, after, stride=2 if is_smaller else 1))
             before = after
-    module = nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes)
-    )
-    return _he(module)
+    return _he(nn.Sequential(*layers, *_classifier(before, classes)))
+
+
+def _classifier(channels: int, classes: int) -> list[nn.Module]:
+    """The mean over positions, and a linear layer."""
+    mean = nn.AdaptiveAvgPool2d(1)
+    linear = nn.Linear(channels, classes)
+    return [mean, nn.Flatten(), linear]
 
 
 def vgg16_bn(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn.Module:
@@ -141,15 +155,16 @@ def vgg16_bn(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn
     """
     channels = _image(input_shape, 32)
     layers: list[nn.Module] = []
-    for repeat, units in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
+    stages = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+    for repeat, units in stages:
         for _ in range(repeat):
             after = _times(width, units)
-            layers += [nn.Conv2d(channels, after, 3, 1, 1), nn.BatchNorm2d(after), nn.ReLU()]
+            layers.append(nn.Conv2d(channels, after, 3, 1, 1))
+            layers.append(nn.BatchNorm2d(after))
+            layers.append(nn.ReLU())
             channels = after
         layers.append(nn.MaxPool2d(2))
-    return _he(
-        nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
-    )
+    return _he(nn.Sequential(*layers, *_classifier(channels, classes)))
 
 
 class _LinearBlock(nn.Module):
@@ -157,11 +172,13 @@ class _LinearBlock(nn.Module):
 
     def __init__(self, units: int, hidden: int) -> None:
         super().__init__()
-        self.inner, self.outer = nn.Linear(units, hidden), nn.Linear(hidden, units)
+        self.inner = nn.Linear(units, hidden)
+        self.outer = nn.Linear(hidden, units)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, units)."""
-        return x + self.outer(F.relu(self.inner(x)))
+        hidden = F.relu(self.inner(x))
+        return x + self.outer(hidden)
 
 
 def residual_mlp(
@@ -178,35 +195,35 @@ def residual_mlp(
     width: a factor of `units` and `hidden`.
     """
     for name, value in (("units", units), ("hidden", hidden), ("blocks", blocks)):
-        if type(value) is not int or value < 1:
+        if not _is_count(value):
             raise Mistake(f"`{name}` is a whole number above 0; got {value!r}")
-    units, hidden = _times(width, units), _times(width, hidden)
-    body = (_LinearBlock(units, hidden) for _ in range(blocks))
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(math.prod(input_shape), units),
-        *body,
-        nn.ReLU(),
-        nn.Linear(units, classes),
-    )
+    units = _times(width, units)
+    hidden = _times(width, hidden)
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(math.prod(input_shape), units)]
+    for _ in range(blocks):
+        layers.append(_LinearBlock(units, hidden))
+    layers.append(nn.ReLU())
+    layers.append(nn.Linear(units, classes))
+    return nn.Sequential(*layers)
 
 
 def _image(input_shape: tuple[int, ...], side: int) -> int:
     """The channels of images of at least `side` x `side`."""
-    if len(input_shape) != 3 or min(input_shape[1:]) < side:
-        raise Mistake(
-            f"it needs images (channels, height, width) of at least {side} x {side}; got {input_shape}"
-        )
+    is_image = len(input_shape) == 3
+    if not is_image or min(input_shape[1:]) < side:
+        needed = f"images (channels, height, width) of at least {side} x {side}"
+        raise Mistake(f"it needs {needed}; got {input_shape}")
     return input_shape[0]
 
 
 def _he(module: nn.Module) -> nn.Module:
     """`module`, its convolutions initialised after He et al. 2015 (fan-out)."""
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+        if not isinstance(part, nn.Conv2d):
+            continue
+        nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
     return module
 
 
@@ -228,7 +245,8 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options: Any)
     """
     module = call("model", name, MODELS, input_shape, classes, **options)
     if not isinstance(module, nn.Module):
-        raise Mistake(f"model {name}: a model returns an nn.Module; got {type(module).__name__}")
+        got = type(module).__name__
+        raise Mistake(f"model {name}: a model returns an nn.Module; got {got}")
     return module
 
 
@@ -237,19 +255,18 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
     if name in known:
         return known[name]
     if "." not in name:
-        raise Mistake(
-            f'no {noun} "{name}";{hint(name, known)}, or a dotted path such as package.module.{noun}'
-        )
+        path = f"a dotted path such as package.module.{noun}"
+        raise Mistake(f'no {noun} "{name}";{hint(name, known)}, or {path}')
     module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(imported(module), attribute)
+        function = getattr(imported(module), attribute)
     except Mistake as error:
         raise Mistake(f"{noun} {name}: {error}") from None
     except (Exception, SystemExit) as error:  # importing runs anybody's code
         raise Mistake(f"{noun} {name}: cannot be imported ({raised(error)})") from error
-    if not callable(found):
-        raise Mistake(f"{noun} {name}: a {noun} is a callable; got {type(found).__name__}")
-    return found
+    if not callable(function):
+        raise Mistake(f"{noun} {name}: a {noun} is a callable; got {type(function).__name__}")
+    return function
 
 
 def call(
@@ -266,10 +283,10 @@ def call(
     except (Exception, SystemExit) as error:  # anybody's code
         if name in known and noun != "dataset" and not theirs(error):
             raise  # a fault of ours; what a reader of ours cannot read is the file's
-        what = ", ".join(
-            [*map(repr, given), *(f"{key}={value!r}" for key, value in options.items())]
-        )
-        raise Mistake(f"{noun} {name}: called with ({what}) it raised {raised(error)}") from error
+        arguments = [repr(value) for value in given]
+        arguments += [f"{key}={value!r}" for key, value in options.items()]
+        called = f"called with ({', '.join(arguments)})"
+        raise Mistake(f"{noun} {name}: {called} it raised {raised(error)}") from error
 
 
 def raised(error: BaseException) -> str:
@@ -308,8 +325,10 @@ def blamed(what: str) -> Iterator[None]:
 
 def _place(error: BaseException) -> traceback.FrameSummary | None:
     """The last call on the way to an exception that is in a file of ours or of a user."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _is_ours(frame.filename) or not _is_library(Path(frame.filename)):
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        file = frame.filename
+        if _is_ours(file) or not _is_library(Path(file)):
             return frame
     return None
 
@@ -324,15 +343,17 @@ def _is_library(path: Path) -> bool:
     """
     for folder in ("site-packages", "dist-packages"):
         if folder in path.parts:
-            package = path.parts[path.parts.index(folder) + 1]
-            return package in _PACKAGES
+            place = path.parts.index(folder)
+            return path.parts[place + 1] in _PACKAGES
     return not path.is_file() or path.is_relative_to(_PYTHON)
 
 
 _HERE = Path(__file__).resolve().parent
 _PYTHON = Path(sysconfig.get_path("stdlib"))
-_PACKAGES = ("PIL", "functorch", "numpy", "optuna", "pandas", "pyarrow", "ray", "safetensors", "scipy", "sklearn", "torch",
-             "torchvision", "typing_extensions.py")  # fmt: skip
+_PACKAGES = """
+    PIL functorch numpy optuna pandas pyarrow ray safetensors scipy sklearn torch torchvision
+    typing_extensions.py
+    """.split()
 
 
 def options(function: Callable[..., Any], given: int = 0) -> tuple[dict[str, bool], bool]:
@@ -343,15 +364,24 @@ def options(function: Callable[..., Any], given: int = 0) -> tuple[dict[str, boo
         parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):  # some that are written in C do not say
         return {}, True
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    names = {p.name: p.default is p.empty for p in parameters[given:] if p.kind in named}
-    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    names: dict[str, bool] = {}
+    takes_any = False
+    for place, parameter in enumerate(parameters):
+        if parameter.kind is parameter.VAR_KEYWORD:
+            takes_any = True
+        elif place >= given and parameter.kind in _NAMED:
+            names[parameter.name] = parameter.default is parameter.empty
+    return names, takes_any
+
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def hint(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about a name that is not known: the nearest one, and all."""
     known = list(known)
+    listed = f" known: {', '.join(known) or 'none'}"
     nearest = difflib.get_close_matches(name.lower(), known, n=1)
-    return (
-        f' did you mean "{nearest[0]}"?' if nearest else ""
-    ) + f" known: {', '.join(known) or 'none'}"
+    if not nearest:
+        return listed
+    return f' did you mean "{nearest[0]}"?{listed}'

@@ -58,11 +58,15 @@ def shrink(module: nn.Module, masks: Mapping[str, Tensor], input_shape: Sequence
 def _shape(module: object, input_shape: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(module, nn.Module):
         raise Mistake(f"`module` is an nn.Module; got {type(module).__name__}")
-    is_list = isinstance(input_shape, Sequence) and not isinstance(input_shape, str)
-    if not is_list or not all(type(extent) is int and extent > 0 for extent in input_shape):
+    is_list = isinstance(input_shape, list | tuple)  # torch.Size is one
+    if not is_list or not all(_is_extent(extent) for extent in input_shape):
         rule = "`input_shape` is a list of whole numbers above 0, without the batch"
         raise Mistake(f"{rule}; got {input_shape!r}")
     return tuple(input_shape)
+
+
+def _is_extent(value: object) -> bool:
+    return type(value) is int and value > 0
 
 
 def _completed(
@@ -72,16 +76,18 @@ def _completed(
     gone or was named.
     """
     parameters = dict(module.named_parameters())
-    removable = {name: tuple(parameters[name].shape) for name in structure.parameters}
-    shapes = {**{block.name: () for block in structure.blocks}, **removable}
+    kept: dict[str, Tensor] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in structure.parameters:
+        parameter = parameters[name]
+        kept[name] = torch.ones_like(parameter, dtype=torch.bool)
+        shapes[name] = tuple(parameter.shape)
+    for block in structure.blocks:
+        shapes[block.name] = ()
     for name, mask in masks.items():
         _check(name, mask, shapes)
-    kept = {
-        name: torch.ones(shape, dtype=torch.bool, device=parameters[name].device)
-        for name, shape in removable.items()
-    }
-    for name, mask in masks.items():
-        kept[name] = mask.to(parameters[name].device) if name in removable else mask.cpu()
+        is_parameter = name in kept
+        kept[name] = mask.to(kept[name].device) if is_parameter else mask.cpu()
     for block in structure.blocks:
         if block.name not in kept and _is_empty(block, kept):
             kept[block.name] = torch.tensor(False)
@@ -91,15 +97,27 @@ def _completed(
 def _check(name: str, mask: object, shapes: Mapping[str, tuple[int, ...]]) -> None:
     if name not in shapes:
         hint = models.hint(str(name), shapes)
-        raise Mistake(f"`masks` is of parameters that can be removed; got {name!r};{hint}")
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise Mistake(f"mask {name!r} is a bool tensor, True where a value stays; got {got}")
-    if tuple(mask.shape) != shapes[name]:
-        rule = f"mask {name!r} has the shape of what it masks, {shapes[name]}"
-        raise Mistake(f"{rule}; got {tuple(mask.shape)}")
+        rule = "`masks` is of parameters that can be removed"
+        raise Mistake(f"{rule}; got {name!r};{hint}")
+    if not isinstance(mask, Tensor):
+        raise Mistake(f"{_rule(name)}; got {type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        raise Mistake(f"{_rule(name)}; got {mask.dtype}")
+    given = tuple(mask.shape)
+    right = shapes[name]
+    if given != right:
+        rule = f"mask {name!r} has the shape of what it masks, {right}"
+        raise Mistake(f"{rule}; got {given}")
+
+
+def _rule(name: str) -> str:
+    return f"mask {name!r} is a bool tensor, True where a value stays"
 
 
 def _is_empty(block: Block, kept: Mapping[str, Tensor]) -> bool:
     """Whether all that ends a block is removed: it then gives nothing."""
-    return all(name in kept and not kept[name].any() for name in block.last)
+    for name in block.last:
+        if name not in kept:
+            return False
+    left = [kept[name].any() for name in block.last]
+    return not any(left)

@@ -21,14 +21,17 @@ from ..analysis.rows.mistake import Mistake
 
 def own_last(folder: str) -> None:
     """Make `folder`, the current one, the last place where modules are looked for."""
-    sys.path[:] = [place for place in sys.path if place not in ("", folder)]
-    sys.path.append(folder)
+    others = [place for place in sys.path if place not in ("", folder)]
+    sys.path[:] = [*others, folder]
 
 
 def places() -> list[str]:
-    """Where this process looks for modules, the current folder last: for processes that it starts."""
+    """Where this process looks for modules, the current folder last: for processes that it
+    starts.
+    """
     here = os.getcwd()
-    return [*(os.path.abspath(place) for place in sys.path if place not in ("", here)), here]
+    others = [place for place in sys.path if place not in ("", here)]
+    return [*map(os.path.abspath, others), here]
 
 
 def look_in(wanted: Iterable[str]) -> None:
@@ -44,12 +47,13 @@ def imported(name: str) -> ModuleType:
     """
     top = name.partition(".")[0]
     own = _own(name)
-    found = importlib.util.find_spec(top) if own is not None else None
-    if own is not None and found is not None and not _lies(own, found):
-        place = found.origin if found.has_location else "a part of Python itself"
-        raise Mistake(
-            f"`{top}` is the name of {place}, which is looked up before {own}; give your own module another name"
-        )
+    if own is None:
+        return importlib.import_module(name)
+    installed = importlib.util.find_spec(top)
+    if installed is not None and not _lies(own, installed):
+        place = installed.origin if installed.has_location else "a part of Python itself"
+        rule = f"`{top}` is the name of {place}, which is looked up before {own}"
+        raise Mistake(f"{rule}; give your own module another name")
     return importlib.import_module(name)
 
 
@@ -60,15 +64,20 @@ def _own(name: str) -> Path | None:
     top, *inner = name.split(".")
     folder = Path.cwd() / top
     files = [folder / "__init__.py", folder.with_suffix(".py")]
-    files += [folder / f"{inner[0]}.py", folder / inner[0] / "__init__.py"] if inner else []
-    return next((file for file in files if file.is_file()), None)
+    if inner:
+        part = folder / inner[0]
+        files.append(folder / f"{inner[0]}.py")
+        files.append(part / "__init__.py")
+    for file in files:
+        if file.is_file():
+            return file
+    return None
 
 
 def _lies(own: Path, found: ModuleSpec) -> bool:
     """Whether a module that was found is that of the file `own`."""
-    folders = found.submodule_search_locations
     if found.origin is None:  # a folder without __init__.py
-        return folders is not None and any(
-            own.is_relative_to(Path(folder).absolute()) for folder in folders
-        )
-    return Path(found.origin).exists() and Path(found.origin).parent.samefile(own.parent)
+        folders = found.submodule_search_locations or []
+        return any(own.is_relative_to(Path(folder).absolute()) for folder in folders)
+    origin = Path(found.origin)
+    return origin.exists() and origin.parent.samefile(own.parent)

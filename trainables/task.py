@@ -28,6 +28,10 @@ MAX_STEPS = 1_000_000_000
 """Optimiser steps that a member may have: more is a slip of the pen."""
 
 
+Takes = Mapping[str, tuple[Mapping[str, bool], bool]]
+"""Of data set and model: its options, as from `models.options`."""
+
+
 @dataclasses.dataclass(frozen=True, init=False)
 class Task:
     """What every member is trained on, and with what budget.
@@ -74,46 +78,59 @@ class Task:
         """
         given = {"dataset": dataset, "model": model, **keys}
         for field in dataclasses.fields(Task):
-            value = given.pop(field.name) if field.name in given else _default(field)
-            object.__setattr__(self, field.name, value)
+            default = _default(field)
+            self._keep(field.name, given.pop(field.name, default))
         self._check_values()
         if given:  # or a module could not name its own functions in a task while it is imported
             for home, options in self._sorted(given).items():
-                object.__setattr__(self, f"{home}_options", options)
-        object.__setattr__(self, "_workbench", Workbench(self))  # not a field
+                self._keep(f"{home}_options", options)
+        self._keep("_workbench", Workbench(self))  # not a field
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Set an attribute while the frozen value is made."""
+        object.__setattr__(self, name, value)
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Task:
         """The task of a study's table [task]; what only recorded tasks have is no key of it."""
-        own = {key: value for key, value in table.items() if key in KEYS}
+        own: dict[str, Any] = {}
+        others: dict[str, Any] = {}
+        for key, value in table.items():
+            home = own if key in KEYS else others
+            home[key] = value
         task = cls(**own)
-        options = task._sorted({key: table[key] for key in table if key not in KEYS})
-        return dataclasses.replace(
-            task, dataset_options=options["dataset"], model_options=options["model"]
-        )
+        for home, options in task._sorted(others).items():
+            task._keep(f"{home}_options", options)
+        return task
 
     def _sorted(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """The options of data set and model, with those `given` of either.
 
         Raises Mistake for one that neither takes, and if one is missing.
         """
+        dataset = models.lookup(self.dataset, DATASETS, "dataset")
+        model = models.lookup(self.model, models.MODELS, "model")
+        takes = {"dataset": models.options(dataset), "model": models.options(model, given=2)}
         options = {"dataset": dict(self.dataset_options), "model": dict(self.model_options)}
-        takes = {
-            "dataset": models.options(models.lookup(self.dataset, DATASETS, "dataset")),
-            "model": models.options(models.lookup(self.model, models.MODELS, "model"), given=2),
-        }
         for key, value in given.items():
             home = _home(key, takes)
             if home is None:
-                known = {*KEYS, *takes["dataset"][0], *takes["model"][0]}
-                whose = f"of a task with dataset {self.dataset} and model {self.model}"
-                raise Mistake(f"`{key}` is no key {whose};{models.hint(key, sorted(known))}")
+                raise self._unknown(key, takes)
             options[home][key] = value
         for home, (names, _) in takes.items():
             for name, is_required in names.items():
                 if is_required and name not in options[home]:
-                    raise Mistake(f"`{name}` is missing: {home} {getattr(self, home)} needs it")
+                    owner = getattr(self, home)
+                    raise Mistake(f"`{name}` is missing: {home} {owner} needs it")
         return options
+
+    def _unknown(self, key: str, takes: Takes) -> Mistake:
+        known = set(KEYS)
+        for names, _ in takes.values():
+            known.update(names)
+        whose = f"of a task with dataset {self.dataset} and model {self.model}"
+        hint = models.hint(key, sorted(known))
+        return Mistake(f"`{key}` is no key {whose};{hint}")
 
     def _check_values(self) -> None:
         for name in ("dataset", "model"):
@@ -124,14 +141,16 @@ class Task:
                 value = domain.check(getattr(self, name))
             except Mistake as error:
                 raise Mistake(f"`{name}` {error}") from None
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "augment", _augmentations(self.augment))
+            self._keep(name, value)
+        self._keep("augment", _augmentations(self.augment))
         if self.epochs <= 0:
             raise Mistake(f"`epochs` is the training budget and lies above 0; got {self.epochs}")
 
     def __reduce__(self) -> tuple[Callable[[], Task], tuple[()]]:
         """Pickled as its fields: a worker loads the data itself, once."""
-        return functools.partial(Task, **self._fields()), ()
+        fields = self._fields()
+        again = functools.partial(Task, **fields)
+        return again, ()
 
     def _fields(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -211,8 +230,14 @@ class Task:
         """Parameters and buffers, name -> (K, ...), with the initial weights of `seeds`; equal
         seeds are drawn once.
         """
-        distinct = {seed: dropout.prepare(self.build(seed)) for seed in dict.fromkeys(seeds)}
-        return stack.stacked([distinct[seed] for seed in seeds])
+        modules: dict[int, nn.Module] = {}
+        for seed in seeds:
+            if seed in modules:
+                continue
+            module = self.build(seed)
+            modules[seed] = dropout.prepare(module)
+        members = [modules[seed] for seed in seeds]
+        return stack.stacked(members)
 
     def check(self, rehearsed: bool = True) -> None:
         """Raise Mistake with one sentence if data, model and budget do not fit together.
@@ -279,7 +304,7 @@ KEYS = tuple(
 """The keys of a study's table [task] but for options of data set and model."""
 
 
-def _home(key: str, takes: Mapping[str, tuple[Mapping[str, bool], bool]]) -> str | None:
+def _home(key: str, takes: Takes) -> str | None:
     """What takes the option `key`: by its name, or else because it takes any."""
     for home, (names, _) in takes.items():
         if key in names:
@@ -300,7 +325,8 @@ def _augmentations(given: Any) -> list[str]:
     """The words of `augment` in the order in which they are known: theirs means nothing."""
     known = AUGMENTATIONS
     is_list = isinstance(given, list | tuple)
-    if not is_list or not all(kind in known for kind in given) or len(set(given)) < len(given):
+    are_known = is_list and all(kind in known for kind in given)
+    if not are_known or len(set(given)) < len(given):
         rule = f"`augment` is a list of distinct words out of {', '.join(known)}"
         raise Mistake(f"{rule}; got {given!r}")
     return [kind for kind in known if kind in given]

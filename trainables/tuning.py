@@ -43,7 +43,9 @@ class Told(Exception):
 
 @contextlib.contextmanager
 def _portable() -> Iterator[None]:
-    """Raise what can be copied: Tune and Ray do, and exceptions of anybody's own may not allow it."""
+    """Raise what can be copied: Tune and Ray do, and exceptions of anybody's own may not allow
+    it.
+    """
     try:
         yield
     except Exception as error:
@@ -87,22 +89,23 @@ class CohortTrainable(tune.Trainable):
         look_in(places)
         with contextlib.suppress(OSError):  # another machine may not have it
             os.chdir(places[-1] if places else ".")
-        self._limit, self._upto = config["limit"], config["upto"]
-        torch.set_num_threads(max(1, int(config["threads"])))
+        self._limit = config["limit"]
+        self._upto = config["upto"]
+        threads = int(config["threads"])
+        torch.set_num_threads(max(1, threads))
         self._folder = folder = locate(config["folder"])
         name, offset, length = config["line"]
-        self._cohort = Cohort.from_json(read_range(folder / "plan" / name, offset, length).decode())
-        self._task = _task(task, str(folder / "starts"))
+        line = read_range(folder / "plan" / name, offset, length)
+        self._cohort = cohort = Cohort.from_json(line.decode())
+        self._task = shared = _task(task, str(folder / "starts"))
         if data is not None:
-            options, seed = self._task.dataset_options, self._task.split_seed
-            share.give(self._task.dataset, options, seed, self._task.torch_dtype, data)
+            options, seed = shared.dataset_options, shared.split_seed
+            share.give(shared.dataset, options, seed, shared.torch_dtype, data)
         self._training: Training | None = None
-        if self._cohort.algorithm:
-            workers = config["workers"] or max(1, (os.cpu_count() or 1) // int(config["threads"]))
+        if cohort.algorithm:
             limits = [Limit.parse(limit) for limit in config["limits"]]
-            self._training = Training(
-                folder, study, self._task, self._cohort, keep, workers, limits
-            )
+            workers = config["workers"] or _workers(threads)
+            self._training = Training(folder, study, shared, cohort, keep, workers, limits)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become the actor of another cohort."""
@@ -123,15 +126,21 @@ class CohortTrainable(tune.Trainable):
             faulthandler.cancel_dump_traceback_later()
 
     def _segment(self) -> dict[str, Any]:
-        if self._training is None:
-            dense_networks(
-                self._task, [member.seed for member in self._cohort.members], self._task.dense_steps
-            )
+        training = self._training
+        if training is None:
+            seeds = [member.seed for member in self._cohort.members]
+            dense_networks(self._task, seeds, self._task.dense_steps)
             return {"done": True, "rung": 0}
-        if not self._training.finished and self._training.rung < self._upto:
-            self._training.advance()
-        rung = self._training.rung
-        return {"done": self._training.finished or rung >= self._upto, "rung": rung}
+        if not training.finished and training.rung < self._upto:
+            training.advance()
+        is_done = training.finished or training.rung >= self._upto
+        return {"done": is_done, "rung": training.rung}
+
+
+def _workers(threads: int) -> int:
+    """How many cohorts this machine's CPUs are enough for."""
+    cpus = os.cpu_count() or 1
+    return max(1, cpus // threads)
 
 
 @functools.lru_cache(maxsize=1)
@@ -158,9 +167,8 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
 
     class Single(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:
-            self._hp = complete(
-                method.space, {name: value for name, value in config.items() if name != "seed"}
-            )
+            given = {name: value for name, value in config.items() if name != "seed"}
+            self._hp = complete(method.space, given)
             self._parent = method.parent(task, self._hp)
             method.check(self._parent, self._hp)
             self._seed = int(config.get("seed", 0))
@@ -171,38 +179,41 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
             return True
 
         def step(self) -> dict[str, Any]:
-            if self._state is None:
-                self._state = method.start(self._parent, [Member(self._hp, self._seed)])
-            self._state = method.advance(self._parent, self._state)
-            (row,) = measure(self._parent, method, self._state, False, task.counts)
-            return {**row, "done": row["rung"] == task.rungs}
+            parent, state = self._parent, self._state
+            if state is None:
+                state = method.start(parent, [Member(self._hp, self._seed)])
+            self._state = state = method.advance(parent, state)
+            (row,) = measure(parent, method, state, False, task.counts)
+            is_last = row["rung"] == task.rungs
+            return {**row, "done": is_last}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             assert self._state is not None, "Tune checkpoints after a step"
-            self._state.save(Path(checkpoint_dir) / "state.safetensors")
-            (Path(checkpoint_dir) / "member.json").write_text(
-                json.dumps({"hp": self._hp, "seed": self._seed})
-            )
+            folder = Path(checkpoint_dir)
+            self._state.save(folder / "state.safetensors")
+            member = {"hp": self._hp, "seed": self._seed}
+            (folder / "member.json").write_text(json.dumps(member))
 
         def load_checkpoint(self, checkpoint: Any) -> None:
             folder = Path(checkpoint)
             saved = json.loads((folder / "member.json").read_text())
             before = {**complete(method.space, saved["hp"]), "seed": saved["seed"]}
             after = {**self._hp, "seed": self._seed}
-            changed = {name for name, value in after.items() if value != before[name]}
-            fixed = sorted(
-                name for name in changed if name == "seed" or not method.space[name].tunable
-            )
-            if fixed:
-                free = ", ".join(name for name, domain in method.space.items() if domain.tunable)
-                rule = f"only {free or 'nothing'} may change in the middle of a run of {algorithm}"
-                raise Mistake(
-                    f"{rule}; got `{fixed[0]}` = {after[fixed[0]]!r}, was {before[fixed[0]]!r}"
-                )
-            self._state = State.load(folder / "state.safetensors", task.torch_device)
+            changed = sorted(name for name in after if after[name] != before[name])
+            free = [name for name, domain in method.space.items() if domain.tunable]
             for name in changed:
-                value = getattr(task, name) if after[name] is None else after[name]
-                self._state.members["hp"][name].fill_(value)
+                if name in free:
+                    continue
+                may = ", ".join(free) or "nothing"
+                rule = f"only {may} may change in the middle of a run of {algorithm}"
+                raise Mistake(f"{rule}; got `{name}` = {after[name]!r}, was {before[name]!r}")
+            state = State.load(folder / "state.safetensors", task.torch_device)
+            for name in changed:
+                value = after[name]
+                if value is None:  # left to the task
+                    value = getattr(task, name)
+                state.members["hp"][name].fill_(value)
+            self._state = state
 
     Single.__name__ = f"{algorithm}_trainable"
     return Single

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..analysis.rows.mistake import Mistake
 from . import models
@@ -92,8 +92,11 @@ class Workbench:
     @functools.cached_property
     def stackable(self) -> bool:
         """Whether `vmap` takes the model; if not, members train one after the other."""
-        examples = self.data.examples("train", torch.arange(2))
-        return stack.can_stack(dropout.prepare(self._task.build(0)), examples)
+        module = dropout.prepare(self._task.build(0))
+        return stack.can_stack(module, self._two_examples())
+
+    def _two_examples(self) -> Tensor:
+        return self.data.examples("train", torch.arange(2))
 
     @functools.cached_property
     def narrows(self) -> bool:
@@ -101,9 +104,11 @@ class Workbench:
 
         Not if dropout acts on hidden units: it draws by their place.
         """
-        examples = self.data.examples("train", torch.arange(2))
-        widths = {layer.name: max(1, layer.units - 1) for layer in self.structure.hidden}
+        widths: dict[str, int] = {}
+        for layer in self.structure.hidden:
+            widths[layer.name] = max(1, layer.units - 1)
         narrower = narrowed_module(self.template, self.structure, Cut(widths))
+        examples = self._two_examples()
         drawn = dropout.shapes(self.template, examples)
         return dropout.shapes(narrower, examples) == drawn
 
@@ -118,12 +123,12 @@ class Workbench:
 
         Tasks that differ in their budget alone have the same.
         """
-        task, data = self._task, self.data
+        task = self._task
+        data = self.data
         options = json.dumps(task.model_options, sort_keys=True)
+        place = self.device, task.torch_dtype
         maker = models.lookup(task.model, models.MODELS, "model")  # another one after a reload
-        return _structure(
-            maker, task.model, options, data.shape, data.classes, task.dtype, self.device
-        )
+        return _structure(maker, task.model, options, data.shape, data.classes, place)
 
 
 @contextlib.contextmanager
@@ -141,13 +146,13 @@ def _structure(
     options: str,
     input_shape: tuple[int, ...],
     classes: int,
-    dtype: str,
-    device: torch.device,
+    place: tuple[torch.device, torch.dtype],
 ) -> Structure:
     """maker: what `model` names now.  options: JSON."""
+    keywords = json.loads(options)
     with seeded(0):
-        module = models.build(model, input_shape, classes, **json.loads(options))
-    return trial.find(module.to(device, getattr(torch, dtype)), input_shape)
+        module = models.build(model, input_shape, classes, **keywords)
+    return trial.find(module.to(*place), input_shape)
 
 
 _SHARED = ("data", "structure", "counts", "stackable", "narrows", "template")
