@@ -90,7 +90,9 @@ def figure(name: str, drawings: Mapping[str, str]) -> str:
 
     Nothing where it could not be drawn, which the top of the page says.
     """
-    return f'<figure id="{name}">{drawings[name]}</figure>\n' if name in drawings else ""
+    if name not in drawings:
+        return ""
+    return f'<figure id="{name}">{drawings[name]}</figure>\n'
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -60,4 +60,7 @@ class Section(Generic[Figures]):
 
     def lacks(self, rows: pd.DataFrame) -> bool:
         """Whether the rows are without one of `columns`."""
-        return any(name not in rows or rows[name].isna().all() for name in self.columns)
+        for name in self.columns:
+            if name not in rows or rows[name].isna().all():
+                return True
+        return False

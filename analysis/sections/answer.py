@@ -41,6 +41,7 @@ READING = (
     "interval. Charged: to all networks of a seed, search included. The same table is in arms.md "
     "and arms.csv."
 )
+Label = tuple[str, bool]
 Lines = dict[int, np.ndarray]
 """The front of each seed, as from `equal_flops.lines`."""
 
@@ -66,9 +67,13 @@ def both(last_rows: pd.DataFrame) -> pd.DataFrame:
 
 def _suffixed(last_rows: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
     """`arms` by one cost, with its name at the end of what goes by it."""
-    lines, kind = arms(last_rows, cost), cost.removeprefix("flops_")
-    own = [str(name) for name in lines if str(name).startswith(BY_COST)]
-    return lines.rename(columns={name: f"{name}_{kind}" for name in own})
+    kind = cost.removeprefix("flops_")
+    lines = arms(last_rows, cost)
+    longer = {}
+    for name in map(str, lines):
+        if name.startswith(BY_COST):
+            longer[name] = f"{name}_{kind}"
+    return lines.rename(columns=longer)
 
 
 def arms(
@@ -105,14 +110,20 @@ def arms(
 
 def shares(done: pd.DataFrame, cost: front.Cost = "flops_shrunk") -> list[float]:
     """Of `SHARES` those that at least two labels reach in every seed, the first `SHARES_TOLD`."""
-    return _reached(_known_lines(done, cost), float(done["flops_dense"].max()))
+    known = _known_lines(done, cost)
+    dense = done["flops_dense"].max()
+    return _reached(known, float(dense))
 
 
-def _reached(known: Mapping[tuple[str, bool], Lines], dense: float) -> list[float]:
+def _reached(known: Mapping[Label, Lines], dense: float) -> list[float]:
+    """As `shares`. dense: the parent's FLOPs."""
     reached = []
     for share in SHARES:
-        there = [label for label in known if not _at(known[label], share * dense).isna().any()]
-        if len(there) > 1:
+        there = 0
+        for lines in known.values():
+            scores = _at(lines, share * dense)
+            there += scores.notna().all()
+        if there > 1:
             reached.append(share)
     return reached[:SHARES_TOLD]
 
@@ -132,12 +143,14 @@ def _accuracies(lines: Lines, wanted: Sequence[float], dense: float) -> dict[str
 def _least_flops(rows: pd.DataFrame, cost: front.Cost, parent: pd.Series) -> dict[str, float]:
     """The fewest FLOPs within each drop, mean over seeds; NaN if a seed has no such network."""
     able = rows[front.eligible(rows)]
-    wanted, seeds = able["seed"].map(parent), rows["seed"].nunique()
+    wanted = able["seed"].map(parent)
+    seeds = rows["seed"].nunique()
     told = {}
     for drop in DROPS:
-        enough = able[able["accuracy_valid"] >= wanted - drop - paired.ALIKE]
-        least = enough.groupby("seed")[cost].min()
-        told[f"flops_within_{100 * drop:g}"] = least.mean() if len(least) == seeds else math.nan
+        near = able["accuracy_valid"] >= wanted - drop - paired.ALIKE
+        least = able[near].groupby("seed")[cost].min()
+        name = f"flops_within_{100 * drop:g}"
+        told[name] = least.mean() if len(least) == seeds else math.nan
     return told
 
 
@@ -161,25 +174,31 @@ def charged(last_rows: pd.DataFrame) -> pd.DataFrame:
     return frame.groupby(attainment.LABEL)[charges].mean().reset_index()
 
 
-def _labelled(done: pd.DataFrame) -> list[tuple[tuple[str, bool], pd.DataFrame]]:
-    return list(done.groupby(attainment.LABEL))  # type: ignore[arg-type]
+def _labelled(done: pd.DataFrame) -> Iterator[tuple[Label, pd.DataFrame]]:
+    for (arm, control), rows in done.groupby(attainment.LABEL):  # type: ignore[misc]
+        yield (arm, control), rows
 
 
-def _known_lines(done: pd.DataFrame, cost: front.Cost) -> dict[tuple[str, bool], Lines]:
+def _known_lines(done: pd.DataFrame, cost: front.Cost) -> dict[Label, Lines]:
     """As `equal_flops.lines`, by label; without points for a seed all of whose networks have no
     FLOPs left.
     """
     known = {}
     for label, rows in _labelled(done):
-        seeds = rows["seed"].tolist()
-        known[label] = dict.fromkeys(seeds, np.empty((0, 3))) | equal_flops.lines(rows, cost)
+        nothing = np.empty((0, 3))
+        lines = dict.fromkeys(rows["seed"].tolist(), nothing)
+        known[label] = lines | equal_flops.lines(rows, cost)
     return known
 
 
 def _at(lines: Lines, flops: float) -> pd.Series:
     """Test accuracy at these FLOPs by seed, NaN where a line does not reach them."""
-    known = {seed: line for seed, line in lines.items() if len(line)}
-    return equal_flops.at(known, flops)["accuracy_test"].reindex(list(lines))
+    known = {}
+    for seed, line in lines.items():
+        if len(line):
+            known[seed] = line
+    scores = equal_flops.at(known, flops)["accuracy_test"]
+    return scores.reindex(list(lines))
 
 
 # ---- as text
@@ -240,22 +259,28 @@ def _power(lines: pd.DataFrame) -> str:
 
 
 def _ends(values: pd.Series, form: str) -> str:
-    ends = [format(values.min(), form), format(values.max(), form)]
-    return " to ".join(dict.fromkeys(ends))
+    """The least and the largest value, once where they read the same."""
+    low, high = format(values.min(), form), format(values.max(), form)
+    return low if low == high else f"{low} to {high}"
 
 
 def markdown(study: Study, arms: pd.DataFrame) -> str:
     """The table, and what is to be known beside it."""
-    notes = "".join(f"\n{sentence}\n" for sentence in notes_on(study))
-    return f"{words.grid(*cells(arms, study.uncounted))}\n{notes}"
+    head, lines = cells(arms, study.uncounted)
+    parts = [f"{words.grid(head, lines)}\n"]
+    for sentence in notes_on(study):
+        parts.append(f"\n{sentence}\n")
+    return "".join(parts)
 
 
 def notes_on(study: Study) -> list[str]:
     """What is to be known beside every figure of FLOPs: operations that are not counted, networks
     that are no points.
     """
-    uncounted = front.uncounted(study.uncounted)
-    return [sentence for sentence in (uncounted, *front.left_out(study.last)) if sentence]
+    notes = front.left_out(study.last)
+    if study.uncounted:
+        notes.insert(0, front.uncounted(study.uncounted))
+    return notes
 
 
 def cells(arms: pd.DataFrame, uncounted: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
@@ -263,15 +288,19 @@ def cells(arms: pd.DataFrame, uncounted: Sequence[str] = ()) -> tuple[list[str],
 
     uncounted: operations without a FLOPs formula, which make counts lower bounds.
     """
-    head, columns = ["arm", "seeds", "networks"], list[str]()
+    head = ["arm", "seeds", "networks"]
+    columns: list[str] = []
     for cost in front.COSTS:
         kind = cost.removeprefix("flops_")
         for name in map(str, arms):
-            headings = _headings(name.removesuffix(f"_{kind}"), kind)
-            if name.endswith(f"_{kind}") and headings:
+            measure, _, end = name.rpartition("_")
+            headings = _headings(measure, kind)
+            if end == kind and headings:
                 head += headings
                 columns.append(name)
-    lines = [_cells(line, columns, bool(uncounted)) for line in page.records(arms)]
+    lines = []
+    for line in page.records(arms):
+        lines.append(_cells(line, columns, bool(uncounted)))
     return [*head, "train FLOPs charged", "seconds charged"], lines
 
 
@@ -302,16 +331,19 @@ def _cells(line: Mapping[str, Any], columns: Sequence[str], uncounted: bool) -> 
 def _measure(line: Mapping[str, Any], name: str, uncounted: bool) -> list[str]:
     """A column of `both` as cells: a hypervolume has two, its mean and its interval."""
     measure, _, kind = name.rpartition("_")
+    value = line[name]
     doubt = " ?" if uncounted else ""
     if measure == "hypervolume":
-        low, high = line[f"hypervolume_low_{kind}"], line[f"hypervolume_high_{kind}"]
-        mean = words.number(line[name], ".4f")
-        return [mean + doubt, words.interval(low, high, ".4f", 1)]
-    if math.isnan(line[name]):
+        low = line[f"hypervolume_low_{kind}"]
+        high = line[f"hypervolume_high_{kind}"]
+        interval = words.interval(low, high, ".4f", 1)
+        return [words.number(value, ".4f") + doubt, interval]
+    if math.isnan(value):
         return ["-"]
-    if measure.startswith("accuracy_at_"):
-        return [words.spread(line[name], line[f"{measure}_std_{kind}"]) + doubt]
-    return [words.flops(line[name], uncounted)]
+    if measure.startswith("flops_within_"):
+        return [words.flops(value, uncounted)]
+    deviation = line[f"{measure}_std_{kind}"]
+    return [words.spread(value, deviation) + doubt]
 
 
 def figures(study: Study) -> pd.DataFrame:

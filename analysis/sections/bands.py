@@ -91,14 +91,29 @@ def _band(group: pd.DataFrame) -> pd.DataFrame:
     """
     least, middle, most = attainment.PERCENT
     costs = np.unique(group["relative"])
-    stairs = {}
-    for name, percent in (("high", least), ("accuracy", middle), ("low", most)):
-        part = group[group["percent"] == percent].sort_values("relative")
-        best = np.concatenate([[np.nan], part["accuracy_valid"]])
-        stairs[name] = best[np.searchsorted(part["relative"], costs, side="right")]
-    label = group[["label", "control", "seeds"]].iloc[0].to_dict()
-    corner = np.isin(costs, group.loc[group["percent"] == middle, "relative"])
-    return pd.DataFrame({**label, "relative": costs, **stairs, "corner": corner})
+    median = group[group["percent"] == middle]
+    first = group.iloc[0]
+    return pd.DataFrame(
+        {
+            "label": first["label"],
+            "control": first["control"],
+            "seeds": first["seeds"],
+            "relative": costs,
+            "high": _attained(group, least, costs),
+            "accuracy": _attained(group, middle, costs),
+            "low": _attained(group, most, costs),
+            "corner": np.isin(costs, median["relative"]),
+        }
+    )
+
+
+def _attained(group: pd.DataFrame, percent: int, costs: np.ndarray) -> np.ndarray:
+    """The accuracy that so many percent of the seeds attain by each cost."""
+    corners = group[group["percent"] == percent]
+    corners = corners.sort_values("relative")
+    best = np.concatenate([[np.nan], corners["accuracy_valid"]])
+    places = np.searchsorted(corners["relative"], costs, side="right")
+    return best[places]
 
 
 def html(_: Study, surfaces: Surfaces, drawings: Drawings) -> Iterator[str]:

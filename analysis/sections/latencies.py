@@ -30,8 +30,11 @@ def figures(study: Study) -> pd.DataFrame | None:
 
 
 def picture(study: Study, timed: pd.DataFrame) -> Picture | None:
-    drawable = timed["milliseconds"].notna() & (timed["flops_shrunk"] > 0)
-    return chart(timed, study.name) if drawable.any() else None
+    measured = timed["milliseconds"].notna()
+    computing = timed["flops_shrunk"] > 0
+    if not (measured & computing).any():
+        return None
+    return chart(timed, study.name)
 
 
 def chart(timed: pd.DataFrame, study: str) -> Picture:
@@ -110,8 +113,15 @@ def html(study: Study, timed: pd.DataFrame, drawings: Drawings) -> Iterator[str]
 
 
 def _correlated(line: Mapping[str, Any]) -> list[str]:
-    counts = [str(line[name]) for name in ("batch", "threads", "torch", "networks")]
-    return [line["device"], line["mode"], *counts, words.number(line["correlation"], "+z.2f")]
+    return [
+        line["device"],
+        line["mode"],
+        str(line["batch"]),
+        str(line["threads"]),
+        line["torch"],
+        str(line["networks"]),
+        words.number(line["correlation"], "+z.2f"),
+    ]
 
 
 def _together(
@@ -132,22 +142,34 @@ def _together(
 
 def _networks(timed: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The table of networks, the parent and the costliest first: headings and lines."""
-    places = timed.groupby(list(latency.PLACE)).ngroups
-    about = [*(latency.PLACE if places > 1 else ()), "arm", "setting"]
+    about = ["arm", "setting"]
+    if timed.groupby(list(latency.PLACE)).ngroups > 1:
+        about = [*latency.PLACE, *about]
     kinds = timed[["mode", "batch"]].drop_duplicates()
     kinds = kinds.sort_values(["batch", "mode"], ascending=[True, False])
     columns = list(kinds.itertuples(index=False, name=None))
+    head = [*about, "FLOPs", "parameters"]
+    for mode, batch in columns:
+        head.append(f"{mode}, batch {batch}, ms")
     key = [*latency.PLACE, "parent", "flops_shrunk", "member"]
     ascending = [True, True, True, False, False, True]
+    ordered = timed.sort_values(key, ascending=ascending)
     lines = []
-    for _, group in timed.sort_values(key, ascending=ascending).groupby(key, sort=False):
-        first = group.iloc[0]
-        times = {(line["mode"], line["batch"]): _took(line) for line in page.records(group)}
+    for _, network in ordered.groupby(key, sort=False):
+        first = network.iloc[0]
         cells = [str(first[name]) for name in about]
-        cells += [words.large(first["flops_shrunk"]), words.large(first["params_shrunk"])]
-        lines.append(cells + [times.get(column, "-") for column in columns])
-    headings = [f"{mode}, batch {batch}, ms" for mode, batch in columns]
-    return [*about, "FLOPs", "parameters", *headings], lines
+        cells.append(words.large(first["flops_shrunk"]))
+        cells.append(words.large(first["params_shrunk"]))
+        lines.append(cells + _times(network, columns))
+    return head, lines
+
+
+def _times(network: pd.DataFrame, columns: list[tuple[str, int]]) -> list[str]:
+    """What a network took in each mode and batch."""
+    known = {}
+    for line in page.records(network):
+        known[line["mode"], line["batch"]] = _took(line)
+    return [known.get(column, "-") for column in columns]
 
 
 def _took(line: Mapping[str, Any]) -> str:

@@ -63,26 +63,28 @@ def _paired(done: pd.DataFrame) -> pd.DataFrame:
 
     `place` and `size` put checks in the order of `CHECKS`, and settings from the most FLOPs.
     """
-    checks = done[done["hp_of"].notna()].assign(check=_named)
+    checks = done[done["hp_of"].notna()]
+    checks = checks.assign(check=_named(checks), of=checks["hp_of"])
     own = done[done["hp_of"].isna()]
-    own = own.assign(of=own["algorithm"] + " " + own["hp"], setting=front.settings(own))
-    pairs = checks[["hp_of", "check", "seed", *front.SCORES]].merge(
-        own[["of", "arm", "setting", "seed", *COSTS, *front.SCORES]],
-        left_on=["hp_of", "seed"],
-        right_on=["of", "seed"],
-        suffixes=("_check", ""),
-    )
+    name = own["algorithm"] + " " + own["hp"]
+    own = own.assign(of=name, setting=front.settings(own))
+    key = ["of", "seed"]
+    one = checks[["check", *key, *front.SCORES]]
+    other = own[["arm", "setting", *key, *COSTS, *front.SCORES]]
+    pairs = one.merge(other, on=key, suffixes=("_check", ""))
     order = dict.fromkeys([*CHECKS, *sorted(pairs["check"].unique())])
     places = {check: place for place, check in enumerate(order)}
-    size = -pairs.groupby(["arm", "of"])["flops_masked"].transform("mean")
-    return pairs.assign(place=pairs["check"].map(places), size=size)
+    pairs["place"] = pairs["check"].map(places)
+    pairs["size"] = -pairs.groupby(["arm", "of"])["flops_masked"].transform("mean")
+    return pairs
 
 
 def _named(checks: pd.DataFrame) -> pd.Series[str]:
     """The name of each check; where several algorithms make one of that name, with theirs."""
+    names = checks["hp_check"]
     makers = checks.groupby("hp_check")["algorithm"].transform("nunique")
-    longer = checks["hp_check"] + " (" + checks["algorithm"] + ")"
-    return checks["hp_check"].where(makers == 1, longer)
+    longer = names + " (" + checks["algorithm"] + ")"
+    return names.where(makers == 1, longer)
 
 
 def tested(differences: list[pd.Series], name: str) -> pd.DataFrame:
