@@ -38,6 +38,13 @@ BINS = 1024
 BATCH = 1 << 17
 """Rows that are grouped at a time."""
 CHARGES = ("train_flops", "seconds")
+FRONT = [*LABEL, "seed"]
+"""What tells the fronts of a study apart."""
+MEASURES = ("accuracy_valid", *front.COSTS, "flops_dense")
+CORNERS = ["accuracy_high", "relative_low", "accuracy_low", "relative_high", "difference"]
+Key = tuple[Any, ...]
+Objectives = Sequence[str]
+Points = NDArray[np.float64]
 
 
 def points(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.DataFrame:
@@ -48,17 +55,21 @@ def points(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.Dat
     accuracy_valid, and `relative`, the cost as a share of the parent's, `flops_dense`.  Rows that
     are not `front.eligible` are left out.
     """
-    seen = front.selectable(last_rows)
-    seen = seen[(seen["status"] == "done") & front.eligible(seen)].assign(
-        relative=lambda rows: rows[cost] / rows["flops_dense"]
-    )
-    seen = seen.assign(network=front.networks(seen)).dropna(subset=list(OBJECTIVES))
-    seen = (
-        seen.sort_values("train_flops", kind="stable")
-        .drop_duplicates([*LABEL, "seed", "network"])
-        .sort_index()
-    )
-    return seen[[*LABEL, "seed", "member", *CHARGES, *OBJECTIVES]].reset_index(drop=True)
+    rows = front.selectable(last_rows)
+    is_done = rows["status"] == "done"
+    rows = rows[is_done & front.eligible(rows)]
+    relative = rows[cost] / rows["flops_dense"]
+    rows = rows.assign(relative=relative, network=front.networks(rows))
+    measured = rows.dropna(subset=list(OBJECTIVES))
+    networks = _cheapest(measured).sort_index()
+    columns = [*FRONT, "member", *CHARGES, *OBJECTIVES]
+    return networks[columns].reset_index(drop=True)
+
+
+def _cheapest(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows from the cheapest to train on, one for each `network` of a front."""
+    ordered = rows.sort_values("train_flops", kind="stable")
+    return ordered.drop_duplicates([*FRONT, "network"])
 
 
 def read(folder: Where, cost: front.Cost = "flops_masked") -> pd.DataFrame:
@@ -70,38 +81,80 @@ def read(folder: Where, cost: front.Cost = "flops_masked") -> pd.DataFrame:
     rows. What is computed from `points` comes out the same from this, but for numbers of points.
     Raises Mistake as `table.read` does.
     """
-    names, kept = [*LABEL, "seed"], dict[tuple[Any, ...], NDArray[np.float64]]()
-    places, bounds = dict[tuple[Any, ...], int](), np.empty((0, BINS))
-    measures = ["accuracy_valid", *front.COSTS, "flops_dense"]
-    for rows in table.scan(folder, [*names, *measures], "done", BATCH):
-        measured = pd.DataFrame({name: rows[name].to_numpy() for name in measures})
-        measured = measured.where(front.eligible(measured))  # NaN is on no front
-        values = np.column_stack(
-            [measured["accuracy_valid"], measured[cost] / measured["flops_dense"]]
-        )
-        number, keys = _numbered(rows, names)
-        for key in (key for key in keys if key not in places):
-            places[key] = len(places)
-        bounds = np.concatenate([bounds, np.full((len(places) - len(bounds), BINS), -np.inf)])
-        place = np.array([places[key] for key in keys])[number]
+    fronts = _Fronts()
+    columns = [*FRONT, *MEASURES]
+    for rows in table.scan(folder, columns, "done", BATCH):
+        fronts.add(rows, cost)
+    return fronts.frame()
+
+
+class _Fronts:
+    """The front of each label and seed, of the rows so far.
+
+    bounds: (fronts, BINS), the accuracy that a network of a bin must exceed to be on the front.
+    """
+
+    def __init__(self) -> None:
+        self.points: dict[Key, Points] = {}
+        self.places: dict[Key, int] = {}
+        self.bounds = np.empty((0, BINS))
+
+    def add(self, rows: pa.Table, cost: front.Cost) -> None:
+        """Go through more rows."""
+        values = _measured(rows, cost)
+        number, keys = _numbered(rows, FRONT)
+        places = self._places(keys)
+        place = places[number]
         # Most are no better than a cheaper one that is known, and need not be sorted; NaN is not
         # larger either.
-        left = np.flatnonzero(values[:, 0] > bounds[place, _bin(values[:, 1])])
-        for key in {keys[i] for i in np.unique(number[left])}:
-            own = values[left[place[left] == places[key]]]
-            kept[key] = _joined(kept.get(key, np.empty((0, 2))), own)
-            bounds[places[key]] = _bound(kept[key])
-    lines = [[*key, *point] for key in sorted(kept) for point in kept[key]]
-    return pd.DataFrame(lines, columns=[*names, *OBJECTIVES])
+        bound = self.bounds[place, _bin(values[:, 1])]
+        candidates = np.flatnonzero(values[:, 0] > bound)
+        for i in np.unique(number[candidates]):
+            own = candidates[number[candidates] == i]
+            self._join(keys[i], values[own])
+
+    def _places(self, keys: Sequence[Key]) -> NDArray[np.int64]:
+        """The place of each key's front, new ones included."""
+        for key in keys:
+            self.places.setdefault(key, len(self.places))
+        new = len(self.places) - len(self.bounds)
+        unbounded = np.full((new, BINS), -np.inf)
+        self.bounds = np.concatenate([self.bounds, unbounded])
+        return np.array([self.places[key] for key in keys])
+
+    def _join(self, key: Key, more: Points) -> None:
+        known = self.points.get(key, np.empty((0, 2)))
+        joined = _joined(known, more)
+        self.points[key] = joined
+        self.bounds[self.places[key]] = _bound(joined)
+
+    def frame(self) -> pd.DataFrame:
+        """The fronts, in the order of their labels and seeds."""
+        lines: list[list[Any]] = []
+        for key in sorted(self.points):
+            lines += [[*key, *point] for point in self.points[key]]
+        return pd.DataFrame(lines, columns=[*FRONT, *OBJECTIVES])
 
 
-def _numbered(rows: pa.Table, names: list[str]) -> tuple[NDArray[np.int64], list[tuple[Any, ...]]]:
+def _measured(rows: pa.Table, cost: front.Cost) -> Points:
+    """(rows, 2): the objectives of each row, NaN for what cannot be on a front."""
+    columns = {name: rows[name].to_numpy() for name in MEASURES}
+    measured = pd.DataFrame(columns)
+    measured = measured.where(front.eligible(measured))
+    relative = measured[cost] / measured["flops_dense"]
+    return np.column_stack([measured["accuracy_valid"], relative])
+
+
+def _numbered(rows: pa.Table, names: list[str]) -> tuple[NDArray[np.int64], list[Key]]:
     """Which of the distinct values of some columns each row has, and these values."""
-    number, keys = np.zeros(rows.num_rows, dtype=np.int64), list[tuple[Any, ...]]([()])
+    number = np.zeros(rows.num_rows, dtype=np.int64)
+    keys: list[Key] = [()]
     for name in names:
-        column = rows[name].dictionary_encode().combine_chunks()
+        column = rows[name].dictionary_encode()
+        column = column.combine_chunks()
         values = column.dictionary.to_pylist()
-        number = number * len(values) + column.indices.to_numpy()
+        number *= len(values)
+        number += column.indices.to_numpy()
         keys = [(*key, value) for key in keys for value in values]
     return number, keys
 
@@ -111,32 +164,38 @@ def _bin(relative: NDArray[np.float64]) -> NDArray[np.int64]:
     that cost more.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (
-            np.nan_to_num(np.log2(relative) * 64 + BINS - 128, nan=0)
-            .clip(0, BINS - 1)
-            .astype(np.int64)
-        )
+        places = np.log2(relative) * 64
+        places += BINS - 128
+        known = np.nan_to_num(places, nan=0)
+        known = known.clip(0, BINS - 1)
+        return known.astype(np.int64)
 
 
-def _bound(known: NDArray[np.float64]) -> NDArray[np.float64]:
+def _bound(known: Points) -> NDArray[np.float64]:
     """For each bin the accuracy of the best of the points whose bin is a cheaper one.  known: a
     front, from the cheapest.
     """
+    accuracies, costs = known.T
     best = np.full(BINS + 1, -np.inf)
-    np.maximum.at(best, _bin(known[:, 1]) + 1, known[:, 0])
-    return np.maximum.accumulate(best)[:BINS]
+    following = _bin(costs) + 1
+    np.maximum.at(best, following, accuracies)
+    best = np.maximum.accumulate(best)
+    return best[:BINS]
 
 
-def _joined(known: NDArray[np.float64], more: NDArray[np.float64]) -> NDArray[np.float64]:
+def _joined(known: Points, more: Points) -> Points:
     """The front of a front, from the cheapest, and more points; what the front already holds is
     looked up, not sorted.
     """
-    best = np.concatenate([[-np.inf], known[:, 0]])[
-        np.searchsorted(known[:, 1], more[:, 1], side="right")
-    ]
-    both = np.concatenate([known, more[more[:, 0] > best]])
-    both = both[front.front(both, front.DIRECTIONS)]
-    return both[np.argsort(both[:, 1], kind="stable")]
+    accuracies, costs = known.T
+    reached = np.concatenate([[-np.inf], accuracies])
+    place = np.searchsorted(costs, more[:, 1], side="right")
+    better = more[:, 0] > reached[place]
+    both = np.concatenate([known, more[better]])
+    belongs = front.front(both, front.DIRECTIONS)
+    both = both[belongs]
+    order = np.argsort(both[:, 1], kind="stable")
+    return both[order]
 
 
 def timed(found: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
@@ -151,51 +210,56 @@ def timed(found: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     known = measured[measured["milliseconds"].notna()]
     parent = known.loc[known["parent"].astype(bool), "milliseconds"]
     if parent.empty:
-        raise Mistake(
-            "latencies are shares of the dense parent's, which was not measured; `prunefront run --latency` does"
-        )
-    times = known.drop_duplicates("member").set_index("member")["milliseconds"] / parent.iloc[0]
-    return found.assign(latency=times.reindex(found["member"]).to_numpy(float)).dropna(
-        subset="latency", ignore_index=True
-    )
+        rule = "latencies are shares of the dense parent's, which was not measured"
+        raise Mistake(f"{rule}; `prunefront run --latency` does")
+    by_member = known.drop_duplicates("member").set_index("member")
+    shares = by_member["milliseconds"] / parent.iloc[0]
+    shares = shares.reindex(found["member"]).to_numpy(float)
+    return found.assign(latency=shares).dropna(subset="latency", ignore_index=True)
 
 
-def _maximize(objectives: Sequence[str]) -> list[bool]:
+def _maximize(objectives: Objectives) -> list[bool]:
     return [name.startswith("accuracy") for name in objectives]
 
 
-def _losses(found: pd.DataFrame, objectives: Sequence[str]) -> NDArray[np.float64]:
+def _losses(found: pd.DataFrame, objectives: Objectives) -> Points:
     """The points with every objective to be minimized."""
-    return found[list(objectives)].to_numpy(float) * np.where(_maximize(objectives), -1, 1)
+    values = found[list(objectives)].to_numpy(float)
+    return values * _signs(objectives)
 
 
-def _volume(found: pd.DataFrame, objectives: Sequence[str]) -> float:
-    return front.hypervolume(
-        found[list(objectives)], [WORST[name] for name in objectives], _maximize(objectives)
-    )
+def _signs(objectives: Objectives) -> Points:
+    """What turns objectives into losses, and losses into objectives."""
+    return np.where(_maximize(objectives), -1.0, 1.0)
+
+
+def _volume(found: pd.DataFrame, objectives: Objectives) -> float:
+    values = found[list(objectives)]
+    reference = [WORST[name] for name in objectives]
+    return front.hypervolume(values, reference, _maximize(objectives))
 
 
 def averaged(lines: pd.DataFrame, by: list[str], name: str) -> pd.DataFrame:
     """For each `by` the mean of a column over its lines, one a seed: `seeds`, `name`, and with
     `_std`, `_low`, `_high`.
     """
-    means = []
+    keys: list[Any] = []
+    values: list[pd.Series[float]] = []
     for key, group in lines.groupby(by):
-        mean = paired.paired(group[name])
-        spread = {f"{name}_std": mean.std, f"{name}_low": mean.low, f"{name}_high": mean.high}
-        means.append(
-            {**dict(zip(by, key, strict=True)), "seeds": mean.n, name: mean.mean, **spread}
-        )
-    return pd.DataFrame(
-        means, columns=[*by, "seeds", name, f"{name}_std", f"{name}_low", f"{name}_high"]
-    )
+        keys.append(key)
+        values.append(group[name])
+    tests = paired.paired_groups(values)
+    labels = pd.DataFrame(keys, columns=by)
+    means = paired.columns(tests, name).drop(columns=f"{name}_p")
+    means.insert(0, "seeds", means.pop(f"{name}_n"))
+    return labels.join(means)
 
 
 # ---- attainment surfaces
 
 
 def surfaces(
-    found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES
+    found: pd.DataFrame, objectives: Objectives = OBJECTIVES
 ) -> tuple[pd.DataFrame, dict[tuple[str, bool], str]]:
     """What a share of the seeds attains, for each label; and, for labels without surfaces, why.
 
@@ -204,31 +268,33 @@ def surfaces(
     100 of the seeds have a network that is as good or better in every objective (Grunert da
     Fonseca, Fonseca & Hall 2001). objectives: two or three, any columns.
     """
-    parts, refused = [], {}
+    columns = [*LABEL, "seeds", "percent", *objectives]
+    parts: list[pd.DataFrame] = []
+    refused: dict[tuple[str, bool], str] = {}
     for (arm, control), group in found.groupby(LABEL):  # type: ignore[misc]
-        label = str(arm), bool(control)
-        group = group.dropna(subset=list(objectives)).sort_values(
-            "seed"
-        )  # moocore 0.3.2 mixes sets that are not contiguous
+        group = group.dropna(subset=list(objectives))
         seeds = group["seed"].nunique()
         if seeds < FEWEST:
-            refused[label] = (
-                f"bands say how seeds differ, and need at least {FEWEST} of them; got {seeds}"
-            )
+            rule = f"bands say how seeds differ, and need at least {FEWEST} of them"
+            refused[str(arm), bool(control)] = f"{rule}; got {seeds}"
             continue
-        corners = moocore.eaf(
-            _losses(group, objectives),
-            group["seed"].rank(method="dense"),
-            percentiles=list(PERCENT),
-        )
-        lines = pd.DataFrame(corners, columns=[*objectives, "percent"])
-        lines[list(objectives)] *= np.where(_maximize(objectives), -1, 1)
-        lines = lines.assign(arm=label[0], control=label[1], seeds=seeds).sort_values(
-            ["percent", objectives[1], objectives[0]]
-        )
-        parts.append(lines[[*LABEL, "seeds", "percent", *objectives]].astype({"percent": int}))
-    empty = pd.DataFrame(columns=[*LABEL, "seeds", "percent", *objectives])
-    return pd.concat(parts, ignore_index=True) if parts else empty, refused
+        corners = _corners(group, objectives)
+        corners = corners.assign(arm=str(arm), control=bool(control), seeds=seeds)
+        parts.append(corners[columns].astype({"percent": int}))
+    if not parts:
+        return pd.DataFrame(columns=columns), refused
+    return pd.concat(parts, ignore_index=True), refused
+
+
+def _corners(group: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
+    """The corners of the surfaces of one label: `percent` and the objectives, from the cheapest."""
+    group = group.sort_values("seed")  # moocore 0.3.2 mixes sets that are not contiguous
+    losses = _losses(group, objectives)
+    sets = group["seed"].rank(method="dense")
+    corners = moocore.eaf(losses, sets, percentiles=list(PERCENT))
+    lines = pd.DataFrame(corners, columns=[*objectives, "percent"])
+    lines[list(objectives)] *= _signs(objectives)
+    return lines.sort_values(["percent", objectives[1], objectives[0]])
 
 
 def differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
@@ -243,63 +309,73 @@ def differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """
     seeds = sorted(set(one["seed"]) & set(other["seed"]))
     if len(seeds) < FEWEST:
-        raise Mistake(
-            f"surfaces are compared over at least {FEWEST} seeds that both have; got {len(seeds)}"
-        )
-    sides = []
-    for side in (one, other):
-        side = side[side["seed"].isin(seeds)]
-        sides.append(
-            np.column_stack([_losses(side, OBJECTIVES), side["seed"].rank(method="dense")])
-        )
-    alike = [moocore.eaf(side[np.argsort(side[:, 2]), :2], np.sort(side[:, 2])) for side in sides]
-    # moocore 0.3.2 fails where there is no rectangle
-    found = (
-        np.empty((0, 5))
-        if np.array_equal(alike[0], alike[1])
-        else moocore.eafdiff(*sides, rectangles=True)
-    )
-    names = ["accuracy_high", "relative_low", "accuracy_low", "relative_high", "difference"]
-    lines = pd.DataFrame(found * [-1, 1, -1, 1, 1 / len(seeds)], columns=names)
-    return lines[lines["difference"] != 0].reset_index(drop=True)
+        rule = f"surfaces are compared over at least {FEWEST} seeds that both have"
+        raise Mistake(f"{rule}; got {len(seeds)}")
+    rectangles = _rectangles(_sets(one, seeds), _sets(other, seeds))
+    rectangles *= [-1, 1, -1, 1, 1 / len(seeds)]
+    lines = pd.DataFrame(rectangles, columns=CORNERS)
+    differs = lines["difference"] != 0
+    return lines[differs].reset_index(drop=True)
+
+
+def _sets(side: pd.DataFrame, seeds: Sequence[int]) -> Points:
+    """(points, 3): losses, and the number of the seed, of the points of some seeds."""
+    side = side[side["seed"].isin(seeds)]
+    number = side["seed"].rank(method="dense")
+    return np.column_stack([_losses(side, OBJECTIVES), number])
+
+
+def _rectangles(one: Points, other: Points) -> Points:
+    """(rectangles, 5): two corners, and by how many more sets of `one` attain what is between."""
+    if np.array_equal(_attained(one), _attained(other)):
+        return np.empty((0, 5))  # where there is no rectangle, moocore 0.3.2 fails
+    return moocore.eafdiff(one, other, rectangles=True)
+
+
+def _attained(side: Points) -> Points:
+    order = np.argsort(side[:, 2])
+    losses = side[order, :2]
+    sets = np.sort(side[:, 2])
+    return moocore.eaf(losses, sets)
 
 
 # ---- indicators
 
 
-def volumes(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> pd.DataFrame:
+def volumes(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> pd.DataFrame:
     """Hypervolume of each label and seed up to `WORST`: arm, control, seed, points, hypervolume."""
-    lines = [
-        {
-            **dict(zip([*LABEL, "seed"], key, strict=True)),
-            "points": len(group),
-            "hypervolume": _volume(group, objectives),
-        }
-        for key, group in found.groupby([*LABEL, "seed"])
-    ]
-    return pd.DataFrame(lines, columns=[*LABEL, "seed", "points", "hypervolume"])
+    columns = [*FRONT, "points", "hypervolume"]
+    lines: list[list[Any]] = []
+    for key, group in found.groupby(FRONT):
+        volume = _volume(group, objectives)
+        lines.append([*key, len(group), volume])
+    return pd.DataFrame(lines, columns=columns)
 
 
-def together(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> tuple[int, float]:
+def together(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> tuple[int, float]:
     """Of all labels and seeds at once: how many networks none dominates, and their hypervolume up
     to `WORST`.
     """
-    belongs = front.front(found[list(objectives)], _maximize(objectives))
-    return int(belongs.sum()), _volume(found, objectives)
+    values = found[list(objectives)]
+    maximize = _maximize(objectives)
+    belongs = front.front(values, maximize)
+    volume = _volume(found, objectives)
+    return int(belongs.sum()), volume
 
 
-def hypervolumes(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> pd.DataFrame:
+def hypervolumes(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> pd.DataFrame:
     """Hypervolume of each label, one front per seed: all axes linear, the reference point `WORST`,
     1 is the most.
 
     Columns: as from `averaged`, and points_least and points_most, distinct networks of a seed.
     """
     lines = volumes(found, objectives)
-    sizes = lines.groupby(LABEL)["points"].agg(points_least="min", points_most="max").reset_index()
-    return averaged(lines, LABEL, "hypervolume").merge(sizes, on=LABEL)
+    sizes = lines.groupby(LABEL)["points"].agg(points_least="min", points_most="max")
+    means = averaged(lines, LABEL, "hypervolume")
+    return means.merge(sizes.reset_index(), on=LABEL)
 
 
-def contributions(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> pd.DataFrame:
+def contributions(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> pd.DataFrame:
     """What each label adds to the joint front of all, one such front per seed.
 
     Columns: as from `averaged`, `contribution` being the hypervolume that is lost when the label is
@@ -307,23 +383,32 @@ def contributions(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -
     labels are of both), and of `joint`, how many it has. Seeds of which a label has no point do not
     count for it.
     """
-    lines = []
-    for _, group in found.reset_index(drop=True).groupby("seed"):
-        whole = _volume(group, objectives)
-        belongs = pd.Series(
-            front.front(group[list(objectives)], _maximize(objectives)), index=group.index
-        )
-        for (arm, control), part in group.groupby(LABEL):
-            lost = max(whole - _volume(group.drop(part.index), objectives), 0.0)  # rounding
-            own = {"own": belongs[part.index].sum(), "joint": belongs.sum()}
-            lines.append({"arm": arm, "control": control, "contribution": lost, **own})
-    frame = pd.DataFrame(lines, columns=[*LABEL, "contribution", "own", "joint"])
-    return averaged(frame, LABEL, "contribution").merge(
-        frame.groupby(LABEL)[["own", "joint"]].mean().reset_index(), on=LABEL
-    )
+    counted = ["own", "joint"]
+    found = found.reset_index(drop=True)
+    lines: list[list[Any]] = []
+    for _, group in found.groupby("seed"):
+        lines += _contributions(group, objectives)
+    frame = pd.DataFrame(lines, columns=[*LABEL, "contribution", *counted])
+    counts = frame.groupby(LABEL)[counted].mean()
+    means = averaged(frame, LABEL, "contribution")
+    return means.merge(counts.reset_index(), on=LABEL)
 
 
-def epsilons(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> pd.DataFrame:
+def _contributions(group: pd.DataFrame, objectives: Objectives) -> list[list[Any]]:
+    """Of one seed: each label, what is lost without it, its points on the joint front, and all."""
+    whole = _volume(group, objectives)
+    belongs = front.front(group[list(objectives)], _maximize(objectives))
+    joint = pd.Series(belongs, index=group.index)
+    lines: list[list[Any]] = []
+    for label, part in group.groupby(LABEL):
+        rest = _volume(group.drop(part.index), objectives)
+        lost = max(whole - rest, 0.0)  # below 0 by rounding
+        own = joint[part.index].sum()
+        lines.append([*label, lost, own, joint.sum()])
+    return lines
+
+
+def epsilons(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> pd.DataFrame:
     """Additive epsilon indicator of each label against each other one (Zitzler et al. 2003), over
     the seeds of both.
 
@@ -332,13 +417,17 @@ def epsilons(found: pd.DataFrame, objectives: Sequence[str] = OBJECTIVES) -> pd.
     the other's; at most 0 if that holds as it is. One unit is all of the accuracy and the whole
     cost of the parent.
     """
-    lines, names = [], [*LABEL, "against", "against_control"]
+    names = [*LABEL, "against", "against_control"]
+    lines: list[list[Any]] = []
     for _, group in found.groupby("seed"):
-        sides = {label: _losses(part, objectives) for label, part in group.groupby(LABEL)}
+        sides: dict[Any, Points] = {}
+        for label, part in group.groupby(LABEL):
+            sides[label] = _losses(part, objectives)
         for one, other in permutations(sides, 2):
             epsilon = moocore.epsilon_additive(sides[one], ref=sides[other])
-            lines.append({**dict(zip(names, [*one, *other], strict=True)), "epsilon": epsilon})
-    return averaged(pd.DataFrame(lines, columns=[*names, "epsilon"]), names, "epsilon")
+            lines.append([*one, *other, epsilon])
+    frame = pd.DataFrame(lines, columns=[*names, "epsilon"])
+    return averaged(frame, names, "epsilon")
 
 
 # ---- equal total compute
@@ -353,17 +442,39 @@ def expected(losses: NDArray[np.float64]) -> NDArray[np.float64]:
     k). For one objective this is the expected best of k (Tang et al. 2020).
     """
     n = len(losses)
-    losses = np.where(np.isnan(losses).any(axis=1, keepdims=True), [0.0, 1.0], losses)
-    losses = losses[np.argsort(losses[:, 1], kind="stable")].clip(max=[0.0, 1.0])
-    widths = np.diff(losses[:, 1], append=1.0)
-    areas = np.zeros(n)  # areas[j]: dominated by more than j points
+    unmeasured = np.isnan(losses).any(axis=1, keepdims=True)
+    losses = np.where(unmeasured, [0.0, 1.0], losses)
+    order = np.argsort(losses[:, 1], kind="stable")
+    losses = losses[order].clip(max=[0.0, 1.0])
+    return _chances(n) @ _areas(losses)
+
+
+def _areas(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,): the area that is dominated by more than j of the points, for j = 0 to n - 1.
+
+    losses: (n, 2), from the cheapest, none beyond the reference point.
+    """
+    heights, costs = losses.T
+    widths = np.diff(costs, append=1.0)
+    areas = np.zeros(len(losses))
     for i in np.flatnonzero(widths):
-        areas[: i + 1] -= np.sort(losses[: i + 1, 0]) * widths[i]
-    k, j = np.arange(1, n + 1)[:, None], np.arange(n)
-    left = np.maximum(n - 1 - j, 0)
-    chance = gammaln(left + 1) - gammaln(k) - gammaln(np.maximum(left - k + 2, 1))  # C(left, k - 1)
-    chance -= gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-    return np.where(left >= k - 1, np.exp(chance), 0.0) @ areas
+        areas[: i + 1] -= np.sort(heights[: i + 1]) * widths[i]
+    return areas
+
+
+def _chances(n: int) -> NDArray[np.float64]:
+    """(n, n): the chance C(n - 1 - j, k - 1) / C(n, k) that the best of k points, k = 1 to n, drawn
+    at random, is the one that j are better than.
+    """
+    k = np.arange(1, n + 1)[:, None]
+    left = n - 1 - np.arange(n)
+    rest = np.maximum(left - k + 2, 1)
+    chance = gammaln(left + 1) - gammaln(k)
+    chance = chance - gammaln(rest)
+    whole = gammaln(n + 1) - gammaln(k + 1)
+    chance -= whole - gammaln(n - k + 1)
+    possible = left >= k - 1
+    return np.where(possible, np.exp(chance), 0.0)
 
 
 def compute(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.DataFrame:
@@ -378,31 +489,28 @@ def compute(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.Da
     those of a search that several rows took are charged once, as the cheapest; rows without charges
     are left out.
     """
-    seen = front.selectable(last_rows).dropna(subset=list(CHARGES))
-    seen = seen.assign(network=front.networks(seen), relative=seen[cost] / seen["flops_dense"])
-    seen.loc[seen["status"] != "done", "relative"] = np.nan
-    seen = seen.sort_values("train_flops", kind="stable").drop_duplicates(
-        [*LABEL, "seed", "network"]
-    )
-    parts = []
-    for (arm, control, seed), group in seen.groupby([*LABEL, "seed"]):
-        number = np.arange(1, len(group) + 1)
-        charges = {name: number * group[name].mean() for name in CHARGES}
-        reached = expected(_losses(group, OBJECTIVES))
-        parts.append(
-            pd.DataFrame(
-                {
-                    "arm": arm,
-                    "control": control,
-                    "seed": seed,
-                    "networks": number,
-                    **charges,
-                    "hypervolume": reached,
-                }
-            )
-        )
-    names = [*LABEL, "seed", "networks", *CHARGES, "hypervolume"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+    rows = front.selectable(last_rows).dropna(subset=list(CHARGES))
+    relative = (rows[cost] / rows["flops_dense"]).where(rows["status"] == "done")
+    rows = _cheapest(rows.assign(network=front.networks(rows), relative=relative))
+    columns = [*FRONT, "networks", *CHARGES, "hypervolume"]
+    parts: list[pd.DataFrame] = []
+    for key, group in rows.groupby(FRONT):
+        label = pd.DataFrame([key], columns=FRONT)
+        curve = label.merge(_curve(group), how="cross")
+        parts.append(curve)
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _curve(group: pd.DataFrame) -> pd.DataFrame:
+    """Of one label and seed, for each number of networks: charges and hypervolume."""
+    number = np.arange(1, len(group) + 1)
+    curve = pd.DataFrame({"networks": number})
+    for name in CHARGES:
+        curve[name] = number * group[name].mean()
+    curve["hypervolume"] = expected(_losses(group, OBJECTIVES))
+    return curve
 
 
 def spent(curves: pd.DataFrame) -> pd.DataFrame:
@@ -412,8 +520,8 @@ def spent(curves: pd.DataFrame) -> pd.DataFrame:
     Columns: as from `averaged`, by arm, control, networks, with the mean `CHARGES`.
     """
     by = [*LABEL, "networks"]
-    whole = curves.groupby(LABEL)["seed"].transform("nunique")
-    curves = curves[curves.groupby(by)["seed"].transform("nunique") == whole]
-    return averaged(curves, by, "hypervolume").merge(
-        curves.groupby(by)[list(CHARGES)].mean().reset_index(), on=by
-    )
+    of_label = curves.groupby(LABEL)["seed"].transform("nunique")
+    there = curves.groupby(by)["seed"].transform("nunique")
+    curves = curves[there == of_label]
+    charges = curves.groupby(by)[list(CHARGES)].mean().reset_index()
+    return averaged(curves, by, "hypervolume").merge(charges, on=by)

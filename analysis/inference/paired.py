@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
+Values = NDArray[np.float64]
 LEVEL = 0.05
 MARGIN = 0.005
 """Differences of accuracy within it, either way, count as equivalent: half a percentage point."""
@@ -59,7 +61,7 @@ def paired(difference: ArrayLike) -> Paired:
     return paired_rows(values[np.newaxis])[0]
 
 
-def paired_rows(differences: NDArray[np.float64]) -> list[Paired]:
+def paired_rows(differences: Values) -> list[Paired]:
     """`paired` of each row, all at once: a call of SciPy for each would take milliseconds.
 
     differences: (rows, n), n >= 1, without NaN.
@@ -72,13 +74,26 @@ def paired_rows(differences: NDArray[np.float64]) -> list[Paired]:
     if n > 1:
         std = np.where(varied, differences.std(axis=1, ddof=1), 0.0)
     if n > 1 and varied.any():
-        test = stats.ttest_1samp(differences[varied], 0.0, axis=1)
+        test: Any = stats.ttest_1samp(differences[varied], 0.0, axis=1)
         interval = test.confidence_interval(1 - LEVEL)
         low[varied] = interval.low
         high[varied] = interval.high
-        p[varied] = test[1]
+        p[varied] = test.pvalue
     fields = np.stack([mean, std, low, high, p], axis=1)
     return [Paired(n, *row) for row in fields.tolist()]
+
+
+def paired_groups(differences: Sequence[ArrayLike]) -> list[Paired]:
+    """`paired` of each of some differences, those of one length at once."""
+    known = [_known(values) for values in differences]
+    lengths = np.array([len(values) for values in known], dtype=np.int64)
+    tests = [paired([])] * len(known)
+    for n in np.unique(lengths[lengths > 0]):
+        places = np.flatnonzero(lengths == n)
+        rows = np.stack([known[place] for place in places])
+        for place, test in zip(places, paired_rows(rows), strict=True):
+            tests[place] = test
+    return tests
 
 
 def equivalence(difference: ArrayLike, margin: float = MARGIN) -> float:
@@ -90,9 +105,9 @@ def equivalence(difference: ArrayLike, margin: float = MARGIN) -> float:
     values = _known(difference)
     if not _varies(values, 2):
         return math.nan
-    _, above = stats.ttest_1samp(values, -margin, alternative="greater")
-    _, below = stats.ttest_1samp(values, margin, alternative="less")
-    return float(max(above, below))
+    above: Any = stats.ttest_1samp(values, -margin, alternative="greater")
+    below: Any = stats.ttest_1samp(values, margin, alternative="less")
+    return float(max(above.pvalue, below.pvalue))
 
 
 def effect(test: Paired) -> float:
@@ -104,8 +119,9 @@ def effect(test: Paired) -> float:
     if math.isnan(test.p) or test.n < 3:
         return math.nan
     half = (test.n - 1) / 2
-    gammas = math.exp(special.gammaln(half) - special.gammaln(half - 0.5))
-    return test.mean / test.std * gammas / math.sqrt(half)
+    gammas = special.gammaln(half) - special.gammaln(half - 0.5)
+    standardised = test.mean / test.std
+    return standardised * math.exp(gammas) / math.sqrt(half)
 
 
 def detectable(test: Paired, comparisons: int = 1) -> float:
@@ -144,13 +160,15 @@ def permutation(difference: ArrayLike) -> float:
     return float(test.pvalue)
 
 
-def holm(p: ArrayLike) -> NDArray[np.float64]:
+def holm(p: ArrayLike) -> Values:
     """p values adjusted for their number (Holm 1979).  p: (n,); NaN stays, and does not count."""
     # SciPy has no Holm; statsmodels' gives the same bits, and collects all garbage at each call.
     adjusted = np.array(p, dtype=float)
-    order = np.argsort(adjusted)[: np.count_nonzero(~np.isnan(adjusted))]  # NaN comes last
-    stepped = adjusted[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    known = np.count_nonzero(~np.isnan(adjusted))
+    order = np.argsort(adjusted)[:known]  # NaN comes last
+    stepped = adjusted[order] * np.arange(known, 0, -1)
+    largest = np.maximum.accumulate(stepped)
+    adjusted[order] = np.minimum(largest, 1.0)
     return adjusted
 
 
@@ -196,19 +214,23 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
 
     NaN for fewer than `FEWEST` pairs and where x or y does not vary.
     """
-    pairs = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)], axis=1)
-    pairs = pairs[~np.isnan(pairs).any(axis=1)]
-    if not (_varies(pairs[:, 0], FEWEST) and _varies(pairs[:, 1], FEWEST)):
-        return math.nan
-    correlation, _ = stats.spearmanr(pairs)
-    return float(correlation)
+    pairs = np.stack([np.asarray(x), np.asarray(y)], axis=1).astype(float)
+    whole = ~np.isnan(pairs).any(axis=1)
+    pairs = pairs[whole]
+    for values in pairs.T:
+        if not _varies(values, FEWEST):
+            return math.nan
+    correlation: Any = stats.spearmanr(pairs)
+    return float(correlation.statistic)
 
 
-def _known(values: ArrayLike) -> NDArray[np.float64]:
+def _known(values: ArrayLike) -> Values:
     known = np.asarray(values, dtype=float)
     return known[~np.isnan(known)]
 
 
-def _varies(values: NDArray[np.float64], fewest: int) -> bool:
+def _varies(values: Values, fewest: int) -> bool:
     """Whether there are so many values, and not all of them equal."""
-    return len(values) >= fewest and bool(np.ptp(values) > ALIKE)
+    if len(values) < fewest:
+        return False
+    return bool(np.ptp(values) > ALIKE)

@@ -1,4 +1,4 @@
-"""What a study looks for: measures to maximize and to minimize, and limits that measures must keep."""
+"""What a study looks for: measures to maximize and to minimize, and limits that they must keep."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from . import table
 from .mistake import Mistake
 from .storage import Where
 
+Values = NDArray[np.float64]
 _LIMIT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
 
 
@@ -31,26 +32,29 @@ class Limit:
         """The limit that a text such as `flops_shrunk <= 2e6` states. Raises Mistake if it states
         none.
         """
-        found = _LIMIT.fullmatch(text)
+        rule = f"a constraint is a measure, <= or >=, and a number; got {text!r}"
+        match = _LIMIT.fullmatch(text)
+        if match is None:
+            raise Mistake(rule)
+        measure, relation, number = match.groups()
         try:
-            if found is None:
-                raise Mistake
-            measure, relation, number = found.groups()
             most = float(number)
-            if not np.isfinite(most):
-                raise Mistake
         except ValueError:
-            raise Mistake(
-                f"a constraint is a measure, <= or >=, and a number; got {text!r}"
-            ) from None
-        return Limit(measurable(measure), 1 if relation == "<=" else -1, most)
+            raise Mistake(rule) from None
+        if not np.isfinite(most):
+            raise Mistake(rule)
+        sign = 1 if relation == "<=" else -1
+        return Limit(measurable(measure), sign, most)
 
     def __str__(self) -> str:
         return f"{self.measure} {'<=' if self.sign > 0 else '>='} {self.most!r}"
 
-    def violation(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """By how much each row breaks the limit, in the measure's unit; at most 0 where it is kept."""
-        return self.sign * (frame[self.measure].to_numpy(dtype=float) - self.most)
+    def violation(self, frame: pd.DataFrame) -> Values:
+        """By how much each row breaks the limit, in the measure's unit; at most 0 where it keeps
+        it.
+        """
+        values = frame[self.measure].to_numpy(dtype=float)
+        return self.sign * (values - self.most)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +74,10 @@ class Goals:
         """
         names = [measurable(name) for name in (*maximize, *minimize)]
         if not names or len(set(names)) < len(names):
-            raise Mistake(
-                f"`maximize` and `minimize` name distinct measures, at least one; got {names}"
-            )
-        return Goals(tuple(maximize), tuple(minimize), tuple(map(Limit.parse, constraints)))
+            rule = "`maximize` and `minimize` name distinct measures, at least one"
+            raise Mistake(f"{rule}; got {names}")
+        limits = [Limit.parse(text) for text in constraints]
+        return Goals(tuple(maximize), tuple(minimize), tuple(limits))
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -83,23 +87,27 @@ class Goals:
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that goals are read from."""
-        return tuple(
-            dict.fromkeys([*self.measures, *(limit.measure for limit in self.constraints)])
-        )
+        limited = [limit.measure for limit in self.constraints]
+        return tuple(dict.fromkeys([*self.measures, *limited]))
 
     @property
     def directions(self) -> tuple[bool, ...]:
         """For each of `measures`, True if more is better."""
-        return (True,) * len(self.maximize) + (False,) * len(self.minimize)
+        more = [True] * len(self.maximize)
+        less = [False] * len(self.minimize)
+        return (*more, *less)
 
-    def values(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+    def values(self, frame: pd.DataFrame) -> Values:
         """(rows, objectives), as measured; NaN where one is missing."""
-        return frame[list(self.measures)].to_numpy(dtype=float)
+        measured = frame[list(self.measures)]
+        return measured.to_numpy(dtype=float)
 
-    def violations(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+    def violations(self, frame: pd.DataFrame) -> Values:
         """(rows, constraints): by how much each is broken, at most 0 where it is kept."""
-        columns = [limit.violation(frame) for limit in self.constraints]
-        return np.stack(columns, axis=1) if columns else np.empty((len(frame), 0))
+        broken = np.empty((len(frame), len(self.constraints)))
+        for place, limit in enumerate(self.constraints):
+            broken[:, place] = limit.violation(frame)
+        return broken
 
 
 def recorded(folder: Where) -> Goals:
@@ -112,19 +120,21 @@ def measurable(name: str) -> str:
     """`name`, if it is a column with a measured number that may choose: no key and nothing of test
     data.
     """
-    known = [
-        n
-        for n, kind, _ in table.COLUMNS
-        if not pa.types.is_string(kind) and not pa.types.is_boolean(kind)
-    ]
-    known = [n for n in known if n not in ("seed", "rung", "seconds")]
     if "_test" in name:
-        raise Mistake(
-            f"test data may not steer a search; got the measure {name!r}; its validation measure may"
-        )
-    if name not in known and not re.fullmatch(r"m_\w+", name):
-        own = [n for n in known if "_test" not in n]
-        raise Mistake(
-            f"no measure {name!r}; known: {', '.join(own)}, and an algorithm's own as m_<name>"
-        )
+        rule = "test data may not steer a search"
+        raise Mistake(f"{rule}; got the measure {name!r}; its validation measure may")
+    measures = _measures()
+    if name not in measures and not re.fullmatch(r"m_\w+", name):
+        known = ", ".join(measure for measure in measures if "_test" not in measure)
+        raise Mistake(f"no measure {name!r}; known: {known}, and an algorithm's own as m_<name>")
     return name
+
+
+def _measures() -> list[str]:
+    """The columns with a measured number that is the same when a study is run again."""
+    measures: list[str] = []
+    for name, kind, _ in table.COLUMNS:
+        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        if number and name not in ("seed", "rung", *table.CLOCK):
+            measures.append(name)
+    return measures

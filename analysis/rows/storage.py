@@ -39,6 +39,19 @@ PATIENCE = "retry_limit_seconds=10"
 """What pyarrow is told of Google's store, where it tries for 15 minutes by itself; S3 is given up
 after some 6 seconds.
 """
+OPTIONS = {"s3": ONE_PUT, "gs": PATIENCE, "gcs": PATIENCE}
+FORM = (
+    "a location is SCHEME://PLACE/PATH, its credentials in the environment or in the provider's "
+    "own files"
+)
+KNOWN = (
+    "a location is a path or a URI that pyarrow.fs knows, such as s3://, gs://, abfs:// or hdfs://"
+)
+REACHABLE = "a location can be reached from this machine"
+NOISE = r"^\[Errno \d+\] |[;.] Details?: .*$| \(Request ID: \S*\)"
+"""What pyarrow says beside what went wrong."""
+TEMPORARY = re.compile(r"[.-][0-9a-f]{32}$")
+"""How the name of a temporary file ends."""
 T = TypeVar("T")
 
 
@@ -119,26 +132,29 @@ class Remote:
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file."""
-        with (
-            contextlib.suppress(*[FileNotFoundError] if missing_ok else []),
-            self._reached() as (system, path),
-        ):
-            system.delete_file(path)
+        try:
+            with self._reached() as (system, path):
+                system.delete_file(path)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
 
     def replace(self, target: str | Remote) -> None:
         """Move the file to `target`, a location of the same root."""
+        place = target if isinstance(target, Remote) else _parsed(target)
+        _, goal = _opened(place)
         with self._reached() as (system, path):
-            system.move(path, _opened(target if isinstance(target, Remote) else _parsed(target))[1])
+            system.move(path, goal)
 
     def glob(self, pattern: str) -> list[Remote]:
         """Files and folders right in the folder whose names match `pattern`, in order; one listing.
         None if it is absent.
         """
         with self._reached() as (system, path):
-            found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        return sorted(
-            self / info.base_name for info in found if fnmatch.fnmatchcase(info.base_name, pattern)
-        )
+            selector = fs.FileSelector(path, allow_not_found=True)
+            entries = system.get_file_info(selector)
+        names = fnmatch.filter([entry.base_name for entry in entries], pattern)
+        return sorted(self / name for name in names)
 
     def iterdir(self) -> list[Remote]:
         """Files and folders right in the folder."""
@@ -154,7 +170,7 @@ class Remote:
         try:
             yield _opened(self)
         except (pa.ArrowException, OSError) as error:
-            number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+            number = getattr(error, "errno", None) or errno.EIO
             raise OSError(number, _sentence(error), str(self)) from None
 
 
@@ -183,22 +199,22 @@ def locate(where: Where) -> Location:
 
 def _parsed(uri: str) -> Remote:
     parts = urllib.parse.urlsplit(uri)
-    if (
-        parts.fragment
-        or parts.password
-        or (not parts.netloc and parts.scheme not in ("file", "local"))
-    ):
-        rule = "a location is SCHEME://PLACE/PATH, its credentials in the environment or in the provider's own files"
-        raise Mistake(f"{uri.replace(f':{parts.password}@', ':***@')}: {rule}")
-    return Remote(
-        f"{parts.scheme}://{parts.netloc}", urllib.parse.unquote(parts.path).strip("/"), parts.query
-    )
+    placeless = not parts.netloc and parts.scheme not in ("file", "local")
+    if parts.fragment or parts.password or placeless:
+        shown = uri.replace(f":{parts.password}@", ":***@")
+        raise Mistake(f"{shown}: {FORM}")
+    root = f"{parts.scheme}://{parts.netloc}"
+    key = urllib.parse.unquote(parts.path).strip("/")
+    return Remote(root, key, parts.query)
 
 
 def _opened(place: Remote) -> tuple[fs.FileSystem, str]:
     """The file system of a location, and the path in it."""
     system, base = _system(place.root, place.options)
-    return system, f"{base.rstrip('/')}/{place.key}".rstrip("/") if base else place.key
+    if not base:
+        return system, place.key
+    path = f"{base.rstrip('/')}/{place.key}"
+    return system, path.rstrip("/")
 
 
 @functools.cache
@@ -206,13 +222,13 @@ def _system(root: str, options: str) -> tuple[fs.FileSystem, str]:
     """The file system behind a root, and the path of the root in it. Raises Mistake if pyarrow does
     not know it.
     """
-    added = {"s3": ONE_PUT, "gs": PATIENCE, "gcs": PATIENCE}.get(root.partition(":")[0], "")
-    options = "&".join(filter(None, [options, added]))
+    scheme = root.partition(":")[0]
+    parts = [part for part in (options, OPTIONS.get(scheme)) if part]
+    query = f"?{'&'.join(parts)}" if parts else ""
     try:
-        return fs.FileSystem.from_uri(f"{root}/{'?' if options else ''}{options}")
+        return fs.FileSystem.from_uri(f"{root}/{query}")
     except (pa.ArrowException, OSError) as error:
-        rule = "a location is a path or a URI that pyarrow.fs knows, such as s3://, gs://, abfs:// or hdfs://"
-        rule = "a location can be reached from this machine" if isinstance(error, OSError) else rule
+        rule = REACHABLE if isinstance(error, OSError) else KNOWN
         raise Mistake(f"{root}: {rule}; got: {_sentence(error)}") from None
 
 
@@ -220,12 +236,9 @@ def _sentence(error: Exception) -> str:
     """What pyarrow says went wrong, without the numbers of requests and of errors that mean nothing
     to a reader.
     """
-    text = (
-        error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    ) or type(error).__name__
-    return re.sub(
-        r"^\[Errno \d+\] |[;.] Details?: .*$| \(Request ID: \S*\)", "", text.splitlines()[0]
-    )[:300]
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    first = text.splitlines()[0]
+    return re.sub(NOISE, "", first)[:300]
 
 
 @contextlib.contextmanager
@@ -236,14 +249,25 @@ def atomic(path: Where) -> Iterator[Path]:
     An OSError names `path`.
     """
     path = locate(path)
-    if isinstance(path, Remote):
-        with _temporary(path) as temporary:
-            yield temporary
-            # In a thread, which an interrupt does not reach: it would close, and so publish, half a
-            # file. Not by pyarrow's `copy_files`, which loses the error of a close (tried on 26).
-            with ThreadPoolExecutor(1) as pool:
-                pool.submit(_put, path, temporary).result()
-        return
+    writing = _replacing(path) if isinstance(path, Path) else _uploading(path)
+    with writing as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _uploading(path: Remote) -> Iterator[Path]:
+    """`atomic` for another location."""
+    with _temporary(path) as temporary:
+        yield temporary
+        # In a thread, which an interrupt does not reach: it would close, and so publish, half a
+        # file. Not by pyarrow's `copy_files`, which loses the error of a close (tried on 26).
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(_put, path, temporary).result()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """`atomic` for this machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -273,13 +297,18 @@ def local(path: Where) -> Iterator[Path]:
         yield path
         return
     with _temporary(path) as temporary:
-        with (
-            path._reached() as (system, source),
-            system.open_input_stream(source) as remote,
-            temporary.open("wb") as copy,
-        ):
-            shutil.copyfileobj(remote, copy, PART)
+        _fetch(path, temporary)
         yield temporary
+
+
+def _fetch(path: Remote, target: Path) -> None:
+    """Write the content of an object to the local file `target`."""
+    with (
+        path._reached() as (system, origin),
+        system.open_input_stream(origin) as remote,
+        target.open("wb") as copy,
+    ):
+        shutil.copyfileobj(remote, copy, PART)
 
 
 def _put(path: Remote, source: Path) -> None:
@@ -301,28 +330,34 @@ def _temporary(path: Remote) -> Iterator[Path]:
 def source(path: Where) -> Path | pa.BufferReader:
     """What pyarrow reads the file `path` from: itself, or its content, fetched whole."""
     path = locate(path)
-    return path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
+    if isinstance(path, Path):
+        return path
+    return pa.BufferReader(path.read_bytes())
 
 
 def read_range(path: Where, offset: int, length: int) -> bytes:
     """`length` bytes of the file `path` from `offset` on; fewer where it ends."""
     path = locate(path)
     if isinstance(path, Remote):
-        with path._reached() as (system, source), system.open_input_file(source) as remote:
-            return remote.read_at(length, offset)
+        return _remote_range(path, offset, length)
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(length)
 
 
+def _remote_range(path: Remote, offset: int, length: int) -> bytes:
+    with path._reached() as (system, origin), system.open_input_file(origin) as remote:
+        return remote.read_at(length, offset)
+
+
 def remove_tree(folder: Where) -> None:
     """Remove `folder` with all that is in it, if it is there."""
     folder = locate(folder)
-    if isinstance(folder, Remote):
-        with contextlib.suppress(FileNotFoundError), folder._reached() as (system, path):
-            system.delete_dir(path)
-    else:
+    if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
+        return
+    with contextlib.suppress(FileNotFoundError), folder._reached() as (system, path):
+        system.delete_dir(path)
 
 
 def sweep(folder: Where) -> None:
@@ -330,15 +365,19 @@ def sweep(folder: Where) -> None:
     `folder` and its folders.
     """
     folder = locate(folder)
-    if isinstance(folder, Path):
-        for path in (path for pattern in (".*", "*/.*") for path in folder.glob(pattern)):
-            if re.search(r"[.-][0-9a-f]{32}$", path.name):
+    if isinstance(folder, Remote):
+        return
+    for pattern in (".*", "*/.*"):
+        for path in folder.glob(pattern):
+            if TEMPORARY.search(path.name):
                 path.unlink(missing_ok=True)
 
 
 def each(function: Callable[[Location], T], paths: Sequence[Location]) -> list[T]:
     """`function` of each of `paths`, in their order; of remote ones several at a time."""
-    if not any(isinstance(path, Remote) for path in paths):
+    remote = any(isinstance(path, Remote) for path in paths)
+    if not remote:
         return [function(path) for path in paths]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(function, paths))
+        results = pool.map(function, paths)
+        return list(results)

@@ -50,20 +50,22 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     (
         "epochs",
         _real,
-        "epochs trained so far, dense phase included; a solver's iterations over all training examples",
+        "epochs trained so far, dense phase included; a solver's iterations over all training "
+        "examples",
     ),
     ("steps", _count, "optimiser steps so far, dense phase included; iterations of a solver"),
     ("examples", _count, "training examples used so far, dense phase included"),
     (
         "seconds",
         _real,
-        "wall seconds charged to the member: its share of the cohort's training, all of the dense phase and search it rests on",
+        "wall seconds charged to the member: its share of the cohort's training, all of the dense "
+        "phase and search it rests on",
     ),
     (
         "train_flops",
         _count,
-        "FLOPs charged to the member: 3 x dense forward FLOPs x examples, dense phase and search included (of a solver: its "
-        "products of matrices); what members share is charged to each",
+        "FLOPs charged to the member: 3 x dense forward FLOPs x examples, dense phase and search "
+        "included (of a solver: its products of matrices); what members share is charged to each",
     ),
     (
         "search_flops",
@@ -90,7 +92,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     (
         "sparsity",
         _real,
-        "share of the removable parameters (weights and biases of linear and convolution layers) removed",
+        "share of the removable parameters (weights and biases of linear and convolution layers) "
+        "removed",
     ),
     (
         "flops_dense",
@@ -118,7 +121,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     (
         "layers",
         _text,
-        "parameters kept in each removable layer and how many it has, JSON: name -> [kept, all], in their order",
+        "parameters kept in each removable layer and how many it has, JSON: name -> [kept, all], in "
+        "their order",
     ),
     (
         "unknown_ops",
@@ -193,8 +197,9 @@ def write(
 
 def files(folder: Where) -> list[Location]:
     """The row files of a study's output folder, sorted by name."""
-    listed = (locate(folder) / "rows").glob("*")
-    return sorted((path for path in listed if not path.name.startswith(".")), key=str)
+    rows = locate(folder) / "rows"
+    named = [path for path in rows.glob("*") if not path.name.startswith(".")]
+    return sorted(named, key=str)
 
 
 # ---- one file
@@ -287,14 +292,17 @@ def read(folder: Where, columns: Sequence[str] | None = None) -> pd.DataFrame:
     unless it can be derived. Raises Mistake if there are no rows, or naming a file that cannot be
     trusted.
     """
-    wanted = None if columns is None else list(dict.fromkeys([*columns, *ORDER, "status"]))
+    wanted = None
+    if columns is not None:
+        wanted = list(dict.fromkeys([*columns, *ORDER, "status"]))
     good, bad = _sound(folder, wanted)
     for path, why in bad.items():
         raise Mistake(f"{path}: {why}; {ASIDE}")
     if not good:
         raise Mistake(f"{locate(folder)}: {NO_ROWS}")
     rows = pa.concat_tables(good, promote_options="permissive")
-    frame = settled(rows.to_pandas().sort_values(list(ORDER), ignore_index=True))
+    frame = rows.to_pandas().sort_values(list(ORDER), ignore_index=True)
+    frame = settled(frame)
     return frame if columns is None else frame[list(columns)]
 
 
@@ -398,14 +406,17 @@ def _held(about: Mapping[str, Any], frame: pd.DataFrame) -> list[bool]:
 def _held_by_name(about: Mapping[str, Any], frame: pd.DataFrame) -> list[bool]:
     """The same by the first form of a plan, which names all members that the study holds."""
     members = _pairs(about["members"])
-    pairs = zip(frame["arm"], frame["member"], strict=True)
-    return [pair in members for pair in pairs]
+    held: list[bool] = []
+    for pair in zip(frame["arm"], frame["member"], strict=True):
+        held.append(pair in members)
+    return held
 
 
 def _pairs(members: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
     pairs = set[tuple[str, str]]()
     for arm, names in members.items():
-        pairs.update((arm, name) for name in names)
+        for name in names:
+            pairs.add((arm, name))
     return pairs
 
 
@@ -449,8 +460,12 @@ def cautions(folder: Where) -> list[str]:
 
 def ended(path: Where) -> set[str]:
     """The members whose last rows are in a row file."""
-    rows = pq.read_table(source(path), columns=["member", "status"]).to_pylist()
-    return {row["member"] for row in rows if row["status"] != RUNNING}
+    rows = pq.read_table(source(path), columns=["member", "status"])
+    members = set[str]()
+    for row in rows.to_pylist():
+        if row["status"] != RUNNING:
+            members.add(row["member"])
+    return members
 
 
 def length(path: Where) -> int:
@@ -463,7 +478,9 @@ def settled(frame: pd.DataFrame) -> pd.DataFrame:
     stopped: they have a last one.
     """
     twice = frame.duplicated([*MEMBER, "rung"], keep=False)
-    return frame[~(twice & frame["status"].eq(RUNNING))].reset_index(drop=True)
+    running = frame["status"].eq(RUNNING)
+    stays = ~(twice & running)
+    return frame[stays].reset_index(drop=True)
 
 
 def last(frame: pd.DataFrame) -> pd.DataFrame:
@@ -487,7 +504,8 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
 def _of_member(frame: pd.DataFrame, holds: pd.Series[bool]) -> pd.Series[bool]:
     """Whether something holds for any row of a row's member."""
     members = [frame[name] for name in MEMBER]
-    return holds.groupby(members).transform("any")
+    of_member = holds.groupby(members)
+    return of_member.transform("any")
 
 
 def footers(folder: Where) -> list[dict[str, Any]]:
@@ -495,5 +513,7 @@ def footers(folder: Where) -> list[dict[str, Any]]:
     digest.
     """
     good, _ = _sound(folder, ["member"])
-    stamps = {rows.schema.metadata[FOOTER] for rows in good}
+    stamps = set[bytes]()
+    for rows in good:
+        stamps.add(rows.schema.metadata[FOOTER])
     return [json.loads(stamp) for stamp in sorted(stamps)]
