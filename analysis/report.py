@@ -225,14 +225,14 @@ def front_table(folder: Where | Study) -> list[list[str]]:
     masked FLOPs alone. The column `front` says by which.  Raises Mistake as `build` does.
     """
     study = folder if isinstance(folder, Study) else open_study(folder)
+    first = page.records(study.summary.head(1))[0]
+    lines = [[*operating.cells(first), "front"]]
     points = study.points[~front.is_check(study.points)]
     shrunk = front.fronts(points, "flops_shrunk")
     masked = front.fronts(points, "flops_masked")
     points = points.assign(by_shrunk=shrunk, by_masked=masked)
-    first = page.records(study.summary.head(1))[0]
-    lines = [[*operating.cells(first), "front"]]
-    chosen = points[shrunk | masked]
-    for point in page.records(front.ordered(chosen, "flops_shrunk")):
+    chosen = front.ordered(points[shrunk | masked], "flops_shrunk")
+    for point in page.records(chosen):
         cells = operating.cells(point)
         lines.append([*cells.values(), _which(point)])
     return lines

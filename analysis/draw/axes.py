@@ -91,13 +91,21 @@ def squeezed(broken: float | None, more: str = "") -> list[alt.Chart]:
     """The line and the note where the axis breaks; nothing where it does not."""
     if broken is None:
         return []
+    place = alt.Y(datum=broken)
+    text = f"axis squeezed below {100 * broken:.4g}%{more}"
     rule = looks.one_mark().mark_rule(strokeDash=[6, 3], **looks.FAINT)
     note = looks.one_mark().mark_text(
-        align="right", dx=-5, dy=5, baseline="top", fontSize=12, **looks.FAINT
+        align="right",
+        dx=-5,
+        dy=5,
+        baseline="top",
+        fontSize=12,
+        **looks.FAINT,
     )
-    text = alt.TextValue(f"axis squeezed below {100 * broken:.4g}%{more}")
-    place = alt.Y(datum=broken)
-    return [rule.encode(place), note.encode(alt.X(value=looks.WIDTH), place, text)]
+    return [
+        rule.encode(place),
+        note.encode(alt.X(value=looks.WIDTH), place, alt.TextValue(text)),
+    ]
 
 
 def logarithmic(column: str, title: Any, axis: alt.Axis, padding: int) -> alt.X:
@@ -108,6 +116,12 @@ def logarithmic(column: str, title: Any, axis: alt.Axis, padding: int) -> alt.X:
         axis=axis,
         title=title,
     )
+
+
+def percent(column: str, scale: alt.Scale) -> alt.Y:
+    """A vertical axis of shares in a panel, without a title."""
+    axis = alt.Axis(format="~%", tickCount=5)
+    return alt.Y(f"{column}:Q", scale=scale, axis=axis, title=None)
 
 
 def kind(values: pd.Series) -> Literal["log", "linear"]:
@@ -137,8 +151,10 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
     step = _round_step((high - low) / about)
     first = math.ceil(low / step)
     last = math.floor(min(high, 1.0) / step)
-    places = range(first, last + 1)
-    return [round(step * place, 10) for place in places]
+    ticks = []
+    for place in range(first, last + 1):
+        ticks.append(round(step * place, 10))
+    return ticks
 
 
 def _round_step(least: float) -> float:

@@ -65,8 +65,9 @@ def path(folder: Where, member: str, place: Mapping[str, Any]) -> Location:
     """Where the latencies of a member at a place (`PLACE`) are."""
     values = [place[name] for name in PLACE]
     key = json.dumps(values).encode()
-    digest = hashlib.sha256(key).hexdigest()[:12]
-    return locate(folder) / "latency" / f"{member}-{digest}.parquet"
+    digest = hashlib.sha256(key).hexdigest()
+    name = f"{member}-{digest[:12]}.parquet"
+    return locate(folder) / "latency" / name
 
 
 def write(target: Where, rows: Sequence[Mapping[str, Any]]) -> None:

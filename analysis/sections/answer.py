@@ -53,16 +53,14 @@ def both(last_rows: pd.DataFrame) -> pd.DataFrame:
     """`arms` by shrunk FLOPs, and by masked ones where these are others; figures that go by a cost
     end in its name.
     """
+    shrunk = _suffixed(last_rows, "flops_shrunk")
     done = last_rows[last_rows["status"] == "done"]
-    joined = _suffixed(last_rows, front.COSTS[0])
-    if not (done["flops_masked"] != done["flops_shrunk"]).any():
-        return joined
-    for cost in front.COSTS[1:]:
-        lines = _suffixed(last_rows, cost)
-        kind = cost.removeprefix("flops_")
-        own = [name for name in lines if str(name).endswith(f"_{kind}")]
-        joined = joined.merge(lines[[*attainment.LABEL, *own]], on=attainment.LABEL, how="left")
-    return joined
+    if (done["flops_masked"] == done["flops_shrunk"]).all():
+        return shrunk
+    masked = _suffixed(last_rows, "flops_masked")
+    label = attainment.LABEL
+    own = [name for name in masked if str(name).endswith("_masked")]
+    return shrunk.merge(masked[[*label, *own]], on=label, how="left")
 
 
 def _suffixed(last_rows: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
@@ -97,15 +95,24 @@ def arms(
     wanted = _reached(known, dense) if at is None else list(at)
     parent = front.parent_scores(done)["accuracy_valid"]
     told = []
-    for (arm, control), rows in _labelled(done):
+    for label, rows in _labelled(done):
+        arm, control = label
         line: dict[str, object] = {"arm": arm, "control": bool(control)}
-        line |= _accuracies(known[arm, control], wanted, dense)
+        line |= _accuracies(known[label], wanted, dense)
         line |= _least_flops(rows, cost, parent)
         told.append(line)
-    volumes = attainment.hypervolumes(attainment.points(done, cost))
-    volumes = volumes.rename(columns={"points_most": "networks"}).drop(columns="points_least")
-    frame = pd.DataFrame(told).merge(volumes, how="left").merge(charged(last_rows), how="left")
+    frame = pd.DataFrame(told)
+    frame = frame.merge(_volumes(done, cost), how="left")
+    frame = frame.merge(charged(last_rows), how="left")
     return frame.sort_values(["control", "arm"], ignore_index=True)
+
+
+def _volumes(done: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
+    """Hypervolume and the most networks of a seed, by label."""
+    points = attainment.points(done, cost)
+    volumes = attainment.hypervolumes(points)
+    volumes = volumes.rename(columns={"points_most": "networks"})
+    return volumes.drop(columns="points_least")
 
 
 def shares(done: pd.DataFrame, cost: front.Cost = "flops_shrunk") -> list[float]:
@@ -161,22 +168,27 @@ def charged(last_rows: pd.DataFrame) -> pd.DataFrame:
     out.
     """
     charges = list(attainment.CHARGES)
+    seeds = [*attainment.LABEL, "seed"]
     known = last_rows.dropna(subset=charges)
     known = known.assign(network=front.networks(known))
     known = known.sort_values("train_flops", kind="stable")
-    seeds = [*attainment.LABEL, "seed"]
+    known = known.drop_duplicates([*seeds, "network"])
     totals = []
-    for key, group in known.drop_duplicates([*seeds, "network"]).groupby(seeds):
+    for key, group in known.groupby(seeds):
         line = dict(zip(seeds, key, strict=True))
-        line |= {name: len(group) * group[name].mean() for name in charges}
+        for name in charges:
+            line[name] = len(group) * group[name].mean()
         totals.append(line)
     frame = pd.DataFrame(totals, columns=[*seeds, *charges])
-    return frame.groupby(attainment.LABEL)[charges].mean().reset_index()
+    means = frame.groupby(attainment.LABEL)[charges].mean()
+    return means.reset_index()
 
 
 def _labelled(done: pd.DataFrame) -> Iterator[tuple[Label, pd.DataFrame]]:
-    for (arm, control), rows in done.groupby(attainment.LABEL):  # type: ignore[misc]
-        yield (arm, control), rows
+    labels = done.groupby(attainment.LABEL)
+    for (arm, control), rows in labels:  # type: ignore[misc]
+        label = arm, control
+        yield label, rows
 
 
 def _known_lines(done: pd.DataFrame, cost: front.Cost) -> dict[Label, Lines]:
@@ -260,8 +272,11 @@ def _power(lines: pd.DataFrame) -> str:
 
 def _ends(values: pd.Series, form: str) -> str:
     """The least and the largest value, once where they read the same."""
-    low, high = format(values.min(), form), format(values.max(), form)
-    return low if low == high else f"{low} to {high}"
+    low = format(values.min(), form)
+    high = format(values.max(), form)
+    if low == high:
+        return low
+    return f"{low} to {high}"
 
 
 def markdown(study: Study, arms: pd.DataFrame) -> str:

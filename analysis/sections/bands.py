@@ -71,18 +71,21 @@ def _layers(
     base: alt.Chart, drawn: pd.DataFrame, x: alt.X, vertical: axes.AccuracyAxis
 ) -> list[alt.Chart]:
     """Bands, medians, and a mark at each corner of a median."""
-    look, y = looks.looks(drawn), vertical.y()
-    low, high = alt.Y("low:Q", scale=vertical.scale), alt.Y2("high:Q")
-    bands = looks.areas(base, drawn, interpolate="step-after")
+    look = looks.looks(drawn)
+    y = vertical.y()
+    low = alt.Y("low:Q", scale=vertical.scale)
+    high = alt.Y2("high:Q")
+    layers = []
+    for band in looks.areas(base, drawn, interpolate="step-after"):
+        layers.append(band.encode(x, low, high))
     medians = base.transform_filter("isValid(datum.accuracy)")
-    stairs = looks.lines(medians, interpolate="step-after")
-    marks = medians.transform_filter("datum.corner").mark_point(size=60, strokeWidth=2, opacity=1)
+    for stairs in looks.lines(medians, interpolate="step-after"):
+        layers.append(stairs.encode(x, y, look.stroke))
+    corners = medians.transform_filter("datum.corner")
+    marks = corners.mark_point(size=60, strokeWidth=2, opacity=1)
     tips = looks.tips(drawn[["label", "seeds", "relative", "accuracy", "low", "high"]])
-    return [
-        *[band.encode(x, low, high) for band in bands],
-        *[line.encode(x, y, look.stroke) for line in stairs],
-        marks.encode(x, y, look.stroke, look.fill, look.shape, tooltip=tips),
-    ]
+    layers.append(marks.encode(x, y, look.stroke, look.fill, look.shape, tooltip=tips))
+    return layers
 
 
 def _band(group: pd.DataFrame) -> pd.DataFrame:

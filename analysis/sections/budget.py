@@ -116,19 +116,24 @@ def early(seen: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
     accuracy at the best rung minus that at the last, with its 95 % t interval `difference_low` and
     `difference_high` (NaN where `paired.paired` has none, and after the first `LISTED`).
     """
-    told = lines[[*SETTING, "n", *ENDS]]
+    key = [*SETTING, "n"]
+    told = lines[[*key, *ENDS]]
     best, last = told[lines["best"]], told[lines["last"]]
-    both = best.merge(last, on=[*SETTING, "n"], suffixes=("_best", "_last"))
+    both = best.merge(last, on=key, suffixes=("_best", "_last"))
     both = both[both["rung_best"] != both["rung_last"]]
     both = both.reset_index(drop=True)
     differences = _differences(seen, both)
     means = [difference.mean() for difference in differences]
     both["difference"] = pd.Series(means, dtype=float)
     both = both.sort_values("difference", ascending=False, kind="stable")
-    tests = [paired.paired(differences[place]) for place in both.index[:LISTED]]
+    lows, highs = [], []
+    for place in both.index[:LISTED]:
+        test = paired.paired(differences[place])
+        lows.append(test.low)
+        highs.append(test.high)
     both = both.reset_index(drop=True)
-    both["difference_low"] = pd.Series([test.low for test in tests], dtype=float)
-    both["difference_high"] = pd.Series([test.high for test in tests], dtype=float)
+    both["difference_low"] = pd.Series(lows, dtype=float)
+    both["difference_high"] = pd.Series(highs, dtype=float)
     return both
 
 
@@ -149,8 +154,12 @@ def _members(seen: pd.DataFrame, both: pd.DataFrame, rung: str) -> pd.DataFrame:
 
     rung: the column of `both` that names it.
     """
-    wanted = both[SETTING].assign(rung=both[rung], place=both.index)
-    members = wanted.merge(seen, on=[*SETTING, "rung"])
+    wanted = both[SETTING].assign(
+        rung=both[rung],
+        place=both.index,
+    )
+    key = [*SETTING, "rung"]
+    members = wanted.merge(seen, on=key)
     return members[["place", "member", "accuracy_valid"]]
 
 
@@ -177,30 +186,39 @@ def chart(curves: pd.DataFrame, study: str) -> Picture:
 
 def _panel(data: Data, curves: pd.DataFrame, arm: str) -> alt.LayerChart:
     number = front.varying(curves) or "flops_masked"
-    level = curves[number].where(curves["last"]).groupby(curves["hp"]).transform("max")
+    last = curves[number].where(curves["last"])
+    level = last.groupby(curves["hp"]).transform("max")
     order = level.rank(method="dense")
-    names = ["setting", "rung", "epochs", "n", "accuracy_valid", "flops_masked"]
     share = (order - 1) / max(order.max() - 1, 1)
-    base = data.chart(curves[[*names, "hp", "best"]].assign(level=share))
-    kind = axes.kind(curves["epochs"])
-    axis = alt.Axis(format="~s", tickCount=5)
-    if kind == "log":
-        axis = alt.Axis(format="~s", values=axes.round_ticks(curves["epochs"]))
-    x = alt.X("epochs:Q", axis=axis, scale=alt.Scale(type=kind, nice=False, zero=False, padding=8))
-    percent = alt.Axis(format="~%", tickCount=5)
-    y = alt.Y("accuracy_valid:Q", scale=alt.Scale(zero=False), axis=percent, title=None)
+    names = ["setting", "rung", "epochs", "n", "accuracy_valid", "flops_masked"]
+    drawn = curves[[*names, "hp", "best"]].assign(level=share)
+    base = data.chart(drawn)
+    x = _epochs(curves["epochs"])
+    y = axes.percent("accuracy_valid", alt.Scale(zero=False))
     colour = looks.graded("level")
-    rings = base.transform_filter("datum.best").mark_point(size=60, strokeWidth=2, opacity=1)
-    line = base.mark_line(strokeWidth=1.5)
+    lines = base.mark_line(strokeWidth=1.5)
+    best = base.transform_filter("datum.best")
+    rings = best.mark_point(size=60, strokeWidth=2, opacity=1)
     layers = [
-        line.encode(x, y, colour, detail="hp:N", order="rung:Q"),
+        lines.encode(x, y, colour, detail="hp:N", order="rung:Q"),
         rings.encode(x, y, colour, tooltip=looks.tips(curves[names])),
     ]
-    told = str(curves["setting"].iloc[0])
-    if curves["hp"].nunique() > 1:
-        told = _coloured(number, level)
+    told = _coloured(number, level)
+    if curves["hp"].nunique() == 1:
+        told = str(curves["setting"].iloc[0])
     title = looks.panel_title(arm, told)
     return alt.LayerChart(layer=layers, width=210, height=160, title=title)
+
+
+def _epochs(epochs: pd.Series) -> alt.X:
+    """The horizontal axis."""
+    kind = axes.kind(epochs)
+    axis = alt.Axis(format="~s", tickCount=5)
+    if kind == "log":
+        ticks = axes.round_ticks(epochs)
+        axis = alt.Axis(format="~s", values=ticks)
+    scale = alt.Scale(type=kind, nice=False, zero=False, padding=8)
+    return alt.X("epochs:Q", axis=axis, scale=scale)
 
 
 def _coloured(number: str, level: pd.Series) -> str:

@@ -39,6 +39,7 @@ FORMS = {
 }
 """Columns that are listed, and the format of each."""
 SETTING = ["arm", "hp", "setting"]
+ABOUT = ["member", "seed", "rung", "epochs", "seconds"]
 SETTINGS_SHOWN = 30
 """Settings that a page has room for."""
 ROUNDING = float(np.finfo(np.float64).eps)
@@ -63,14 +64,17 @@ def measured(rows: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     done = rows_table.done(front.selectable(rows))
     settings = points[SETTING].drop_duplicates()
     seen = holding(done).merge(settings)
-    columns = [f"m_{name}" for name in MEASURES]
-    measures = seen.reindex(columns=columns).astype(float)
-    measures.columns = list(MEASURES)
     given = [name for name in _hyper(seen) if seen[name].notna().any()]
-    about = ["member", "seed", "rung", "epochs", "seconds"]
-    kept = seen[[*SETTING, *about, *given]].join(measures)
+    kept = seen[[*SETTING, *ABOUT, *given]].join(_measures(seen))
     positive = kept["primal"].where(kept["primal"] > 0)
     return kept.assign(relative=kept["gap"] / positive)
+
+
+def _measures(rows: pd.DataFrame) -> pd.DataFrame:
+    """`MEASURES`, NaN where the rows have no such column."""
+    columns = [f"m_{name}" for name in MEASURES]
+    measures = rows.reindex(columns=columns).astype(float)
+    return measures.set_axis(list(MEASURES), axis=1)
 
 
 def _hyper(rows: pd.DataFrame) -> list[str]:

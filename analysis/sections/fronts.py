@@ -152,19 +152,29 @@ def _marks(
 
 def _notes(data: Data, drawn: pd.DataFrame, broken: float | None) -> list[alt.Chart]:
     """The parent's FLOPs, the front of all arms, and where the axis breaks."""
-    parent = alt.X(datum=float(drawn["flops_dense"].max()))
-    band = data.chart(drawn.loc[drawn["best"], ["cost", "accuracy"]]).mark_line(
-        strokeWidth=14, opacity=0.12, color=looks.TEXT, strokeCap="round"
+    best = drawn.loc[drawn["best"], ["cost", "accuracy"]]
+    band = data.chart(best).mark_line(
+        strokeWidth=14,
+        opacity=0.12,
+        color=looks.TEXT,
+        strokeCap="round",
     )
+    dense = drawn["flops_dense"].max()
+    parent = alt.X(datum=float(dense))
     rule = looks.one_mark().mark_rule(strokeDash=looks.DOTTED, **looks.FAINT)
     name = looks.one_mark().mark_text(
-        align="right", dx=-5, dy=-6, baseline="bottom", fontSize=12, **looks.FAINT
+        align="right",
+        dx=-5,
+        dy=-6,
+        baseline="bottom",
+        fontSize=12,
+        **looks.FAINT,
     )
-    foot, text = alt.Y(value=looks.HEIGHT), alt.TextValue("parent")
+    foot = alt.Y(value=looks.HEIGHT)
     layers = [
         band.encode(alt.X("cost:Q"), alt.Y("accuracy:Q")),
         rule.encode(parent),
-        name.encode(parent, foot, text),
+        name.encode(parent, foot, alt.TextValue("parent")),
     ]
     if broken is not None:
         below = int((drawn["accuracy"] < broken).sum())

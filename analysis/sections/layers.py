@@ -30,18 +30,22 @@ def shares(last_rows: pd.DataFrame) -> pd.DataFrame:
     place (from 1, in the order of the network), kept (mean over done members).  At most
     `SETTINGS_DRAWN` settings of an arm; without sanity checks.
     """
+    columns = [*SETTING, "n", "layer", "place", "kept"]
     done = last_rows[last_rows["status"] == "done"]
     done = done[~front.is_check(done)]
-    done = done[done["layers"].notna() & (done["sparsity"] > 0)]
+    pruned = done["layers"].notna() & (done["sparsity"] > 0)
+    if not pruned.any():
+        return pd.DataFrame(columns=columns)
+    done = done[pruned]
+    texts = done.groupby(["arm", "hp"])["layers"]
+    chosen = _chosen(front.summarise(done))
     lines: list[dict[str, Any]] = []
-    if len(done):
-        texts = done.groupby(["arm", "hp"])["layers"]
-        chosen = _chosen(front.summarise(done))
-        for point in chosen.to_dict("records"):
-            about = {name: point[name] for name in SETTING}
-            own = texts.get_group((point["arm"], point["hp"]))
-            lines += _by_layer(about | {"n": len(own)}, own)
-    return pd.DataFrame(lines, columns=[*SETTING, "n", "layer", "place", "kept"])
+    for point in chosen.to_dict("records"):
+        own = texts.get_group((point["arm"], point["hp"]))
+        about = {name: point[name] for name in SETTING}
+        about["n"] = len(own)
+        lines += _by_layer(about, own)
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _chosen(summary: pd.DataFrame) -> pd.DataFrame:

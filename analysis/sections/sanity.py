@@ -42,19 +42,19 @@ def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
     done = last_rows[last_rows["status"] == "done"]
     if "hp_of" not in done or done["hp_of"].isna().all():
         return pd.DataFrame()
-    keys, differences = [], []
-    pairs = _paired(done)
-    for (arm, _, _, _), group in pairs.groupby(["arm", "size", "of", "place"]):
+    keys, groups = [], []
+    for (arm, _, _, _), group in _paired(done).groupby(["arm", "size", "of", "place"]):
         first = group.iloc[0]
         key = {"arm": arm, "setting": first["setting"], "check": first["check"]}
-        keys.append(key | {cost: group[cost].mean() for cost in COSTS})
-        differences.append(
-            {score: group[score] - group[f"{score}_check"] for score in front.SCORES}
-        )
+        for cost in COSTS:
+            key[cost] = group[cost].mean()
+        keys.append(key)
+        groups.append(group)
     lines = pd.DataFrame(keys)
     for score in front.SCORES:
         name = score.replace("accuracy", "difference")
-        lines = lines.join(tested([difference[score] for difference in differences], name))
+        differences = [group[score] - group[f"{score}_check"] for group in groups]
+        lines = lines.join(tested(differences, name))
     return lines
 
 
@@ -63,19 +63,23 @@ def _paired(done: pd.DataFrame) -> pd.DataFrame:
 
     `place` and `size` put checks in the order of `CHECKS`, and settings from the most FLOPs.
     """
-    checks = done[done["hp_of"].notna()]
+    is_check = done["hp_of"].notna()
+    checks, own = done[is_check], done[~is_check]
     checks = checks.assign(check=_named(checks), of=checks["hp_of"])
-    own = done[done["hp_of"].isna()]
-    name = own["algorithm"] + " " + own["hp"]
-    own = own.assign(of=name, setting=front.settings(own))
+    own = own.assign(
+        of=own["algorithm"] + " " + own["hp"],
+        setting=front.settings(own),
+    )
     key = ["of", "seed"]
     one = checks[["check", *key, *front.SCORES]]
     other = own[["arm", "setting", *key, *COSTS, *front.SCORES]]
     pairs = one.merge(other, on=key, suffixes=("_check", ""))
-    order = dict.fromkeys([*CHECKS, *sorted(pairs["check"].unique())])
+    unknown = sorted(pairs["check"].unique())
+    order = dict.fromkeys([*CHECKS, *unknown])
     places = {check: place for place, check in enumerate(order)}
     pairs["place"] = pairs["check"].map(places)
-    pairs["size"] = -pairs.groupby(["arm", "of"])["flops_masked"].transform("mean")
+    flops = pairs.groupby(["arm", "of"])["flops_masked"]
+    pairs["size"] = -flops.transform("mean")
     return pairs
 
 
@@ -94,11 +98,13 @@ def tested(differences: list[pd.Series], name: str) -> pd.DataFrame:
     tests = [paired.paired(difference) for difference in differences]
     same = [paired.equivalence(difference) for difference in differences]
     adjusted = paired.holm([test.p for test in tests])
+    verdicts = []
+    for test, corrected, equivalence in zip(tests, adjusted, same, strict=True):
+        verdicts.append(paired.verdict(test, corrected, equivalence))
     lines = paired.columns(tests, name)
     lines[f"{name}_holm"] = adjusted
     lines[f"{name}_equivalence"] = same
-    cases = zip(tests, adjusted, same, strict=True)
-    lines[f"{name}_verdict"] = [paired.verdict(*case) for case in cases]
+    lines[f"{name}_verdict"] = verdicts
     return lines
 
 

@@ -171,12 +171,14 @@ def _correlations(values: list[list[float]], networks: pd.Series, name: str) -> 
     """Tests of rank correlations over seeds, a line for each setting."""
     tests = [paired.paired(correlations) for correlations in values]
     adjusted = paired.holm([test.p for test in tests])
+    verdicts = []
+    for test, corrected, count in zip(tests, adjusted, networks, strict=True):
+        verdicts.append(_related(test, corrected, count))
     lines = paired.columns(tests, name)
     for end in (f"{name}_low", f"{name}_high"):
         lines[end] = lines[end].clip(-1, 1)
     lines[f"{name}_holm"] = adjusted
-    cases = zip(tests, adjusted, networks, strict=True)
-    lines[f"{name}_verdict"] = [_related(*case) for case in cases]
+    lines[f"{name}_verdict"] = verdicts
     return lines
 
 
