@@ -60,7 +60,5 @@ class Section(Generic[Figures]):
 
     def lacks(self, rows: pd.DataFrame) -> bool:
         """Whether the rows are without one of `columns`."""
-        for name in self.columns:
-            if name not in rows or rows[name].isna().all():
-                return True
-        return False
+        needed = rows.reindex(columns=list(self.columns))
+        return bool(needed.isna().all().any())

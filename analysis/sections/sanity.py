@@ -95,8 +95,8 @@ def tested(differences: list[pd.Series], name: str) -> pd.DataFrame:
     """Tests of paired differences, a line for each: the fields of `paired.Paired` as `name` and
     `name_*`, and `holm`, corrected for all of them, `equivalence` and `verdict`.
     """
-    tests = [paired.paired(difference) for difference in differences]
-    same = [paired.equivalence(difference) for difference in differences]
+    tests = paired.paired_groups(differences)
+    same = paired.equivalence_groups(differences)
     adjusted = paired.holm([test.p for test in tests])
     verdicts = []
     for test, corrected, equivalence in zip(tests, adjusted, same, strict=True):

@@ -23,7 +23,8 @@ from ._study import Study
 from .sanity import tested
 
 SETTING = ["algorithm", "rest"]
-TOLD = [*SETTING, "setting", "pick", "hp_candidates", "seed", *front.SCORES, *front.CHARGES]
+MEASURES = [*front.SCORES, *front.CHARGES]
+TOLD = [*SETTING, "setting", "pick", "hp_candidates", "seed", *MEASURES]
 """Columns that a comparison with chance needs."""
 COMPARED = ("found", "worst")
 """Networks that are compared with the random one."""
@@ -108,17 +109,16 @@ def _counts(group: pd.DataFrame, pick: str) -> list[int]:
 
 def _by_seed(group: pd.DataFrame, candidates: int, pick: str | None = None) -> pd.DataFrame:
     """Accuracies and charges, by seed, of one setting's rows of a count."""
-    rows = group[group["hp_candidates"] == candidates]
+    wanted = group["hp_candidates"].to_numpy() == candidates
     if pick is not None:
-        rows = rows[rows["pick"] == pick]
-    measures = [*front.SCORES, *front.CHARGES]
-    distinct = rows.drop_duplicates("seed")
-    return distinct.set_index("seed")[measures]
+        wanted &= group["pick"].to_numpy() == pick
+    rows = group[wanted].drop_duplicates("seed")
+    return rows.set_index("seed")[MEASURES]
 
 
 def _reached(scores: Sequence[pd.DataFrame], score: str) -> pd.DataFrame:
     """n, mean, deviation and interval of an accuracy, a line for each network."""
-    tests = [paired.paired(measures[score]) for measures in scores]
+    tests = paired.paired_groups([measures[score] for measures in scores])
     lines = paired.columns(tests, score)
     return lines.drop(columns=f"{score}_p")
 
@@ -169,7 +169,7 @@ def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
 
 def _correlations(values: list[list[float]], networks: pd.Series, name: str) -> pd.DataFrame:
     """Tests of rank correlations over seeds, a line for each setting."""
-    tests = [paired.paired(correlations) for correlations in values]
+    tests = paired.paired_groups(values)
     adjusted = paired.holm([test.p for test in tests])
     verdicts = []
     for test, corrected, count in zip(tests, adjusted, networks, strict=True):

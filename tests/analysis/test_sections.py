@@ -1,5 +1,4 @@
-"""Sections of the report: one of another package, those that raise, those without their columns.
-"""
+"""Sections of the report: one of another package, those that raise, those without their columns."""
 
 from __future__ import annotations
 
