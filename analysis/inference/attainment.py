@@ -164,8 +164,7 @@ def _bin(relative: NDArray[np.float64]) -> NDArray[np.int64]:
     that cost more.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        places = np.log2(relative) * 64
-        places += BINS - 128
+        places = np.log2(relative) * 64 + BINS - 128
         known = np.nan_to_num(places, nan=0)
         known = known.clip(0, BINS - 1)
         return known.astype(np.int64)

@@ -5,6 +5,7 @@ The tests are those of `paired`; every difference is accuracy minus the baseline
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -23,6 +24,9 @@ NARROW = 1.1
 """Two arms whose common range of FLOPs is narrower than this factor are compared in its middle
 alone.
 """
+Line = NDArray[np.float64]
+Lines = dict[int, Line]
+"""Of each seed, as from `lines`."""
 UNREACHED = "not compared: no seed in which both reach these FLOPs"
 
 
@@ -30,12 +34,14 @@ def labels(rows: pd.DataFrame) -> pd.Series[str]:
     """What is compared, for each row: its arm; of an arm with controls and others in it, the
     controls apart.
     """
+    arms = rows["arm"]
     control = rows["control"].astype(bool)
-    mixed = control.groupby(rows["arm"]).transform("nunique") > 1
-    return rows["arm"].where(~(mixed & control), rows["arm"] + " (control)")
+    kinds = control.groupby(arms).transform("nunique")
+    apart = (kinds > 1) & control
+    return arms.where(~apart, arms + " (control)")
 
 
-def lines(rows: pd.DataFrame, cost: front.Cost) -> dict[int, NDArray[np.float64]]:
+def lines(rows: pd.DataFrame, cost: front.Cost) -> Lines:
     """The front of each seed as a line over FLOPs, chosen by validation accuracy, with test
     accuracy beside it.
 
@@ -44,37 +50,45 @@ def lines(rows: pd.DataFrame, cost: front.Cost) -> dict[int, NDArray[np.float64]
     FLOPs buy nothing better there, up to the costliest that was measured.  Networks that are not
     `front.eligible` are left out: those of no FLOPs have no logarithm.
     """
-    found: dict[int, NDArray[np.float64]] = {}
-    for seed, part in rows[front.eligible(rows)].groupby("seed"):
+    by_seed: Lines = {}
+    eligible = rows[front.eligible(rows)]
+    for seed, part in eligible.groupby("seed"):
         points = part[["accuracy_valid", cost, *front.SCORES]].to_numpy(dtype=float)
-        chosen = points[front.front(points[:, :2], front.DIRECTIONS)]
-        flops, place = np.unique(chosen[:, 1], return_inverse=True)
-        line = np.array(
-            [[math.log(x), *chosen[place == i, 2:].mean(axis=0)] for i, x in enumerate(flops)]
-        )
-        if (most := points[:, 1].max()) > flops[-1]:
-            line = np.vstack([line, [math.log(most), *line[-1, 1:]]])
-        found[int(seed)] = line  # type: ignore[arg-type]
-    return found
+        by_seed[int(seed)] = _line(points)  # type: ignore[arg-type]
+    return by_seed
 
 
-def at(lines: dict[int, NDArray[np.float64]], flops: float) -> pd.DataFrame:
+def _line(points: Line) -> Line:
+    """The line of one seed.  points: (networks, 4), validation accuracy, FLOPs, `front.SCORES`."""
+    belongs = front.front(points[:, :2], front.DIRECTIONS)
+    chosen = points[belongs]
+    flops, place = np.unique(chosen[:, 1], return_inverse=True)
+    line: list[list[float]] = []
+    for i, level in enumerate(flops):
+        scores = chosen[place == i, 2:].mean(axis=0)
+        line.append([math.log(level), *scores])
+    most = points[:, 1].max()
+    if most > flops[-1]:
+        line.append([math.log(most), *line[-1][1:]])
+    return np.array(line)
+
+
+def at(lines: Lines, flops: float) -> pd.DataFrame:
     """`front.SCORES` by seed at these FLOPs, linear in their logarithm between points; NaN where a
     line does not reach them.
     """
     x = math.log(flops)
-    found = {
-        seed: [float(np.interp(x, line[:, 0], heights)) for heights in line[:, 1:].T]
-        if line[0, 0] - ALIKE <= x <= line[-1, 0] + ALIKE
-        else [math.nan] * len(front.SCORES)
-        for seed, line in lines.items()
-    }
-    return pd.DataFrame.from_dict(found, orient="index", columns=front.SCORES, dtype=float)
+    scores: dict[int, list[float]] = {}
+    for seed, line in lines.items():
+        places, *heights = line.T
+        if places[0] - ALIKE <= x <= places[-1] + ALIKE:
+            scores[seed] = [float(np.interp(x, places, height)) for height in heights]
+        else:
+            scores[seed] = [math.nan] * len(front.SCORES)
+    return pd.DataFrame.from_dict(scores, orient="index", columns=front.SCORES, dtype=float)
 
 
-def levels(
-    one: dict[int, NDArray[np.float64]], other: dict[int, NDArray[np.float64]]
-) -> list[float]:
+def levels(one: Lines, other: Lines) -> list[float]:
     """FLOPs that all lines of both reach, from the most to the fewest: `LEVELS` of them, the middle
     of a `NARROW` range.
 
@@ -82,22 +96,30 @@ def levels(
     """
     if not one or not other:
         raise Mistake("no network of it is done and has FLOPs left")
-    ends = [
-        (max(line[0, 0] for line in each.values()), min(line[-1, 0] for line in each.values()))
-        for each in (one, other)
-    ]
-    low, high = max(start for start, _ in ends), min(end for _, end in ends)
+    own, others = _reach(one), _reach(other)
+    low = max(own[0], others[0])
+    high = min(own[1], others[1])
     if high < low - ALIKE:
-        own, others = (
-            f"{math.exp(start):,.0f} to {math.exp(end):,.0f}" if start <= end else "none"
-            for start, end in ends
-        )
-        raise Mistake(
-            f"no FLOPs that both reach in every seed; it reaches {own}, the baseline {others}"
-        )
+        rule = "no FLOPs that both reach in every seed"
+        reached = f"it reaches {_range(*own)}, the baseline {_range(*others)}"
+        raise Mistake(f"{rule}; {reached}")
     if high - low < math.log(NARROW):
         return [math.exp((low + high) / 2)]
-    return np.exp(np.linspace(high, low, LEVELS)).tolist()
+    spaced = np.linspace(high, low, LEVELS)
+    return np.exp(spaced).tolist()
+
+
+def _reach(lines: Lines) -> tuple[float, float]:
+    """From where to where all lines reach, as logarithms; nowhere if the second is the smaller."""
+    starts = [line[0, 0] for line in lines.values()]
+    ends = [line[-1, 0] for line in lines.values()]
+    return max(starts), min(ends)
+
+
+def _range(start: float, end: float) -> str:
+    if start > end:
+        return "none"
+    return f"{math.exp(start):,.0f} to {math.exp(end):,.0f}"
 
 
 def against(
@@ -114,57 +136,83 @@ def against(
     many lines), `verdict`. A label that cannot be compared has one line without numbers, whose
     verdicts say why.
     """
-    known = {str(label): lines(rows, cost) for label, rows in done.groupby("label", sort=True)}
-    keys: list[dict[str, object]] = []
-    pairs: list[tuple[pd.DataFrame, pd.DataFrame]] = []
-    reasons: dict[int, str] = {}
-    nothing = pd.DataFrame(columns=front.SCORES, dtype=float)
+    known: dict[str, Lines] = {}
+    for label, rows in done.groupby("label", sort=True):
+        known[str(label)] = lines(rows, cost)
+    pairs: list[_Pair] = []
     for label in known:
-        if label == baseline:
-            continue
-        seeds = sorted(known[label].keys() & known[baseline].keys())
-        one, other = ({seed: known[name][seed] for seed in seeds} for name in (label, baseline))
-        try:
-            if len(seeds) < 2:
-                raise Mistake(f"a comparison needs two seeds that both have; got {len(seeds)}")
-            here = list(flops) or levels(one, other)
-        except Mistake as error:
-            reasons[len(keys)] = f"not compared: {error}"
-            here = [math.nan]
-        for level in here:
-            pairs.append(
-                (nothing, nothing) if math.isnan(level) else (at(one, level), at(other, level))
-            )
-            keys.append({"arm": label, "baseline": baseline, "flops": level})
-    table = pd.DataFrame(keys, columns=["arm", "baseline", "flops"])
+        if label != baseline:
+            pairs += _pairs(label, known[label], known[baseline], flops)
+    table = pd.DataFrame({"arm": [pair.label for pair in pairs]})
+    table["baseline"] = baseline
+    table["flops"] = np.array([pair.flops for pair in pairs], dtype=float)
     for score in front.SCORES:
-        name = score.replace("accuracy", "difference")
-        values = [(one[score] - other[score]).to_numpy() for one, other in pairs]
-        tests = [paired.paired(each) for each in values]
-        adjusted, same = (
-            paired.holm([test.p for test in tests]),
-            [paired.equivalence(each) for each in values],
-        )
-        count = int((~np.isnan(adjusted)).sum())
-        for place, head in enumerate((score, score.replace("accuracy", "baseline"))):
-            both = [pair[place][score][(pair[0][score] + pair[1][score]).notna()] for pair in pairs]
-            table[head] = [each.mean() for each in both]
-        table = table.join(paired.columns(tests, name))
-        table[f"{name}_holm"], table[f"{name}_equivalence"] = adjusted, same
-        table[f"{name}_effect"] = [paired.effect(test) for test in tests]
-        table[f"{name}_permutation"] = [paired.permutation(each) for each in values]
-        table[f"{name}_detectable"] = [paired.detectable(test, count) for test in tests]
-        said = [
-            _said(*each) if each[0].n else UNREACHED
-            for each in zip(tests, adjusted, same, strict=True)
-        ]
-        table[f"{name}_verdict"] = [
-            reasons.get(place, verdict) for place, verdict in enumerate(said)
-        ]
+        table = table.join(_tested(pairs, score))
     return table
 
 
-def _said(found: Paired, adjusted: float, equivalent: float) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """A label and the baseline at some FLOPs: `front.SCORES` of both by seed, or why not."""
+
+    label: str
+    flops: float
+    own: pd.DataFrame
+    base: pd.DataFrame
+    reason: str | None = None
+
+    def scores(self, score: str) -> pd.DataFrame:
+        """The score of both in the seeds that have it of both: own, base, difference."""
+        scores = pd.DataFrame({"own": self.own[score], "base": self.base[score]})
+        scores["difference"] = scores["own"] - scores["base"]
+        return scores
+
+
+def _pairs(label: str, own: Lines, base: Lines, flops: Sequence[float]) -> list[_Pair]:
+    """A label and the baseline at each level; a pair without scores if they cannot be compared."""
+    seeds = sorted(own.keys() & base.keys())
+    own = {seed: own[seed] for seed in seeds}
+    base = {seed: base[seed] for seed in seeds}
+    try:
+        if len(seeds) < 2:
+            raise Mistake(f"a comparison needs two seeds that both have; got {len(seeds)}")
+        chosen = list(flops) or levels(own, base)
+    except Mistake as error:
+        nothing = pd.DataFrame(columns=front.SCORES, dtype=float)
+        return [_Pair(label, math.nan, nothing, nothing, f"not compared: {error}")]
+    return [_Pair(label, level, at(own, level), at(base, level)) for level in chosen]
+
+
+def _tested(pairs: Sequence[_Pair], score: str) -> pd.DataFrame:
+    """The columns of `against` for one score."""
+    name = score.replace("accuracy", "difference")
+    scores = [pair.scores(score) for pair in pairs]
+    differences = [both["difference"].to_numpy() for both in scores]
+    tests = paired.paired_groups(differences)
+    adjusted = paired.holm([test.p for test in tests])
+    comparisons = int((~np.isnan(adjusted)).sum())
+    equivalents = [paired.equivalence(values) for values in differences]
+    whole = [both.dropna() for both in scores]
+    table = pd.DataFrame({score: [both["own"].mean() for both in whole]}, dtype=float)
+    table[score.replace("accuracy", "baseline")] = [both["base"].mean() for both in whole]
+    table = table.join(paired.columns(tests, name))
+    table[f"{name}_holm"] = adjusted
+    table[f"{name}_equivalence"] = equivalents
+    table[f"{name}_effect"] = [paired.effect(test) for test in tests]
+    table[f"{name}_permutation"] = [paired.permutation(values) for values in differences]
+    table[f"{name}_detectable"] = [paired.detectable(test, comparisons) for test in tests]
+    verdicts: list[str] = []
+    for pair, test, p, equivalent in zip(pairs, tests, adjusted, equivalents, strict=True):
+        verdicts.append(pair.reason or _verdict(test, p, equivalent))
+    table[f"{name}_verdict"] = verdicts
+    return table
+
+
+def _verdict(test: Paired, adjusted: float, equivalent: float) -> str:
     """The verdict, where an interval was no reason to decide: no difference shown."""
-    said = paired.verdict(found, adjusted, equivalent)
-    return said if math.isnan(found.p) else said.replace("inconclusive", "no difference shown", 1)
+    if not test.n:
+        return UNREACHED
+    verdict = paired.verdict(test, adjusted, equivalent)
+    if math.isnan(test.p):
+        return verdict
+    return verdict.replace("inconclusive", "no difference shown", 1)

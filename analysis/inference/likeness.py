@@ -19,9 +19,11 @@ from ..points import front
 from ..rows import loaded
 from ..rows.loaded import Loaded
 from ..rows.mistake import Mistake
-from ..rows.storage import Where, locate
+from ..rows.storage import Location, Where, locate
 from . import equal_flops, paired
 
+Facts = Mapping[str, Any]
+"""What a row file's footer, or the task in it, says: field -> value."""
 SPENT = ("epochs", "steps", "examples", "search_flops")
 """What of a member's budget is compared."""
 RECIPE = ("lr", "weight_decay")
@@ -43,44 +45,56 @@ def load(folders: Sequence[Where | Loaded], anyway: bool = False) -> tuple[pd.Da
     about what is unlike.
 
     folders: or studies that are read already.
-    label: as from `equal_flops.labels`; of several studies "study: arm", by the folders if they have
-    the same names. task_<name>, for `RECIPE`: the arm's value, or else the task's. Raises Mistake
-    if a folder has no rows or none that are done, a file cannot be trusted, a measure is missing,
-    or tasks differ and `anyway` is false.
+    label: as from `equal_flops.labels`; of several studies "study: arm", by the folders if they
+    have the same names. task_<name>, for `RECIPE`: the arm's value, or else the task's. Raises
+    Mistake if a folder has no rows or none that are done, a file cannot be trusted, a measure is
+    missing, or tasks differ and `anyway` is false.
     """
-    places = [folder.folder if isinstance(folder, Loaded) else locate(folder) for folder in folders]
+    places = [_place(folder) for folder in folders]
     if len(set(places)) < len(places):
         raise Mistake(f"a study is compared once; got {', '.join(map(str, places))}")
-    opened = [folder if isinstance(folder, Loaded) else _opened(folder) for folder in folders]
-    studies = [_done(study) for study in opened]
-    names = [str(rows["study"].iloc[0]) for rows in studies]
-    if len(set(names)) < len(names):
-        names = list(map(str, places))
-    footers = [study.footers for study in opened]
-    tasks = {name: _tasks(found) for name, found in zip(names, footers, strict=True)}
+    opened = [_opened(folder) for folder in folders]
+    studies = _named(places, [_done(study) for study in opened])
+    footers = dict(zip(studies, [study.footers for study in opened], strict=True))
+    tasks = {name: _tasks(stamps) for name, stamps in footers.items()}
     differ = _differ(tasks)
     if differ and not anyway:
-        raise Mistake(
-            f"studies are compared that share data, split, model and task; got {differ} (--anyway compares them)"
-        )
-    if len(places) > 1:
-        studies = [
-            rows.assign(label=name + ": " + rows["label"])
-            for name, rows in zip(names, studies, strict=True)
-        ]
-    studies = [_recipe(rows, tasks[name][0]) for name, rows in zip(names, studies, strict=True)]
-    said = [f"The studies differ in their task: {differ}."] if differ else []
+        rule = "studies are compared that share data, split, model and task"
+        raise Mistake(f"{rule}; got {differ} (--anyway compares them)")
+    for name, rows in studies.items():
+        if len(places) > 1:
+            rows = rows.assign(label=f"{name}: " + rows["label"])
+        studies[name] = _recipe(rows, tasks[name][0])
+    notes = [f"The studies differ in their task: {differ}."] if differ else []
     for study in opened:
-        said += study.cautions
-    said += _parents(dict(zip(names, studies, strict=True)))
-    if about := _differ(
-        {
-            name: [{k: f[k] for k in ABOUT if k in f} for f in found]
-            for name, found in zip(names, footers, strict=True)
-        }
-    ):
-        said.append(f"Rows were not all written by the same code on the same machine: {about}.")
-    return pd.concat(studies, ignore_index=True), said
+        notes += study.cautions
+    notes += _parents(studies)
+    notes += _written_apart(footers)
+    return pd.concat(studies.values(), ignore_index=True), notes
+
+
+def _named(places: Sequence[Location], studies: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The rows of each study by its name; by its folder if names are the same."""
+    names = [str(rows["study"].iloc[0]) for rows in studies]
+    if len(set(names)) < len(names):
+        names = [str(place) for place in places]
+    return dict(zip(names, studies, strict=True))
+
+
+def _written_apart(footers: Mapping[str, Sequence[Facts]]) -> list[str]:
+    """A sentence if code or machine differ, none if not."""
+    about: dict[str, list[dict[str, Any]]] = {}
+    for name, stamps in footers.items():
+        about[name] = [_part(stamp, ABOUT) for stamp in stamps]
+    differ = _differ(about)
+    if not differ:
+        return []
+    return [f"Rows were not all written by the same code on the same machine: {differ}."]
+
+
+def _part(facts: Facts, fields: Sequence[str]) -> dict[str, Any]:
+    """What facts say of some fields."""
+    return {field: facts[field] for field in fields if field in facts}
 
 
 def unlike(rows: pd.DataFrame, other: pd.DataFrame) -> str:
@@ -88,87 +102,99 @@ def unlike(rows: pd.DataFrame, other: pd.DataFrame) -> str:
 
     rows, other: their done rows, as from `load`; the figures of `rows` come first.
     """
-    found = []
-    for name in (*SPENT, *(f"task_{name}" for name in RECIPE)):
-        one, two = (
-            sorted(each[name].dropna().unique()) if name in each else [] for each in (rows, other)
-        )
-        if one != two:
-            found.append(
-                f"{name.removeprefix('task_').replace('_', ' ')} {_range(one)} against {_range(two)}"
-            )
-    return ", ".join(found)
+    recipe = [f"task_{name}" for name in RECIPE]
+    differences: list[str] = []
+    for name in (*SPENT, *recipe):
+        own, others = _values(rows, name), _values(other, name)
+        if own != others:
+            word = name.removeprefix("task_").replace("_", " ")
+            differences.append(f"{word} {_range(own)} against {_range(others)}")
+    return ", ".join(differences)
+
+
+def _values(rows: pd.DataFrame, name: str) -> list[Any]:
+    """The distinct values of a column, sorted; none without it."""
+    if name not in rows:
+        return []
+    return sorted(rows[name].dropna().unique())
 
 
 def _range(values: Sequence[Any]) -> str:
-    ends = [
-        f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
-        for value in (*values[:1], *values[-1:])
-    ]
+    ends: list[str] = []
+    for value in (*values[:1], *values[-1:]):
+        form = ",.4g" if isinstance(value, float) else ","
+        ends.append(format(value, form))
     return " to ".join(dict.fromkeys(ends)) or "none"
 
 
-def _opened(folder: Where) -> Loaded:
+def _place(folder: Where | Loaded) -> Location:
+    return folder.folder if isinstance(folder, Loaded) else locate(folder)
+
+
+def _opened(folder: Where | Loaded) -> Loaded:
+    if isinstance(folder, Loaded):
+        return folder
     if not locate(folder).is_dir():
         raise Mistake(f"{folder}: no such folder; studies are compared by their output folders")
     return loaded.load(folder)
 
 
 def _done(study: Loaded) -> pd.DataFrame:
-    folder, done = study.folder, study.done[~front.is_check(study.done)]
+    folder, done = study.folder, study.done
+    done = done[~front.is_check(done)]
     if done.empty:
-        raise Mistake(
-            f"{folder}: no member is done; a comparison needs those of two seeds at least"
-        )
+        rule = "no member is done; a comparison needs those of two seeds at least"
+        raise Mistake(f"{folder}: {rule}")
     for name in MEASURES:
-        if done[name].isna().any():
-            first = done[done[name].isna()].iloc[0]
-            raise Mistake(
-                f"{folder}: every done member has its `{name}`; {done[name].isna().sum()} have none, the first of them "
-                f'of arm "{first["arm"]}", seed {first["seed"]}'
-            )
+        lacking = done[done[name].isna()]
+        if not lacking.empty:
+            first = lacking.iloc[0]
+            which = f'the first of them of arm "{first["arm"]}", seed {first["seed"]}'
+            rule = f"every done member has its `{name}`"
+            raise Mistake(f"{folder}: {rule}; {len(lacking)} have none, {which}")
     return done.assign(label=equal_flops.labels(done))
 
 
-def _tasks(footers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return list(
-        {
-            json.dumps(footer.get("task", {}), sort_keys=True): dict(footer.get("task", {}))
-            for footer in footers
-        }.values()
-    )
+def _tasks(footers: Sequence[Facts]) -> list[dict[str, Any]]:
+    """The distinct tasks in footers."""
+    tasks: dict[str, dict[str, Any]] = {}
+    for footer in footers:
+        task = dict(footer.get("task", {}))
+        tasks[json.dumps(task, sort_keys=True)] = task
+    return list(tasks.values())
 
 
-def _recipe(rows: pd.DataFrame, task: Mapping[str, Any]) -> pd.DataFrame:
-    own = {
-        name: rows.get(f"hp_{name}", pd.Series(math.nan, rows.index))
-        for name in RECIPE
-        if name in task
-    }
-    return rows.assign(
-        **{f"task_{name}": values.fillna(task[name]) for name, values in own.items()}
-    )
+def _recipe(rows: pd.DataFrame, task: Facts) -> pd.DataFrame:
+    nothing = pd.Series(math.nan, rows.index)
+    recipe: dict[str, pd.Series[float]] = {}
+    for name in RECIPE:
+        if name in task:
+            own = rows.get(f"hp_{name}", nothing)
+            recipe[f"task_{name}"] = own.fillna(task[name])
+    return rows.assign(**recipe)
 
 
-def _differ(facts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _differ(facts: Mapping[str, Sequence[Facts]]) -> str:
     """In words, the fields in which the studies' facts are not all alike, with the values of each
     study.
     """
-    every = [fact for found in facts.values() for fact in found]
-    said = []
-    for field in dict.fromkeys(field for fact in every for field in fact):
-        values = {
-            name: list(dict.fromkeys(_word(fact.get(field)) for fact in found))
-            for name, found in facts.items()
-        }
-        if len({value for found in values.values() for value in found}) > 1:
-            said.append(
-                f"{field} "
-                + " against ".join(
-                    f"{' and '.join(found)} ({name})" for name, found in values.items()
-                )
-            )
-    return "; ".join(said)
+    fields: dict[str, None] = {}
+    for stated in facts.values():
+        for fact in stated:
+            fields |= dict.fromkeys(fact)
+    differences: list[str] = []
+    for field in fields:
+        values = {name: _distinct(stated, field) for name, stated in facts.items()}
+        if len(set[str]().union(*values.values())) > 1:
+            sides = [f"{' and '.join(said)} ({name})" for name, said in values.items()]
+            differences.append(f"{field} {' against '.join(sides)}")
+    return "; ".join(differences)
+
+
+def _distinct(facts: Sequence[Facts], field: str) -> list[str]:
+    """What facts say of a field, in words, once each."""
+    said = [_word(fact.get(field)) for fact in facts]
+    return list(dict.fromkeys(said))
 
 
 def _word(value: Any) -> str:
@@ -181,19 +207,20 @@ def _parents(studies: Mapping[str, pd.DataFrame]) -> list[str]:
     """Whether the studies' parents are as accurate in the same seeds, a sentence for each of which
     that is not so.
     """
-    (first, start), *others = (
-        (name, front.parent_scores(rows)["accuracy_valid"]) for name, rows in studies.items()
-    )
-    said = []
-    for name, scores in others:
+    (first, rows), *others = studies.items()
+    start = front.parent_scores(rows)["accuracy_valid"]
+    sentences: list[str] = []
+    for name, other in others:
+        scores = front.parent_scores(other)["accuracy_valid"]
         apart = (scores - start).abs().dropna()
         if apart.empty:
-            said.append(
-                f"Whether {first} and {name} start from the same parent is not known: none that both have in a seed."
+            sentences.append(
+                f"Whether {first} and {name} start from the same parent is not known: none that "
+                "both have in a seed."
             )
         elif apart.max() > paired.ALIKE:
-            said.append(
-                f"The parents of {first} and {name} are up to {100 * apart.max():.2f} percentage points apart in the same seed "
-                "(validation accuracy)."
+            sentences.append(
+                f"The parents of {first} and {name} are up to {100 * apart.max():.2f} percentage "
+                "points apart in the same seed (validation accuracy)."
             )
-    return said
+    return sentences

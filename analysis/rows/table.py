@@ -121,8 +121,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     (
         "layers",
         _text,
-        "parameters kept in each removable layer and how many it has, JSON: name -> [kept, all], in "
-        "their order",
+        "parameters kept in each removable layer and how many it has, JSON: name -> [kept, all], "
+        "in their order",
     ),
     (
         "unknown_ops",
