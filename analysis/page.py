@@ -57,13 +57,23 @@ def grid(
     head: Sequence[str], lines: Sequence[Sequence[str]], kinds: Sequence[str] = (), kind: str = ""
 ) -> str:
     """A table of text; `kinds` is the CSS class of each line, `kind` that of the table."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    filled = []
-    for line, own in zip(lines, kinds or [""] * len(lines), strict=True):
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in line)
-        filled.append(f'<tr class="{own}">{cells}</tr>\n')
-    opening = f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>\n'
-    return f"{opening}{''.join(filled)}</tbody></table></div>\n"
+    classes = kinds or [""] * len(lines)
+    rows = []
+    for line, own in zip(lines, classes, strict=True):
+        rows.append(f'<tr class="{own}">{_cells("td", line)}</tr>\n')
+    return (
+        f'<div class="wide"><table class="{kind}">'
+        f"<thead><tr>{_cells('th', head)}</tr></thead>"
+        f"<tbody>\n{''.join(rows)}</tbody></table></div>\n"
+    )
+
+
+def _cells(tag: str, texts: Sequence[str]) -> str:
+    """Cells of a line: th or td."""
+    cells = []
+    for text in texts:
+        cells.append(f"<{tag}>{escape(text)}</{tag}>")
+    return "".join(cells)
 
 
 def terms(pairs: Mapping[str, str]) -> str:
@@ -90,7 +100,9 @@ def figure(name: str, drawings: Mapping[str, str]) -> str:
 
     Nothing where it could not be drawn, which the top of the page says.
     """
-    return f'<figure id="{name}">{drawings[name]}</figure>\n' if name in drawings else ""
+    if name not in drawings:
+        return ""
+    return f'<figure id="{name}">{drawings[name]}</figure>\n'
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

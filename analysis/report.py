@@ -225,13 +225,24 @@ def front_table(folder: Where | Study) -> list[list[str]]:
     masked FLOPs alone. The column `front` says by which.  Raises Mistake as `build` does.
     """
     study = folder if isinstance(folder, Study) else open_study(folder)
+    first = page.records(study.summary.head(1))[0]
+    lines = [[*operating.cells(first), "front"]]
     points = study.points[~front.is_check(study.points)]
-    shrunk, masked = front.fronts(points, "flops_shrunk"), front.fronts(points, "flops_masked")
-    which = shrunk.map({True: "shrunk", False: "masked"}).where(~shrunk | ~masked, "both")
-    chosen = front.ordered(points.assign(on=which)[shrunk | masked], "flops_shrunk")
-    lines = [operating.cells(point) | {"front": point["on"]} for point in page.records(chosen)]
-    first = operating.cells(page.records(study.summary.head(1))[0])
-    return [[*first, "front"], *[list(line.values()) for line in lines]]
+    shrunk = front.fronts(points, "flops_shrunk")
+    masked = front.fronts(points, "flops_masked")
+    points = points.assign(by_shrunk=shrunk, by_masked=masked)
+    chosen = front.ordered(points[shrunk | masked], "flops_shrunk")
+    for point in page.records(chosen):
+        cells = operating.cells(point)
+        lines.append([*cells.values(), _which(point)])
+    return lines
+
+
+def _which(point: dict[str, Any]) -> str:
+    """The front that a point is on."""
+    if not point["by_masked"]:
+        return "shrunk"
+    return "both" if point["by_shrunk"] else "masked"
 
 
 def cautions(folder: Where | Study) -> list[str]:

@@ -100,9 +100,9 @@ def _members(arm: str, settings: list[dict[str, Any]], draws: np.random.Generato
     members["winner"] = draws.integers(1, 20, count).astype(float)
     quarter = kept // 4
     layers = zip(quarter, kept - quarter, strict=True)
+    small, large = PARAMETERS // 4, PARAMETERS - PARAMETERS // 4
     members["layers"] = [
-        f'{{"hidden": [{first}, {PARAMETERS // 4}], "out": [{rest}, {PARAMETERS - PARAMETERS // 4}]}}'
-        for first, rest in layers
+        f'{{"hidden": [{first}, {small}], "out": [{rest}, {large}]}}' for first, rest in layers
     ]
     return members.assign(
         study="synthetic", arm=arm, algorithm=arm, control=arm in ("dense", "chance"),

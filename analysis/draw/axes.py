@@ -47,16 +47,32 @@ def accuracy(drawn: pd.DataFrame) -> AccuracyAxis:
     """
     low, high = _range(drawn)
     pad = 0.03 * (high - low) + 0.002
-    quarter = drawn.loc[drawn["front"], "accuracy"].quantile(0.25)
+    on_front = drawn.loc[drawn["front"], "accuracy"]
+    quarter = on_front.quantile(0.25)
     if math.isnan(quarter) or high - quarter >= (high - low) / 2:
-        low, high = low - pad, high + pad
-        scale = alt.Scale(domain=[low, high], zero=False, nice=False)
-        return AccuracyAxis(None, _ticks(low, high, 6), scale, low)
-    upper = _ticks(quarter - max((high - quarter) / 4, 0.005), high, 6)
-    low, middle, high = low - pad, upper[0], high + (high - upper[0]) / 20
-    places = [looks.HEIGHT, (1 - SQUEEZED) * looks.HEIGHT, 0]
-    scale = alt.Scale(domain=[low, middle, high], range=places, zero=False, nice=False)
+        return _whole(low - pad, high + pad)
+    return _broken(low - pad, quarter, high)
+
+
+def _whole(low: float, high: float) -> AccuracyAxis:
+    scale = alt.Scale(domain=[low, high], zero=False, nice=False)
+    ticks = _ticks(low, high, 6)
+    return AccuracyAxis(None, ticks, scale, low)
+
+
+def _broken(low: float, quarter: float, high: float) -> AccuracyAxis:
+    """The axis that is squeezed below the front. quarter: of the accuracies on it."""
+    below = max((high - quarter) / 4, 0.005)
+    upper = _ticks(quarter - below, high, 6)
+    middle = upper[0]
+    top = high + (high - middle) / 20
     lower = [tick for tick in _ticks(low, middle, 4) if tick < middle]
+    scale = alt.Scale(
+        domain=[low, middle, top],
+        range=[looks.HEIGHT, (1 - SQUEEZED) * looks.HEIGHT, 0],
+        zero=False,
+        nice=False,
+    )
     return AccuracyAxis(middle, [*lower, *upper], scale, low)
 
 
@@ -75,19 +91,37 @@ def squeezed(broken: float | None, more: str = "") -> list[alt.Chart]:
     """The line and the note where the axis breaks; nothing where it does not."""
     if broken is None:
         return []
+    place = alt.Y(datum=broken)
+    text = f"axis squeezed below {100 * broken:.4g}%{more}"
     rule = looks.one_mark().mark_rule(strokeDash=[6, 3], **looks.FAINT)
     note = looks.one_mark().mark_text(
-        align="right", dx=-5, dy=5, baseline="top", fontSize=12, **looks.FAINT
+        align="right",
+        dx=-5,
+        dy=5,
+        baseline="top",
+        fontSize=12,
+        **looks.FAINT,
     )
-    text = alt.TextValue(f"axis squeezed below {100 * broken:.4g}%{more}")
-    place = alt.Y(datum=broken)
-    return [rule.encode(place), note.encode(alt.X(value=looks.WIDTH), place, text)]
+    return [
+        rule.encode(place),
+        note.encode(alt.X(value=looks.WIDTH), place, alt.TextValue(text)),
+    ]
 
 
 def logarithmic(column: str, title: Any, axis: alt.Axis, padding: int) -> alt.X:
     """A horizontal axis of a column whose values lie above 0. padding: pixels at its ends."""
-    scale = alt.Scale(type="log", nice=False, padding=padding)
-    return alt.X(f"{column}:Q", scale=scale, axis=axis, title=title)
+    return alt.X(
+        f"{column}:Q",
+        scale=alt.Scale(type="log", nice=False, padding=padding),
+        axis=axis,
+        title=title,
+    )
+
+
+def percent(column: str, scale: alt.Scale) -> alt.Y:
+    """A vertical axis of shares in a panel, without a title."""
+    axis = alt.Axis(format="~%", tickCount=5)
+    return alt.Y(f"{column}:Q", scale=scale, axis=axis, title=None)
 
 
 def kind(values: pd.Series) -> Literal["log", "linear"]:
@@ -101,10 +135,14 @@ def round_ticks(values: pd.Series) -> list[float]:
     """
     low, high = float(values.min()), float(values.max())
     multiples = (1, 2, 5) if high <= DECADES * low else (1,)
+    first = math.floor(math.log10(low))
+    last = math.ceil(math.log10(high))
     inside = []
-    for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
-        ticks = [float(f"{multiple}e{power}") for multiple in multiples]
-        inside += [tick for tick in ticks if low <= tick <= high]
+    for power in range(first, last + 1):
+        for multiple in multiples:
+            tick = float(f"{multiple}e{power}")
+            if low <= tick <= high:
+                inside.append(tick)
     return inside if len(inside) > 1 else [low, high]
 
 
@@ -113,7 +151,10 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
     step = _round_step((high - low) / about)
     first = math.ceil(low / step)
     last = math.floor(min(high, 1.0) / step)
-    return [round(step * place, 10) for place in range(first, last + 1)]
+    ticks = []
+    for place in range(first, last + 1):
+        ticks.append(round(step * place, 10))
+    return ticks
 
 
 def _round_step(least: float) -> float:

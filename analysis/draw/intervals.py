@@ -130,14 +130,19 @@ def _drawable(lines: pd.DataFrame) -> pd.DataFrame:
     """Lines with `sure`, whether a verdict is one, and intervals up to the differences of accuracy
     that there are; of few seeds they are wider.
     """
-    sure = lines["verdict"].str.startswith(("better", "worse"))
-    low, high = lines["low"].clip(lower=-1), lines["high"].clip(upper=1)
-    return lines.assign(sure=sure, low=low, high=high)
+    return lines.assign(
+        sure=lines["verdict"].str.startswith(("better", "worse")),
+        low=lines["low"].clip(lower=-1),
+        high=lines["high"].clip(upper=1),
+    )
 
 
 def _margins() -> list[alt.Chart]:
     """Zero, and the differences that count as none."""
     zero = looks.one_mark().mark_rule(**looks.FAINT)
     margin = looks.one_mark().mark_rule(strokeDash=looks.DOTTED, **looks.FAINT)
-    ends = [margin.encode(alt.Y(datum=end)) for end in (-MARGIN, MARGIN)]
-    return [zero.encode(alt.Y(datum=0)), *ends]
+    return [
+        zero.encode(alt.Y(datum=0)),
+        margin.encode(alt.Y(datum=-MARGIN)),
+        margin.encode(alt.Y(datum=MARGIN)),
+    ]

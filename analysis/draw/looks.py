@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -58,7 +59,11 @@ class Data:
         exact: with every digit; otherwise ten after the point are kept, and a gap of 1e-16 is 0.
         """
         name = f"lines{len(self.sets)}"
-        self.sets[name] = _exact(lines) if exact else json.loads(lines.to_json(orient="records"))
+        if exact:
+            self.sets[name] = _exact(lines)
+        else:
+            rounded = lines.to_json(orient="records")
+            self.sets[name] = json.loads(rounded)
         return alt.Chart(alt.NamedData(name))
 
 
@@ -131,7 +136,8 @@ def looks(drawn: pd.DataFrame) -> Looks:
 
 def cycled(looks: Sequence[str], count: int) -> list[str]:
     """So many of these looks, from the first again where there are fewer."""
-    return [looks[place % len(looks)] for place in range(count)]
+    endless = itertools.cycle(looks)
+    return list(itertools.islice(endless, count))
 
 
 def lines(base: alt.Chart, which: str = "", **how: Any) -> list[alt.Chart]:
@@ -179,7 +185,10 @@ def seeds(counts: pd.Series) -> str:
 
 def tips(frame: pd.DataFrame) -> list[alt.Tooltip]:
     """A tooltip for each column."""
-    return [_tip(str(name), str(kind)) for name, kind in frame.dtypes.items()]
+    tooltips = []
+    for name, kind in frame.dtypes.items():
+        tooltips.append(_tip(str(name), str(kind)))
+    return tooltips
 
 
 def _tip(name: str, kind: str) -> alt.Tooltip:
@@ -201,9 +210,14 @@ def _exact(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The lines of a frame, None for what is not finite; `to_json` would round a gap of 1e-16 to
     nothing.
     """
-    columns = {str(name): list(map(_finite, frame[name].tolist())) for name in frame}
-    records = zip(*columns.values(), strict=True)
-    return [dict(zip(columns, record, strict=True)) for record in records]
+    columns = {}
+    for name in frame:
+        values = frame[name].tolist()
+        columns[str(name)] = [_finite(value) for value in values]
+    lines = []
+    for values in zip(*columns.values(), strict=True):
+        lines.append(dict(zip(columns, values, strict=True)))
+    return lines
 
 
 def _finite(value: Any) -> Any:

@@ -57,9 +57,11 @@ def paper(drawing: str) -> str:
     """
     head, rest = drawing.split(">", 1)
     width = int(re.findall(r'width="(\d+)"', head)[0])
-    head = head.replace(f'width="{width}"', f'width="{width + ROOM}"', 1)
-    head = head.replace(f'viewBox="0 0 {width} ', f'viewBox="0 0 {width + ROOM} ', 1)
-    return f'{head}><rect width="100%" height="100%" fill="white"/>{rest}'
+    wider = width + ROOM
+    head = head.replace(f'width="{width}"', f'width="{wider}"', 1)
+    head = head.replace(f'viewBox="0 0 {width} ', f'viewBox="0 0 {wider} ', 1)
+    white = '<rect width="100%" height="100%" fill="white"/>'
+    return f"{head}>{white}{rest}"
 
 
 def pdf(drawing: str) -> bytes:

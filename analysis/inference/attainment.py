@@ -432,20 +432,23 @@ def epsilons(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> pd.Dat
 # ---- equal total compute
 
 
-def expected(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Expected hypervolume of k of the points, drawn at random without replacement, for k = 1 to n;
-    exact.
+def expected(
+    losses: NDArray[np.float64], counts: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Expected hypervolume of k of the points, drawn at random without replacement, for each k of
+    `counts`, or for k = 1 to n; exact.
 
     losses: (n, 2), (-accuracy, relative), NaN: a point that adds nothing.  Each area is weighted by
     the chance that it is dominated by one of the k: if j points dominate it, 1 - C(n - j, k) / C(n,
     k). For one objective this is the expected best of k (Tang et al. 2020).
     """
-    n = len(losses)
+    if counts is None:
+        counts = np.arange(1, len(losses) + 1)
     unmeasured = np.isnan(losses).any(axis=1, keepdims=True)
     losses = np.where(unmeasured, [0.0, 1.0], losses)
     order = np.argsort(losses[:, 1], kind="stable")
     losses = losses[order].clip(max=[0.0, 1.0])
-    return _chances(n) @ _areas(losses)
+    return _chances(counts, len(losses)) @ _areas(losses)
 
 
 def _areas(losses: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -456,16 +459,21 @@ def _areas(losses: NDArray[np.float64]) -> NDArray[np.float64]:
     heights, costs = losses.T
     widths = np.diff(costs, append=1.0)
     areas = np.zeros(len(losses))
-    for i in np.flatnonzero(widths):
-        areas[: i + 1] -= np.sort(heights[: i + 1]) * widths[i]
+    ranked = np.empty(len(losses))  # the heights so far, sorted: sorting anew would be cubic
+    for i, (height, width) in enumerate(zip(heights, widths, strict=True)):
+        place = np.searchsorted(ranked[:i], height)
+        ranked[place + 1 : i + 1] = ranked[place:i]
+        ranked[place] = height
+        if width:
+            areas[: i + 1] -= ranked[: i + 1] * width
     return areas
 
 
-def _chances(n: int) -> NDArray[np.float64]:
-    """(n, n): the chance C(n - 1 - j, k - 1) / C(n, k) that the best of k points, k = 1 to n, drawn
-    at random, is the one that j are better than.
+def _chances(counts: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    """(counts, n): the chance C(n - 1 - j, k - 1) / C(n, k) that the best of k points, drawn at
+    random, is the one that j are better than.
     """
-    k = np.arange(1, n + 1)[:, None]
+    k = counts[:, None]
     left = n - 1 - np.arange(n)
     rest = np.maximum(left - k + 2, 1)
     chance = gammaln(left + 1) - gammaln(k)
@@ -476,7 +484,9 @@ def _chances(n: int) -> NDArray[np.float64]:
     return np.where(possible, np.exp(chance), 0.0)
 
 
-def compute(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.DataFrame:
+def compute(
+    last_rows: pd.DataFrame, cost: front.Cost = "flops_masked", most: int | None = None
+) -> pd.DataFrame:
     """Hypervolume reached after so much charged compute, one line for each label, seed and number
     of networks trained.
 
@@ -486,29 +496,38 @@ def compute(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.Da
     (`expected`).  Charges are as in the rows: search and dense phase included, and what networks
     share charged to each.  Networks that were stopped or diverged are charged and add nothing,
     those of a search that several rows took are charged once, as the cheapest; rows without charges
-    are left out.
+    are left out.  most: of more numbers of networks, so many, evenly spread, the same for all seeds
+    of a label.
     """
     rows = front.selectable(last_rows).dropna(subset=list(CHARGES))
     relative = (rows[cost] / rows["flops_dense"]).where(rows["status"] == "done")
     rows = _cheapest(rows.assign(network=front.networks(rows), relative=relative))
     columns = [*FRONT, "networks", *CHARGES, "hypervolume"]
     parts: list[pd.DataFrame] = []
+    sizes = rows.groupby(FRONT).size()
     for key, group in rows.groupby(FRONT):
         label = pd.DataFrame([key], columns=FRONT)
-        curve = label.merge(_curve(group), how="cross")
+        counts = _counts(sizes[key[:2]].min(), len(group), most)
+        curve = label.merge(_curve(group, counts), how="cross")
         parts.append(curve)
     if not parts:
         return pd.DataFrame(columns=columns)
     return pd.concat(parts, ignore_index=True)
 
 
-def _curve(group: pd.DataFrame) -> pd.DataFrame:
+def _counts(least: int, networks: int, most: int | None) -> NDArray[np.int64]:
+    """The numbers of networks of a curve. least: those of the seed that has the fewest."""
+    if most is None or networks <= most:
+        return np.arange(1, networks + 1)
+    return np.unique(np.linspace(1, least, most).round().astype(np.int64))
+
+
+def _curve(group: pd.DataFrame, number: NDArray[np.int64]) -> pd.DataFrame:
     """Of one label and seed, for each number of networks: charges and hypervolume."""
-    number = np.arange(1, len(group) + 1)
     curve = pd.DataFrame({"networks": number})
     for name in CHARGES:
         curve[name] = number * group[name].mean()
-    curve["hypervolume"] = expected(_losses(group, OBJECTIVES))
+    curve["hypervolume"] = expected(_losses(group, OBJECTIVES), number)
     return curve
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ..points import front
 from ..rows.mistake import Mistake
@@ -56,29 +57,35 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
 )
 """Name, type and meaning (with unit) of every column."""
 PLACE = ("device", "threads", "torch")
+AGAIN = "without it, `prunefront run --latency` measures again"
 GROUP = [*PLACE, "mode", "batch"]
 
 
 def path(folder: Where, member: str, place: Mapping[str, Any]) -> Location:
     """Where the latencies of a member at a place (`PLACE`) are."""
-    folder = locate(folder)
-    key = json.dumps([place[name] for name in PLACE])
-    return folder / "latency" / f"{member}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.parquet"
+    values = [place[name] for name in PLACE]
+    key = json.dumps(values).encode()
+    digest = hashlib.sha256(key).hexdigest()
+    name = f"{member}-{digest[:12]}.parquet"
+    return locate(folder) / "latency" / name
 
 
 def write(target: Where, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows of one network to `target`, complete or not at all. Raises Mistake for a
     column that is unknown.
     """
-    unknown = {name for row in rows for name in row} - {name for name, _, _ in COLUMNS}
+    known = {name for name, _, _ in COLUMNS}
+    unknown = set().union(*rows) - known
     if unknown:
-        raise Mistake(f"latencies have columns that are not known: {', '.join(sorted(unknown))}")
-    fields = [
-        pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS
-    ]
+        names = ", ".join(sorted(unknown))
+        raise Mistake(f"latencies have columns that are not known: {names}")
+    fields = []
+    for name, kind, meaning in COLUMNS:
+        fields.append(pa.field(name, kind, metadata={"meaning": meaning}))
     layout = pa.schema(fields, metadata={STAMP: str(SCHEMA_VERSION)})
+    table = pa.Table.from_pylist(list(rows), schema=layout)
     with atomic(target) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=layout), temporary)
+        pq.write_table(table, temporary)
 
 
 def read(folder: Where) -> pd.DataFrame:
@@ -86,26 +93,27 @@ def read(folder: Where) -> pd.DataFrame:
 
     Raises Mistake naming a file that cannot be trusted.
     """
-    folder = locate(folder)
-    found, files = [], sorted((folder / "latency").glob("[!.]*"), key=str)
+    files = sorted((locate(folder) / "latency").glob("[!.]*"), key=str)
+    tables = []
     for file, origin in zip(files, each(source, files), strict=True):
-        try:
-            one = pq.read_table(origin)
-        except (pa.ArrowException, OSError) as error:
-            why = f"unreadable ({str(error).splitlines()[0][:120]})"
-        else:
-            ours = (one.schema.metadata or {}).get(STAMP) == str(SCHEMA_VERSION).encode()
-            why = None if ours else "not written by this version of prunefront"
-            found.append(one)
-        if why:
-            raise Mistake(f"{file}: {why}; without it, `prunefront run --latency` measures again")
-    if not found:
+        tables.append(_trusted(file, origin))
+    if not tables:
         return pd.DataFrame({name: pd.Series(dtype=object) for name, _, _ in COLUMNS})
-    return (
-        pa.concat_tables(found)
-        .to_pandas()
-        .sort_values([*GROUP, "flops_shrunk", "member"], ignore_index=True)
-    )
+    frame = pa.concat_tables(tables).to_pandas()
+    return frame.sort_values([*GROUP, "flops_shrunk", "member"], ignore_index=True)
+
+
+def _trusted(file: Location, origin: Any) -> pa.Table:
+    """What a file holds, read from `origin`. Raises Mistake if it is none of ours."""
+    try:
+        table = pq.read_table(origin)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise Mistake(f"{file}: unreadable ({reason}); {AGAIN}") from error
+    stamp = (table.schema.metadata or {}).get(STAMP)
+    if stamp != str(SCHEMA_VERSION).encode():
+        raise Mistake(f"{file}: not written by this version of prunefront; {AGAIN}")
+    return table
 
 
 def shown(folder: Where, last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -113,14 +121,17 @@ def shown(folder: Where, last_rows: pd.DataFrame) -> pd.DataFrame:
     each.
     """
     frame = read(folder)
-    rows = last_rows.assign(setting=front.settings(last_rows)).drop_duplicates("member")
-    known = rows.set_index("member")[["arm", "setting"]].reindex(frame["member"])
+    if frame.empty:
+        return frame.assign(arm=None, setting=None)
+    rows = last_rows.assign(setting=front.settings(last_rows))
+    rows = rows.drop_duplicates("member").set_index("member")
+    known = rows[["arm", "setting"]].reindex(frame["member"])
     frame[["arm", "setting"]] = known.to_numpy()
-    parent = frame["parent"].astype(bool) & frame["flops_shrunk"].isin(
-        last_rows["flops_dense"].dropna()
-    )
+    dense = last_rows["flops_dense"].dropna()
+    parent = frame["parent"].astype(bool) & frame["flops_shrunk"].isin(dense)
     frame.loc[parent, ["arm", "setting"]] = ("parent", "dense")
-    return frame[frame["arm"].notna()].reset_index(drop=True)
+    named = frame["arm"].notna()
+    return frame[named].reset_index(drop=True)
 
 
 def spread(
@@ -134,18 +145,27 @@ def spread(
     the most, over the logarithm.
     """
     there = front.members_on_front(last_rows)
-    rows = last_rows[last_rows["member"].isin(there & members)].sort_values(
-        ["flops_shrunk", "member"]
-    )
+    rows = last_rows[last_rows["member"].isin(there & members)]
+    rows = rows.sort_values(["flops_shrunk", "member"])
     rows = rows.drop_duplicates("flops_shrunk")
-    levels = np.log(rows["flops_shrunk"].clip(lower=1).to_numpy(float))
-    left = list(range(len(rows)))
-    taken = left if len(rows) <= most else []
-    for level in np.linspace(levels[0], levels[-1], most) if len(rows) > most else ():
-        nearest = min(left, key=lambda i: abs(levels[i] - level))
+    names = rows["member"].astype(str).tolist()
+    if len(rows) > most:
+        flops = rows["flops_shrunk"].clip(lower=1)
+        places = _evenly(np.log(flops.to_numpy(float)), most)
+        names = [names[place] for place in places]
+    return names, len(there)
+
+
+def _evenly(levels: NDArray[np.float64], most: int) -> list[int]:
+    """The places of so many levels, the nearest that are left to evenly spaced ones."""
+    left = list(range(len(levels)))
+    taken = []
+    for wanted in np.linspace(levels[0], levels[-1], most):
+        distances = np.abs(levels[left] - wanted)
+        nearest = left[int(distances.argmin())]
         left.remove(nearest)
         taken.append(nearest)
-    return [str(rows["member"].iloc[i]) for i in sorted(taken)], len(there)
+    return sorted(taken)
 
 
 def correlations(frame: pd.DataFrame) -> pd.DataFrame:

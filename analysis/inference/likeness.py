@@ -19,7 +19,7 @@ from ..points import front
 from ..rows import loaded
 from ..rows.loaded import Loaded
 from ..rows.mistake import Mistake
-from ..rows.storage import Where, locate
+from ..rows.storage import Location, Where, locate
 from . import equal_flops, paired
 
 Facts = Mapping[str, Any]
@@ -50,10 +50,10 @@ def load(folders: Sequence[Where | Loaded], anyway: bool = False) -> tuple[pd.Da
     Mistake if a folder has no rows or none that are done, a file cannot be trusted, a measure is
     missing, or tasks differ and `anyway` is false.
     """
-    places = [folder.folder if isinstance(folder, Loaded) else locate(folder) for folder in folders]
+    places = [_place(folder) for folder in folders]
     if len(set(places)) < len(places):
         raise Mistake(f"a study is compared once; got {', '.join(map(str, places))}")
-    opened = [folder if isinstance(folder, Loaded) else _opened(folder) for folder in folders]
+    opened = [_opened(folder) for folder in folders]
     studies = _named(places, [_done(study) for study in opened])
     footers = dict(zip(studies, [study.footers for study in opened], strict=True))
     tasks = {name: _tasks(stamps) for name, stamps in footers.items()}
@@ -127,16 +127,21 @@ def _range(values: Sequence[Any]) -> str:
     return " to ".join(dict.fromkeys(ends)) or "none"
 
 
-def _opened(folder: Where) -> Loaded:
+def _place(folder: Where | Loaded) -> Location:
+    return folder.folder if isinstance(folder, Loaded) else locate(folder)
+
+
+def _opened(folder: Where | Loaded) -> Loaded:
+    if isinstance(folder, Loaded):
+        return folder
     if not locate(folder).is_dir():
         raise Mistake(f"{folder}: no such folder; studies are compared by their output folders")
     return loaded.load(folder)
 
 
 def _done(study: Loaded) -> pd.DataFrame:
-    """The done rows of a study but for sanity checks, with `label`."""
-    folder = study.folder
-    done = study.done[~front.is_check(study.done)]
+    folder, done = study.folder, study.done
+    done = done[~front.is_check(done)]
     if done.empty:
         rule = "no member is done; a comparison needs those of two seeds at least"
         raise Mistake(f"{folder}: {rule}")

@@ -110,6 +110,20 @@ def equivalence(difference: ArrayLike, margin: float = MARGIN) -> float:
     return float(max(above.pvalue, below.pvalue))
 
 
+def equivalence_groups(differences: Sequence[ArrayLike], margin: float = MARGIN) -> list[float]:
+    """`equivalence` of each of some differences, those of one length at once."""
+    known = [_known(values) for values in differences]
+    lengths = np.array([len(values) if _varies(values, 2) else 0 for values in known], dtype=int)
+    larger = np.full(len(known), math.nan)
+    for n in np.unique(lengths[lengths > 0]):
+        places = np.flatnonzero(lengths == n)
+        rows = np.stack([known[place] for place in places])
+        above: Any = stats.ttest_1samp(rows, -margin, axis=1, alternative="greater")
+        below: Any = stats.ttest_1samp(rows, margin, axis=1, alternative="less")
+        larger[places] = np.maximum(above.pvalue, below.pvalue)
+    return larger.tolist()
+
+
 def effect(test: Paired) -> float:
     """Hedges' g of paired differences: mean over sample deviation, times the factor that removes
     its bias (Hedges 1981).

@@ -210,11 +210,24 @@ def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
         [means, spread, _differences(done)]
     )
     if "unknown_ops" in done:
-        summary["unknown_ops"] = measured["unknown_ops"].agg(_joined)
+        summary["unknown_ops"] = _operations(done)
     summary["compression"] = summary["params_dense"] / summary["params_kept"]
     summary["speedup_masked"] = summary["flops_dense"] / summary["flops_masked"]
     summary["speedup_shrunk"] = summary["flops_dense"] / summary["flops_shrunk"]
     return summary.rename_axis(columns=None).reset_index()
+
+
+def _operations(done: pd.DataFrame) -> pd.Series[str]:
+    """All that `unknown_ops` names, by point. Nearly always a point has one such text, and few
+    points have different ones: each text is read once.
+    """
+    told = done.groupby(POINT)["unknown_ops"]
+    texts = told.first().fillna("")
+    known = {text: _joined(pd.Series([text])) for text in texts.unique()}
+    operations = texts.map(known)
+    for point in operations.index[told.nunique() > 1]:
+        operations[point] = _joined(told.get_group(point))
+    return operations
 
 
 def _joined(operations: pd.Series[str]) -> str:

@@ -62,8 +62,11 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = Tr
     hold text.
     """
     inner = "---:" if numbers else "---"
-    rule = ["---", *[inner] * (len(head) - 2), "---"]
-    return "\n".join(_row(cells) for cells in (head, rule, *lines))
+    middle = [inner] * (len(head) - 2)
+    rows = [_row(head), _row(["---", *middle, "---"])]
+    for line in lines:
+        rows.append(_row(line))
+    return "\n".join(rows)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -41,6 +41,7 @@ READING = (
     "interval. Charged: to all networks of a seed, search included. The same table is in arms.md "
     "and arms.csv."
 )
+Label = tuple[str, bool]
 Lines = dict[int, np.ndarray]
 """The front of each seed, as from `equal_flops.lines`."""
 
@@ -52,23 +53,25 @@ def both(last_rows: pd.DataFrame) -> pd.DataFrame:
     """`arms` by shrunk FLOPs, and by masked ones where these are others; figures that go by a cost
     end in its name.
     """
+    shrunk = _suffixed(last_rows, "flops_shrunk")
     done = last_rows[last_rows["status"] == "done"]
-    joined = _suffixed(last_rows, front.COSTS[0])
-    if not (done["flops_masked"] != done["flops_shrunk"]).any():
-        return joined
-    for cost in front.COSTS[1:]:
-        lines = _suffixed(last_rows, cost)
-        kind = cost.removeprefix("flops_")
-        own = [name for name in lines if str(name).endswith(f"_{kind}")]
-        joined = joined.merge(lines[[*attainment.LABEL, *own]], on=attainment.LABEL, how="left")
-    return joined
+    if (done["flops_masked"] == done["flops_shrunk"]).all():
+        return shrunk
+    masked = _suffixed(last_rows, "flops_masked")
+    label = attainment.LABEL
+    own = [name for name in masked if str(name).endswith("_masked")]
+    return shrunk.merge(masked[[*label, *own]], on=label, how="left")
 
 
 def _suffixed(last_rows: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
     """`arms` by one cost, with its name at the end of what goes by it."""
-    lines, kind = arms(last_rows, cost), cost.removeprefix("flops_")
-    own = [str(name) for name in lines if str(name).startswith(BY_COST)]
-    return lines.rename(columns={name: f"{name}_{kind}" for name in own})
+    kind = cost.removeprefix("flops_")
+    lines = arms(last_rows, cost)
+    longer = {}
+    for name in map(str, lines):
+        if name.startswith(BY_COST):
+            longer[name] = f"{name}_{kind}"
+    return lines.rename(columns=longer)
 
 
 def arms(
@@ -92,27 +95,42 @@ def arms(
     wanted = _reached(known, dense) if at is None else list(at)
     parent = front.parent_scores(done)["accuracy_valid"]
     told = []
-    for (arm, control), rows in _labelled(done):
+    for label, rows in _labelled(done):
+        arm, control = label
         line: dict[str, object] = {"arm": arm, "control": bool(control)}
-        line |= _accuracies(known[arm, control], wanted, dense)
+        line |= _accuracies(known[label], wanted, dense)
         line |= _least_flops(rows, cost, parent)
         told.append(line)
-    volumes = attainment.hypervolumes(attainment.points(done, cost))
-    volumes = volumes.rename(columns={"points_most": "networks"}).drop(columns="points_least")
-    frame = pd.DataFrame(told).merge(volumes, how="left").merge(charged(last_rows), how="left")
+    frame = pd.DataFrame(told)
+    frame = frame.merge(_volumes(done, cost), how="left")
+    frame = frame.merge(charged(last_rows), how="left")
     return frame.sort_values(["control", "arm"], ignore_index=True)
+
+
+def _volumes(done: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
+    """Hypervolume and the most networks of a seed, by label."""
+    points = attainment.points(done, cost)
+    volumes = attainment.hypervolumes(points)
+    volumes = volumes.rename(columns={"points_most": "networks"})
+    return volumes.drop(columns="points_least")
 
 
 def shares(done: pd.DataFrame, cost: front.Cost = "flops_shrunk") -> list[float]:
     """Of `SHARES` those that at least two labels reach in every seed, the first `SHARES_TOLD`."""
-    return _reached(_known_lines(done, cost), float(done["flops_dense"].max()))
+    known = _known_lines(done, cost)
+    dense = done["flops_dense"].max()
+    return _reached(known, float(dense))
 
 
-def _reached(known: Mapping[tuple[str, bool], Lines], dense: float) -> list[float]:
+def _reached(known: Mapping[Label, Lines], dense: float) -> list[float]:
+    """As `shares`. dense: the parent's FLOPs."""
     reached = []
     for share in SHARES:
-        there = [label for label in known if not _at(known[label], share * dense).isna().any()]
-        if len(there) > 1:
+        there = 0
+        for lines in known.values():
+            scores = _at(lines, share * dense)
+            there += scores.notna().all()
+        if there > 1:
             reached.append(share)
     return reached[:SHARES_TOLD]
 
@@ -132,12 +150,14 @@ def _accuracies(lines: Lines, wanted: Sequence[float], dense: float) -> dict[str
 def _least_flops(rows: pd.DataFrame, cost: front.Cost, parent: pd.Series) -> dict[str, float]:
     """The fewest FLOPs within each drop, mean over seeds; NaN if a seed has no such network."""
     able = rows[front.eligible(rows)]
-    wanted, seeds = able["seed"].map(parent), rows["seed"].nunique()
+    wanted = able["seed"].map(parent)
+    seeds = rows["seed"].nunique()
     told = {}
     for drop in DROPS:
-        enough = able[able["accuracy_valid"] >= wanted - drop - paired.ALIKE]
-        least = enough.groupby("seed")[cost].min()
-        told[f"flops_within_{100 * drop:g}"] = least.mean() if len(least) == seeds else math.nan
+        near = able["accuracy_valid"] >= wanted - drop - paired.ALIKE
+        least = able[near].groupby("seed")[cost].min()
+        name = f"flops_within_{100 * drop:g}"
+        told[name] = least.mean() if len(least) == seeds else math.nan
     return told
 
 
@@ -148,38 +168,49 @@ def charged(last_rows: pd.DataFrame) -> pd.DataFrame:
     out.
     """
     charges = list(attainment.CHARGES)
+    seeds = [*attainment.LABEL, "seed"]
     known = last_rows.dropna(subset=charges)
     known = known.assign(network=front.networks(known))
     known = known.sort_values("train_flops", kind="stable")
-    seeds = [*attainment.LABEL, "seed"]
+    known = known.drop_duplicates([*seeds, "network"])
     totals = []
-    for key, group in known.drop_duplicates([*seeds, "network"]).groupby(seeds):
+    for key, group in known.groupby(seeds):
         line = dict(zip(seeds, key, strict=True))
-        line |= {name: len(group) * group[name].mean() for name in charges}
+        for name in charges:
+            line[name] = len(group) * group[name].mean()
         totals.append(line)
     frame = pd.DataFrame(totals, columns=[*seeds, *charges])
-    return frame.groupby(attainment.LABEL)[charges].mean().reset_index()
+    means = frame.groupby(attainment.LABEL)[charges].mean()
+    return means.reset_index()
 
 
-def _labelled(done: pd.DataFrame) -> list[tuple[tuple[str, bool], pd.DataFrame]]:
-    return list(done.groupby(attainment.LABEL))  # type: ignore[arg-type]
+def _labelled(done: pd.DataFrame) -> Iterator[tuple[Label, pd.DataFrame]]:
+    labels = done.groupby(attainment.LABEL)
+    for (arm, control), rows in labels:  # type: ignore[misc]
+        label = arm, control
+        yield label, rows
 
 
-def _known_lines(done: pd.DataFrame, cost: front.Cost) -> dict[tuple[str, bool], Lines]:
+def _known_lines(done: pd.DataFrame, cost: front.Cost) -> dict[Label, Lines]:
     """As `equal_flops.lines`, by label; without points for a seed all of whose networks have no
     FLOPs left.
     """
     known = {}
     for label, rows in _labelled(done):
-        seeds = rows["seed"].tolist()
-        known[label] = dict.fromkeys(seeds, np.empty((0, 3))) | equal_flops.lines(rows, cost)
+        nothing = np.empty((0, 3))
+        lines = dict.fromkeys(rows["seed"].tolist(), nothing)
+        known[label] = lines | equal_flops.lines(rows, cost)
     return known
 
 
 def _at(lines: Lines, flops: float) -> pd.Series:
     """Test accuracy at these FLOPs by seed, NaN where a line does not reach them."""
-    known = {seed: line for seed, line in lines.items() if len(line)}
-    return equal_flops.at(known, flops)["accuracy_test"].reindex(list(lines))
+    known = {}
+    for seed, line in lines.items():
+        if len(line):
+            known[seed] = line
+    scores = equal_flops.at(known, flops)["accuracy_test"]
+    return scores.reindex(list(lines))
 
 
 # ---- as text
@@ -240,22 +271,31 @@ def _power(lines: pd.DataFrame) -> str:
 
 
 def _ends(values: pd.Series, form: str) -> str:
-    ends = [format(values.min(), form), format(values.max(), form)]
-    return " to ".join(dict.fromkeys(ends))
+    """The least and the largest value, once where they read the same."""
+    low = format(values.min(), form)
+    high = format(values.max(), form)
+    if low == high:
+        return low
+    return f"{low} to {high}"
 
 
 def markdown(study: Study, arms: pd.DataFrame) -> str:
     """The table, and what is to be known beside it."""
-    notes = "".join(f"\n{sentence}\n" for sentence in notes_on(study))
-    return f"{words.grid(*cells(arms, study.uncounted))}\n{notes}"
+    head, lines = cells(arms, study.uncounted)
+    parts = [f"{words.grid(head, lines)}\n"]
+    for sentence in notes_on(study):
+        parts.append(f"\n{sentence}\n")
+    return "".join(parts)
 
 
 def notes_on(study: Study) -> list[str]:
     """What is to be known beside every figure of FLOPs: operations that are not counted, networks
     that are no points.
     """
-    uncounted = front.uncounted(study.uncounted)
-    return [sentence for sentence in (uncounted, *front.left_out(study.last)) if sentence]
+    notes = front.left_out(study.last)
+    if study.uncounted:
+        notes.insert(0, front.uncounted(study.uncounted))
+    return notes
 
 
 def cells(arms: pd.DataFrame, uncounted: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
@@ -263,15 +303,19 @@ def cells(arms: pd.DataFrame, uncounted: Sequence[str] = ()) -> tuple[list[str],
 
     uncounted: operations without a FLOPs formula, which make counts lower bounds.
     """
-    head, columns = ["arm", "seeds", "networks"], list[str]()
+    head = ["arm", "seeds", "networks"]
+    columns: list[str] = []
     for cost in front.COSTS:
         kind = cost.removeprefix("flops_")
         for name in map(str, arms):
-            headings = _headings(name.removesuffix(f"_{kind}"), kind)
-            if name.endswith(f"_{kind}") and headings:
+            measure, _, end = name.rpartition("_")
+            headings = _headings(measure, kind)
+            if end == kind and headings:
                 head += headings
                 columns.append(name)
-    lines = [_cells(line, columns, bool(uncounted)) for line in page.records(arms)]
+    lines = []
+    for line in page.records(arms):
+        lines.append(_cells(line, columns, bool(uncounted)))
     return [*head, "train FLOPs charged", "seconds charged"], lines
 
 
@@ -302,16 +346,19 @@ def _cells(line: Mapping[str, Any], columns: Sequence[str], uncounted: bool) -> 
 def _measure(line: Mapping[str, Any], name: str, uncounted: bool) -> list[str]:
     """A column of `both` as cells: a hypervolume has two, its mean and its interval."""
     measure, _, kind = name.rpartition("_")
+    value = line[name]
     doubt = " ?" if uncounted else ""
     if measure == "hypervolume":
-        low, high = line[f"hypervolume_low_{kind}"], line[f"hypervolume_high_{kind}"]
-        mean = words.number(line[name], ".4f")
-        return [mean + doubt, words.interval(low, high, ".4f", 1)]
-    if math.isnan(line[name]):
+        low = line[f"hypervolume_low_{kind}"]
+        high = line[f"hypervolume_high_{kind}"]
+        interval = words.interval(low, high, ".4f", 1)
+        return [words.number(value, ".4f") + doubt, interval]
+    if math.isnan(value):
         return ["-"]
-    if measure.startswith("accuracy_at_"):
-        return [words.spread(line[name], line[f"{measure}_std_{kind}"]) + doubt]
-    return [words.flops(line[name], uncounted)]
+    if measure.startswith("flops_within_"):
+        return [words.flops(value, uncounted)]
+    deviation = line[f"{measure}_std_{kind}"]
+    return [words.spread(value, deviation) + doubt]
 
 
 def figures(study: Study) -> pd.DataFrame:

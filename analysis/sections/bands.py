@@ -71,18 +71,21 @@ def _layers(
     base: alt.Chart, drawn: pd.DataFrame, x: alt.X, vertical: axes.AccuracyAxis
 ) -> list[alt.Chart]:
     """Bands, medians, and a mark at each corner of a median."""
-    look, y = looks.looks(drawn), vertical.y()
-    low, high = alt.Y("low:Q", scale=vertical.scale), alt.Y2("high:Q")
-    bands = looks.areas(base, drawn, interpolate="step-after")
+    look = looks.looks(drawn)
+    y = vertical.y()
+    low = alt.Y("low:Q", scale=vertical.scale)
+    high = alt.Y2("high:Q")
+    layers = []
+    for band in looks.areas(base, drawn, interpolate="step-after"):
+        layers.append(band.encode(x, low, high))
     medians = base.transform_filter("isValid(datum.accuracy)")
-    stairs = looks.lines(medians, interpolate="step-after")
-    marks = medians.transform_filter("datum.corner").mark_point(size=60, strokeWidth=2, opacity=1)
+    for stairs in looks.lines(medians, interpolate="step-after"):
+        layers.append(stairs.encode(x, y, look.stroke))
+    corners = medians.transform_filter("datum.corner")
+    marks = corners.mark_point(size=60, strokeWidth=2, opacity=1)
     tips = looks.tips(drawn[["label", "seeds", "relative", "accuracy", "low", "high"]])
-    return [
-        *[band.encode(x, low, high) for band in bands],
-        *[line.encode(x, y, look.stroke) for line in stairs],
-        marks.encode(x, y, look.stroke, look.fill, look.shape, tooltip=tips),
-    ]
+    layers.append(marks.encode(x, y, look.stroke, look.fill, look.shape, tooltip=tips))
+    return layers
 
 
 def _band(group: pd.DataFrame) -> pd.DataFrame:
@@ -91,14 +94,29 @@ def _band(group: pd.DataFrame) -> pd.DataFrame:
     """
     least, middle, most = attainment.PERCENT
     costs = np.unique(group["relative"])
-    stairs = {}
-    for name, percent in (("high", least), ("accuracy", middle), ("low", most)):
-        part = group[group["percent"] == percent].sort_values("relative")
-        best = np.concatenate([[np.nan], part["accuracy_valid"]])
-        stairs[name] = best[np.searchsorted(part["relative"], costs, side="right")]
-    label = group[["label", "control", "seeds"]].iloc[0].to_dict()
-    corner = np.isin(costs, group.loc[group["percent"] == middle, "relative"])
-    return pd.DataFrame({**label, "relative": costs, **stairs, "corner": corner})
+    median = group[group["percent"] == middle]
+    first = group.iloc[0]
+    return pd.DataFrame(
+        {
+            "label": first["label"],
+            "control": first["control"],
+            "seeds": first["seeds"],
+            "relative": costs,
+            "high": _attained(group, least, costs),
+            "accuracy": _attained(group, middle, costs),
+            "low": _attained(group, most, costs),
+            "corner": np.isin(costs, median["relative"]),
+        }
+    )
+
+
+def _attained(group: pd.DataFrame, percent: int, costs: np.ndarray) -> np.ndarray:
+    """The accuracy that so many percent of the seeds attain by each cost."""
+    corners = group[group["percent"] == percent]
+    corners = corners.sort_values("relative")
+    best = np.concatenate([[np.nan], corners["accuracy_valid"]])
+    places = np.searchsorted(corners["relative"], costs, side="right")
+    return best[places]
 
 
 def html(_: Study, surfaces: Surfaces, drawings: Drawings) -> Iterator[str]:

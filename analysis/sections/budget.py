@@ -28,6 +28,7 @@ SETTING = ["arm", "hp", "setting"]
 MEMBER = ["arm", "member"]
 PANELS, LINES = 6, 12
 """Arms that are drawn, and settings of each."""
+MEANS = ["epochs", "flops_masked", "accuracy_valid"]
 LISTED = 12
 """Settings with a best rung before the last that are listed."""
 ENDS = ["rung", "epochs", "flops_masked", "accuracy_valid"]
@@ -43,12 +44,14 @@ def measured(rows: pd.DataFrame, points: pd.DataFrame) -> tuple[pd.DataFrame, in
     is of the same members.
     """
     done = rows_table.done(front.selectable(rows))
-    seen = done.merge(points[SETTING].drop_duplicates())
-    seen["rungs"] = seen.groupby(SETTING)["rung"].transform("nunique")
-    seen = seen[seen["rungs"] > 1]
+    settings = points[SETTING].drop_duplicates()
+    seen = done.merge(settings)
+    rungs = seen.groupby(SETTING)["rung"].transform("nunique")
+    seen = seen.assign(rungs=rungs)[rungs > 1]
     known = seen.groupby(MEMBER)["accuracy_valid"].transform("count")
     whole = known == seen["rungs"]
-    return seen[whole], len(seen[~whole].drop_duplicates(MEMBER))
+    lacking = seen[~whole].drop_duplicates(MEMBER)
+    return seen[whole], len(lacking)
 
 
 def curves(seen: pd.DataFrame) -> pd.DataFrame:
@@ -59,18 +62,29 @@ def curves(seen: pd.DataFrame) -> pd.DataFrame:
     flops_masked and accuracy_valid; `best` and `last`: whether it is that rung of its setting. The
     best rung has the largest mean; the last one wins ties, then the first.
     """
-    names = [str(name) for name in seen if str(name).startswith("hp_")]
+    names = [name for name in map(str, seen) if name.startswith("hp_")]
     grouped = seen.groupby([*SETTING, "rung"])
-    means = grouped[["epochs", "flops_masked", "accuracy_valid"]].mean()
-    lines = grouped[names].first().join([grouped.size().rename("n"), means]).reset_index()
+    parts = [
+        grouped.size().rename("n"),
+        grouped[MEANS].mean(),
+    ]
+    lines = grouped[names].first().join(parts).reset_index()
     settings = lines.groupby(SETTING)
-    lines["last"] = lines["rung"] == settings["rung"].transform("max")
-    highest = settings["accuracy_valid"].transform("max")
+    last = settings["rung"].transform("max")
+    lines["last"] = lines["rung"] == last
+    lines["best"] = lines.index.isin(_best(lines))
+    lines["cost"] = settings["flops_masked"].transform("last")
+    key = ["arm", "cost", "hp", "rung"]
+    lines = lines.sort_values(key, ignore_index=True)
+    return lines[[*SETTING, "rung", *names, "n", *MEANS, "last", "best"]]
+
+
+def _best(lines: pd.DataFrame) -> pd.Index:
+    """The lines of the best rung of each setting."""
+    highest = lines.groupby(SETTING)["accuracy_valid"].transform("max")
     top = lines[lines["accuracy_valid"] >= highest - paired.ALIKE]
-    best = top.sort_values("last", ascending=False, kind="stable").drop_duplicates(SETTING)
-    cost = settings["flops_masked"].transform("last")
-    lines = lines.assign(best=lines.index.isin(best.index), cost=cost)
-    return lines.sort_values(["arm", "cost", "hp", "rung"], ignore_index=True).drop(columns="cost")
+    last_first = top.sort_values("last", ascending=False, kind="stable")
+    return last_first.drop_duplicates(SETTING).index
 
 
 def shown(lines: pd.DataFrame) -> pd.DataFrame:
@@ -81,14 +95,17 @@ def shown(lines: pd.DataFrame) -> pd.DataFrame:
     among them.
     """
     last = lines.loc[lines["last"], [*SETTING, "accuracy_valid"]]
-    lost = lines[lines["best"]].merge(last, on=SETTING, suffixes=("", "_last"))
-    lost = lost.assign(lost=lost["accuracy_valid"] - lost["accuracy_valid_last"])
-    most = lost.groupby("arm")["lost"].max().sort_values(ascending=False, kind="stable")
+    best = lines[lines["best"]].merge(last, on=SETTING, suffixes=("", "_last"))
+    best["lost"] = best["accuracy_valid"] - best["accuracy_valid_last"]
+    most = best.groupby("arm")["lost"].max()
+    most = most.sort_values(ascending=False, kind="stable")
     parts = []
     for arm in most.index[:PANELS]:
-        own = lost[lost["arm"] == arm]
-        parts.append(front.evenly(own, LINES, int(own["lost"].to_numpy().argmax())))
-    return pd.concat(parts)[SETTING].merge(lines, on=SETTING)
+        own = best[best["arm"] == arm]
+        place = own["lost"].to_numpy().argmax()
+        parts.append(front.evenly(own, LINES, int(place)))
+    chosen = pd.concat(parts)
+    return chosen[SETTING].merge(lines, on=SETTING)
 
 
 def early(seen: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
@@ -97,30 +114,53 @@ def early(seen: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
     seen: as from `measured`.  lines: as from `curves`.  Columns: `SETTING`, `n`; rung, epochs,
     flops_masked and accuracy_valid with `_best` and `_last`; `difference`, the mean over members of
     accuracy at the best rung minus that at the last, with its 95 % t interval `difference_low` and
-    `difference_high` (NaN where `paired.paired` has none).
+    `difference_high` (NaN where `paired.paired` has none, and after the first `LISTED`).
     """
-    best = lines.loc[lines["best"], [*SETTING, "n", *ENDS]]
-    last = lines.loc[lines["last"], [*SETTING, "n", *ENDS]]
-    both = best.merge(last, on=[*SETTING, "n"], suffixes=("_best", "_last"))
-    both = both[both["rung_best"] != both["rung_last"]].reset_index(drop=True)
-    tests = [paired.paired(difference) for difference in _differences(seen, both)]
-    for field, end in (("mean", ""), ("low", "_low"), ("high", "_high")):
-        values = [getattr(test, field) for test in tests]
-        both[f"difference{end}"] = pd.Series(values, dtype=float)
-    return both.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
+    key = [*SETTING, "n"]
+    told = lines[[*key, *ENDS]]
+    best, last = told[lines["best"]], told[lines["last"]]
+    both = best.merge(last, on=key, suffixes=("_best", "_last"))
+    both = both[both["rung_best"] != both["rung_last"]]
+    both = both.reset_index(drop=True)
+    differences = _differences(seen, both)
+    means = [difference.mean() for difference in differences]
+    both["difference"] = pd.Series(means, dtype=float)
+    both = both.sort_values("difference", ascending=False, kind="stable")
+    lows, highs = [], []
+    for place in both.index[:LISTED]:
+        test = paired.paired(differences[place])
+        lows.append(test.low)
+        highs.append(test.high)
+    both = both.reset_index(drop=True)
+    both["difference_low"] = pd.Series(lows, dtype=float)
+    both["difference_high"] = pd.Series(highs, dtype=float)
+    return both
 
 
 def _differences(seen: pd.DataFrame, both: pd.DataFrame) -> list[np.ndarray]:
     """For each line of `both` its members' accuracy at the best rung minus that at the last."""
-    pairs = both[[*SETTING, "rung_best", "rung_last"]].assign(place=both.index)
-    accuracy = seen[[*SETTING, "member", "rung", "accuracy_valid"]]
-    best = pairs.merge(accuracy, left_on=[*SETTING, "rung_best"], right_on=[*SETTING, "rung"])
-    last = pairs.merge(accuracy, left_on=[*SETTING, "rung_last"], right_on=[*SETTING, "rung"])
+    if both.empty:
+        return []
+    best, last = _members(seen, both, "rung_best"), _members(seen, both, "rung_last")
     joined = best.merge(last, on=["place", "member"], suffixes=("_best", "_last"))
     joined = joined.sort_values(["place", "member"])
     difference = joined["accuracy_valid_best"] - joined["accuracy_valid_last"]
     starts = np.searchsorted(joined["place"], both.index[1:])
-    return np.split(difference.to_numpy(), starts) if len(both) else []
+    return np.split(difference.to_numpy(), starts)
+
+
+def _members(seen: pd.DataFrame, both: pd.DataFrame, rung: str) -> pd.DataFrame:
+    """Accuracies at a rung, a line for each member of each line of `both`, whose index is `place`.
+
+    rung: the column of `both` that names it.
+    """
+    wanted = both[SETTING].assign(
+        rung=both[rung],
+        place=both.index,
+    )
+    key = [*SETTING, "rung"]
+    members = wanted.merge(seen, on=key)
+    return members[["place", "member", "accuracy_valid"]]
 
 
 # ---- the chart
@@ -146,30 +186,39 @@ def chart(curves: pd.DataFrame, study: str) -> Picture:
 
 def _panel(data: Data, curves: pd.DataFrame, arm: str) -> alt.LayerChart:
     number = front.varying(curves) or "flops_masked"
-    level = curves[number].where(curves["last"]).groupby(curves["hp"]).transform("max")
+    last = curves[number].where(curves["last"])
+    level = last.groupby(curves["hp"]).transform("max")
     order = level.rank(method="dense")
-    names = ["setting", "rung", "epochs", "n", "accuracy_valid", "flops_masked"]
     share = (order - 1) / max(order.max() - 1, 1)
-    base = data.chart(curves[[*names, "hp", "best"]].assign(level=share))
-    kind = axes.kind(curves["epochs"])
-    axis = alt.Axis(format="~s", tickCount=5)
-    if kind == "log":
-        axis = alt.Axis(format="~s", values=axes.round_ticks(curves["epochs"]))
-    x = alt.X("epochs:Q", axis=axis, scale=alt.Scale(type=kind, nice=False, zero=False, padding=8))
-    percent = alt.Axis(format="~%", tickCount=5)
-    y = alt.Y("accuracy_valid:Q", scale=alt.Scale(zero=False), axis=percent, title=None)
+    names = ["setting", "rung", "epochs", "n", "accuracy_valid", "flops_masked"]
+    drawn = curves[[*names, "hp", "best"]].assign(level=share)
+    base = data.chart(drawn)
+    x = _epochs(curves["epochs"])
+    y = axes.percent("accuracy_valid", alt.Scale(zero=False))
     colour = looks.graded("level")
-    rings = base.transform_filter("datum.best").mark_point(size=60, strokeWidth=2, opacity=1)
-    line = base.mark_line(strokeWidth=1.5)
+    lines = base.mark_line(strokeWidth=1.5)
+    best = base.transform_filter("datum.best")
+    rings = best.mark_point(size=60, strokeWidth=2, opacity=1)
     layers = [
-        line.encode(x, y, colour, detail="hp:N", order="rung:Q"),
+        lines.encode(x, y, colour, detail="hp:N", order="rung:Q"),
         rings.encode(x, y, colour, tooltip=looks.tips(curves[names])),
     ]
-    told = str(curves["setting"].iloc[0])
-    if curves["hp"].nunique() > 1:
-        told = _coloured(number, level)
+    told = _coloured(number, level)
+    if curves["hp"].nunique() == 1:
+        told = str(curves["setting"].iloc[0])
     title = looks.panel_title(arm, told)
     return alt.LayerChart(layer=layers, width=210, height=160, title=title)
+
+
+def _epochs(epochs: pd.Series) -> alt.X:
+    """The horizontal axis."""
+    kind = axes.kind(epochs)
+    axis = alt.Axis(format="~s", tickCount=5)
+    if kind == "log":
+        ticks = axes.round_ticks(epochs)
+        axis = alt.Axis(format="~s", values=ticks)
+    scale = alt.Scale(type=kind, nice=False, zero=False, padding=8)
+    return alt.X("epochs:Q", axis=axis, scale=scale)
 
 
 def _coloured(number: str, level: pd.Series) -> str:
@@ -194,9 +243,13 @@ class Figures:
 
 
 def figures(study: Study) -> Figures | None:
-    seen, lacking = measured(study.rows, study.points[~front.is_check(study.points)])
+    points = study.points
+    own = points[~front.is_check(points)]
+    seen, lacking = measured(study.rows, own)
     lines = curves(seen)
-    return None if lines.empty else Figures(lines, early(seen, lines), lacking)
+    if lines.empty:
+        return None
+    return Figures(lines, early(seen, lines), lacking)
 
 
 def picture(study: Study, figures: Figures) -> Picture:

@@ -27,7 +27,19 @@ from ._study import Study
 
 MEASURES = ("primal", "dual", "gap", "violation", "stationarity", "gates", "neurons")
 """What `m_<name>` may hold; violation and stationarity are relative KKT residuals."""
+FORMS = {
+    "primal": ".6g",
+    "dual": ".6g",
+    "relative": ".2g",
+    "relative_worst": ".2g",
+    "violation_worst": ".2g",
+    "stationarity_worst": ".2g",
+    "gates": "g",
+    "neurons": "g",
+}
+"""Columns that are listed, and the format of each."""
 SETTING = ["arm", "hp", "setting"]
+ABOUT = ["member", "seed", "rung", "epochs", "seconds"]
 SETTINGS_SHOWN = 30
 """Settings that a page has room for."""
 ROUNDING = float(np.finfo(np.float64).eps)
@@ -50,12 +62,24 @@ def measured(rows: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     primal is not positive), and those `hp_<name>` that have a value.
     """
     done = rows_table.done(front.selectable(rows))
-    seen = holding(done).merge(points[SETTING].drop_duplicates())
-    measures = seen.reindex(columns=[f"m_{name}" for name in MEASURES])
-    measures = measures.set_axis(list(MEASURES), axis=1).astype(float)
-    names = [name for name in seen if str(name).startswith("hp_") and seen[name].notna().any()]
-    kept = seen[[*SETTING, "member", "seed", "rung", "epochs", "seconds", *names]].join(measures)
-    return kept.assign(relative=kept["gap"] / kept["primal"].where(kept["primal"] > 0))
+    settings = points[SETTING].drop_duplicates()
+    seen = holding(done).merge(settings)
+    given = [name for name in _hyper(seen) if seen[name].notna().any()]
+    kept = seen[[*SETTING, *ABOUT, *given]].join(_measures(seen))
+    positive = kept["primal"].where(kept["primal"] > 0)
+    return kept.assign(relative=kept["gap"] / positive)
+
+
+def _measures(rows: pd.DataFrame) -> pd.DataFrame:
+    """`MEASURES`, NaN where the rows have no such column."""
+    columns = [f"m_{name}" for name in MEASURES]
+    measures = rows.reindex(columns=columns).astype(float)
+    return measures.set_axis(list(MEASURES), axis=1)
+
+
+def _hyper(rows: pd.DataFrame) -> list[str]:
+    """The columns of hyper-parameters."""
+    return [name for name in map(str, rows) if name.startswith("hp_")]
 
 
 def curves(certified: pd.DataFrame) -> pd.DataFrame:
@@ -66,14 +90,20 @@ def curves(certified: pd.DataFrame) -> pd.DataFrame:
     `relative`; the largest of relative gap, violation and stationarity (`*_worst`); `last`: whether
     it is the setting's last rung.
     """
-    names = [str(name) for name in certified if str(name).startswith("hp_")]
+    names = _hyper(certified)
     grouped = certified.groupby([*SETTING, "rung"], sort=False)
-    medians = grouped[["epochs", "seconds", *MEASURES, "relative"]].median()
-    worst = grouped[["relative", "violation", "stationarity"]].max().add_suffix("_worst")
-    counts = pd.DataFrame({"n": grouped.size(), "known": grouped["relative"].count()})
-    lines = counts.join([grouped[names].first(), medians, worst]).reset_index()
-    lines["last"] = lines["rung"] == lines.groupby(SETTING)["rung"].transform("max")
-    return lines.sort_values(["arm", *names, "hp", "rung"], ignore_index=True)
+    parts = [
+        grouped["relative"].count().rename("known"),
+        grouped[names].first(),
+        grouped[["epochs", "seconds", *MEASURES, "relative"]].median(),
+        grouped[["relative", "violation", "stationarity"]].max().add_suffix("_worst"),
+    ]
+    counts = grouped.size().to_frame("n")
+    lines = counts.join(parts).reset_index()
+    last = lines.groupby(SETTING)["rung"].transform("max")
+    lines["last"] = lines["rung"] == last
+    key = ["arm", *names, "hp", "rung"]
+    return lines.sort_values(key, ignore_index=True)
 
 
 def shown(lines: pd.DataFrame, most: int = SETTINGS_SHOWN) -> pd.DataFrame:
@@ -83,17 +113,21 @@ def shown(lines: pd.DataFrame, most: int = SETTINGS_SHOWN) -> pd.DataFrame:
     lines: as from `curves`.
     """
     last = lines[lines["last"]]
-    worst = last["relative_worst"].fillna(np.inf).to_numpy()
-    place = int(worst.argmax()) if len(last) else 0
-    return lines.merge(front.evenly(last, most, place)[SETTING])
+    if last.empty:
+        return lines
+    worst = last["relative_worst"].fillna(np.inf)
+    place = int(worst.to_numpy().argmax())
+    settings = front.evenly(last, most, place)
+    return lines.merge(settings[SETTING])
 
 
 def drawable(lines: pd.DataFrame) -> pd.Series[bool]:
     """Which lines logarithmic axes can hold: a finite relative gap (`ROUNDING` and less go to the
     foot), seconds above 0.
     """
-    timed = lines["seconds"].between(0, np.inf, inclusive="neither")
-    return lines["relative"].abs().lt(np.inf) & timed
+    finite = lines["relative"].abs() < np.inf
+    seconds = lines["seconds"]
+    return finite & (seconds > 0) & (seconds < np.inf)
 
 
 # ---- the chart
@@ -162,10 +196,13 @@ def _layers(
 def _colour(drawn: pd.DataFrame, number: str | None) -> alt.Color:
     if number is None:
         arms = drawn["arm"].unique().tolist()
-        scale = alt.Scale(domain=arms, range=looks.cycled(looks.COLOURS, len(arms)))
-        return alt.Color("arm:N", scale=scale, legend=alt.Legend(title=None))
+        colours = looks.cycled(looks.COLOURS, len(arms))
+        scale = alt.Scale(domain=arms, range=colours)
+        legend = alt.Legend(title=None)
+        return alt.Color("arm:N", scale=scale, legend=legend)
+    name = number.removeprefix("hp_")
+    legend = alt.Legend(title=name, titleColor=looks.TEXT, format="~g")
     kind = axes.kind(drawn[number])
-    legend = alt.Legend(title=number.removeprefix("hp_"), titleColor=looks.TEXT, format="~g")
     scale = alt.Scale(type=kind, range=list(looks.GRADED), nice=False)
     path = looks.field(number)
     return alt.Color(field=path, type="quantitative", scale=scale, legend=legend)
@@ -284,11 +321,10 @@ def _cells(line: Mapping[str, Any]) -> list[str]:
     count = str(line["n"])
     if line["known"] < line["n"]:
         count = f"{line['known']} of {line['n']}"
-    measures = {"primal": ".6g", "dual": ".6g", "relative": ".2g", "relative_worst": ".2g"}
-    measures |= {"violation_worst": ".2g", "stationarity_worst": ".2g", "gates": "g"}
-    measures |= {"neurons": "g"}
-    values = [words.number(line[name], form) for name, form in measures.items()]
-    return [line["arm"], line["setting"], count, *values]
+    cells = [line["arm"], line["setting"], count]
+    for name, form in FORMS.items():
+        cells.append(words.number(line[name], form))
+    return cells
 
 
 SECTION = Section(

@@ -18,6 +18,8 @@ from ._section import Drawings, Section
 from ._study import Study
 
 Charge = Literal["train_flops", "seconds"]
+COUNTS = 200
+"""Numbers of networks at which a line is computed, of more than so many."""
 NAMED = {
     "train_flops": "training FLOPs charged, search included",
     "seconds": "seconds charged, search included",
@@ -26,7 +28,8 @@ REACHED = "hypervolume, validation data"
 
 
 def figures(study: Study) -> pd.DataFrame | None:
-    means = attainment.spent(attainment.compute(study.own))
+    reached = attainment.compute(study.own, most=COUNTS)
+    means = attainment.spent(reached)
     return means if means["hypervolume"].gt(0).any() else None
 
 
@@ -79,30 +82,38 @@ def _drawable(means: pd.DataFrame) -> pd.DataFrame:
 
 def _layers(base: alt.Chart, drawn: pd.DataFrame, charge: Charge) -> list[alt.Chart]:
     """Intervals, means, and marks: of lines of many networks at their ends alone."""
-    kind = axes.kind(drawn[charge])
-    ticks = axes.round_ticks(drawn[charge]) if kind == "log" else alt.Undefined
-    x = alt.X(
+    x = _charged(drawn[charge], charge)
+    scale = alt.Scale(zero=False, nice=False, padding=10)
+    axis = alt.Axis(format="~g", tickCount=6)
+    y = alt.Y("hypervolume:Q", scale=scale, axis=axis, title=REACHED)
+    low = alt.Y("low:Q", scale=scale, title=REACHED)
+    high = alt.Y2("high:Q")
+    look = looks.looks(drawn)
+    layers = []
+    for area in looks.areas(base.transform_filter("isValid(datum.low)"), drawn):
+        layers.append(area.encode(x, low, high))
+    for line in looks.lines(base):
+        layers.append(line.encode(x, y, look.stroke))
+    marks = base.mark_point(size=50, strokeWidth=2, opacity=1)
+    longest = drawn.groupby("label").size().max()
+    if longest > looks.FEW:
+        marks = marks.transform_filter("datum.end")
+    told = ["label", "seeds", "networks", *attainment.CHARGES, "hypervolume", "low", "high"]
+    tips = looks.tips(drawn[told])
+    layers.append(marks.encode(x, y, look.stroke, look.fill, look.shape, tooltip=tips))
+    return layers
+
+
+def _charged(values: pd.Series, charge: Charge) -> alt.X:
+    """The horizontal axis."""
+    kind = axes.kind(values)
+    ticks = axes.round_ticks(values) if kind == "log" else alt.Undefined
+    return alt.X(
         f"{charge}:Q",
         scale=alt.Scale(type=kind, nice=False, padding=16),
         axis=alt.Axis(format="~s", values=ticks),
         title=NAMED[charge],
     )
-    scale = alt.Scale(zero=False, nice=False, padding=10)
-    axis = alt.Axis(format="~g", tickCount=6)
-    y = alt.Y("hypervolume:Q", scale=scale, axis=axis, title=REACHED)
-    low, high = alt.Y("low:Q", scale=scale, title=REACHED), alt.Y2("high:Q")
-    look = looks.looks(drawn)
-    areas = looks.areas(base.transform_filter("isValid(datum.low)"), drawn)
-    marks = base.mark_point(size=50, strokeWidth=2, opacity=1)
-    if drawn.groupby("label").size().max() > looks.FEW:
-        marks = marks.transform_filter("datum.end")
-    told = ["label", "seeds", "networks", *attainment.CHARGES, "hypervolume", "low", "high"]
-    tips = looks.tips(drawn[told])
-    return [
-        *[area.encode(x, low, high) for area in areas],
-        *[line.encode(x, y, look.stroke) for line in looks.lines(base)],
-        marks.encode(x, y, look.stroke, look.fill, look.shape, tooltip=tips),
-    ]
 
 
 def html(_: Study, __: pd.DataFrame, drawings: Drawings) -> Iterator[str]:

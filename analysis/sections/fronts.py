@@ -29,8 +29,9 @@ def gathered(points: pd.DataFrame) -> pd.DataFrame:
 
     Arms of checks are called after the arm that they are about, a comma, and what the check does.
     """
-    kinds = points["arm"].str.rpartition(", ")[2]
-    return points.assign(arm=points["arm"].where(~front.is_check(points), kinds))
+    parts = points["arm"].str.rpartition(", ")
+    own = ~front.is_check(points)
+    return points.assign(arm=points["arm"].where(own, parts[2]))
 
 
 def shrinks(points: pd.DataFrame) -> bool:
@@ -151,19 +152,29 @@ def _marks(
 
 def _notes(data: Data, drawn: pd.DataFrame, broken: float | None) -> list[alt.Chart]:
     """The parent's FLOPs, the front of all arms, and where the axis breaks."""
-    parent = alt.X(datum=float(drawn["flops_dense"].max()))
-    band = data.chart(drawn.loc[drawn["best"], ["cost", "accuracy"]]).mark_line(
-        strokeWidth=14, opacity=0.12, color=looks.TEXT, strokeCap="round"
+    best = drawn.loc[drawn["best"], ["cost", "accuracy"]]
+    band = data.chart(best).mark_line(
+        strokeWidth=14,
+        opacity=0.12,
+        color=looks.TEXT,
+        strokeCap="round",
     )
+    dense = drawn["flops_dense"].max()
+    parent = alt.X(datum=float(dense))
     rule = looks.one_mark().mark_rule(strokeDash=looks.DOTTED, **looks.FAINT)
     name = looks.one_mark().mark_text(
-        align="right", dx=-5, dy=-6, baseline="bottom", fontSize=12, **looks.FAINT
+        align="right",
+        dx=-5,
+        dy=-6,
+        baseline="bottom",
+        fontSize=12,
+        **looks.FAINT,
     )
-    foot, text = alt.Y(value=looks.HEIGHT), alt.TextValue("parent")
+    foot = alt.Y(value=looks.HEIGHT)
     layers = [
         band.encode(alt.X("cost:Q"), alt.Y("accuracy:Q")),
         rule.encode(parent),
-        name.encode(parent, foot, text),
+        name.encode(parent, foot, alt.TextValue("parent")),
     ]
     if broken is not None:
         below = int((drawn["accuracy"] < broken).sum())
@@ -185,17 +196,22 @@ def _crosses(data: Data, others: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.C
     if others.empty:
         return []
     names = ["name", "source", "model", "protocol", "counted", "accuracy", "cost", "params"]
-    base = data.chart(others[names], exact=True).encode(x, y)
-    ink = {"color": looks.TEXT, "opacity": 0.45}
-    marks = base.mark_point(shape=CROSS, size=60, strokeWidth=1.5, **ink)
-    words = base.mark_text(align="left", dx=8, fontSize=11, **ink)
-    return [marks.encode(tooltip=looks.tips(others[names])), words.encode(alt.Text("name:N"))]
+    told = others[names]
+    base = data.chart(told, exact=True).encode(x, y)
+    faint = {"color": looks.TEXT, "opacity": 0.45}
+    marks = base.mark_point(shape=CROSS, size=60, strokeWidth=1.5, **faint)
+    words = base.mark_text(align="left", dx=8, fontSize=11, **faint)
+    return [
+        marks.encode(tooltip=looks.tips(told)),
+        words.encode(alt.Text("name:N")),
+    ]
 
 
 def _tooltips(summary: pd.DataFrame) -> list[alt.Tooltip]:
     """Everything that the summary says of a point."""
+    arm = alt.Tooltip("label:N", title="arm")
     told = summary.drop(columns=["algorithm", "control", "arm"])
-    return [alt.Tooltip("label:N", title="arm"), *looks.tips(told)]
+    return [arm, *looks.tips(told)]
 
 
 def _explained(points: pd.DataFrame, others: bool) -> list[str]:

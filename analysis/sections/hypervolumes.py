@@ -61,19 +61,24 @@ def _cells(line: Mapping[str, Any], gaps: pd.DataFrame) -> list[str]:
 
 def _behind(line: Mapping[str, Any], gaps: pd.DataFrame) -> str:
     """The other label that one is farthest behind, and by how much."""
-    own = gaps[(gaps["arm"] == line["arm"]) & (gaps["control"] == line["control"])]
+    same_arm = gaps["arm"] == line["arm"]
+    same_control = gaps["control"] == line["control"]
+    own = gaps[same_arm & same_control]
     if own.empty:
         return "-"
-    most = own.loc[own["epsilon"].idxmax()]
-    other = page.label({"arm": most["against"], "control": most["against_control"]})
-    return f"{most['epsilon']:+.4f} ({other})"
+    place = own["epsilon"].idxmax()
+    most = own.loc[place]
+    other = {"arm": most["against"], "control": most["against_control"]}
+    return f"{most['epsilon']:+.4f} ({page.label(other)})"
 
 
 def _mean(line: Mapping[str, Any], cost: str) -> tuple[str, str]:
     """A hypervolume, mean over seeds, and its interval. cost: how its columns end."""
-    low, high = line[f"hypervolume_low{cost}"], line[f"hypervolume_high{cost}"]
-    mean = words.number(line[f"hypervolume{cost}"], ".4f")
-    return mean, words.interval(low, high, ".4f", 1)
+    mean = line[f"hypervolume{cost}"]
+    low = line[f"hypervolume_low{cost}"]
+    high = line[f"hypervolume_high{cost}"]
+    interval = words.interval(low, high, ".4f", 1)
+    return words.number(mean, ".4f"), interval
 
 
 SECTION = Section(name="hypervolume", title="Hypervolume", figures=figures, html=html)

@@ -30,8 +30,11 @@ def figures(study: Study) -> pd.DataFrame | None:
 
 
 def picture(study: Study, timed: pd.DataFrame) -> Picture | None:
-    drawable = timed["milliseconds"].notna() & (timed["flops_shrunk"] > 0)
-    return chart(timed, study.name) if drawable.any() else None
+    measured = timed["milliseconds"].notna()
+    computing = timed["flops_shrunk"] > 0
+    if not (measured & computing).any():
+        return None
+    return chart(timed, study.name)
 
 
 def chart(timed: pd.DataFrame, study: str) -> Picture:
@@ -64,16 +67,24 @@ def _panel(data: Data, group: pd.DataFrame, title: str) -> alt.LayerChart:
     base = data.chart(group[names])
     axis = alt.Axis(format="~s", tickCount=5)
     x = axes.logarithmic("flops_shrunk", "FLOPs of the shrunk network (one example)", axis, 16)
-    scale = alt.Scale(type="log", nice=False, padding=10)
-    y = alt.Y("milliseconds:Q", scale=scale, axis=alt.Axis(tickCount=5), title="milliseconds")
+    y = alt.Y(
+        "milliseconds:Q",
+        scale=alt.Scale(type="log", nice=False, padding=10),
+        axis=alt.Axis(tickCount=5),
+        title="milliseconds",
+    )
     colours = alt.Scale(domain=MODES, range=list(looks.COLOURS[:2]))
-    shapes = alt.Scale(domain=MODES, range=list(looks.SHAPES[:2]))
     stroke = alt.Stroke("mode:N", scale=colours, legend=alt.Legend(title=None))
-    shape = alt.Shape("mode:N", scale=shapes, legend=None)
     fill = alt.Fill("mode:N", scale=colours, legend=None)
-    filling = alt.condition("datum.parent", alt.value("transparent"), fill)
-    tips = [alt.Tooltip(f"{name}:N", title=name.replace("_", " ")) for name in names]
-    fastest, slowest = alt.Y("milliseconds_min:Q"), alt.Y2("milliseconds_max:Q")
+    shapes = alt.Scale(domain=MODES, range=list(looks.SHAPES[:2]))
+    shape = alt.Shape("mode:N", scale=shapes, legend=None)
+    hollow = alt.value("transparent")
+    filling = alt.condition("datum.parent", hollow, fill)
+    tips = []
+    for name in names:
+        tips.append(alt.Tooltip(f"{name}:N", title=name.replace("_", " ")))
+    fastest = alt.Y("milliseconds_min:Q")
+    slowest = alt.Y2("milliseconds_max:Q")
     bars = base.mark_rule(strokeWidth=1.5)
     marks = base.mark_point(size=70, strokeWidth=2, opacity=1)
     layers = [
@@ -110,8 +121,15 @@ def html(study: Study, timed: pd.DataFrame, drawings: Drawings) -> Iterator[str]
 
 
 def _correlated(line: Mapping[str, Any]) -> list[str]:
-    counts = [str(line[name]) for name in ("batch", "threads", "torch", "networks")]
-    return [line["device"], line["mode"], *counts, words.number(line["correlation"], "+z.2f")]
+    return [
+        line["device"],
+        line["mode"],
+        str(line["batch"]),
+        str(line["threads"]),
+        line["torch"],
+        str(line["networks"]),
+        words.number(line["correlation"], "+z.2f"),
+    ]
 
 
 def _together(
@@ -132,31 +150,55 @@ def _together(
 
 def _networks(timed: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The table of networks, the parent and the costliest first: headings and lines."""
-    places = timed.groupby(list(latency.PLACE)).ngroups
-    about = [*(latency.PLACE if places > 1 else ()), "arm", "setting"]
-    kinds = timed[["mode", "batch"]].drop_duplicates()
-    kinds = kinds.sort_values(["batch", "mode"], ascending=[True, False])
-    columns = list(kinds.itertuples(index=False, name=None))
-    key = [*latency.PLACE, "parent", "flops_shrunk", "member"]
+    places = list(latency.PLACE)
+    about = ["arm", "setting"]
+    if timed.groupby(places).ngroups > 1:
+        about = [*places, *about]
+    columns = _columns(timed)
+    head = [*about, "FLOPs", "parameters"]
+    for mode, batch in columns:
+        head.append(f"{mode}, batch {batch}, ms")
+    key = [*places, "parent", "flops_shrunk", "member"]
     ascending = [True, True, True, False, False, True]
+    ordered = timed.sort_values(key, ascending=ascending)
     lines = []
-    for _, group in timed.sort_values(key, ascending=ascending).groupby(key, sort=False):
-        first = group.iloc[0]
-        times = {(line["mode"], line["batch"]): _took(line) for line in page.records(group)}
+    for _, network in ordered.groupby(key, sort=False):
+        first = network.iloc[0]
         cells = [str(first[name]) for name in about]
-        cells += [words.large(first["flops_shrunk"]), words.large(first["params_shrunk"])]
-        lines.append(cells + [times.get(column, "-") for column in columns])
-    headings = [f"{mode}, batch {batch}, ms" for mode, batch in columns]
-    return [*about, "FLOPs", "parameters", *headings], lines
+        cells.append(words.large(first["flops_shrunk"]))
+        cells.append(words.large(first["params_shrunk"]))
+        cells += _times(network, columns)
+        lines.append(cells)
+    return head, lines
+
+
+def _columns(timed: pd.DataFrame) -> list[tuple[str, int]]:
+    """The modes and batches, from the smallest batch."""
+    key = ["batch", "mode"]
+    kinds = timed[key].drop_duplicates()
+    columns = []
+    for batch, mode in kinds.sort_values(key, ascending=[True, False]).to_numpy():
+        columns.append((mode, batch))
+    return columns
+
+
+def _times(network: pd.DataFrame, columns: list[tuple[str, int]]) -> list[str]:
+    """What a network took in each mode and batch."""
+    known = {}
+    for line in page.records(network):
+        column = line["mode"], line["batch"]
+        known[column] = _took(line)
+    return [known.get(column, "-") for column in columns]
 
 
 def _took(line: Mapping[str, Any]) -> str:
     """Milliseconds of a call, or why there are none."""
-    if math.isnan(line["milliseconds"]):
+    median = line["milliseconds"]
+    if math.isnan(median):
         return f"not measured: {line['reason'][:REASON]}"
-    low = words.number(line["milliseconds_min"], ".3g")
-    high = words.number(line["milliseconds_max"], ".3g")
-    return f"{words.number(line['milliseconds'], '.3g')} ({low} to {high})"
+    fastest = words.number(line["milliseconds_min"], ".3g")
+    slowest = words.number(line["milliseconds_max"], ".3g")
+    return f"{words.number(median, '.3g')} ({fastest} to {slowest})"
 
 
 SECTION = Section(

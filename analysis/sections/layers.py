@@ -30,16 +30,22 @@ def shares(last_rows: pd.DataFrame) -> pd.DataFrame:
     place (from 1, in the order of the network), kept (mean over done members).  At most
     `SETTINGS_DRAWN` settings of an arm; without sanity checks.
     """
-    done = last_rows[(last_rows["status"] == "done") & ~front.is_check(last_rows)]
-    done = done[done["layers"].notna() & (done["sparsity"] > 0)]
+    columns = [*SETTING, "n", "layer", "place", "kept"]
+    done = last_rows[last_rows["status"] == "done"]
+    done = done[~front.is_check(done)]
+    pruned = done["layers"].notna() & (done["sparsity"] > 0)
+    if not pruned.any():
+        return pd.DataFrame(columns=columns)
+    done = done[pruned]
+    texts = done.groupby(["arm", "hp"])["layers"]
+    chosen = _chosen(front.summarise(done))
     lines: list[dict[str, Any]] = []
-    if len(done):
-        known = done.set_index(["arm", "hp"]).sort_index(kind="stable")
-        for point in _chosen(front.summarise(done)).to_dict("records"):
-            texts = known.loc[[(point["arm"], point["hp"])], "layers"]
-            about = {name: point[name] for name in SETTING}
-            lines += _by_layer(about | {"n": len(texts)}, texts)
-    return pd.DataFrame(lines, columns=[*SETTING, "n", "layer", "place", "kept"])
+    for point in chosen.to_dict("records"):
+        own = texts.get_group((point["arm"], point["hp"]))
+        about = {name: point[name] for name in SETTING}
+        about["n"] = len(own)
+        lines += _by_layer(about, own)
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _chosen(summary: pd.DataFrame) -> pd.DataFrame:
@@ -56,11 +62,15 @@ def _by_layer(about: dict[str, Any], texts: pd.Series) -> list[dict[str, Any]]:
     """A line for each layer of a setting. texts: the column `layers` of its members."""
     members = []
     for text in texts:
-        counts = json.loads(text)
-        members.append({layer: left / every for layer, (left, every) in counts.items()})
+        shares = {}
+        for layer, (left, every) in json.loads(text).items():
+            shares[layer] = left / every
+        members.append(shares)
     means = pd.DataFrame(members).mean()
-    layers = enumerate(means.items(), 1)
-    return [{**about, "layer": name, "place": i, "kept": kept} for i, (name, kept) in layers]
+    lines = []
+    for place, (layer, kept) in enumerate(means.items(), 1):
+        lines.append({**about, "layer": layer, "place": place, "kept": kept})
+    return lines
 
 
 def figures(study: Study) -> pd.DataFrame | None:
@@ -95,19 +105,29 @@ def chart(shares: pd.DataFrame, study: str) -> Picture:
 
 def _panel(data: Data, shares: pd.DataFrame, arm: str) -> alt.LayerChart:
     order = shares["flops_masked"].rank(method="dense", ascending=False)
-    drawn = shares.assign(level=(order - 1) / max(order.max() - 1, 1))
-    base = data.chart(drawn, exact=True)
-    names = drawn.drop_duplicates("place").sort_values("place")["layer"].tolist()
+    level = (order - 1) / max(order.max() - 1, 1)
+    base = data.chart(shares.assign(level=level), exact=True)
+    places = shares.drop_duplicates("place").sort_values("place")
+    names = places["layer"].tolist()
     few = len(names) <= looks.FEW
-    axis = alt.Axis(labelAngle=-45 if few else 0, labels=few, ticks=few, labelLimit=80)
-    x = alt.X("layer:N", sort=names, axis=axis, title=None if few else f"{len(names)} layers")
-    percent = alt.Axis(format="~%", tickCount=5)
-    y = alt.Y("kept:Q", scale=alt.Scale(domain=[0, 1]), axis=percent, title=None)
+    x = alt.X(
+        "layer:N",
+        sort=names,
+        axis=alt.Axis(labelAngle=-45 if few else 0, labels=few, ticks=few, labelLimit=80),
+        title=None if few else f"{len(names)} layers",
+    )
+    y = alt.Y(
+        "kept:Q",
+        scale=alt.Scale(domain=[0, 1]),
+        axis=alt.Axis(format="~%", tickCount=5),
+        title=None,
+    )
     colour = looks.graded("level")
+    lines = base.mark_line(strokeWidth=1.5)
     marks = base.mark_point(size=40, filled=True, opacity=1)
     tips = looks.tips(shares[["setting", "layer", "kept", "flops_masked", "n"]])
     layers = [
-        base.mark_line(strokeWidth=1.5).encode(x, y, colour, detail="hp:N"),
+        lines.encode(x, y, colour, detail="hp:N"),
         marks.encode(x, y, colour, tooltip=tips),
     ]
     title = looks.panel_title(arm)

@@ -34,12 +34,17 @@ class Figures:
 
 
 def figures(study: Study) -> Figures:
-    waiting = study.unfinished.groupby("arm").size().rename("unfinished")
+    waiting = study.unfinished.groupby("arm").size()
     ended = study.summary.groupby("arm")[list(table.FINAL)].sum()
-    ways = ended.join(waiting, how="outer").fillna(0)
-    others = study.last[study.last["status"] != "done"].fillna({"reason": "no reason given"})
-    reasons = others.groupby(["arm", "status", "reason"]).size().reset_index(name="members")
-    return Figures(ways, reasons, list(_findings(study)))
+    ways = ended.join(waiting.rename("unfinished"), how="outer")
+    others = study.last[study.last["status"] != "done"]
+    others = others.fillna({"reason": "no reason given"})
+    reasons = others.groupby(["arm", "status", "reason"]).size()
+    return Figures(
+        ways.fillna(0),
+        reasons.reset_index(name="members"),
+        list(_findings(study)),
+    )
 
 
 def html(_: Study, figures: Figures, __: Drawings) -> Iterator[str]:

@@ -19,7 +19,9 @@ LISTED = 1000
 def figures(study: Study) -> pd.DataFrame:
     """The points that are listed, the front of all arms first; without sanity checks."""
     points = study.points
-    return front.ordered(points[(points["done"] > 0) & ~front.is_check(points)])
+    own = points[~front.is_check(points)]
+    done = own[own["done"] > 0]
+    return front.ordered(done)
 
 
 def table(study: Study, _: pd.DataFrame) -> pd.DataFrame:
@@ -87,8 +89,9 @@ def cells(point: Mapping[str, Any]) -> dict[str, str]:
 
 def _searched(point: Mapping[str, Any]) -> str:
     """What a search took of the training FLOPs; nothing if there was none."""
-    share = point["search_flops"] / max(point["train_flops"], 1)
-    return f" ({words.number(100 * share, '.2g')}%)" if share > 0 else ""
+    whole = max(point["train_flops"], 1)
+    percent = 100 * (point["search_flops"] / whole)
+    return f" ({words.number(percent, '.2g')}%)" if percent > 0 else ""
 
 
 SECTION = Section(

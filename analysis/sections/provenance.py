@@ -54,10 +54,13 @@ def figures(study: Study) -> dict[str, str]:
 def _flat(footer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Names, dotted where facts are inside others, and values."""
     for name, value in footer.items():
+        path = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{path}.")
+        elif isinstance(value, str):
+            yield path, value
         else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
+            yield path, json.dumps(value)
 
 
 def html(_: Study, facts: dict[str, str], __: Drawings) -> Iterator[str]:

@@ -42,19 +42,19 @@ def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
     done = last_rows[last_rows["status"] == "done"]
     if "hp_of" not in done or done["hp_of"].isna().all():
         return pd.DataFrame()
-    keys, differences = [], []
-    pairs = _paired(done)
-    for (arm, _, _, _), group in pairs.groupby(["arm", "size", "of", "place"]):
+    keys, groups = [], []
+    for (arm, _, _, _), group in _paired(done).groupby(["arm", "size", "of", "place"]):
         first = group.iloc[0]
         key = {"arm": arm, "setting": first["setting"], "check": first["check"]}
-        keys.append(key | {cost: group[cost].mean() for cost in COSTS})
-        differences.append(
-            {score: group[score] - group[f"{score}_check"] for score in front.SCORES}
-        )
+        for cost in COSTS:
+            key[cost] = group[cost].mean()
+        keys.append(key)
+        groups.append(group)
     lines = pd.DataFrame(keys)
     for score in front.SCORES:
         name = score.replace("accuracy", "difference")
-        lines = lines.join(tested([difference[score] for difference in differences], name))
+        differences = [group[score] - group[f"{score}_check"] for group in groups]
+        lines = lines.join(tested(differences, name))
     return lines
 
 
@@ -63,40 +63,48 @@ def _paired(done: pd.DataFrame) -> pd.DataFrame:
 
     `place` and `size` put checks in the order of `CHECKS`, and settings from the most FLOPs.
     """
-    checks = done[done["hp_of"].notna()].assign(check=_named)
-    own = done[done["hp_of"].isna()]
-    own = own.assign(of=own["algorithm"] + " " + own["hp"], setting=front.settings(own))
-    pairs = checks[["hp_of", "check", "seed", *front.SCORES]].merge(
-        own[["of", "arm", "setting", "seed", *COSTS, *front.SCORES]],
-        left_on=["hp_of", "seed"],
-        right_on=["of", "seed"],
-        suffixes=("_check", ""),
+    is_check = done["hp_of"].notna()
+    checks, own = done[is_check], done[~is_check]
+    checks = checks.assign(check=_named(checks), of=checks["hp_of"])
+    own = own.assign(
+        of=own["algorithm"] + " " + own["hp"],
+        setting=front.settings(own),
     )
-    order = dict.fromkeys([*CHECKS, *sorted(pairs["check"].unique())])
+    key = ["of", "seed"]
+    one = checks[["check", *key, *front.SCORES]]
+    other = own[["arm", "setting", *key, *COSTS, *front.SCORES]]
+    pairs = one.merge(other, on=key, suffixes=("_check", ""))
+    unknown = sorted(pairs["check"].unique())
+    order = dict.fromkeys([*CHECKS, *unknown])
     places = {check: place for place, check in enumerate(order)}
-    size = -pairs.groupby(["arm", "of"])["flops_masked"].transform("mean")
-    return pairs.assign(place=pairs["check"].map(places), size=size)
+    pairs["place"] = pairs["check"].map(places)
+    flops = pairs.groupby(["arm", "of"])["flops_masked"]
+    pairs["size"] = -flops.transform("mean")
+    return pairs
 
 
 def _named(checks: pd.DataFrame) -> pd.Series[str]:
     """The name of each check; where several algorithms make one of that name, with theirs."""
+    names = checks["hp_check"]
     makers = checks.groupby("hp_check")["algorithm"].transform("nunique")
-    longer = checks["hp_check"] + " (" + checks["algorithm"] + ")"
-    return checks["hp_check"].where(makers == 1, longer)
+    longer = names + " (" + checks["algorithm"] + ")"
+    return names.where(makers == 1, longer)
 
 
 def tested(differences: list[pd.Series], name: str) -> pd.DataFrame:
     """Tests of paired differences, a line for each: the fields of `paired.Paired` as `name` and
     `name_*`, and `holm`, corrected for all of them, `equivalence` and `verdict`.
     """
-    tests = [paired.paired(difference) for difference in differences]
-    same = [paired.equivalence(difference) for difference in differences]
+    tests = paired.paired_groups(differences)
+    same = paired.equivalence_groups(differences)
     adjusted = paired.holm([test.p for test in tests])
+    verdicts = []
+    for test, corrected, equivalence in zip(tests, adjusted, same, strict=True):
+        verdicts.append(paired.verdict(test, corrected, equivalence))
     lines = paired.columns(tests, name)
     lines[f"{name}_holm"] = adjusted
     lines[f"{name}_equivalence"] = same
-    cases = zip(tests, adjusted, same, strict=True)
-    lines[f"{name}_verdict"] = [paired.verdict(*case) for case in cases]
+    lines[f"{name}_verdict"] = verdicts
     return lines
 
 

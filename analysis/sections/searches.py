@@ -23,6 +23,9 @@ from ._study import Study
 from .sanity import tested
 
 SETTING = ["algorithm", "rest"]
+MEASURES = [*front.SCORES, *front.CHARGES]
+TOLD = [*SETTING, "setting", "pick", "hp_candidates", "seed", *MEASURES]
+"""Columns that a comparison with chance needs."""
 COMPARED = ("found", "worst")
 """Networks that are compared with the random one."""
 
@@ -61,6 +64,7 @@ def against_chance(last_rows: pd.DataFrame) -> pd.DataFrame:
     rows = searches(last_rows)
     if rows.empty:
         return pd.DataFrame()
+    rows = rows[TOLD]
     parent = front.parent_scores(last_rows[last_rows["status"] == "done"])
     keys, scores, differences = [], [], []
     for _, group in rows.groupby(SETTING, sort=False):
@@ -98,22 +102,25 @@ def _networks(
 
 def _counts(group: pd.DataFrame, pick: str) -> list[int]:
     """The counts of candidates that are shown, above 1."""
-    counts = front.marks(group.loc[group["pick"] == pick, "hp_candidates"])
+    picked = group[group["pick"] == pick]
+    counts = front.marks(picked["hp_candidates"])
     return [count for count in counts if count > 1]
 
 
 def _by_seed(group: pd.DataFrame, candidates: int, pick: str | None = None) -> pd.DataFrame:
     """Accuracies and charges, by seed, of one setting's rows of a count."""
-    rows = group[group["hp_candidates"] == candidates]
+    wanted = group["hp_candidates"].to_numpy() == candidates
     if pick is not None:
-        rows = rows[rows["pick"] == pick]
-    return rows.drop_duplicates("seed").set_index("seed")[[*front.SCORES, *front.CHARGES]]
+        wanted &= group["pick"].to_numpy() == pick
+    rows = group[wanted].drop_duplicates("seed")
+    return rows.set_index("seed")[MEASURES]
 
 
 def _reached(scores: Sequence[pd.DataFrame], score: str) -> pd.DataFrame:
     """n, mean, deviation and interval of an accuracy, a line for each network."""
-    tests = [paired.paired(measures[score]) for measures in scores]
-    return paired.columns(tests, score).drop(columns=f"{score}_p")
+    tests = paired.paired_groups([measures[score] for measures in scores])
+    lines = paired.columns(tests, score)
+    return lines.drop(columns=f"{score}_p")
 
 
 def _differences(
@@ -141,32 +148,46 @@ def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
     rows = searches(last_rows)
     if rows.empty or not {"m_score", "m_winner"} <= set(rows):
         return pd.DataFrame()
-    rows = rows[rows["m_winner"].notna()].drop_duplicates([*SETTING, "seed", "m_winner"])
-    keys, values = [], []
+    rows = rows[rows["m_winner"].notna()]
+    rows = rows.drop_duplicates([*SETTING, "seed", "m_winner"])
+    keys, ranked = [], []
     for _, group in rows.groupby(SETTING, sort=False):
         first = group.iloc[0]
         seeds = [part for _, part in group.groupby("seed")]
         sizes = [len(part) for part in seeds]
         key = {"algorithm": first["algorithm"], "setting": first["setting"]}
-        keys.append(key | {"networks_least": min(sizes), "networks_most": max(sizes)})
-        values.append({score: _ranked(seeds, score) for score in front.SCORES})
+        key |= {"networks_least": min(sizes), "networks_most": max(sizes)}
+        keys.append(key)
+        ranked.append({score: _ranked(seeds, score) for score in front.SCORES})
     lines = pd.DataFrame(keys)
     for score in front.SCORES:
+        values = [correlation[score] for correlation in ranked]
         name = score.replace("accuracy", "correlation")
-        tests = [paired.paired(value[score]) for value in values]
-        lines = lines.join(paired.columns(tests, name))
-        ends = [f"{name}_low", f"{name}_high"]
-        lines[ends] = lines[ends].clip(-1, 1)
-        adjusted = paired.holm([test.p for test in tests])
-        lines[f"{name}_holm"] = adjusted
-        cases = zip(tests, adjusted, lines["networks_most"], strict=True)
-        lines[f"{name}_verdict"] = [_related(*case) for case in cases]
+        lines = lines.join(_correlations(values, lines["networks_most"], name))
+    return lines
+
+
+def _correlations(values: list[list[float]], networks: pd.Series, name: str) -> pd.DataFrame:
+    """Tests of rank correlations over seeds, a line for each setting."""
+    tests = paired.paired_groups(values)
+    adjusted = paired.holm([test.p for test in tests])
+    verdicts = []
+    for test, corrected, count in zip(tests, adjusted, networks, strict=True):
+        verdicts.append(_related(test, corrected, count))
+    lines = paired.columns(tests, name)
+    for end in (f"{name}_low", f"{name}_high"):
+        lines[end] = lines[end].clip(-1, 1)
+    lines[f"{name}_holm"] = adjusted
+    lines[f"{name}_verdict"] = verdicts
     return lines
 
 
 def _ranked(seeds: Sequence[pd.DataFrame], score: str) -> list[float]:
     """The rank correlation of the score before training and one after it, in each seed."""
-    return [paired.rank_correlation(part["m_score"], part[score]) for part in seeds]
+    correlations = []
+    for part in seeds:
+        correlations.append(paired.rank_correlation(part["m_score"], part[score]))
+    return correlations
 
 
 def _related(test: paired.Paired, adjusted: float, networks: int) -> str:
@@ -228,26 +249,35 @@ def chart(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:
 
 
 def _of(lines: pd.DataFrame, algorithm: str, setting: str) -> pd.DataFrame:
-    return lines[(lines["algorithm"] == algorithm) & (lines["setting"] == setting)]
+    same = lines["algorithm"] == algorithm
+    same &= lines["setting"] == setting
+    return lines[same]
 
 
 def _panel(data: Data, curves: pd.DataFrame, random: pd.DataFrame, title: str) -> alt.LayerChart:
     level = random[["accuracy_valid", "accuracy_valid_low", "accuracy_valid_high"]]
     base = data.chart(level.set_axis(["accuracy", "low", "high"], axis=1))
-    scale, percent = alt.Scale(zero=False), alt.Axis(format="~%", tickCount=5)
+    scale = alt.Scale(zero=False)
+    percent = alt.Axis(format="~%", tickCount=5)
     y = alt.Y("accuracy:Q", scale=scale, axis=percent, title=None)
     low = alt.Y("low:Q", scale=scale, axis=percent, title=None)
-    powers = alt.Axis(values=[4**power for power in range(12)], format="~s")
-    logarithm = alt.Scale(type="log", nice=False)
-    x = alt.X("candidates:Q", title="candidates", scale=logarithm, axis=powers)
+    powers = [4**power for power in range(12)]
+    x = alt.X(
+        "candidates:Q",
+        title="candidates",
+        scale=alt.Scale(type="log", nice=False),
+        axis=alt.Axis(values=powers, format="~s"),
+    )
     known = base.transform_filter("isValid(datum.low)")
     band = known.mark_rect(opacity=0.12, color=looks.TEXT)
     rule = base.mark_rule(opacity=0.6, strokeDash=looks.DOTTED, color=looks.TEXT)
+    best = _line(data, curves, "best", looks.COLOURS[0], looks.SOLID)
+    worst = _line(data, curves, "worst", looks.COLOURS[1], looks.DASHED)
     layers = [
         band.encode(low, alt.Y2("high:Q")),
         rule.encode(y),
-        _line(data, curves, "best", looks.COLOURS[0], looks.SOLID).encode(x, y),
-        _line(data, curves, "worst", looks.COLOURS[1], looks.DASHED).encode(x, y),
+        best.encode(x, y),
+        worst.encode(x, y),
     ]
     head = looks.panel_title(title)
     return alt.LayerChart(layer=layers, width=200, height=150, title=head)
@@ -257,11 +287,16 @@ def _line(
     data: Data, curves: pd.DataFrame, pick: str, colour: str, dash: Sequence[int]
 ) -> alt.Chart:
     part = curves.loc[curves["pick"] == pick, ["candidates", "accuracy"]]
-    accuracy = part["accuracy"]
-    flat = accuracy.diff().eq(0) & accuracy.diff(-1).eq(0)  # adds nothing to the line
-    marks = alt.OverlayMarkDef(color=colour) if len(part) <= looks.FEW else False
+    rise, fall = part["accuracy"].diff(), part["accuracy"].diff(-1)
+    flat = rise.eq(0) & fall.eq(0)  # adds nothing to the line
+    marked = len(part) <= looks.FEW
     base = data.chart(part[~flat])
-    return base.mark_line(strokeWidth=2, strokeDash=list(dash), color=colour, point=marks)
+    return base.mark_line(
+        strokeWidth=2,
+        strokeDash=list(dash),
+        color=colour,
+        point=alt.OverlayMarkDef(color=colour) if marked else False,
+    )
 
 
 # ---- as text

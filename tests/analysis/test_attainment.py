@@ -24,7 +24,8 @@ from prunefront.analysis.draw import render
 from prunefront.analysis.inference import attainment
 from prunefront.analysis.points import front
 from prunefront.analysis.rows import table
-from prunefront.analysis.sections import bands, compute
+from prunefront.analysis.sections import bands
+from prunefront.analysis.sections import compute as spending
 
 GRID = [i / 4 for i in range(6)]
 
@@ -339,12 +340,12 @@ def test_pictures_hold_the_stairs_and_the_curves(last_rows: pd.DataFrame) -> Non
     assert stairs["a", 0.25]["low"] < 0.5, "nothing is attained there by 75 %"
     assert stairs["c (control)", 1.0]["accuracy"] is None, "left out: no FLOPs"
     assert "have no FLOPs left" in json.dumps(picture["title"])
-    curves = compute.chart(attainment.spent(attainment.compute(last_rows)), "study")
+    curves = spending.chart(attainment.spent(attainment.compute(last_rows)), "study")
     assert [line["networks"] for line in curves["datasets"]["spent"]] == [1, 2, 3]
     for one in (picture, curves):
         assert render.png(render.svg(one))[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="no hypervolume can be drawn"):
-        compute.chart(
+        spending.chart(
             attainment.spent(attainment.compute(last_rows.assign(flops_masked=1000))), "study"
         )
     with pytest.raises(ValueError, match="no attained point has FLOPs left"):
