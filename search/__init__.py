@@ -8,7 +8,8 @@ DONE, FAILED, BAD_INPUT, WRONG, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 70, 130
 """Exit codes: all members ended, well or diverged; some failed; a user's mistake; a network that is
 not the one that was measured; a fault of ours; stopped, to be carried on."""
 
-_SOCKET = f"/prunefront-xxxxxxxx/ray/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+_SESSION = f"session_2000-01-01_00-00-00_000000_{os.getpid()}"
+_SOCKET = f"/prunefront-xxxxxxxx/ray/{_SESSION}/sockets/plasma_store"
 LONGEST_TEMPORARY = 107 - len(_SOCKET)
 """Bytes that the path of the temporary folder may have: below it Ray binds sockets, whose paths
 have at most 107.

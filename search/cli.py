@@ -1,4 +1,4 @@
-"""The command line: prunefront run | report | compare | pick | show | export | algorithms | doctor."""
+"""The command line: prunefront run, report, compare, pick, show, export, algorithms, doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,9 +18,12 @@ from . import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED, WRONG
 from .console import Console, columns, complain
 from .drive import interrupts
 
+if TYPE_CHECKING:
+    from ..trainables.contract import Domain
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
-    "Searches for small, accurate neural networks: a study file goes in, a table of measured networks and fronts of "
-    "accuracy against FLOPs come out."))  # fmt: skip
+    "Searches for small, accurate neural networks: a study file goes in, a table of measured "
+    "networks and fronts of accuracy against FLOPs come out."))  # fmt: skip
 
 
 @app.command()
@@ -29,7 +32,7 @@ def run(
     out: Annotated[
         str | None,
         typer.Option(
-            help="The output folder or its URI (s3://bucket/runs); default runs/<name of the study>."
+            help="The output folder or its URI (s3://bucket/runs); default runs/<study's name>."
         ),
     ] = None,
     max_cohort: Annotated[
@@ -176,7 +179,7 @@ def pick(
         ),
     ] = None,
 ) -> None:
-    """Choose one network of the front on validation data, and export it: safetensors, JSON, ONNX."""
+    """Choose one network of the front on validation data; export safetensors, JSON, ONNX."""
     from ..analysis import pick as picking
     from ..analysis.rows import table
     from .study.schema import at
@@ -200,7 +203,7 @@ def show(
         str, typer.Argument(metavar="MEMBER", help="A member's name, or how it begins.")
     ],
 ) -> None:
-    """Tell the story of one network: hyper-parameters, rungs, cost, and what is left of each layer."""
+    """Tell the story of one network: hyper-parameters, rungs, cost, what is left of each layer."""
     from .tools.show import show as tell
 
     tell(locate(folder), member, Console())
@@ -234,17 +237,24 @@ def algorithms() -> None:
 
     console = Console()
     for name, algorithm in known().items():
-        console.print(
-            name, style="bold", end="  (control)\n" if algorithm.control else "\n", soft_wrap=True
-        )
+        end = "  (control)\n" if algorithm.control else "\n"
+        console.print(name, style="bold", end=end, soft_wrap=True)
         console.say(f"  {algorithm.source}")
         for key, domain in algorithm.space.items():
-            what = (
-                ", ".join(domain.choices) if domain.choices else f"{domain.kind} in {domain.range}"
-            )
-            default = "" if domain.default is None else f"; default {domain.default}"
-            marks = "".join(f"; {mark}" for mark in ("static", "tunable") if getattr(domain, mark))
-            console.say(f"    {key}: {domain.about}; {what}{default}{marks}")
+            console.say(f"    {key}: {_described(domain)}")
+
+
+def _described(domain: Domain) -> str:
+    """What a hyper-parameter is, which values it may have, and how it may change."""
+    values = ", ".join(domain.choices) or f"{domain.kind} in {domain.range}"
+    words = [domain.about, values]
+    if domain.default is not None:
+        words.append(f"default {domain.default}")
+    if domain.static:
+        words.append("static")
+    if domain.tunable:
+        words.append("tunable")
+    return "; ".join(words)
 
 
 @app.command()
@@ -376,9 +386,8 @@ def _main() -> None:
         complain(f"prunefront: {error}")
         sys.exit(WRONG)
     except OSError as error:  # a disk that is full, a store that does not answer
-        complain(
-            f"prunefront: {error.filename or ''}: {error.strerror or error}; the same command goes on"
-        )
+        what = f"{error.filename or ''}: {error.strerror or error}"
+        complain(f"prunefront: {what}; the same command goes on")
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         complain("prunefront: interrupted; the same command goes on")
@@ -390,6 +399,6 @@ def _main() -> None:
 
 
 _OURS = (
-    "this is a fault of prunefront, not of your input; what was measured is kept, and the same command goes on; "
-    "please report the lines above"
+    "this is a fault of prunefront, not of your input; what was measured is kept, and the same "
+    "command goes on; please report the lines above"
 )

@@ -83,7 +83,7 @@ def _nodes() -> list[Node]:
 
 
 def _slots(study: Study, nodes: Sequence[Node]) -> int:
-    """How many cohorts fit on these nodes. None is on two nodes, and no share of a GPU on two GPUs."""
+    """How many cohorts fit on these nodes. None is on two nodes, no share of a GPU on two GPUs."""
     share = gpus_each(study)
     slots = 0
     for cpus, gpus in nodes:
@@ -200,8 +200,9 @@ def joined_ray(address: str, insecure: bool) -> Iterator[None]:
     anybody, we = _answers(address)
     if not anybody and not insecure:
         rule = "a cluster lets in only who has its token, since it runs whatever a client sends"
-        cure = "start it with RAY_AUTH_MODE=token (docs/cluster.md), or say --insecure where nobody else can reach it"
-        raise Mistake(f"--address {address}: {rule}; this one lets anybody in; {cure}")
+        cure = "start it with RAY_AUTH_MODE=token (docs/cluster.md)"
+        or_else = "or say --insecure where nobody else can reach it"
+        raise Mistake(f"--address {address}: {rule}; this one lets anybody in; {cure}, {or_else}")
     if TOKEN not in anybody and not insecure:
         we = anybody  # it may be open, or no Ray
     elif TOKEN in we and insecure:
@@ -284,9 +285,10 @@ def check_shared(folder: Location) -> None:
     finally:
         probe.unlink(missing_ok=True)
     if blind:
-        rule = "with several nodes the output folder is one that all of them see: a shared file system, or s3:// and the like"
+        rule = "with several nodes the output folder is one that all of them see"
+        such_as = "a shared file system, or s3:// and the like"
         got = f"got one that {len(blind)} of {len(nodes)} nodes do not see"
-        raise Mistake(f"{folder}: {rule}; {got}")
+        raise Mistake(f"{folder}: {rule}: {such_as}; {got}")
 
 
 def _trains(node: Mapping[str, Any]) -> bool:

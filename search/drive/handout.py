@@ -173,7 +173,7 @@ class HandOut(Searcher):
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Keep what goes wrong for the end: an error inside a Searcher would leave trials behind."""
+        """Keep what goes wrong for the end: an error in a Searcher would leave trials behind."""
         try:
             yield
         except Exception as error:

@@ -170,7 +170,7 @@ def _say() -> None:
 
 @contextlib.contextmanager
 def at_the_latest(act: Callable[[], None]) -> Iterator[None]:
-    """`act` is what must still be done where the block does not end within `GRACE` after a signal."""
+    """`act` must still be done where the block does not end within `GRACE` after a signal."""
     _last_acts.append(act)
     try:
         yield

@@ -5,6 +5,7 @@ another process, since drawing would hold up the driver.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -19,6 +20,14 @@ AFTER_SECONDS = 25.0
 """A study that is done by then has its report at once."""
 AGAIN_SECONDS = 10.0
 """Between two tries, where nothing could be drawn yet."""
+REPORT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: the kernel ends it with the driver
+if os.getppid() == int(sys.argv.pop(1)):
+    os.nice(10)  # behind all that trains
+    from prunefront.search.cli import main
+    main()
+"""
 
 
 @contextlib.contextmanager
@@ -67,10 +76,10 @@ class _Preview:
         return False
 
     def _report(self) -> int:
-        """Run the command of that name, behind all that trains; its exit code."""
-        command = ["nice", "-n", "10", sys.executable, "-P", "-m", "prunefront.search"]
+        """Run the command of that name; its exit code."""
+        words = [str(os.getpid()), "report", str(self.folder)]
         with subprocess.Popen(
-            [*command, "report", str(self.folder)],
+            [sys.executable, "-P", "-c", REPORT, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -38,8 +38,10 @@ def _check_length() -> None:
     length = len(os.fsencode(temporary))
     if length <= LONGEST_TEMPORARY:
         return
-    rule = f"the temporary folder has a path of at most {LONGEST_TEMPORARY} bytes, for Ray's sockets below it"
-    raise Mistake(f"{temporary}: {rule}; got {length}; set TMPDIR to a shorter one, such as /tmp")
+    rule = f"the temporary folder has a path of at most {LONGEST_TEMPORARY} bytes"
+    why = "for Ray's sockets below it"
+    cure = "set TMPDIR to a shorter one, such as /tmp"
+    raise Mistake(f"{temporary}: {rule}, {why}; got {length}; {cure}")
 
 
 def _remove_orphans() -> None:

@@ -5,7 +5,10 @@ the driver.
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,3 +78,42 @@ def test_the_process_ends_with_the_block(soon: None, tmp_path: Path) -> None:
             assert started.wait(10)
     (process,) = begun
     assert process.returncode == -9
+
+
+DRIVER = """
+import io, os, pathlib, signal, sys, time
+from prunefront.search.console import Console
+from prunefront.search.drive import preview
+preview.AFTER_SECONDS = 0.01
+with preview.drawn(pathlib.Path(sys.argv[1]), Console(file=io.StringIO())):
+    while True:
+        for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = path.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == os.getpid() and b"ctypes" in (path.parent / "cmdline").read_bytes():
+                print(path.parent.name, flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.01)
+"""
+
+
+def test_the_process_goes_with_a_driver_that_is_killed(tmp_path: Path) -> None:
+    rows = [measured("dns", 0.5, seed, "x") for seed in (0, 1)]
+    table.write(tmp_path / "rows" / "a-1.parquet", rows, {"sparsity": pa.float64()}, FOOTER)
+    command = [sys.executable, "-c", DRIVER, str(tmp_path)]
+    driver = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert driver.returncode == -9, driver.stderr
+    stat = Path("/proc") / driver.stdout.strip() / "stat"
+    end = time.monotonic() + 5
+    while _lives(stat) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not _lives(stat)
+
+
+def _lives(stat: Path) -> bool:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
