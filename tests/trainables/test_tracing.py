@@ -21,7 +21,7 @@ import example_models
 from prunefront.trainables import models
 from prunefront.trainables.measure import flops
 from prunefront.trainables.measure.removed import compression
-from prunefront.trainables.structure import extract, graph, narrow, trial
+from prunefront.trainables.structure import extract, graph, narrow, trace, trial
 from prunefront.trainables.structure import units as structure
 from prunefront.trainables.structure.units import Structure, node_masks
 from prunefront.trainables.training import draws
@@ -462,3 +462,18 @@ def test_functions_in_place_let_units_go():
             params[name].mul_(mask)
         x = torch.randn(20, 6, dtype=torch.float64)
         torch.testing.assert_close(extract.shrunk(model, found, kept, (6,))(x), model(x))
+
+
+def test_a_module_is_what_its_type_says_and_not_what_it_is_named():
+    """One is named as a method that reads shapes alone, another as an activation that it is not."""
+    sized = nn.Sequential(
+        OrderedDict(one=nn.Linear(5, 6), size=nn.LayerNorm(6), two=nn.Linear(6, 3))
+    )
+    hints = trace.find(sized, (5,))
+    assert hints.links == ()
+    assert ("one", "they are read by LayerNorm (size)") in hints.obstacles
+    for activation, is_head in ((nn.ReLU(), True), (nn.GELU(), False)):
+        parts = OrderedDict(one=nn.Linear(5, 6), relu=activation, two=nn.Linear(6, 3))
+        module = nn.Sequential(parts)
+        head = graph.head(module, trial.find(module, (5,)))
+        assert (head is not None) == is_head

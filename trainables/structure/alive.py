@@ -50,12 +50,12 @@ def alive(structure: Structure, kept: Kept) -> tuple[Live, Live]:
     outgoing: dict[str, list[Link]] = defaultdict(list)
     for link in structure.links:
         outgoing[link.producer].append(link)
-    while True:
-        before = paths.count()
+    before = -1
+    while (count := paths.count()) != before:
+        before = count
         for layer in structure.hidden:
             paths.settle(layer, outgoing[layer.name])
-        if paths.count() == before:
-            return paths.units, paths.columns
+    return paths.units, paths.columns
 
 
 @dataclasses.dataclass
@@ -87,8 +87,8 @@ class _Paths:
         if not all(link.folds for link in links):
             shifts = any(link.shifts for link in links)
             needed = fed | constant | shifts
-        read = self._read(links)
-        live = self.units[name] & read & needed
+        is_read = self._read(links)
+        live = self.units[name] & is_read & needed
         self.units[name] = live
         dropped = ~live & ~fed
         for link in links:

@@ -28,13 +28,13 @@ def branches(
 ) -> list[Branch]:
     """Every residual branch of a graph, in its order."""
     search = _Search(graph, layers, modules)
-    found: list[Branch] = []
+    residual: list[Branch] = []
     for total in graph.nodes:
         if operations.is_sum_of_two(total):
             branch = search.branch(total)
             if branch is not None:
-                found.append(branch)
-    return found
+                residual.append(branch)
+    return residual
 
 
 class _Search:
