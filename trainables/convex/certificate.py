@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .program import Program
 
+_CONSTRAINTS = (-3, -2, -1)
+"""Dimensions of what the constraints of one program see."""
+
 
 class Certificate(NamedTuple):
     """For each program, all (...,).
@@ -53,15 +56,17 @@ def certificate(
     steep, norms = gradient.norm(dim=-1), v.norm(dim=-1)
     most = beta / steep.amax((-2, -1))
     best = (-along / square).clamp(min=0)
-    scale = torch.minimum(best.nan_to_num(0.0), most)
-    apart = _apart(gradient, steep, beta, v, norms)
+    best = best.nan_to_num(0.0)
+    scale = torch.minimum(best, most)
     below = (-seen).clamp(min=0)
-    largest = seen.abs().amax((-3, -2, -1))
-    violation = below.amax((-3, -2, -1)) / largest
+    price = (below * multipliers).sum(_CONSTRAINTS)
+    largest = seen.abs().amax(_CONSTRAINTS)
+    violation = below.amax(_CONSTRAINTS) / largest
+    apart = _apart(gradient, steep, beta, v, norms)
     return Certificate(
         primal=square / 2 + beta * norms.sum((-2, -1)),
         dual=-(scale.square()) * square / 2 - scale * along,
-        price=scale * (below * multipliers).sum((-3, -2, -1)),
+        price=scale * price,
         violation=torch.where(largest > 0, violation, 0),
         stationarity=apart / beta,
     )

@@ -152,17 +152,24 @@ class Problem:
         the preconditioner's.
         """
         n, d = self.program.X.shape
-        gates = len(self.program.on)
+        size = len(self.program.on) * d
         product = self.program.flops()
-        basis = 4 * gates * d * self.rank
-        inner = 2 * product + 4 * gates * d * d + basis
-        outer = 4 * product + basis + self.refined * inner
+        basis = 4 * size * self.rank
+        inner = 2 * product + 4 * size * d + basis
+        outer = 4 * product + basis
+        if self.refined:
+            outer += inner
+        setup = 2 * n * d**2 + self._preconditioner_flops()
+        iterations = made.sum(-1)
+        inner_iterations = used.sum(-1)
+        return setup + iterations * outer + inner_iterations * inner
+
+    def _preconditioner_flops(self) -> int:
+        n, d = self.program.X.shape
         if self.kind == "exact":
-            preconditioning = 2 * n * (gates * d) ** 2
-        else:
-            preconditioning = 2 * product * self.rank
-        setup = 2 * n * d * d + preconditioning
-        return setup + made.sum(-1) * outer + used.sum(-1) * inner
+            size = len(self.program.on) * d
+            return 2 * n * size**2
+        return 2 * self.program.flops() * self.rank
 
     def start(self, betas: Tensor) -> Iterate:
         """ADMM's start for all classes of each of the weights (B,): B C programs, the classes of a

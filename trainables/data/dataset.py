@@ -37,7 +37,8 @@ class Data:
         rows = rows.to(self.labels[split].device)
         if isinstance(x, Stream):
             return x[rows]
-        return x.index_select(0, rows.flatten()).view(*rows.shape, *self.shape)
+        flat = x.index_select(0, rows.flatten())
+        return flat.view(*rows.shape, *self.shape)
 
     def feed(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and labels of training examples for each of `rows`, in turn; a data set that

@@ -115,11 +115,14 @@ def _label_counts(labels: np.ndarray) -> str:
     known, counts = np.unique(labels, return_counts=True)
     shown: list[str] = []
     for label, count in zip(known, counts, strict=True):
-        shown.append(f"{label} ({_examples(count)})")
+        examples = _examples(count)
+        shown.append(f"{label} ({examples})")
     if len(shown) > NAMED_ITEMS + 1:
         shown[NAMED_ITEMS:-1] = ["..."]
-    number = _several("1 label", f"{len(known):,} labels", len(known))
-    return f"got {number} in {_examples(len(labels))}: {', '.join(shown)}"
+    number = len(known)
+    got = _several("1 label", f"{number:,} labels", number)
+    examples = _examples(len(labels))
+    return f"got {got} in {examples}: {', '.join(shown)}"
 
 
 def missing_classes(labels: Mapping[str, np.ndarray], classes: int) -> Iterator[str]:
@@ -165,9 +168,11 @@ def check_numbers(
 
 def _not_meant(values: np.ndarray) -> np.ndarray:
     """Where floating-point numbers are not finite, or too large: bool, of the same shape."""
-    holds = float(np.finfo(values.dtype).max)
-    largest = values.dtype.type(min(LARGEST_MAGNITUDE, holds))
-    return ~(np.abs(values) <= largest)  # NaN is no number to compare with
+    dtype = values.dtype
+    holds = float(np.finfo(dtype).max)
+    most = min(LARGEST_MAGNITUDE, holds)
+    is_meant = np.abs(values) <= dtype.type(most)
+    return ~is_meant  # NaN is no number to compare with
 
 
 def _told_number(

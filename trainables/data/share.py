@@ -26,8 +26,9 @@ _GIVEN: dict[Key, Packed] = {}
 
 def key(name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dtype) -> Key:
     """What a data set is known by in a process."""
-    text = json.dumps(options, sort_keys=True)
-    return name, text, split_seed, dtype
+    # Text, since mappings have no hash.
+    sorted_options = json.dumps(options, sort_keys=True)
+    return name, sorted_options, split_seed, dtype
 
 
 def pack(data: Data) -> Packed | None:

@@ -98,7 +98,8 @@ def _prepared(
     splits = _completed(sources.splits, split_seed)
     cautions += doubts.missing_classes(_labels(splits), classes)
     mean, scale = _standard(splits["train"][0], sources.shape, dtype)
-    device_mean, device_scale = mean.to(device), scale.to(device)
+    device_mean = mean.to(device)
+    device_scale = scale.to(device)
     labels: dict[str, Tensor] = {}
     streams: dict[str, Stream] = {}
     for split, (x, whole_labels) in splits.items():
@@ -164,8 +165,10 @@ def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tenso
         key = draws.key(torch.tensor(0), "sample")
         drawn = draws.permutation(key, count)[:most]
         rows = drawn.sort().values
-    zero, one = torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
-    return Stream(source, zero, one).whole(rows, shape)
+    zero = torch.zeros((), dtype=dtype)
+    one = torch.ones((), dtype=dtype)
+    unchanged = Stream(source, zero, one)
+    return unchanged.whole(rows, shape)
 
 
 def _doubted(sources: Sources, glimpses: Mapping[str, np.ndarray], dtype: torch.dtype) -> list[str]:

@@ -174,9 +174,10 @@ class Training:
 
     def _labels(self, slot: int) -> dict[str, Any]:
         """The key columns of a member's rows."""
+        task, cohort = self.task, self.cohort
+        algorithm = self.algorithm
         member = self.ids[slot]
-        cohort, algorithm = self.cohort, self.algorithm
-        return labels(self.study, self.task, cohort, algorithm, slot, member)
+        return labels(self.study, task, cohort, algorithm, slot, member)
 
     def _refuse(self, limits: Sequence[Limit]) -> None:
         """Last rows, at rung 0, of the members that break a limit: what is kept of them is fixed,
