@@ -19,7 +19,7 @@ from .console import Console, columns, complain
 from .drive import interrupts
 
 if TYPE_CHECKING:
-    from ..trainables.contract import Domain
+    from ..trainables.domain import Domain
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
     "Searches for small, accurate neural networks: a study file goes in, a table of measured "
