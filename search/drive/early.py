@@ -59,12 +59,26 @@ def _start(stack: contextlib.ExitStack) -> Early | None:
     from . import cluster
 
     # While Ray's processes start, this one waits, and may import what takes longest.
-    ahead = threading.Thread(target=importlib.import_module, args=("torch",), name="imports")
-    ahead.start()
-    stack.callback(ahead.join)
+    stack.enter_context(imported("torch"))
     cpus = len(os.sched_getaffinity(0))
     stack.enter_context(cluster.local_ray(here, cpus))
     return Early(here, stack)
+
+
+@contextlib.contextmanager
+def imported(module: str) -> Iterator[None]:
+    """Import a module beside the block, which mostly waits; whoever needs it waits for that."""
+    ahead = threading.Thread(target=_import, args=(module,), name="imports")
+    ahead.start()
+    try:
+        yield
+    finally:
+        ahead.join()
+
+
+def _import(module: str) -> None:
+    with contextlib.suppress(Exception):  # it is raised where the module is used
+        importlib.import_module(module, __package__)
 
 
 def _saves_time(study: Path, folder: str | None) -> bool:

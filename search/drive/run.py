@@ -25,7 +25,7 @@ from ..plan import checks, generations
 from ..study.parse import at
 from ..study.schema import Study
 from . import interrupts, preview, scratch
-from .early import FITS_BYTES, Early
+from .early import FITS_BYTES, Early, imported
 from .lock import locked
 from .progress import Progress
 from .work import Work, write_ends
@@ -104,6 +104,8 @@ def _train(
         packed = pack(study.task.data)
         here = after.enter_context(_ray(cpus, packed, early))
         after.enter_context(preview.drawn(folder, console))
+        if early is not None:  # the report comes next, and workers import what they need now
+            after.enter_context(imported("...analysis.report"))
         try:
             handout.train(study, work, here, packed, progress)
         except OSError as error:

@@ -547,3 +547,13 @@ def test_a_task_trains_on_files(tmp_path: Path, name: str):
     dense = find("dense")
     state = dense.advance(task, dense.start(task, [Member(complete(dense.space, {}), 0)]))
     assert measure(task, dense, state, last=True)[0]["accuracy_test"] > 0.7
+
+
+def test_digits_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from its file, or by its own function where the file is elsewhere."""
+    quick: Any = readers.digits()["train"]
+    monkeypatch.setattr(readers.importlib.util, "find_spec", lambda name: None)
+    slow: Any = readers.digits()["train"]
+    for own, theirs, flat in zip(quick, slow, (DIGITS.data, DIGITS.target), strict=True):
+        assert own.dtype == theirs.dtype == flat.dtype
+        assert own.tobytes() == theirs.tobytes() == np.ascontiguousarray(flat).tobytes()
