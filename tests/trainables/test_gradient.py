@@ -22,7 +22,7 @@ from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import dense, draws, optimizers, stack
 from prunefront.trainables.training.dense import dense_networks, dense_ready
-from prunefront.trainables.training.pruner import GradientPruner
+from prunefront.trainables.training.pruner import GradientPruner, Params, Pruning
 from prunefront.trainables.training.start import Dense
 from prunefront.trainables.tree import leaves, map_tree
 
@@ -269,6 +269,26 @@ def test_gradients_beside_the_steps_are_charged(kind: type[Saliency], size: int,
     for row in rows:
         assert row["search_flops"] == calls * each
         assert row["train_flops"] == 3 * task.counts.flops * row["examples"] + calls * each
+
+
+class Sensitive(GradientPruner):
+    """Takes a gradient of each member's network before the first step."""
+
+    source = "a test"
+
+    def init_member(self, task: Task, member: Member, params: Params, buffers: Params) -> Pruning:
+        x = task.data.examples("train", torch.arange(Saliency.examples))
+        own = {name: p.detach().requires_grad_() for name, p in params.items()}
+        total = torch.func.functional_call(task.template, own, (x,)).square().sum()
+        torch.autograd.grad(total, list(own.values()))
+        return {}
+
+
+def test_gradients_of_each_member_before_the_first_step_are_charged():
+    task = steps(FLOAT64, 20)
+    first = task.counts.layers[task.structure.layers[0].name]  # needs no gradient of its inputs
+    each = (3 * task.counts.flops - first) * Saliency.examples
+    assert [row["search_flops"] for row in measured(Sensitive(), task, 2)] == [each, each]
 
 
 def test_what_charges_itself_is_not_charged_twice():

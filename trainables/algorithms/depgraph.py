@@ -34,6 +34,7 @@ class DepGraph(Structured):
         "GroupMagnitudeImportance, layer by layer"
     )
     from_dense = True
+    charges = True  # its graph takes one example, once: that is no search
     space = space(sparsity=UNIT_SPARSITY)
 
     def skip(self, task: Task) -> str | None:

@@ -264,6 +264,7 @@ class _Scoring:
     def __init__(self, task: Task, parents: Dense, place: int, member: Member) -> None:
         hp, device = member.hp, task.torch_device
         self.task, self.hp = task, hp
+        self.structure = task.structure  # found before `vmap`, under which no model can be built
         module = task.template
         if task.stackable:
             module = stack.features_first(module)
@@ -290,7 +291,7 @@ class _Scoring:
 
     def mask(self, number: Tensor) -> dict[str, Tensor]:
         """Step 2: the mask of one candidate, counted from 0."""
-        structure = self.task.structure
+        structure = self.structure
         ctx = Context({"candidate": number}, self.seed, 0, self.task.steps, structure)
         draw, allocation = _draw(ctx), str(self.hp["allocation"])
         if self.hp["granularity"] == "weight":

@@ -126,7 +126,8 @@ class _Lifted:
         return made
 
     def _follow(self, params: Params, pruning: Pruning, given: Params) -> tuple[Params, Pruning]:
-        ctx = self._context(given, self.step + 1)
+        step = self.step + 1
+        ctx = self._context(given, step)
         return self._pruner.after_step(params, pruning, ctx)
 
 

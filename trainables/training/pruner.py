@@ -29,9 +29,9 @@ __all__ = ["Context", "GradientPruner", "Params", "Pruning", "space"]
 class GradientPruner(Hooks, Algorithm):
     """An algorithm that trains by gradient. Subclasses override hooks, functions of one network.
 
-    What a subclass computes in a `start`, `begin` or `every` of its own is counted, and charged to
-    its members in equal parts as `search_flops`; not so if it says by `charges` that it does so
-    itself, in `Networks.search`.
+    What a subclass computes in a `start`, `begin`, `init_member` or `every` of its own is counted,
+    and charged to its members in equal parts as `search_flops`; not so if it says by `charges` that
+    it does so itself, in `Networks.search`.
     """
 
     source = "plain training by gradient"
@@ -43,6 +43,8 @@ class GradientPruner(Hooks, Algorithm):
         for name in ("start", "begin", "every"):
             if name in vars(cls):
                 setattr(cls, name, _charged(vars(cls)[name]))
+        if "init_member" in vars(cls) and "begin" not in vars(cls):
+            cls.begin = _charged(cls.begin)  # which calls it
 
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """The model at another `width`."""
