@@ -62,7 +62,8 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Counts:
 def blank_inputs(module: nn.Module, input_shape: tuple[int, ...], examples: int = 1) -> Tensor:
     """Inputs of no meaning, of the type and on the device of the model's parameters."""
     like = next(module.parameters(), torch.empty(0))
-    return like.new_zeros((examples, *input_shape))
+    shape = (examples, *input_shape)
+    return like.new_zeros(shape)
 
 
 @contextlib.contextmanager
