@@ -33,10 +33,12 @@ from prunefront.trainables.task import Task
 from prunefront.trainables.training import memory
 
 TASK = Task(model_options={"widths": [8]}, epochs=2, rungs=3)
-COHORT = Cohort(
-    "00000-test", "surgery", "dns",
-    tuple(Member(complete(find("dns").space, {"sparsity": s}), seed) for s in (0.5, 0.9) for seed in (0, 1)),
-)  # fmt: skip
+MEMBERS = tuple(
+    Member(complete(find("dns").space, {"sparsity": sparsity}), seed)
+    for sparsity in (0.5, 0.9)
+    for seed in (0, 1)
+)
+COHORT = Cohort("00000-test", "surgery", "dns", MEMBERS)
 
 
 def train(folder: Path, cohort: Cohort = COHORT, rungs: int = 3, keep: bool = True) -> Training:

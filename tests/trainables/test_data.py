@@ -209,7 +209,8 @@ def test_a_row_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
     for stream in ("never", "always"):
         with pytest.raises(
             ValueError,
-            match=r"^dataset test_data.lazy: row 77 of .* it raised KeyError: 77 \(test_data.py, line \d+\)$",
+            match=r"^dataset test_data.lazy: row 77 of .* it raised KeyError: 77 "
+            r"\(test_data.py, line \d+\)$",
         ):
             splits._load.__wrapped__("test_data.lazy", "{}", 0, torch.float32, CPU, stream)
     monkeypatch.setattr(Decoded, "broken", -1)
@@ -217,7 +218,8 @@ def test_a_row_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Decoded, "broken", 77)
     with pytest.raises(
         ValueError,
-        match=r"^row 77 of the inputs cannot be read; it raised KeyError: 77 \(test_data.py, line \d+\)$",
+        match=r"^row 77 of the inputs cannot be read; "
+        r"it raised KeyError: 77 \(test_data.py, line \d+\)$",
     ):
         list(found.parts("train", 16))
 

@@ -272,8 +272,8 @@ def test_what_is_no_image_folder(tmp_path: Path):
         return refusal("folder", root=str(tmp_path), **options)
 
     assert (
-        said()
-        == f"{tmp_path}: holds a folder of images for each class; got: Couldn't find any class folder in {tmp_path}."
+        said() == f"{tmp_path}: holds a folder of images for each class; "
+        f"got: Couldn't find any class folder in {tmp_path}."
     )
     image_files(tmp_path / "test", range(50))
     assert said() == f"{tmp_path}: has a folder `train` beside test"
@@ -498,7 +498,8 @@ def test_what_torchvision_does_not_have(tmp_path: Path):
     for name in ("CIFAR1", "LSUN", "wrap_dataset_for_transforms_v2"):
         assert (
             said(name)
-            == f"`name` is a data set of torchvision for classification, such as CIFAR10; got {name!r}"
+            == "`name` is a data set of torchvision for classification, such as CIFAR10; "
+            f"got {name!r}"
         )
     assert said("MNIST", download="yes") == "`download` is true or false; got 'yes'"
     assert (

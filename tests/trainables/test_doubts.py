@@ -1,4 +1,4 @@
-"""What is wrong with data though they can be read: refused with one sentence, or cautioned about."""
+"""What is wrong with data though they can be read: refused in one sentence, or cautioned about."""
 
 from __future__ import annotations
 
@@ -127,7 +127,10 @@ def test_metadata_of_other_programs_is_no_error(tmp_path: Path):
 )
 def test_the_number_of_a_row_is_refused_where_classes_lie_in_blocks(number: np.ndarray):
     said = refusal(features(number, labels=SORTED))
-    rule = "split train: no feature is the number of a row where rows are in the order of their classes; got column 3, from "
+    rule = (
+        "split train: no feature is the number of a row where rows are in the order of "
+        "their classes; got column 3, from "
+    )
     assert said.startswith(rule)
     assert said.endswith("in 400 rows; leave it out")
     (caution,) = cautions(features(number, labels=MIXED))
@@ -271,7 +274,8 @@ def test_a_value_is_named_by_its_column(tmp_path: Path):
     frame.loc[99, "height in m"] = -3.4028234663852886e38
     with pytest.raises(
         ValueError,
-        match=r"^dataset features: split train: .*; got -3.40282e\+38 \(column `height in m`, row 99",
+        match=r"^dataset features: split train: .*; "
+        r"got -3.40282e\+38 \(column `height in m`, row 99",
     ):
         table(tmp_path, frame)
     frame["label"] = MIXED
@@ -295,11 +299,12 @@ def test_the_least_whole_number_is_no_value(kind: type):
     x[7, 2] = np.iinfo(kind).min
     said = refusal({"train": (x, MIXED)})
     assert said.startswith(
-        "split train: a value is less than 1.7e+07 times as large as all others, or float32 cannot tell them"
+        "split train: a value is less than 1.7e+07 times as large as all others, or float32 "
+        "cannot tell them"
     )
     assert (
-        f"; got column 2: {float(np.iinfo(kind).min):.6g} in 1 of 400 rows, and from 0 to 49 in the others; "
-        in said
+        f"; got column 2: {float(np.iinfo(kind).min):.6g} in 1 of 400 rows, and from 0 to 49 "
+        "in the others; " in said
     )
 
 
@@ -393,7 +398,8 @@ def test_types_that_are_no_numbers_are_refused(x: np.ndarray, told: str):
     for inputs in (x, Read(x)):
         said = refusal({"train": (inputs, MIXED)})
         assert said.startswith(
-            f"split train: inputs are numbers (n, ...) of at most 64 bits; got {x.dtype} ({COUNT}, 3); "
+            "split train: inputs are numbers (n, ...) of at most 64 bits; "
+            f"got {x.dtype} ({COUNT}, 3); "
         )
         assert told in said
     said = refusal({"train": (NOISE, x[:, 0])})
@@ -439,11 +445,15 @@ def test_arrays_that_are_not_what_they_seem():
 )
 def test_labels_with_gaps_are_refused_with_their_counts(labels: np.ndarray, got: str):
     said = refusal({"train": (NOISE, labels)})
-    rule = "split train: labels number the classes 0, 1, 2, ... without a gap, each with training examples; got "
+    rule = (
+        "split train: labels number the classes 0, 1, 2, ... without a gap, each with "
+        "training examples; got "
+    )
     assert said.startswith(rule + got)
     gap = min(set(range(len(labels))) - set(labels.tolist()))
     assert said.endswith(
-        f" examples), and no example of class {gap}; number the classes so, and leave out rows that have none"
+        f" examples), and no example of class {gap}; "
+        "number the classes so, and leave out rows that have none"
     )
 
 
@@ -451,7 +461,8 @@ def test_labels_that_are_no_classes():
     for identifier in (np.arange(COUNT), 30_000_000 + 997 * np.arange(COUNT)):
         said = refusal({"train": (NOISE, identifier), "test": (NOISE, identifier)})
         assert said.startswith(
-            "split train: a class has two training examples or more, on average; got 400 labels in 400 ex"
+            "split train: a class has two training examples or more, on average; "
+            "got 400 labels in 400 ex"
         )
         assert said.endswith(" (1 example); is the label an identifier?")
     one = refusal({"train": (NOISE, np.zeros(COUNT, int))})
@@ -469,7 +480,8 @@ def test_a_class_has_examples_in_each_split():
     most = {"train": (NOISE, MIXED), "valid": (NOISE + 1, MIXED)}
     said = refusal({**most, "test": (NOISE + 2, rare)})
     assert said.startswith(
-        "split test: has the classes of `train`, 0 to 3; got class 4 (79 examples), which `train` lacks; "
+        "split test: has the classes of `train`, 0 to 3; "
+        "got class 4 (79 examples), which `train` lacks; "
     )
     (caution,) = cautions({**most, "test": (NOISE + 2, MIXED % 2)})
     assert (

@@ -96,13 +96,15 @@ REFUSED = (
     (
         "normed",
         {"batch_size": 1},
-        "is trained with `batch_size` = 1; it raised ValueError: Expected more than 1 value per channel",
+        "is trained with `batch_size` = 1; "
+        "it raised ValueError: Expected more than 1 value per channel",
     ),
     ("Squeezing", {}, "gives one example logits of shape (1, 10) in evaluation; got (10,)"),
     (
         "Normalising",
         {},
-        "gives an example the same logits in evaluation alone and beside 255 others; got a difference of ",
+        "gives an example the same logits in evaluation alone and beside 255 others; "
+        "got a difference of ",
     ),
     ("Dropping", {}, "gives an example the same logits twice in evaluation; got a difference of "),
     (
@@ -393,9 +395,7 @@ OWN = (
     ),
 )
 
-STUDY = '[study]\nname = "s"\nseeds = [0, 1]\n{more}[task]\nepochs = 2\nrungs = 1\n{model}\n{arms}'.replace(
-    "{more}", ""
-)
+STUDY = '[study]\nname = "s"\nseeds = [0, 1]\n[task]\nepochs = 2\nrungs = 1\n{model}\n{arms}'
 DENSE = '[[arm]]\nalgorithm = "dense"\n'
 
 
@@ -445,7 +445,10 @@ def images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def test_structured_arms_are_skipped_with_what_stood_in_the_way(tmp_path: Path) -> None:
     model = f'model = "{HERE}.pooled"'
     obstacle = "1: they are not what 3 takes for its columns"
-    why = f"it needs hidden units whose readers are all known; model {HERE}.pooled has none ({obstacle})"
+    why = (
+        "it needs hidden units whose readers are all known; "
+        f"model {HERE}.pooled has none ({obstacle})"
+    )
     lasso = '[[arm]]\nalgorithm = "group_lasso"\n'
     study = planned(tmp_path, model, DENSE + lasso)
     checks.check(study)
@@ -587,7 +590,8 @@ def silent(shape: tuple[int, ...], classes: int) -> nn.Module:
         ("Complex", "gives logits that are real numbers; got torch.complex64"),
         (
             "lazy",
-            "is returned with all its parameters made: call a lazy module once before; got 1.weight without values",
+            "is returned with all its parameters made: call a lazy module once before; "
+            "got 1.weight without values",
         ),
         ("frozen", "has removable layers (linear or convolution); got none (1: it is frozen)"),
         ("talkative", "it raised RuntimeError: boom ... (test_rehearsal.py, line "),
