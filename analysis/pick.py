@@ -7,7 +7,7 @@ Validation data alone chooses.
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import os
 from typing import Any
 
 import pandas as pd
@@ -53,70 +53,96 @@ def pick(
     `max_flops`, members that cost more themselves are left out. Raises Mistake with the nearest
     setting if none is within the bound.
     """
-    given = [
-        name
-        for name, value in (("--max-flops", max_flops), ("--min-accuracy", min_accuracy))
-        if value is not None
-    ]
-    given += ["--knee"] if at_knee else []
+    _check_bounds(max_flops, min_accuracy, at_knee)
+    last_rows = last_rows[~front.is_check(last_rows)]
+    points = _front(last_rows, cost)
+    if max_flops is not None:
+        chosen, why = _within_flops(points, cost, max_flops)
+    elif min_accuracy is not None:
+        chosen, why = _of_accuracy(points, cost, min_accuracy)
+    else:
+        chosen, why = _knee(points, cost)
+    point = points.loc[chosen]
+    member, among = _median(last_rows, point, cost, max_flops)
+    reasons = f"{why}; means over seeds", f"of the median validation accuracy of {among}"
+    return Pick(_record(point), _record(member), reasons, cost, max_flops)
+
+
+def _check_bounds(max_flops: float | None, min_accuracy: float | None, at_knee: bool) -> None:
+    """Raise Mistake unless exactly one bound is given, and within its range."""
+    asked = {
+        "--max-flops": max_flops is not None,
+        "--min-accuracy": min_accuracy is not None,
+        "--knee": at_knee,
+    }
+    given = [name for name, is_given in asked.items() if is_given]
     if len(given) != 1:
         got = ", ".join(given) or "none"
-        raise Mistake(
-            f"exactly one of --max-flops, --min-accuracy, --knee says what to pick; got {got}"
-        )
+        raise Mistake(f"exactly one of {', '.join(asked)} says what to pick; got {got}")
     if max_flops is not None and not max_flops >= 0:
         raise Mistake(f"--max-flops: is a number of FLOPs from 0; got {max_flops:g}")
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise Mistake(f"--min-accuracy: is a share, in [0, 1]; got {min_accuracy:g}")
-    last_rows = last_rows[~front.is_check(last_rows)]
+
+
+def _front(last_rows: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
+    """The operating points of the front, from the dearest and most accurate to the cheapest."""
     summary = front.summarise(last_rows)
-    points = front.ordered(
-        summary[front.fronts(summary, cost)], cost
-    )  # from the dearest, most accurate to the cheapest
-    if points.empty:
-        if summary["done"].any():
-            raise Mistake(f"no member is on the front: {' '.join(front.left_out(last_rows))}")
-        raise Mistake("no member is done, and so none is on the front")
-    seen, kind = front.selectable(points), cost.removeprefix("flops_")
-    if max_flops is not None:
-        rule = f"at most {max_flops:,.15g} FLOPs ({kind})"
-        within = seen[seen[cost] <= max_flops]
-        _some(within, rule, seen.iloc[-1], cost)
-        chosen, why = within.index[0], f"the most accurate point of the front with {rule}"
-    elif min_accuracy is not None:
-        rule = f"a validation accuracy of at least {min_accuracy:.15g}"
-        within = seen[seen["accuracy_valid"] >= min_accuracy].sort_values(cost, kind="stable")
-        _some(within, rule, seen.iloc[0], cost)
-        chosen, why = (
-            within.index[0],
-            f"the point of the fewest FLOPs ({kind}) on the front with {rule}",
-        )
-    else:
-        knee = front.knees(points, cost)
-        chosen = (seen.index[knee.to_numpy()] if knee.any() else seen.index)[0]
-        about = f"the front, {len(seen)} points in validation accuracy and the logarithm of FLOPs ({kind})"
-        why = (
-            f"the knee of {about}"
-            if knee.any()
-            else f"the most accurate point of {about}, which has no knee"
-        )
-    point = points.loc[chosen]
-    own = (
-        last_rows["arm"].eq(point["arm"])
-        & last_rows["hp"].eq(point["hp"])
-        & last_rows["status"].eq("done")
-    )
+    points = front.ordered(summary[front.fronts(summary, cost)], cost)
+    if not points.empty:
+        return points
+    if summary["done"].any():
+        raise Mistake(f"no member is on the front: {' '.join(front.left_out(last_rows))}")
+    raise Mistake("no member is done, and so none is on the front")
+
+
+def _within_flops(points: pd.DataFrame, cost: front.Cost, most: float) -> tuple[Any, str]:
+    """The most accurate point of the front within so many FLOPs, and why it was this one."""
+    rule = f"at most {most:,.15g} FLOPs ({_kind(cost)})"
+    seen = front.selectable(points)
+    within = seen[seen[cost] <= most]
+    _check_some(within, rule, seen.iloc[-1], cost)
+    return within.index[0], f"the most accurate point of the front with {rule}"
+
+
+def _of_accuracy(points: pd.DataFrame, cost: front.Cost, least: float) -> tuple[Any, str]:
+    """The cheapest point of the front of such an accuracy, and why it was this one."""
+    rule = f"a validation accuracy of at least {least:.15g}"
+    seen = front.selectable(points)
+    within = seen[seen["accuracy_valid"] >= least]
+    _check_some(within, rule, seen.iloc[0], cost)
+    cheapest = within.sort_values(cost, kind="stable").index[0]
+    return cheapest, f"the point of the fewest FLOPs ({_kind(cost)}) on the front with {rule}"
+
+
+def _knee(points: pd.DataFrame, cost: front.Cost) -> tuple[Any, str]:
+    """The knee of the front, or its most accurate point, and why it was this one."""
+    axes = f"validation accuracy and the logarithm of FLOPs ({_kind(cost)})"
+    about = f"the front, {len(points)} points in {axes}"
+    is_knee = front.knees(points, cost)
+    if is_knee.any():
+        return points.index[is_knee.to_numpy()][0], f"the knee of {about}"
+    return points.index[0], f"the most accurate point of {about}, which has no knee"
+
+
+def _kind(cost: front.Cost) -> str:
+    return cost.removeprefix("flops_")
+
+
+def _median(
+    last_rows: pd.DataFrame, point: pd.Series[Any], cost: front.Cost, max_flops: float | None
+) -> tuple[pd.Series[Any], str]:
+    """The member of a setting of the median validation accuracy, and among which it is that."""
+    of_point = last_rows["arm"].eq(point["arm"]) & last_rows["hp"].eq(point["hp"])
+    own = of_point & last_rows["status"].eq("done")
     members = front.selectable(last_rows[own])
     able = members if max_flops is None else members[members[cost] <= max_flops]
     able = able.sort_values(["accuracy_valid", "seed"])
     middle = able.index[(len(able) - 1) // 2]
-    among = (
-        f"the {len(able)} of {len(members)} seeds within the bound"
-        if len(able) < len(members)
-        else f"{len(members)} seeds"
-    )
-    reasons = f"{why}; means over seeds", f"of the median validation accuracy of {among}"
-    return Pick(_record(point), _record(last_rows.loc[middle]), reasons, cost, max_flops)
+    among = f"{len(members)} seeds"
+    if len(able) < len(members):
+        among = f"the {len(able)} of {among} within the bound"
+    return last_rows.loc[middle], among
 
 
 def find(rows: pd.DataFrame, member: str) -> str:
@@ -124,34 +150,34 @@ def find(rows: pd.DataFrame, member: str) -> str:
     if it is not one.
     """
     known = [str(name) for name in rows["member"].unique()]
-    found = [name for name in known if name.startswith(member)]
-    if member in found or len(found) == 1:
-        return member if member in found else found[0]
-    if found:
-        some = f"{', '.join(sorted(found)[:NEAR])}{', ...' if len(found) > NEAR else ''}"
-        raise Mistake(
-            f"a member is named by a beginning that no other has; {member!r} begins {len(found)}: {some}"
-        )
-
-    def alike(name: str) -> int:
-        return sum(
-            1
-            for _ in itertools.takewhile(
-                lambda pair: pair[0] == pair[1], zip(name, member, strict=False)
-            )
-        )
-
-    near = sorted(known, key=lambda name: (-alike(name), name))[:NEAR]
-    raise Mistake(f"no member {member!r} among {len(known)}; near: {', '.join(near)}")
+    if member in known:
+        return member
+    matching = sorted(name for name in known if name.startswith(member))
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        some = ", ".join(matching[:NEAR]) + (", ..." if len(matching) > NEAR else "")
+        rule = "a member is named by a beginning that no other has"
+        raise Mistake(f"{rule}; {member!r} begins {len(matching)}: {some}")
+    nearest = sorted((-_shared(name, member), name) for name in known)[:NEAR]
+    near = ", ".join(name for _, name in nearest)
+    raise Mistake(f"no member {member!r} among {len(known)}; near: {near}")
 
 
-def _some(within: pd.DataFrame, rule: str, nearest: pd.Series[Any], cost: front.Cost) -> None:
-    if within.empty:
-        has = f"validation accuracy {nearest['accuracy_valid']:.4f}, {nearest[cost]:,.0f} FLOPs"
-        raise Mistake(
-            f"no point of the front has {rule}; the nearest is {nearest['arm']}: {nearest['setting']} ({has})"
-        )
+def _shared(one: str, other: str) -> int:
+    """How many characters two names begin with in common."""
+    return len(os.path.commonprefix([one, other]))
+
+
+def _check_some(within: pd.DataFrame, rule: str, nearest: pd.Series[Any], cost: str) -> None:
+    """Raise Mistake, naming the nearest point, if no point keeps a rule."""
+    if not within.empty:
+        return
+    has = f"validation accuracy {nearest['accuracy_valid']:.4f}, {nearest[cost]:,.0f} FLOPs"
+    which = f"the nearest is {nearest['arm']}: {nearest['setting']} ({has})"
+    raise Mistake(f"no point of the front has {rule}; {which}")
 
 
 def _record(line: pd.Series[Any]) -> dict[str, Any]:
-    return {str(name): value for name, value in line.items()}
+    names = map(str, line.index)
+    return dict(zip(names, line, strict=True))

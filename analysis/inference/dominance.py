@@ -9,7 +9,8 @@ fate: else means would be of those that were lucky.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import moocore
 import numpy as np
@@ -20,7 +21,10 @@ from ..points import front
 from ..rows import table
 from ..rows.goals import Goals
 
+Values = NDArray[np.float64]
+Places = NDArray[np.int64]
 SETTING = ["arm", "hp"]
+MEMBER = table.MEMBER
 UNFIT = ("diverged", "failed", "skipped")
 FACTORS = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Reduction factors that a report tries on a study that ran whole."""
@@ -28,11 +32,15 @@ FLOOR = 1
 """Settings of each decade that it lets go on."""
 FEWEST = 8
 """Settings from which on it does."""
+CURVE = [
+    "factor", "seed", "share", "share_charged", "settings", "hypervolume", "whole", "kept"
+]  # fmt: skip
+UNMEASURED = "a seed diverged, failed or was not measured"
 
 
 def order(
     values: ArrayLike, directions: Sequence[bool], violations: ArrayLike | None = None
-) -> NDArray[np.int64]:
+) -> Places:
     """Positions from the best point to the worst, (n,).
 
     They go by how many limits are broken, layer of violations, layer, place in an epsilon-net of
@@ -49,43 +57,59 @@ def order(
 
 def _places(
     values: ArrayLike, directions: Sequence[bool], violations: ArrayLike | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[Places, Places]:
     """The place of each point in the order, from 0, and its layer, from 1."""
-    costs = np.where(np.asarray(directions, dtype=bool), -1.0, 1.0) * np.asarray(
-        values, dtype=float
-    )
-    broken = (
-        np.empty((len(costs), 0))
-        if violations is None
-        else np.maximum(np.asarray(violations, dtype=float), 0.0)
-    )
+    costs = np.where(np.asarray(directions, dtype=bool), -1.0, 1.0) * np.asarray(values, float)
+    broken = np.empty((len(costs), 0))
+    if violations is not None:
+        broken = np.maximum(np.asarray(violations, dtype=float), 0.0)
     joined = np.hstack([broken, costs])
     whole = np.isfinite(joined).all(axis=1)
-    points, of = np.unique(joined[whole], axis=0, return_inverse=True)
-    keys = [(points[:, : broken.shape[1]] > 0).sum(axis=1).astype(float)]
-    columns = np.split(points, [broken.shape[1]], axis=1)
-    for part, rank in ((columns[0], _layers), (columns[1], _layers), (columns[1], _spread)):
-        found = np.zeros(len(points))
-        _, alike = np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)
-        for group in np.split(np.argsort(alike, kind="stable"), np.cumsum(np.bincount(alike))[:-1]):
-            found[group] = rank(part[group])
-        keys.append(found)
-    _, layer = np.unique(np.stack(keys[:-1], axis=1), axis=0, return_inverse=True)
+    points, number = np.unique(joined[whole], axis=0, return_inverse=True)
+    layer, spread = _ranks(points, broken.shape[1])
     layers = np.full(len(costs), layer.max(initial=-1) + 2)
-    layers[whole] = layer[of] + 1
-    spread = np.zeros(len(costs))
-    spread[whole] = keys[-1][of]
+    layers[whole] = layer[number] + 1
+    spreads = np.zeros(len(costs))
+    spreads[whole] = spread[number]
     places = np.empty(len(costs), dtype=np.int64)
-    places[np.lexsort((spread, layers))] = np.arange(len(costs))
+    places[np.lexsort((spreads, layers))] = np.arange(len(costs))
     return places, layers
 
 
-def _layers(points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ranks(points: Values, limits: int) -> tuple[Places, Values]:
+    """Of distinct points, (n, limits + objectives): the layer of each, from 0, by all that orders
+    layers, and its place in the layer's epsilon-net.
+    """
+    broken, costs = np.split(points, [limits], axis=1)
+    count = (broken > 0).sum(axis=1)
+    keys = [count.astype(float)]
+    keys.append(_within(keys, broken, _layers))
+    keys.append(_within(keys, costs, _layers))
+    spread = _within(keys, costs, _spread)
+    _, layer = np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)
+    return layer, spread
+
+
+def _within(keys: Sequence[Values], points: Values, rank: Callable[[Values], Values]) -> Values:
+    """The rank of each point among those of the same keys."""
+    ranks = np.zeros(len(points))
+    _, number = np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    ends = np.cumsum(np.bincount(number))
+    for group in np.split(order, ends[:-1]):
+        ranks[group] = rank(points[group])
+    return ranks
+
+
+def _layers(points: Values) -> Values:
     """The non-dominated layer of each point, from 0; less is better."""
-    return moocore.pareto_rank(points).astype(float) if points.size else np.zeros(len(points))
+    if not points.size:
+        return np.zeros(len(points))
+    layers = moocore.pareto_rank(points)
+    return layers.astype(float)
 
 
-def _spread(points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _spread(points: Values) -> Values:
     """The place of each point of a layer in an epsilon-net: from an end, each next one is the
     farthest from those before.
 
@@ -93,14 +117,19 @@ def _spread(points: NDArray[np.float64]) -> NDArray[np.float64]:
     hypervolume, crowding distance (Deb et al. 2002) 95.8 %, that distance taken anew after each
     point left 96.9 %, no spreading 93.1 %.
     """
-    low, high = points.min(axis=0, initial=math.inf), points.max(axis=0, initial=-math.inf)
-    scaled = (points - low) / np.where(high > low, high - low, 1.0)
-    places, far, at = np.empty(len(points)), np.full(len(points), math.inf), 0
+    low = points.min(axis=0, initial=math.inf)
+    high = points.max(axis=0, initial=-math.inf)
+    ranges = np.where(high > low, high - low, 1.0)
+    scaled = (points - low) / ranges
+    places = np.empty(len(points))
+    nearest = np.full(len(points), math.inf)  # to those that have a place
+    farthest = 0
     for place in range(len(points)):
-        places[at] = place
-        far = np.minimum(far, ((scaled - scaled[at]) ** 2).sum(axis=1))
-        far[at] = -1.0
-        at = int(far.argmax())
+        places[farthest] = place
+        distance = ((scaled - scaled[farthest]) ** 2).sum(axis=1)
+        nearest = np.minimum(nearest, distance)
+        nearest[farthest] = -1.0
+        farthest = int(nearest.argmax())
     return places
 
 
@@ -112,13 +141,17 @@ def settings_at(rows: pd.DataFrame, rung: int, goals: Goals) -> pd.DataFrame:
     or before; means are NaN where one ended badly.
     """
     seen = front.selectable(rows)
-    seen = seen[(seen["rung"] == rung) | (seen["status"].isin(UNFIT) & (seen["rung"] < rung))]
-    seen = seen.assign(here=seen["rung"] == rung, unfit=seen["status"].isin(UNFIT))
-    seen = seen.sort_values("seed").drop_duplicates([*SETTING, "seed", "here", "unfit"])
+    here = seen["rung"] == rung
+    unfit = seen["status"].isin(UNFIT)
+    before = unfit & (seen["rung"] < rung)
+    seen = seen.assign(here=here, unfit=unfit)[here | before].sort_values("seed")
+    seen = seen.drop_duplicates([*SETTING, "seed", "here", "unfit"])
     grouped = seen.groupby(SETTING)
-    pool = grouped[list(goals.columns)].mean().where(~grouped["unfit"].any())
-    whole = (grouped["seed"].nunique() == rows["seed"].nunique()) & grouped["here"].any()
-    return pool[whole].assign(rung=rung)
+    means = grouped[list(goals.columns)].mean()
+    pool = means.where(~grouped["unfit"].any())
+    complete = grouped["seed"].nunique() == rows["seed"].nunique()
+    present = grouped["here"].any()
+    return pool[complete & present].assign(rung=rung)
 
 
 def decide(pool: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.DataFrame:
@@ -128,54 +161,62 @@ def decide(pool: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.Da
     of the first measure to minimize at least `floor`, the best there. Settings of equal measures
     share their fate. One that ended badly in a seed does not go on.
     """
-    values, violations = goals.values(pool), goals.violations(pool)
+    values = goals.values(pool)
+    violations = goals.violations(pool)
     places, layers = _places(values, goals.directions, violations)
-    fit = np.asarray(np.isfinite(np.hstack([values, violations])).all(axis=1))
-    go = places < math.ceil(len(pool) / factor)
+    finite = np.isfinite(np.hstack([values, violations]))
+    fit = np.asarray(finite.all(axis=1))
+    best = places < math.ceil(len(pool) / factor)
     if goals.minimize:
-        place = pd.Series(places, index=pool.index)
-        go |= (place.groupby(_decades(values[:, len(goals.maximize)])).rank() <= floor).to_numpy()
+        cost = values[:, len(goals.maximize)]
+        best |= _best_of_decades(places, cost, floor)
+    going = pd.Series(best & fit, index=pool.index)
     alike = [pool[name] for name in goals.columns]
-    go = (
-        pd.Series(go & fit, index=pool.index)
-        .groupby(alike, dropna=False)
-        .transform("any")
-        .to_numpy(dtype=bool)
-        & fit
-    )
-    ranked = [
-        f"layer {layer}, place {place + 1} of {len(pool)}"
-        if whole
-        else "a seed diverged, failed or was not measured"
-        for layer, place, whole in zip(layers, places, fit.tolist(), strict=True)
-    ]
-    reason = [
-        f"rung {rung}: {said}; {go.sum()} go on"
-        for rung, said in zip(pool["rung"], ranked, strict=True)
-    ]
-    return pd.DataFrame({"go": go, "reason": reason}, index=pool.index)
+    shared = going.groupby(alike, dropna=False).transform("any")
+    go = shared.to_numpy(dtype=bool) & fit
+    reasons: list[str] = []
+    for place, layer, rung, whole in zip(places, layers, pool["rung"], fit, strict=True):
+        rank = f"layer {layer}, place {place + 1} of {len(pool)}" if whole else UNMEASURED
+        reasons.append(f"rung {rung}: {rank}; {go.sum()} go on")
+    return pd.DataFrame({"go": go, "reason": reasons}, index=pool.index)
 
 
-def _decades(costs: NDArray[np.float64]) -> NDArray[np.float64]:
+def _best_of_decades(places: Places, costs: Values, floor: int) -> NDArray[np.bool_]:
+    """Which points are among the best `floor` of their decade of cost."""
+    ranks = pd.Series(places).groupby(_decades(costs)).rank()
+    return (ranks <= floor).to_numpy()
+
+
+def _decades(costs: Values) -> Values:
     """The power of ten at or below each cost; minus infinity for what costs nothing, NaN for what
     has none.
     """
     with np.errstate(divide="ignore"):
-        return np.floor(np.log10(np.maximum(costs, 0.0)))
+        exponents = np.log10(np.maximum(costs, 0.0))
+        return np.floor(exponents)
 
 
-# ---- what stopping would have kept of a study without it: members do not influence each other, so its rows tell exactly
+# ---- what stopping would have kept of a study without it: members do not influence each other, so
+# its rows tell exactly
 
 
 def ended(rows: pd.DataFrame, goals: Goals) -> pd.DataFrame:
     """The rows of the settings that were measured at the first rung and of which every seed has a
     last row.
     """
-    seen = front.selectable(rows).drop_duplicates(["arm", "member", "rung"], keep="last")
-    seeds = seen[seen["status"] != table.RUNNING].groupby(SETTING)["seed"].nunique()
-    whole = seeds.index[seeds == seen["seed"].nunique()]
-    first = settings_at(seen, _rungs(seen)[0], goals).index if len(_rungs(seen)) else whole[:0]
-    return seen[pd.MultiIndex.from_frame(seen[SETTING]).isin(whole.intersection(first))]
+    seen = front.selectable(rows)
+    seen = seen.drop_duplicates([*MEMBER, "rung"], keep="last")
+    last = seen[seen["status"] != table.RUNNING]
+    seeds = last.groupby(SETTING)["seed"].nunique()
+    settings = seeds.index[seeds == seen["seed"].nunique()]
+    rungs = _rungs(seen)
+    if rungs:
+        first = settings_at(seen, rungs[0], goals)
+        settings = settings.intersection(first.index)
+    else:
+        settings = settings[:0]
+    of_row = pd.MultiIndex.from_frame(seen[SETTING])
+    return seen[of_row.isin(settings)]
 
 
 def _rungs(rows: pd.DataFrame) -> list[int]:
@@ -189,26 +230,25 @@ def ends(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.Data
     rows: as from `ended`, of a study without stopping.
     """
     *rungs, last = _rungs(rows)
-    found: list[pd.DataFrame] = []
-    going = settings_at(rows, rungs[0] if rungs else last, goals).index
+    first = rungs[0] if rungs else last
+    going = settings_at(rows, first, goals).index
+    parts: list[pd.DataFrame] = []
     for rung in rungs:
         pool = settings_at(rows, rung, goals)
-        decided = decide(pool[pool.index.isin(going)], goals, factor, floor)
-        found.append(decided.loc[~decided["go"], ["reason"]].assign(rung=rung))
+        pool = pool[pool.index.isin(going)]
+        decided = decide(pool, goals, factor, floor)
+        losers = decided.loc[~decided["go"], ["reason"]]
+        parts.append(losers.assign(rung=rung))
         going = decided.index[decided["go"]]
-    return pd.concat([*found, pd.DataFrame({"reason": "", "rung": last}, index=going)])[
-        ["rung", "reason"]
-    ]
+    survivors = pd.DataFrame({"reason": "", "rung": last}, index=going)
+    return pd.concat([*parts, survivors])[["rung", "reason"]]
 
 
 def until(rows: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """The rows of settings up to the rung at which each ends; found: as from `ends`."""
-    last = (
-        rows[SETTING]
-        .merge(found["rung"], how="left", left_on=SETTING, right_index=True)["rung"]
-        .to_numpy()
-    )
-    return rows[rows["rung"].to_numpy() <= last]
+    settings = rows[SETTING]
+    joined = settings.merge(found["rung"], how="left", left_on=SETTING, right_index=True)
+    return rows[rows["rung"].to_numpy() <= joined["rung"].to_numpy()]
 
 
 def dense_epochs(rows: pd.DataFrame) -> pd.Series[float]:
@@ -219,24 +259,29 @@ def dense_epochs(rows: pd.DataFrame) -> pd.Series[float]:
     of none.
     """
     rows = rows[rows["rung"] > 0]
-    lines = (
-        rows.sort_values("rung")
-        .groupby(["arm", "member"])[["rung", "epochs", "steps"]]
-        .agg(["first", "last", "size"])
-    )
-    lines = lines[lines["rung", "size"] > 1]
-    slope = (lines["epochs", "last"] - lines["epochs", "first"]) / (
-        lines["rung", "last"] - lines["rung", "first"]
-    )
-    line = pd.DataFrame(
-        {"start": lines["epochs", "first"] - slope * lines["rung", "first"], "slope": slope}
-    )
-    line["step"] = lines["epochs", "last"] / lines["steps", "last"]
-    on = rows.merge(line, left_on=["arm", "member"], right_index=True)
-    off = (on["epochs"] - on["start"] - on["slope"] * on["rung"]).abs() > on["step"]
-    by = line.groupby("arm")[["start", "step"]].median()
-    start = by["start"].where((by["start"] > 2 * by["step"]) & ~off.groupby(on["arm"]).any(), 0.0)
+    line = _budget_lines(rows)
+    joined = rows.merge(line, left_on=MEMBER, right_index=True)
+    expected = joined["start"] + joined["slope"] * joined["rung"]
+    off = (joined["epochs"] - expected).abs() > joined["step"]
+    off_line = off.groupby(joined["arm"]).any()
+    medians = line.groupby("arm")[["start", "step"]].median()
+    late = medians["start"] > 2 * medians["step"]
+    start = medians["start"].where(late & ~off_line, 0.0)
     return start.reindex(rows["arm"].unique(), fill_value=0.0)
+
+
+def _budget_lines(rows: pd.DataFrame) -> pd.DataFrame:
+    """Epochs over rungs of each member with several, as a line: `start`, `slope`, and `step`, the
+    epochs of an optimiser step.
+    """
+    members = rows.sort_values("rung").groupby(MEMBER)[["rung", "epochs", "steps"]]
+    first, last = members.first(), members.last()
+    several = members.size() > 1
+    first, last = first[several], last[several]
+    slope = (last["epochs"] - first["epochs"]) / (last["rung"] - first["rung"])
+    start = first["epochs"] - slope * first["rung"]
+    step = last["epochs"] / last["steps"]
+    return pd.DataFrame({"start": start, "slope": slope, "step": step})
 
 
 def spent(rows: pd.DataFrame, dense: pd.Series[float]) -> tuple[float, float]:
@@ -246,11 +291,14 @@ def spent(rows: pd.DataFrame, dense: pd.Series[float]) -> tuple[float, float]:
     dense: as from `dense_epochs`.  Charged is the sum over members. Trained counts once what
     members share: a dense phase of a seed, and a network that several counts of candidates took.
     """
-    last = rows.sort_values("rung").drop_duplicates(["arm", "member"], keep="last")
+    last = rows.sort_values("rung").drop_duplicates(MEMBER, keep="last")
     shared = last["arm"].map(dense)
-    own = (last["epochs"] - shared).groupby(front.networks(last)).max().sum()
-    phases = pd.DataFrame({"seed": last["seed"], "dense": shared}).drop_duplicates()
-    return float(own + phases["dense"].sum()), float(last["epochs"].sum())
+    beyond = last["epochs"] - shared
+    own = beyond.groupby(front.networks(last)).max().sum()
+    phases = pd.DataFrame({"seed": last["seed"], "dense": shared})
+    phases = phases.drop_duplicates()
+    trained = own + phases["dense"].sum()
+    return float(trained), float(last["epochs"].sum())
 
 
 def replayed(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.DataFrame:
@@ -260,20 +308,20 @@ def replayed(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.
     (or end well); `epochs` trained from the start of the study until then, `charged` likewise
     (`spent`), and their shares of what all members took.
     """
-    found, dense = ends(rows, goals, factor, floor), dense_epochs(rows)
-    kept, every = until(rows, found), spent(rows, dense)
-    lines = []
+    settings = ends(rows, goals, factor, floor)
+    dense = dense_epochs(rows)
+    kept = until(rows, settings)
+    survivors = int((settings["reason"] == "").sum())
+    lines: list[tuple[Any, ...]] = []
     for rung in _rungs(rows):
-        epochs, charged = spent(kept[kept["rung"] <= rung], dense)
-        there, go = (
-            int((found["rung"] >= rung).sum()),
-            int((found["rung"] > rung).sum() or (found["reason"] == "").sum()),
-        )
-        lines.append(
-            {"rung": rung, "settings": there, "go": go, "epochs": epochs, "charged": charged}
-        )
-    both = pd.DataFrame(lines)
-    return both.assign(share=both["epochs"] / every[0], share_charged=both["charged"] / every[1])
+        trained, charged = spent(kept[kept["rung"] <= rung], dense)
+        there = int((settings["rung"] >= rung).sum())
+        later = int((settings["rung"] > rung).sum())
+        lines.append((rung, there, later or survivors, trained, charged))
+    table = pd.DataFrame(lines, columns=["rung", "settings", "go", "epochs", "charged"])
+    all_trained, all_charged = spent(rows, dense)
+    share = table["epochs"] / all_trained
+    return table.assign(share=share, share_charged=table["charged"] / all_charged)
 
 
 def volumes(rows: pd.DataFrame, goals: Goals) -> pd.Series[float]:
@@ -282,19 +330,16 @@ def volumes(rows: pd.DataFrame, goals: Goals) -> pd.Series[float]:
 
     Its cost is the first measure to minimize, if that is a count of FLOPs, else masked FLOPs.
     """
-    cost = next(
-        (name for name in goals.minimize if name in ("flops_masked", "flops_shrunk")),
-        "flops_masked",
-    )
+    costs = [name for name in goals.minimize if name in front.COSTS]
+    cost = costs[0] if costs else "flops_masked"
     done = rows[rows["status"] == "done"]
-    points = pd.DataFrame(
-        {"accuracy": done["accuracy_valid"], "cost": done[cost] / done["flops_dense"]}
-    )
-    by_seed = {
-        seed: front.hypervolume(group.to_numpy(), front.REFERENCE, front.DIRECTIONS)
-        for seed, group in points.groupby(done["seed"])
-    }
-    return pd.Series(by_seed, dtype=float).reindex(sorted(rows["seed"].unique()), fill_value=0.0)
+    share = done[cost] / done["flops_dense"]
+    points = pd.DataFrame({"accuracy": done["accuracy_valid"], "cost": share})
+    by_seed: dict[Any, float] = {}
+    for seed, group in points.groupby(done["seed"]):
+        by_seed[seed] = front.hypervolume(group.to_numpy(), front.REFERENCE, front.DIRECTIONS)
+    seeds = sorted(rows["seed"].unique())
+    return pd.Series(by_seed, dtype=float).reindex(seeds, fill_value=0.0)
 
 
 def curve(
@@ -306,27 +351,22 @@ def curve(
     (`spent`); `settings` that reach the last rung, their `hypervolume`, `whole` without stopping,
     and `kept`, the quotient.
     """
-    whole, dense, lines = volumes(rows, goals), dense_epochs(rows), []
-    every = spent(rows, dense)
+    whole = volumes(rows, goals)
+    dense = dense_epochs(rows)
+    all_trained, all_charged = spent(rows, dense)
+    parts: list[pd.DataFrame] = []
     for factor in factors:
-        found = ends(rows, goals, factor, floor)
-        left = until(rows, found)
-        epochs, charged = spent(left, dense)
-        both = (
-            pd.DataFrame({"hypervolume": volumes(left, goals), "whole": whole})
-            .rename_axis("seed")
-            .reset_index()
-        )
-        both = both.assign(
-            share=epochs / every[0],
-            share_charged=charged / every[1],
-            settings=(found["reason"] == "").sum(),
-        )
-        lines.append(both.assign(factor=factor, kept=both["hypervolume"] / both["whole"]))
-    joined = pd.concat(lines, ignore_index=True)
-    return joined[
-        ["factor", "seed", "share", "share_charged", "settings", "hypervolume", "whole", "kept"]
-    ]
+        settings = ends(rows, goals, factor, floor)
+        left = until(rows, settings)
+        trained, charged = spent(left, dense)
+        part = pd.DataFrame({"hypervolume": volumes(left, goals), "whole": whole})
+        part["factor"] = factor
+        part["share"] = trained / all_trained
+        part["share_charged"] = charged / all_charged
+        part["settings"] = (settings["reason"] == "").sum()
+        part["kept"] = part["hypervolume"] / part["whole"]
+        parts.append(part.rename_axis("seed").reset_index())
+    return pd.concat(parts, ignore_index=True)[CURVE]
 
 
 # ---- what a report says of it
@@ -337,11 +377,9 @@ def tried(rows: pd.DataFrame, goals: Goals) -> pd.DataFrame:
     or `FEWEST` settings.
     """
     known = ended(rows, goals)
-    if (
-        "stopped" in set(rows["status"])
-        or len(_rungs(known)) < 2
-        or known.groupby(SETTING).ngroups < FEWEST
-    ):
+    stopped = "stopped" in set(rows["status"])
+    settings = known.groupby(SETTING).ngroups
+    if stopped or len(_rungs(known)) < 2 or settings < FEWEST:
         return pd.DataFrame()
     return curve(known, goals).dropna(subset="kept")
 
@@ -350,14 +388,14 @@ def means(lines: pd.DataFrame) -> pd.DataFrame:
     """One line for each factor of `tried`: mean of `kept` over seeds, `low` and `high` a deviation
     off it, the `least`, `n`.
     """
-    by = lines.groupby("factor")
-    found = (
-        by[["share", "share_charged", "settings"]]
-        .first()
-        .join(by["kept"].agg(kept="mean", std="std", least="min", n="size"))
-    )
-    std = found["std"].fillna(0.0)
-    return found.assign(low=found["kept"] - std, high=found["kept"] + std).reset_index()
+    factors = lines.groupby("factor")
+    costs = factors[["share", "share_charged", "settings"]].first()
+    kept = factors["kept"].agg(kept="mean", std="std", least="min", n="size")
+    table = costs.join(kept)
+    deviation = table["std"].fillna(0.0)
+    table["low"] = table["kept"] - deviation
+    table["high"] = table["kept"] + deviation
+    return table.reset_index()
 
 
 def departures(rows: pd.DataFrame) -> pd.DataFrame:
@@ -365,40 +403,44 @@ def departures(rows: pd.DataFrame) -> pd.DataFrame:
     were `stopped` there.
     """
     seen = rows[rows["rung"] > 0]
-    counts = {
-        name: part.drop_duplicates([*SETTING, "rung"]).groupby("rung").size()
-        for name, part in (("settings", seen), ("stopped", seen[seen["status"] == "stopped"]))
-    }
-    return (
-        pd.DataFrame(counts).fillna(0).astype(int).reset_index()
-        if counts["stopped"].size
-        else pd.DataFrame()
-    )
+    stopped = _settings_by_rung(seen[seen["status"] == "stopped"])
+    if not stopped.size:
+        return pd.DataFrame()
+    counts = pd.DataFrame({"settings": _settings_by_rung(seen), "stopped": stopped})
+    return counts.fillna(0).astype(int).reset_index()
+
+
+def _settings_by_rung(rows: pd.DataFrame) -> pd.Series[int]:
+    distinct = rows.drop_duplicates([*SETTING, "rung"])
+    return distinct.groupby("rung").size()
 
 
 def saved(rows: pd.DataFrame) -> tuple[float, float]:
     """Shares of epochs, trained and charged (`spent`), that a study took which losers left, of what
     all would have taken.
     """
-    seen = rows[rows["rung"] > 0].drop_duplicates(["arm", "member", "rung"], keep="last")
-    full = seen["epochs"].where(seen["status"] == "done")
-    full = full.groupby(seen["arm"]).transform("max").fillna(full.max())
+    seen = rows[rows["rung"] > 0]
+    seen = seen.drop_duplicates([*MEMBER, "rung"], keep="last")
+    whole = seen["epochs"].where(seen["status"] == "done")
+    of_arm = whole.groupby(seen["arm"]).transform("max")
+    full = of_arm.fillna(of_arm.max())
     dense = dense_epochs(seen)
-    took, every = spent(seen, dense), spent(seen.assign(epochs=full), dense)
-    return took[0] / every[0], took[1] / every[1]
+    trained, charged = spent(seen, dense)
+    all_trained, all_charged = spent(seen.assign(epochs=full), dense)
+    return trained / all_trained, charged / all_charged
 
 
 def told(lines: pd.DataFrame, goals: Goals) -> str:
     """What a reader should know of the curve of `tried`."""
-    floor = (
-        f", and at least the best {FLOOR} of each decade of {goals.minimize[0]}"
-        if goals.minimize
-        else ""
-    )
+    measures = ", ".join(goals.measures)
+    seeds = lines["seed"].nunique()
+    floor = ""
+    if goals.minimize:
+        floor = f", and at least the best {FLOOR} of each decade of {goals.minimize[0]}"
     return (
-        "What stopping would have spent and kept, computed from the rows: members do not influence each other. At each rung "
-        "but the last the best one in so many settings goes on, by non-dominated layers of means over seeds "
-        f"({', '.join(goals.measures)}){floor}. Kept: "
-        f"hypervolume of what reaches the last rung over that of all, for each of {lines['seed'].nunique()} seeds. Epochs are "
-        "counted as trained, what members share once; in brackets, as charged to each member."
+        "What stopping would have spent and kept, computed from the rows: members do not influence "
+        "each other. At each rung but the last the best one in so many settings goes on, by "
+        f"non-dominated layers of means over seeds ({measures}){floor}. Kept: hypervolume of what "
+        f"reaches the last rung over that of all, for each of {seeds} seeds. Epochs are counted as "
+        "trained, what members share once; in brackets, as charged to each member."
     )

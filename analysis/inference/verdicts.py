@@ -22,17 +22,26 @@ from ..rows.storage import Where, locate, save
 from . import equal_flops, likeness, paired
 
 ABOUT = (
-    "Accuracies are of test data, at FLOPs that both reach: each seed's own front of validation accuracy, chosen by it alone, "
-    "read linearly in the logarithm of FLOPs, level from its best network to the costliest one measured, and never beyond.",
-    "Difference: accuracy minus the baseline's of the same seed, mean over n seeds, in percentage points, with its 95 % t "
-    "interval; g: that mean over the differences' deviation, without its small-sample bias (Hedges 1981).",
-    "Verdict: better or worse if the paired t test says so at 5 % after Holm's correction for all comparisons of its table; "
-    "otherwise equivalent if two one-sided t tests both reject, at 5 % and without correction, a difference of "
-    f"{100 * paired.MARGIN:g} percentage points or more; otherwise no difference shown.",
-    f"Could show: the true difference that this table shows with probability {paired.POWER:g} at this n and deviation "
-    "(noncentral t, strictest step of Holm's correction). Fewer levels (--at) and more seeds show smaller ones.",
-    f"Permutation: of signs; from n = {paired.PERMUTED} on, as with fewer its p value cannot fall below 5 %.",
+    "Accuracies are of test data, at FLOPs that both reach: each seed's own front of validation "
+    "accuracy, chosen by it alone, read linearly in the logarithm of FLOPs, level from its best "
+    "network to the costliest one measured, and never beyond.",
+    "Difference: accuracy minus the baseline's of the same seed, mean over n seeds, in percentage "
+    "points, with its 95 % t interval; g: that mean over the differences' deviation, without its "
+    "small-sample bias (Hedges 1981).",
+    "Verdict: better or worse if the paired t test says so at 5 % after Holm's correction for all "
+    "comparisons of its table; otherwise equivalent if two one-sided t tests both reject, at 5 % "
+    f"and without correction, a difference of {100 * paired.MARGIN:g} percentage points or more; "
+    "otherwise no difference shown.",
+    "Could show: the true difference that this table shows with probability "
+    f"{paired.POWER:g} at this n and deviation (noncentral t, strictest step of Holm's "
+    "correction). Fewer levels (--at) and more seeds show smaller ones.",
+    f"Permutation: of signs; from n = {paired.PERMUTED} on, as with fewer its p value cannot fall "
+    "below 5 %.",
 )
+TESTED = (
+    "n", "low", "high", "holm", "effect", "equivalence", "permutation", "detectable", "verdict"
+)  # fmt: skip
+"""What a line of a comparison has of its differences on test data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +63,12 @@ class Verdicts:
         """What a reader should know of the likeness of training before any figure, one sentence
         each.
         """
-        told = self.lines.drop_duplicates("arm")
-        unlike = [
-            f"{arm} trained unlike the baseline: {why}."
-            for arm, why in zip(told["arm"], told["unlike"], strict=True)
-            if why
-        ]
-        return [*self.notes, *unlike] or [
+        cautions = list(self.notes)
+        arms = self.lines.drop_duplicates("arm")
+        for arm, why in zip(arms["arm"], arms["unlike"], strict=True):
+            if why:
+                cautions.append(f"{arm} trained unlike the baseline: {why}.")
+        return cautions or [
             "All arms share task, data, split, budget, learning rate and weight decay."
         ]
 
@@ -79,28 +87,43 @@ def build(
     settings; or else such an arm.  flops: the levels; none: `equal_flops.levels`. Raises Mistake as
     `likeness.load` does, and if no pair can be compared.
     """
-    if bad := [level for level in flops if not 0 < level < float("inf")]:
-        raise Mistake(
-            f"FLOPs at which arms are compared are finite and lie above 0; got {bad[0]:g}"
-        )
+    for level in flops:
+        if not 0 < level < float("inf"):
+            rule = "FLOPs at which arms are compared are finite and lie above 0"
+            raise Mistake(f"{rule}; got {level:g}")
     done, notes = likeness.load(folders, anyway)
     labels = sorted(done["label"].unique())
     if len(labels) < 2:
         raise Mistake(f"a comparison needs two arms; got {labels[0]} alone")
     chosen = _default(done) if baseline is None else _known(baseline, labels)
-    unlike = {
-        label: likeness.unlike(rows, done[done["label"] == chosen])
-        for label, rows in done.groupby("label")
-    }
+    lines = _compared(done, chosen, flops)
+    lines["unlike"] = lines["arm"].map(_unlike(done, chosen))
+    if not lines["difference_test_n"].any():
+        why = lines["difference_test_verdict"].iloc[0].removeprefix("not compared: ")
+        first = lines["arm"].iloc[0]
+        raise Mistake(f"nothing can be compared with {chosen}: {first}: {why}")
+    return Verdicts(", ".join(done["study"].unique()), chosen, lines, tuple(notes))
+
+
+def _compared(done: pd.DataFrame, chosen: str, flops: Sequence[float]) -> pd.DataFrame:
+    """The lines of `equal_flops.against` for each count of FLOPs that says something of its own."""
     costs: list[front.Cost] = ["flops_masked"]
     if (done["flops_shrunk"] != done["flops_masked"]).any():
         costs.append("flops_shrunk")
-    tables = [equal_flops.against(done, chosen, cost, flops).assign(cost=cost) for cost in costs]
-    lines = pd.concat(tables, ignore_index=True).assign(unlike=lambda each: each["arm"].map(unlike))
-    if not lines["difference_test_n"].any():
-        why = lines["difference_test_verdict"].iloc[0].removeprefix("not compared: ")
-        raise Mistake(f"nothing can be compared with {chosen}: {lines['arm'].iloc[0]}: {why}")
-    return Verdicts(", ".join(done["study"].unique()), chosen, lines, tuple(notes))
+    tables: list[pd.DataFrame] = []
+    for cost in costs:
+        lines = equal_flops.against(done, chosen, cost, flops)
+        tables.append(lines.assign(cost=cost))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _unlike(done: pd.DataFrame, chosen: str) -> dict[str, str]:
+    """For each label in what its training differs from the baseline's."""
+    baseline = done[done["label"] == chosen]
+    unlike: dict[str, str] = {}
+    for label, rows in done.groupby("label"):
+        unlike[str(label)] = likeness.unlike(rows, baseline)
+    return unlike
 
 
 def write(found: Verdicts, target: Where) -> None:
@@ -108,7 +131,8 @@ def write(found: Verdicts, target: Where) -> None:
     `compare.png` into a folder.
     """
     target = locate(target)
-    save(target / "compare.csv", found.lines.to_csv(index=False, lineterminator="\n").encode())
+    content = found.lines.to_csv(index=False, lineterminator="\n")
+    save(target / "compare.csv", content.encode())
     save(target / "compare.md", markdown(found).encode())
     if render.hindrance():
         return
@@ -126,53 +150,53 @@ def drawn(lines: pd.DataFrame) -> pd.DataFrame:
     """Lines with the differences on test data under the names that charts know: difference, low,
     high, n, verdict.
     """
-    numbers = {
-        "difference_test": "difference",
-        "difference_test_low": "low",
-        "difference_test_high": "high",
-    }
-    return lines.rename(
-        columns={**numbers, "difference_test_n": "n", "difference_test_verdict": "verdict"}
-    )
+    names = {"difference_test": "difference"}
+    for name in ("low", "high", "n", "verdict"):
+        names[f"difference_test_{name}"] = name
+    return lines.rename(columns=names)
 
 
 def markdown(found: Verdicts) -> str:
     """The comparison as Markdown: what is unlike first, then a table for each count of FLOPs, then
     how to read it.
     """
-    parts = [f"# {found.name}: against {found.baseline}, at equal FLOPs", *found.cautions]
+    heading = f"# {found.name}: against {found.baseline}, at equal FLOPs"
+    parts = [heading, *found.cautions]
     for cost, lines in found.lines.groupby("cost", sort=False):
         rows = [texts(line) for line in lines.to_dict("records")]
-        parts += [
-            f"## {title(str(cost))}",
-            words.grid(list(rows[0]), [list(row.values()) for row in rows]),
-        ]
+        cells = [list(row.values()) for row in rows]
+        parts.append(f"## {title(str(cost))}")
+        parts.append(words.grid(list(rows[0]), cells))
     return "\n\n".join([*parts, *ABOUT]) + "\n"
 
 
 def title(cost: str) -> str:
     """The heading of a table."""
-    return f"{'Masked' if cost == 'flops_masked' else 'Shrunk'} FLOPs: {axes.COSTS[cost]}"
+    kind = "Masked" if cost == "flops_masked" else "Shrunk"
+    return f"{kind} FLOPs: {axes.COSTS[cost]}"
 
 
 def texts(line: dict[Any, Any]) -> dict[str, str]:
     """One line of a comparison as text, by heading."""
-    verdict = line["difference_test_verdict"] + (" (trained unlike)" if line["unlike"] else "")
-    if not line["difference_test_n"]:
+    test = {name: line[f"difference_test_{name}"] for name in TESTED}
+    verdict = test["verdict"]
+    if line["unlike"]:
+        verdict = f"{verdict} (trained unlike)"
+    if not test["n"]:
         return dict.fromkeys(HEADINGS, "") | {"arm": line["arm"], "n": "0", "verdict": verdict}
     values = [
         line["arm"],
         words.large(line["flops"]),
-        str(line["difference_test_n"]),
+        str(test["n"]),
         words.number(100 * line["accuracy_test"], ".2f"),
         words.number(100 * line["baseline_test"], ".2f"),
         words.number(100 * line["difference_test"], "+z.2f"),
-        words.interval(line["difference_test_low"], line["difference_test_high"], "+z.2f"),
-        words.p(line["difference_test_holm"]),
-        words.number(line["difference_test_effect"], "+z.2f"),
-        words.p(line["difference_test_equivalence"]),
-        words.p(line["difference_test_permutation"]),
-        words.number(100 * line["difference_test_detectable"], ".2f"),
+        words.interval(test["low"], test["high"], "+z.2f"),
+        words.p(test["holm"]),
+        words.number(test["effect"], "+z.2f"),
+        words.p(test["equivalence"]),
+        words.p(test["permutation"]),
+        words.number(100 * test["detectable"], ".2f"),
         words.number(100 * line["difference_valid"], "+z.2f"),
         verdict,
     ]
@@ -196,18 +220,10 @@ def _known(wanted: str, labels: Sequence[str]) -> str:
 def _default(done: pd.DataFrame) -> str:
     """The baseline if none is named."""
     parents = front.parents(done.assign(arm=done["label"]))
-    arms = done.groupby("label").agg(
-        control=("control", "all"), settings=("hp", "nunique"), removed=("sparsity", "max")
-    )
-    keys = [
-        (
-            label in parents,
-            not row["control"],
-            row["settings"] < 2,
-            row["removed"] > 0,
-            -row["settings"],
-            str(label),
-        )
-        for label, row in arms.iterrows()
-    ]
+    keys: list[tuple[Any, ...]] = []
+    for label, rows in done.groupby("label"):
+        settings = rows["hp"].nunique()
+        proposed = not rows["control"].all()
+        removes = rows["sparsity"].max() > 0
+        keys.append((label in parents, proposed, settings < 2, removes, -settings, str(label)))
     return min(keys)[-1]

@@ -71,26 +71,26 @@ def hypervolume(points: ArrayLike, reference: Sequence[float], maximize: Sequenc
     """
     values = _values(points, maximize)
     if len(reference) != len(maximize):
-        raise Mistake(
-            f"`reference` has one number per objective; got {len(reference)}, should be {len(maximize)}"
-        )
+        rule = "`reference` has one number per objective"
+        raise Mistake(f"{rule}; got {len(reference)}, should be {len(maximize)}")
     signs = np.where(np.asarray(maximize, dtype=bool), 1.0, -1.0)
-    values = values[(signs * values > signs * np.asarray(reference, dtype=float)).all(axis=1)]
-    return (
-        float(moocore.hypervolume(values, ref=list(reference), maximise=list(maximize)))
-        if len(values)
-        else 0.0
-    )
+    bound = signs * np.asarray(reference, dtype=float)
+    improves = (signs * values > bound).all(axis=1)
+    if not improves.any():
+        return 0.0
+    volume = moocore.hypervolume(values[improves], ref=list(reference), maximise=list(maximize))
+    return float(volume)
 
 
 def _values(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.float64]:
     values = np.asarray(points, dtype=float)
+    objectives = len(maximize)
     if values.size == 0:
-        return np.empty((0, len(maximize)))
-    if values.ndim != 2 or values.shape[1] != len(maximize):
+        return np.empty((0, objectives))
+    if values.ndim != 2 or values.shape[1] != objectives:
         raise Mistake(
-            f"`maximize` has one entry per objective; got {len(maximize)} for points of shape {values.shape}, "
-            f"which should be (n, {len(maximize)})"
+            f"`maximize` has one entry per objective; got {objectives} for points of shape "
+            f"{values.shape}, which should be (n, {objectives})"
         )
     return values
 
@@ -114,7 +114,8 @@ def computes(frame: pd.DataFrame) -> pd.Series[bool]:
     gives one answer for all.
     """
     costs = [cost for cost in COSTS if cost in frame]
-    return (frame[costs].astype(float) > 0).all(axis=1)
+    flops = frame[costs].astype(float)
+    return (flops > 0).all(axis=1)
 
 
 def eligible(frame: pd.DataFrame) -> pd.Series[bool]:
@@ -122,7 +123,8 @@ def eligible(frame: pd.DataFrame) -> pd.Series[bool]:
     is a finite number.
     """
     scores = frame["accuracy_valid"].astype(float)
-    return computes(frame) & scores.map(np.isfinite).astype(bool)
+    finite = scores.map(np.isfinite).astype(bool)
+    return computes(frame) & finite
 
 
 def left_out(last_rows: pd.DataFrame) -> list[str]:
@@ -132,17 +134,19 @@ def left_out(last_rows: pd.DataFrame) -> list[str]:
     """
     done = last_rows[last_rows["status"] == "done"]
     computing = computes(done)
-    unknown = computing & ~eligible(done)
-    said = []
-    if count := int((~computing).sum()):
-        said.append(
-            f"{count} of {len(done)} networks have no FLOPs left, and are no points of a front."
+    idle = int((~computing).sum())
+    unknown = int((computing & ~eligible(done)).sum())
+    sentences: list[str] = []
+    if idle:
+        sentences.append(
+            f"{idle} of {len(done)} networks have no FLOPs left, and are no points of a front."
         )
-    if count := int(unknown.sum()):
-        said.append(
-            f"{count} of {len(done)} networks have a validation accuracy that is no finite number, and are not drawn."
+    if unknown:
+        sentences.append(
+            f"{unknown} of {len(done)} networks have a validation accuracy that is no finite "
+            "number, and are not drawn."
         )
-    return said
+    return sentences
 
 
 def unknown_operations(rows: pd.DataFrame) -> list[str]:
@@ -151,18 +155,20 @@ def unknown_operations(rows: pd.DataFrame) -> list[str]:
     """
     if "unknown_ops" not in rows:
         return []
-    told = rows["unknown_ops"].dropna().unique()
-    return sorted({name for names in told for name in str(names).split(",") if name})
+    operations = set[str]()
+    for names in rows["unknown_ops"].dropna().unique():
+        operations.update(str(names).split(","))
+    return sorted(operations - {""})
 
 
 def uncounted(operations: Sequence[str]) -> str:
     """What operations without a formula mean for figures, in a sentence; empty without any."""
     if not operations:
         return ""
-    names = ", ".join(operations)
     return (
-        f"FLOPs leave out what has no formula here: {names}. Every count of FLOPs is a lower bound (marked with ≥), and every "
-        "speed-up and share of FLOPs is of what is counted alone (marked with ?)."
+        f"FLOPs leave out what has no formula here: {', '.join(operations)}. Every count of FLOPs "
+        "is a lower bound (marked with ≥), and every speed-up and share of FLOPs is of what is "
+        "counted alone (marked with ?)."
     )
 
 
@@ -173,16 +179,20 @@ def parents(done: pd.DataFrame) -> list[str]:
     Nothing was removed, and `flops_masked` is `flops_dense`: an arm may start from a wider or a
     narrower network.
     """
-    large = (done["flops_masked"] == done["flops_dense"]) & (
-        done["flops_dense"] == done["flops_dense"].max()
-    )
-    whole = large & (done["sparsity"] == 0) & done["control"].astype(bool)
-    return sorted(done["arm"][whole.groupby(done["arm"]).transform("all")].unique())
+    dense = done["flops_dense"]
+    full = done["flops_masked"] == dense
+    largest = dense == dense.max()
+    control = done["control"].astype(bool)
+    whole = full & largest & (done["sparsity"] == 0) & control
+    of_arm = whole.groupby(done["arm"]).transform("all")
+    return sorted(done["arm"][of_arm].unique())
 
 
 def parent_scores(done: pd.DataFrame) -> pd.DataFrame:
-    """The parent's accuracies and charges by seed; the mean of several parents, empty without one."""
-    return done[done["arm"].isin(parents(done))].groupby("seed")[[*SCORES, *CHARGES]].mean()
+    """The parent's accuracies and charges by seed; means of several parents, empty without one."""
+    rows = done[done["arm"].isin(parents(done))]
+    by_seed = rows.groupby("seed")
+    return by_seed[[*SCORES, *CHARGES]].mean()
 
 
 def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -197,23 +207,22 @@ def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
     """
     last_rows = last_rows.assign(setting=settings(last_rows))
     for name in [*POINT, "seed", "status"]:
-        if last_rows[name].isna().any():
-            raise Mistake(
-                f"every row states its `{name}`; {last_rows[name].isna().sum()} rows do not"
-            )
+        silent = last_rows[name].isna().sum()
+        if silent:
+            raise Mistake(f"every row states its `{name}`; {silent} rows do not")
     done = last_rows[last_rows["status"] == "done"]
     status = last_rows.groupby([*POINT, "status"]).size().unstack(fill_value=0)
+    status = status.reindex(columns=list(table.FINAL), fill_value=0)
     measured = done.groupby(POINT)
     means = measured[[*SCORES, "sparsity", *COUNTS, *CHARGES]].mean()
     spread = measured[SPREAD].std().add_suffix("_std")
-    summary = status.reindex(columns=list(table.FINAL), fill_value=0).join(
-        [means, spread, _differences(done)]
-    )
+    summary = status.join([means, spread, _differences(done)])
     if "unknown_ops" in done:
         summary["unknown_ops"] = _operations(done)
+    dense = summary["flops_dense"]
     summary["compression"] = summary["params_dense"] / summary["params_kept"]
-    summary["speedup_masked"] = summary["flops_dense"] / summary["flops_masked"]
-    summary["speedup_shrunk"] = summary["flops_dense"] / summary["flops_shrunk"]
+    summary["speedup_masked"] = dense / summary["flops_masked"]
+    summary["speedup_shrunk"] = dense / summary["flops_shrunk"]
     return summary.rename_axis(columns=None).reset_index()
 
 
@@ -232,7 +241,8 @@ def _operations(done: pd.DataFrame) -> pd.Series[str]:
 
 def _joined(operations: pd.Series[str]) -> str:
     """All that a column `unknown_ops` names, as it does."""
-    return ",".join(unknown_operations(pd.DataFrame({"unknown_ops": operations})))
+    names = unknown_operations(pd.DataFrame({"unknown_ops": operations}))
+    return ",".join(names)
 
 
 def settings(rows: pd.DataFrame) -> pd.Series[str]:
@@ -241,30 +251,46 @@ def settings(rows: pd.DataFrame) -> pd.Series[str]:
     """
     rows = rows.assign(hp=rows["hp"].fillna("{}"))
     points = rows.drop_duplicates(["arm", "hp"])  # far fewer than rows
-    chosen = points["hp"].map(json.loads)
-    told: dict[Any, list[str]] = {}
-    for arm, group in chosen.groupby(points["arm"]):
-        names = sorted(set().union(*group))
-        told[arm] = [n for n in names if len({json.dumps(hp.get(n)) for hp in group}) > 1] or names
-    lines = {
-        (row["arm"], row["hp"]): ", ".join(
-            f"{name} {_word(hp.get(name, row.get(f'hp_{name}')))}"
-            for name in told.get(row["arm"], [])
-        )
-        for hp, row in zip(chosen, points.to_dict("records"), strict=True)
-    }
-    words = [lines[key] or "defaults" for key in zip(rows["arm"], rows["hp"], strict=True)]
-    return pd.Series(words, index=rows.index, dtype=object)
+    words: dict[tuple[Any, Any], str] = {}
+    for arm, group in points.groupby("arm"):
+        chosen = [json.loads(hp) for hp in group["hp"]]
+        names = _telling(chosen)
+        for hp, row in zip(chosen, group.to_dict("records"), strict=True):
+            words[arm, row["hp"]] = _setting(hp, row, names)
+    of_row = [words.get(key, "defaults") for key in zip(rows["arm"], rows["hp"], strict=True)]
+    return pd.Series(of_row, index=rows.index, dtype=object)
+
+
+def _telling(chosen: Sequence[dict[str, Any]]) -> list[str]:
+    """The hyper-parameters that differ within an arm; if none do, all that it has."""
+    names = sorted(set[str]().union(*chosen))
+    differing: list[str] = []
+    for name in names:
+        values = {json.dumps(hp.get(name)) for hp in chosen}
+        if len(values) > 1:
+            differing.append(name)
+    return differing or names
+
+
+def _setting(hp: dict[str, Any], row: dict[Any, Any], names: Sequence[str]) -> str:
+    """Some hyper-parameters of a row in words; a default is in its column `hp_<name>`."""
+    words: list[str] = []
+    for name in names:
+        value = hp.get(name, row.get(f"hp_{name}"))
+        words.append(f"{name} {_word(value)}")
+    return ", ".join(words) or "defaults"
 
 
 def unsearched(rows: pd.DataFrame) -> pd.Series[str]:
     """Each row's `hp` without the hyper-parameters of a search over candidates: what its networks
     are compared within.
     """
-    rest = {
-        hp: json.dumps({n: v for n, v in json.loads(hp).items() if n not in SEARCHED})
-        for hp in rows["hp"].unique()
-    }
+    rest: dict[str, str] = {}
+    for text in rows["hp"].unique():
+        hp = json.loads(text)
+        for name in SEARCHED:
+            hp.pop(name, None)
+        rest[text] = json.dumps(hp)
     return rows["hp"].map(rest)
 
 
@@ -272,13 +298,17 @@ def varying(rows: pd.DataFrame) -> str | None:
     """The column `hp_<name>` of the one number in which settings of an arm differ; None if they
     differ in more, or in words.
     """
-    names = [str(name) for name in rows if str(name).startswith("hp_")]
-    differ = [name for name in names if (rows.groupby("arm")[name].nunique(dropna=False) > 1).any()]
-    if len(differ) != 1:
+    arms = rows.groupby("arm")
+    differing: list[str] = []
+    for name in map(str, rows):
+        if name.startswith("hp_") and (arms[name].nunique(dropna=False) > 1).any():
+            differing.append(name)
+    if len(differing) != 1:
         return None
-    values = rows[differ[0]]
-    number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    return differ[0] if number and values.notna().all() else None
+    values = rows[differing[0]]
+    if pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+        return None
+    return differing[0] if values.notna().all() else None
 
 
 def evenly(frame: pd.DataFrame, most: int, always: int) -> pd.DataFrame:
@@ -287,9 +317,9 @@ def evenly(frame: pd.DataFrame, most: int, always: int) -> pd.DataFrame:
     """
     if len(frame) <= most:
         return frame
-    return frame.iloc[
-        sorted({*np.linspace(0, len(frame) - 1, most - 1).round().astype(int).tolist(), always})
-    ]
+    spaced = np.linspace(0, len(frame) - 1, most - 1).round()
+    places = {*spaced.astype(int).tolist(), always}
+    return frame.iloc[sorted(places)]
 
 
 def networks(rows: pd.DataFrame) -> pd.Series[str]:
@@ -301,16 +331,11 @@ def networks(rows: pd.DataFrame) -> pd.Series[str]:
     """
     if "m_winner" not in rows:
         return rows["member"]
-    taken = (
-        rows["algorithm"]
-        + "\t"
-        + unsearched(rows)
-        + "\t"
-        + rows["seed"].astype(str)
-        + "\t"
-        + rows["m_winner"].astype(str)
-    )
-    return taken.where(rows["m_winner"].notna(), rows["member"])
+    winner = rows["m_winner"]
+    taken = rows["algorithm"] + "\t" + unsearched(rows)
+    taken = taken + "\t" + rows["seed"].astype(str)
+    taken = taken + "\t" + winner.astype(str)
+    return taken.where(winner.notna(), rows["member"])
 
 
 def marks(counts: Iterable[float]) -> list[int]:
@@ -318,10 +343,14 @@ def marks(counts: Iterable[float]) -> list[int]:
     the largest.
     """
     known = sorted({int(count) for count in counts})
-    powers = [4**i for i in range(32) if known and 4**i <= known[-1]]
-    return sorted(
-        {next(count for count in known if count >= power) for power in powers} | set(known[-1:])
-    )
+    shown = set(known[-1:])
+    power = 1
+    for count in known:
+        if count >= power:
+            shown.add(count)
+        while power <= count:
+            power *= 4
+    return sorted(shown)
 
 
 def listed(summary: pd.DataFrame, last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -334,50 +363,78 @@ def listed(summary: pd.DataFrame, last_rows: pd.DataFrame) -> pd.DataFrame:
     done = last_rows[last_rows["status"] == "done"]
     if "hp_candidates" not in done or done["hp_candidates"].isna().all():
         return summary
-    rows = done[["arm", "hp", "hp_candidates"]].assign(
-        pick=done.get("hp_pick"), networks=networks(done)
-    )
-    behind = rows.groupby(["arm", "hp"]).agg(
-        {"hp_candidates": "first", "pick": "first", "networks": lambda n: " ".join(sorted(n))}
-    )
-    seen = selectable(summary).join(behind, on=["arm", "hp"])
-    seen["label"] = seen["arm"] + seen["control"].astype(str)
-    seen["front"] = fronts(seen, "flops_masked", "label") | fronts(seen, "flops_shrunk", "label")
-    seen = seen[seen["hp_candidates"].notna()].sort_values(["hp_candidates", "pick"], kind="stable")
-    # One candidate is the best and the worst of itself.
-    seen["pick"] = seen["pick"].where(seen["hp_candidates"] > 1, "").fillna("")
-    alike = seen.groupby(["label", unsearched(seen), "pick"])["hp_candidates"]
-    shown = seen["front"] | alike.transform(lambda counts: counts.isin(marks(counts)))
-    told: dict[Any, str] = {}
-    for _, group in seen.groupby(["label", "pick", "networks"], dropna=False):
+    points = _search_points(summary, done)
+    shown = points["front"] | _marked(points)
+    ranges: dict[Any, str] = {}
+    for _, group in points.groupby(["label", "pick", "networks"], dropna=False):
         if shown[group.index].any():
-            low, high = int(group["hp_candidates"].iloc[0]), int(group["hp_candidates"].iloc[-1])
-            several = f"candidates {low}" + (f"..{high}" if high > low else "")
-            told[group.index[0]] = group["setting"].iloc[0].replace(f"candidates {low}", several, 1)
-    lines = summary.drop(index=[i for i in seen.index if i not in told])
-    return lines.assign(
-        setting=pd.Series(told, dtype=lines["setting"].dtype)
-        .reindex(lines.index)
-        .fillna(lines["setting"])
-    )
+            ranges[group.index[0]] = _range(group)
+    lines = summary.drop(index=[i for i in points.index if i not in ranges])
+    setting = pd.Series(ranges, dtype=lines["setting"].dtype).reindex(lines.index)
+    return lines.assign(setting=setting.fillna(lines["setting"]))
+
+
+def _search_points(summary: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
+    """The operating points of searches, from the fewest candidates: with `label` (arm and control),
+    `front`, `hp_candidates`, `pick` and `networks`.
+    """
+    rows = done[["arm", "hp", "hp_candidates"]]
+    rows = rows.assign(pick=done.get("hp_pick"), networks=networks(done))
+    taken = {"hp_candidates": "first", "pick": "first", "networks": _sorted_names}
+    behind = rows.groupby(["arm", "hp"]).agg(taken)
+    points = selectable(summary).join(behind, on=["arm", "hp"])
+    points["label"] = points["arm"] + points["control"].astype(str)
+    points["front"] = False
+    for cost in COSTS:
+        points["front"] |= fronts(points, cost, "label")
+    points = points[points["hp_candidates"].notna()]
+    points = points.sort_values(["hp_candidates", "pick"], kind="stable")
+    # One candidate is the best and the worst of itself.
+    several = points["hp_candidates"] > 1
+    points["pick"] = points["pick"].where(several, "").fillna("")
+    return points
+
+
+def _sorted_names(names: pd.Series[str]) -> str:
+    return " ".join(sorted(names))
+
+
+def _marked(points: pd.DataFrame) -> pd.Series[bool]:
+    """Which points of searches have a count of `marks` among those that differ in it alone."""
+    alike = points.groupby(["label", unsearched(points), "pick"])
+    return alike["hp_candidates"].transform(_is_mark)
+
+
+def _is_mark(counts: pd.Series[float]) -> pd.Series[bool]:
+    return counts.isin(marks(counts))
+
+
+def _range(group: pd.DataFrame) -> str:
+    """The setting of points that took the same networks, with their range of candidates."""
+    counts = group["hp_candidates"]
+    low, high = int(counts.iloc[0]), int(counts.iloc[-1])
+    one = f"candidates {low}"
+    several = f"{one}..{high}" if high > low else one
+    return group["setting"].iloc[0].replace(one, several, 1)
 
 
 def _word(value: Any) -> str:
-    return (
-        value
-        if isinstance(value, str)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else json.dumps(value)
-    )
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value)
 
 
 def _differences(done: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread, over seeds, of accuracy minus the parent's of the same seed."""
-    paired = done[SCORES] - parent_scores(done)[SCORES].reindex(done["seed"]).to_numpy()
+    parent = parent_scores(done)[SCORES]
+    paired = done[SCORES] - parent.reindex(done["seed"]).to_numpy()
     paired.columns = ["difference_valid", "difference_test"]
-    measured = paired.groupby([done[name] for name in POINT])
-    return measured.mean().join(measured.std().add_suffix("_std"))
+    points = [done[name] for name in POINT]
+    measured = paired.groupby(points)
+    deviations = measured.std().add_suffix("_std")
+    return measured.mean().join(deviations)
 
 
 def fronts(
@@ -390,10 +447,17 @@ def fronts(
     """
     seen = selectable(summary)
     belongs = pd.Series(False, index=seen.index, dtype=bool)
-    seen = seen[eligible(seen)]
-    for _, group in seen.groupby(np.zeros(len(seen)) if within is None else within):
-        belongs[group.index] = front(group[["accuracy_valid", cost]].to_numpy(), DIRECTIONS)
+    for group in _groups(seen[eligible(seen)], within):
+        points = group[["accuracy_valid", cost]].to_numpy()
+        belongs[group.index] = front(points, DIRECTIONS)
     return belongs
+
+
+def _groups(frame: pd.DataFrame, within: str | None) -> list[pd.DataFrame]:
+    """The lines of each value of a column; all together without one."""
+    if within is None:
+        return [frame] if len(frame) else []
+    return [group for _, group in frame.groupby(within)]
 
 
 def knees(
@@ -408,17 +472,26 @@ def knees(
     side of the line. The cheapest wins ties.
     """
     seen = selectable(summary)
-    found = pd.Series(False, index=seen.index, dtype=bool)
-    there = seen[fronts(summary, cost, within)].sort_values(cost, kind="stable")
-    for _, group in there.groupby(np.zeros(len(there)) if within is None else within):
-        ends = pd.DataFrame({"accuracy": group["accuracy_valid"], "cost": np.log(group[cost])})
-        spans = ends.iloc[-1] - ends.iloc[0]
-        if (spans > 0).all():
-            beyond = (ends - ends.iloc[0]) / spans
-            distance = beyond["accuracy"] - beyond["cost"]  # times a half's root
-            if distance.max() > ROUNDING:
-                found[found.index.isin([distance.idxmax()])] = True
-    return found
+    on_front = seen[fronts(summary, cost, within)].sort_values(cost, kind="stable")
+    knees = pd.Series(False, index=seen.index, dtype=bool)
+    for group in _groups(on_front, within):
+        distance = _distances(group, cost)
+        if distance.max() > ROUNDING:
+            knees |= knees.index == distance.idxmax()
+    return knees
+
+
+def _distances(group: pd.DataFrame, cost: Cost) -> pd.Series[float]:
+    """How far the points of a front, from the cheapest, lie beyond the line that joins its ends,
+    times the root of 2; 0 for all if it has no two ends.
+    """
+    points = pd.DataFrame({"accuracy": group["accuracy_valid"], "cost": np.log(group[cost])})
+    first, last = points.iloc[0], points.iloc[-1]
+    spans = last - first
+    if not (spans > 0).all():
+        return pd.Series(0.0, index=group.index)
+    scaled = (points - first) / spans
+    return scaled["accuracy"] - scaled["cost"]
 
 
 def members_on_front(last_rows: pd.DataFrame) -> set[str]:
@@ -432,20 +505,24 @@ def members_on_front(last_rows: pd.DataFrame) -> set[str]:
     chosen = pd.Series(False, index=summary.index, dtype=bool)
     for points in (summary, summary[~is_check(summary)]):
         for cost in COSTS:
-            chosen |= fronts(points, cost).reindex(summary.index, fill_value=False)
+            belongs = fronts(points, cost)
+            chosen |= belongs.reindex(summary.index, fill_value=False)
     done = last_rows[last_rows["status"] == "done"]
-    return set(done.merge(summary.loc[chosen, ["arm", "hp"]])["member"])
+    members = done.merge(summary.loc[chosen, ["arm", "hp"]])
+    return set(members["member"])
 
 
 def ordered(summary: pd.DataFrame, cost: Cost = "flops_masked") -> pd.DataFrame:
     """The summary with its front first, then the other points; in each part from the dearest to the
     cheapest.
     """
-    natural = [
-        re.sub(r"\d+", lambda digits: digits[0].zfill(18), hp) for hp in summary["hp"]
-    ]  # 4 before 16
-    seen = selectable(summary).assign(other=~fronts(summary, cost), natural=natural)
-    ascending = [True, False, True, True, True]
-    return summary.loc[
-        seen.sort_values(["other", cost, "arm", "control", "natural"], ascending=ascending).index
-    ]
+    seen = selectable(summary)
+    natural = [re.sub(r"\d+", _padded, hp) for hp in seen["hp"]]  # 4 before 16
+    seen = seen.assign(other=~fronts(summary, cost), natural=natural)
+    keys = ["other", cost, "arm", "control", "natural"]
+    order = seen.sort_values(keys, ascending=[True, False, True, True, True])
+    return summary.loc[order.index]
+
+
+def _padded(digits: re.Match[str]) -> str:
+    return digits[0].zfill(18)

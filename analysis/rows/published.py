@@ -2,9 +2,8 @@
 measured here.
 
 One line for each result. The columns are `COLUMNS`, in any order; others are refused. FLOPs are
-counted as everywhere in this
-package: 2 per multiply-accumulate, one example, forward; a source that counts multiply-accumulates
-has its figure doubled.
+counted as everywhere in this package: 2 per multiply-accumulate, one example, forward; a source
+that counts multiply-accumulates has its figure doubled.
 """
 
 from __future__ import annotations
@@ -29,7 +28,10 @@ COLUMNS = {
 }
 """Name and meaning of every column."""
 WORDS = ("name", "source", "dataset", "model", "protocol", "counted")
-CAVEAT = "Crosses: published test accuracies, not validation; protocols differ from this study's and from each other."
+CAVEAT = (
+    "Crosses: published test accuracies, not validation; protocols differ from this study's and "
+    "from each other."
+)
 
 
 def read(path: Where) -> pd.DataFrame:
@@ -37,77 +39,71 @@ def read(path: Where) -> pd.DataFrame:
 
     Raises Mistake with one sentence, naming file and line, for what is no such point.
     """
+    frame = _table(path)
+    _check_columns(path, frame)
+    frame = frame.reindex(columns=list(COLUMNS), fill_value="")
+    for name in COLUMNS:
+        frame[name] = frame[name].str.strip()
+    for name in WORDS:
+        _demand(path, frame[name], frame[name] != "", "is stated")
+    is_count = frame["counted"].isin(["masked", "shrunk"])
+    _demand(path, frame["counted"], is_count, "is masked or shrunk")
+    return frame.assign(**_numbers(path, frame))
+
+
+def _table(path: Where) -> pd.DataFrame:
+    """What a CSV file holds, as text."""
     try:
-        frame = pd.read_csv(
-            io.BytesIO(locate(path).read_bytes()),
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-        )
+        content = io.BytesIO(locate(path).read_bytes())
+        return pd.read_csv(content, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except OSError as error:
-        raise Mistake(
-            f"{path}: published points are read from a CSV file; got: {error.strerror}"
-        ) from error
+        rule = "published points are read from a CSV file"
+        raise Mistake(f"{path}: {rule}; got: {error.strerror}") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise Mistake(
-            f"{path}: published points are in a CSV file, UTF-8; got: {str(error).splitlines()[0]}"
-        ) from error
-    known = ", ".join(COLUMNS)
-    if missing := [name for name in COLUMNS if name not in frame and name != "params"]:
-        raise Mistake(
-            f"{path}: published points have the columns {known}; `{missing[0]}` is missing"
-        )
-    if unknown := [str(name) for name in frame if name not in COLUMNS]:
-        raise Mistake(f"{path}: published points have the columns {known}; got `{unknown[0]}`")
+        rule = "published points are in a CSV file, UTF-8"
+        raise Mistake(f"{path}: {rule}; got: {str(error).splitlines()[0]}") from error
+
+
+def _check_columns(path: Where, frame: pd.DataFrame) -> None:
+    rule = f"published points have the columns {', '.join(COLUMNS)}"
+    for name in COLUMNS:
+        if name not in frame and name != "params":
+            raise Mistake(f"{path}: {rule}; `{name}` is missing")
+    for name in map(str, frame):
+        if name not in COLUMNS:
+            raise Mistake(f"{path}: {rule}; got `{name}`")
     if frame.empty:
         raise Mistake(f"{path}: there is a point at least; got the heading alone")
-    frame = frame.reindex(columns=list(COLUMNS), fill_value="").apply(
-        lambda column: column.str.strip()
-    )
-    for name in WORDS:
-        _demand(path, frame, name, frame[name] != "", "is stated")
-    _demand(
-        path, frame, "counted", frame["counted"].isin(["masked", "shrunk"]), "is masked or shrunk"
-    )
-    numbers = {
-        name: pd.to_numeric(frame[name], errors="coerce")
-        for name in ("accuracy", "flops", "params")
-    }
+
+
+def _numbers(path: Where, frame: pd.DataFrame) -> dict[str, pd.Series[float]]:
+    """The columns that hold numbers."""
+    numbers: dict[str, pd.Series[float]] = {}
+    for name in ("accuracy", "flops", "params"):
+        numbers[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
     accuracy, flops, params = numbers.values()
-    _demand(
-        path,
-        frame,
-        "accuracy",
-        (accuracy > 0) & (accuracy <= 1),
-        "is a share, above 0 and at most 1",
-    )
-    _demand(
-        path, frame, "flops", (flops > 0) & (flops < float("inf")), "is a number of FLOPs above 0"
-    )
-    _demand(
-        path,
-        frame,
-        "params",
-        frame["params"].eq("") | ((params >= 0) & (params % 1 == 0)),
-        "is a whole number or empty",
-    )
-    return frame.assign(**{name: values.astype(float) for name, values in numbers.items()})
+    share = (accuracy > 0) & (accuracy <= 1)
+    _demand(path, frame["accuracy"], share, "is a share, above 0 and at most 1")
+    positive = (flops > 0) & (flops < float("inf"))
+    _demand(path, frame["flops"], positive, "is a number of FLOPs above 0")
+    whole = (params >= 0) & (params % 1 == 0)
+    _demand(path, frame["params"], frame["params"].eq("") | whole, "is a whole number or empty")
+    return numbers
 
 
 def beside(points: pd.DataFrame, dataset: str, where: Where) -> pd.DataFrame:
-    """The points of this data set. Raises Mistake if there are none; where: the file, to name it."""
-    found = points[points["dataset"] == dataset]
-    if found.empty:
+    """The points of this data set.  where: the file, to name it. Raises Mistake without any."""
+    own = points[points["dataset"] == dataset]
+    if own.empty:
         others = ", ".join(sorted(points["dataset"].unique()))
-        raise Mistake(
-            f"{where}: points on {dataset}, the study's data set, are drawn; got points on {others}"
-        )
-    return found
+        rule = f"points on {dataset}, the study's data set, are drawn"
+        raise Mistake(f"{where}: {rule}; got points on {others}")
+    return own
 
 
-def _demand(path: Where, frame: pd.DataFrame, name: str, right: pd.Series[bool], rule: str) -> None:
-    if not right.all():
-        place = int((~right).to_numpy().argmax())
-        raise Mistake(
-            f"{path}: point {place + 1}: `{name}` {rule}; got {str(frame[name].iloc[place])!r}"
-        )
+def _demand(path: Where, values: pd.Series[str], right: pd.Series[bool], rule: str) -> None:
+    if right.all():
+        return
+    place = int((~right).to_numpy().argmax())
+    got = str(values.iloc[place])
+    raise Mistake(f"{path}: point {place + 1}: `{values.name}` {rule}; got {got!r}")

@@ -438,7 +438,8 @@ def planned(folder: Where) -> dict[str, Any] | None:
     if not _is_plan(about):
         rule = "says what the folder holds"
         raise Mistake(f"{path} {rule}; got one that no version of prunefront wrote")
-    return {"goals": GOALS, **about}
+    about.setdefault("goals", GOALS)
+    return about
 
 
 def _is_plan(about: Any) -> bool:
