@@ -507,7 +507,8 @@ def compute(
     sizes = rows.groupby(FRONT).size()
     for key, group in rows.groupby(FRONT):
         label = pd.DataFrame([key], columns=FRONT)
-        counts = _counts(sizes[key[:2]].min(), len(group), most)
+        fewest = int(sizes.loc[key[:2]].min())
+        counts = _counts(fewest, len(group), most)
         curve = label.merge(_curve(group, counts), how="cross")
         parts.append(curve)
     if not parts:

@@ -186,9 +186,8 @@ def charged(last_rows: pd.DataFrame) -> pd.DataFrame:
 
 def _labelled(done: pd.DataFrame) -> Iterator[tuple[Label, pd.DataFrame]]:
     labels = done.groupby(attainment.LABEL)
-    for (arm, control), rows in labels:  # type: ignore[misc]
-        label = arm, control
-        yield label, rows
+    for (arm, control), rows in labels:
+        yield (str(arm), bool(control)), rows
 
 
 def _known_lines(done: pd.DataFrame, cost: front.Cost) -> dict[Label, Lines]:

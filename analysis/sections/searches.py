@@ -339,7 +339,7 @@ def table(_: Study, figures: Figures) -> pd.DataFrame:
     return figures.lines.merge(figures.correlations, how="left", on=["algorithm", "setting"])
 
 
-def html(_: Study, figures: Figures, drawings: Drawings) -> Iterator[str]:
+def html(study: Study, figures: Figures, drawings: Drawings) -> Iterator[str]:
     margin = f"{100 * paired.MARGIN:g} percentage points"
     yield page.say(
         "Found: the best of the first n candidates by its score before training; random: candidate "
