@@ -187,7 +187,8 @@ def charged(last_rows: pd.DataFrame) -> pd.DataFrame:
 def _labelled(done: pd.DataFrame) -> Iterator[tuple[Label, pd.DataFrame]]:
     labels = done.groupby(attainment.LABEL)
     for (arm, control), rows in labels:
-        yield (str(arm), bool(control)), rows
+        label = str(arm), bool(control)
+        yield label, rows
 
 
 def _known_lines(done: pd.DataFrame, cost: front.Cost) -> dict[Label, Lines]:
