@@ -129,29 +129,36 @@ def _sweep(target: Location, entries: list[Entry]) -> None:
 
 def _add(parts: Parts, entry: Entry) -> None:
     """Make a section of the report, and write its tables and texts."""
-    section, study = entry.section, parts.study
+    section, origin = entry.section, entry.origin
+    part = f"the section {entry.name}"
     if isinstance(section, Mistake):
-        parts.failures.append(Failure(f"the section {entry.name}", section, entry.origin))
+        parts.failures.append(Failure(part, section, origin))
         return
+    study = parts.study
     if section.lacks(study.rows):
         return
     figures = None
-    with parts.alone(f"the section {section.name}", entry.origin):
+    with parts.alone(part, origin):
         figures = section.figures(study)
     if figures is None:
         return
-    drawings = _drawn(parts, section, figures, entry.origin)
-    with parts.alone(f"the section {section.name}", entry.origin):
-        text = "".join(section.html(study, figures, drawings))
-        if text and section.title:
-            text = f"<h2>{escape(section.title)}</h2>\n{text}"
-        parts.body.append(text)
+    drawings = _drawn(parts, section, figures, origin)
+    with parts.alone(part, origin):
+        told = section.html(study, figures, drawings)
+        parts.body.append(_headed(section.title, "".join(told)))
     for name, make in section.tables.items():
-        with parts.alone(f"{name}.csv", entry.origin):
+        with parts.alone(f"{name}.csv", origin):
             _save_table(parts, f"{name}.csv", make(study, figures))
     for name, tell in section.texts.items():
-        with parts.alone(name, entry.origin):
+        with parts.alone(name, origin):
             parts.save(name, tell(study, figures))
+
+
+def _headed(title: str, text: str) -> str:
+    """A text with its heading, if it has both."""
+    if not text or not title:
+        return text
+    return f"<h2>{escape(title)}</h2>\n{text}"
 
 
 def _drawn(parts: Parts, section: Section[Any], figures: Any, origin: str) -> dict[str, str]:
@@ -174,12 +181,15 @@ def _save_table(parts: Parts, name: str, lines: pd.DataFrame) -> None:
 
 def _save_drawing(parts: Parts, name: str, drawing: str) -> None:
     file = "front" if name == PREVIEW else name
+    folder = parts.target
     with parts.alone(f"{file}.svg and {file}.pdf"):
         parts.save(f"{file}.svg", render.paper(drawing))
-        save(parts.target / f"{file}.pdf", render.pdf(drawing))
+        document = render.pdf(drawing)
+        save(folder / f"{file}.pdf", document)
     if name == PREVIEW:
         with parts.alone("front.png"):
-            save(parts.target / "front.png", render.png(drawing))
+            pixels = render.png(drawing)
+            save(folder / "front.png", pixels)
 
 
 def _missing(failures: list[Failure]) -> Iterator[str]:

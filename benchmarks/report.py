@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from prunefront.analysis import report, sections
+from prunefront.analysis import page, report, sections
 from prunefront.analysis.draw import render
 from prunefront.analysis.rows import table
 
@@ -80,7 +80,7 @@ def _write_arm(
     for start in range(0, len(members), COHORT):
         cohort = members[start : start + COHORT].assign(cohort=f"{arm}-{start:07d}")
         for rung in range(1, RUNGS + 1):
-            rows = _at_rung(cohort, rung, draws).to_dict("records")
+            rows = page.records(_at_rung(cohort, rung, draws))
             path = folder / "rows" / f"{arm}-{start:07d}-{rung}.parquet"
             table.write(path, rows, HYPER, FOOTER)
 

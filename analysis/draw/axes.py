@@ -48,7 +48,7 @@ def accuracy(drawn: pd.DataFrame) -> AccuracyAxis:
     low, high = _range(drawn)
     pad = 0.03 * (high - low) + 0.002
     on_front = drawn.loc[drawn["front"], "accuracy"]
-    quarter = on_front.quantile(0.25)
+    quarter = float(on_front.quantile(0.25))
     if math.isnan(quarter) or high - quarter >= (high - low) / 2:
         return _whole(low - pad, high + pad)
     return _broken(low - pad, quarter, high)

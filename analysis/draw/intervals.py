@@ -73,13 +73,15 @@ def checks(lines: pd.DataFrame, study: str) -> Picture:
 
 def _differing(data: Data, lines: pd.DataFrame, arm: str) -> alt.LayerChart:
     names = ["cost", "flops", "n", "difference", "low", "high", "verdict", "unlike"]
-    x = axes.logarithmic("flops", "FLOPs", alt.Axis(format="~s", tickCount=4), 12)
+    axis = alt.Axis(format="~s", tickCount=4)
+    x = axes.logarithmic("flops", "FLOPs", axis, 12)
     costs = list(axes.COSTS)
     layers = _marks(data, lines, names, x, "cost", costs, None)
     unlike = lines["unlike"].iloc[0]
     told: list[str] = []
     if unlike:
-        told = textwrap.wrap(f"trained unlike: {unlike}", REASON_WIDTH)[:REASON_LINES]
+        reasons = textwrap.wrap(f"trained unlike: {unlike}", REASON_WIDTH)
+        told = reasons[:REASON_LINES]
     title = looks.panel_title(arm, told)
     return alt.LayerChart(layer=layers, width=210, height=170, title=title)
 
@@ -111,18 +113,23 @@ def _marks(
     axis = alt.Axis(format="+~%", tickCount=5)
     y = alt.Y("difference:Q", axis=axis, title=None)
     low = alt.Y("low:Q", axis=axis, title=None)
-    colours = alt.Scale(domain=kinds, range=list(looks.COLOURS[: len(kinds)]))
-    shapes = alt.Scale(domain=kinds, range=list(looks.SHAPES[: len(kinds)]))
+    high = alt.Y2("high:Q")
+    count = len(kinds)
+    colours = alt.Scale(domain=kinds, range=list(looks.COLOURS[:count]))
     stroke = alt.Stroke(f"{kind}:N", scale=colours, legend=legend)
-    shape = alt.Shape(f"{kind}:N", scale=shapes, legend=legend)
     fill = alt.Fill(f"{kind}:N", scale=colours, legend=None)
-    filling = alt.condition("datum.sure", fill, alt.value("transparent"))
-    bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5)
+    hollow = alt.value("transparent")
+    filling = alt.condition("datum.sure", fill, hollow)
+    shapes = alt.Scale(domain=kinds, range=list(looks.SHAPES[:count]))
+    shape = alt.Shape(f"{kind}:N", scale=shapes, legend=legend)
+    known = base.transform_filter("isValid(datum.low)")
+    bars = known.mark_rule(strokeWidth=1.5)
     points = base.mark_point(size=60, strokeWidth=2, opacity=1)
+    tips = looks.tips(lines[names])
     return [
         *_margins(),
-        bars.encode(x, low, alt.Y2("high:Q"), stroke),
-        points.encode(x, y, stroke, shape, fill=filling, tooltip=looks.tips(lines[names])),
+        bars.encode(x, low, high, stroke),
+        points.encode(x, y, stroke, shape, fill=filling, tooltip=tips),
     ]
 
 

@@ -505,9 +505,10 @@ def compute(
     columns = [*FRONT, "networks", *CHARGES, "hypervolume"]
     parts: list[pd.DataFrame] = []
     sizes = rows.groupby(FRONT).size()
+    fewest = sizes.groupby(level=LABEL).min().to_dict()
     for key, group in rows.groupby(FRONT):
         label = pd.DataFrame([key], columns=FRONT)
-        counts = _counts(sizes[key[:2]].min(), len(group), most)
+        counts = _counts(fewest[key[:2]], len(group), most)
         curve = label.merge(_curve(group, counts), how="cross")
         parts.append(curve)
     if not parts:

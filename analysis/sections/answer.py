@@ -186,8 +186,8 @@ def charged(last_rows: pd.DataFrame) -> pd.DataFrame:
 
 def _labelled(done: pd.DataFrame) -> Iterator[tuple[Label, pd.DataFrame]]:
     labels = done.groupby(attainment.LABEL)
-    for (arm, control), rows in labels:  # type: ignore[misc]
-        label = arm, control
+    for (arm, control), rows in labels:
+        label = str(arm), bool(control)
         yield label, rows
 
 
@@ -245,18 +245,20 @@ def _verdicts(compared: verdicts.Verdicts | str) -> Iterator[str]:
 
 def _against(arm: str, lines: pd.DataFrame) -> str:
     """What the comparisons of an arm say, in a sentence."""
+    verdicts = lines["difference_test_verdict"]
     if not lines["difference_test_n"].any():
-        return f"{arm}: {lines['difference_test_verdict'].iloc[0]}."
-    verdict = lines["difference_test_verdict"].str.split("[:,]").str[0]
+        return f"{arm}: {verdicts.iloc[0]}."
+    kinds = verdicts.str.split("[:,]").str[0]
     said = []
-    for kind, part in lines.groupby(verdict, sort=False):
+    for kind, part in lines.groupby(kinds, sort=False):
         if kind == "not compared":
             said.append(f"at {len(part)} not compared")
             continue
-        points = _ends(100 * part["difference_test"], "+z.2f")
-        power = _power(part) if kind == "no difference shown" else ""
-        counts = f"{len(part)} of {len(lines)} counts of FLOPs"
-        said.append(f"{kind} at {counts} ({points} points{power})")
+        percent = 100 * part["difference_test"]
+        points = f"{_ends(percent, '+z.2f')} points"
+        if kind == "no difference shown":
+            points += _power(part)
+        said.append(f"{kind} at {len(part)} of {len(lines)} counts of FLOPs ({points})")
     return f"{arm}: {', '.join(said)}."
 
 

@@ -119,7 +119,7 @@ def _attained(group: pd.DataFrame, percent: int, costs: np.ndarray) -> np.ndarra
     return best[places]
 
 
-def html(_: Study, surfaces: Surfaces, drawings: Drawings) -> Iterator[str]:
+def html(study: Study, surfaces: Surfaces, drawings: Drawings) -> Iterator[str]:
     yield page.figure("attained", drawings)
     _, refused = surfaces
     for reason in dict.fromkeys(refused.values()):

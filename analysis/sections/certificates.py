@@ -64,10 +64,15 @@ def measured(rows: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     done = rows_table.done(front.selectable(rows))
     settings = points[SETTING].drop_duplicates()
     seen = holding(done).merge(settings)
-    given = [name for name in _hyper(seen) if seen[name].notna().any()]
-    kept = seen[[*SETTING, *ABOUT, *given]].join(_measures(seen))
-    positive = kept["primal"].where(kept["primal"] > 0)
-    return kept.assign(relative=kept["gap"] / positive)
+    given = []
+    for name in _hyper(seen):
+        if seen[name].notna().any():
+            given.append(name)
+    kept = seen[[*SETTING, *ABOUT, *given]]
+    kept = kept.join(_measures(seen))
+    primal = kept["primal"]
+    relative = kept["gap"] / primal.where(primal > 0)
+    return kept.assign(relative=relative)
 
 
 def _measures(rows: pd.DataFrame) -> pd.DataFrame:

@@ -43,11 +43,13 @@ def searches(last_rows: pd.DataFrame) -> pd.DataFrame:
     if "hp_candidates" not in done:
         return done[:0]
     rows = done[done["hp_candidates"].notna()]
-    pick = rows["hp_pick"].fillna("best") if "hp_pick" in rows else "best"
-    rows = rows.assign(rest=front.unsearched(rows), pick=pick)
-    smaller = -rows.groupby(SETTING)["flops_masked"].transform("mean")
-    settings = front.settings(rows.assign(arm=rows["algorithm"], hp=rows["rest"]))
-    rows = rows.assign(setting=settings, smaller=smaller)
+    rest = front.unsearched(rows)
+    alike = rows.assign(arm=rows["algorithm"], hp=rest)
+    rows = rows.assign(rest=rest, setting=front.settings(alike), pick="best")
+    if "hp_pick" in rows:
+        rows["pick"] = rows["hp_pick"].fillna("best")
+    flops = rows.groupby(SETTING)["flops_masked"]
+    rows["smaller"] = -flops.transform("mean")
     key = ["algorithm", "smaller", "setting", "pick", "hp_candidates", "seed"]
     return rows.sort_values(key, ignore_index=True)
 
@@ -64,27 +66,30 @@ def against_chance(last_rows: pd.DataFrame) -> pd.DataFrame:
     rows = searches(last_rows)
     if rows.empty:
         return pd.DataFrame()
-    rows = rows[TOLD]
-    parent = front.parent_scores(last_rows[last_rows["status"] == "done"])
+    done = last_rows[last_rows["status"] == "done"]
+    parent = front.parent_scores(done)
     keys, scores, differences = [], [], []
-    for _, group in rows.groupby(SETTING, sort=False):
+    for _, group in rows[TOLD].groupby(SETTING, sort=False):
         first = group.iloc[0]
         seeds = sorted(group["seed"].unique())
         random = _by_seed(group, 1).reindex(seeds)
-        for network, candidates, measures in _networks(group, parent):
-            measures = measures.reindex(seeds)
-            if not measures.notna().to_numpy().any():
+        for network, candidates, known in _networks(group, parent):
+            measures = known.reindex(seeds)
+            if measures.isna().to_numpy().all():
                 continue
             key = {"algorithm": first["algorithm"], "setting": first["setting"]}
-            key |= {"network": network, "candidates": candidates}
-            keys.append(key | {"train_flops": measures["train_flops"].mean()})
+            key["network"] = network
+            key["candidates"] = candidates
+            key["train_flops"] = measures["train_flops"].mean()
+            keys.append(key)
             scores.append(measures)
-            same = network in COMPARED
-            differences.append(measures - random if same else measures * math.nan)
+            other = random if network in COMPARED else math.nan
+            differences.append(measures - other)
     lines = pd.DataFrame(keys).astype({"candidates": "Int64"})
+    compared = lines["network"].isin(COMPARED)
     for score in front.SCORES:
         lines = lines.join(_reached(scores, score))
-        lines = lines.join(_differences(differences, score, lines["network"].isin(COMPARED)))
+        lines = lines.join(_differences(differences, score, compared))
     return lines
 
 
@@ -224,16 +229,13 @@ def chart(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:
     curves: as from `curves`.  random: the lines of `against_chance` whose network is `random`; its
     mean is a line, its interval a band.
     """
-    key = ["algorithm", "setting"]
-    settings = curves[key].drop_duplicates()
-    counts = curves.groupby(key)["candidates"].transform("nunique")
-    several = curves.loc[counts > 1, key].drop_duplicates()
-    settings = several if len(several) else settings  # a panel of one count shows nothing
+    settings = _several(curves)
     shown = settings.head(looks.PANELS)
     data = Data()
     panels = []
     for algorithm, setting in shown.itertuples(index=False):
-        own, level = _of(curves, algorithm, setting), _of(random, algorithm, setting)
+        own = _of(curves, algorithm, setting)
+        level = _of(random, algorithm, setting)
         panels.append(_panel(data, own, level, f"{algorithm}: {setting}"))
     least, most = int(curves["seeds"].min()), int(curves["seeds"].max())
     seeds = f"{most}" if least == most else f"{least} to {most}"
@@ -246,6 +248,17 @@ def chart(curves: pd.DataFrame, random: pd.DataFrame, study: str) -> Picture:
         said.append(f"Drawn: the first {len(shown)} of {len(settings)} settings.")
     title = alt.TitleParams(f"{study}: accuracy against candidates scored", subtitle=said)
     return looks.panelled(panels, data, title)
+
+
+def _several(curves: pd.DataFrame) -> pd.DataFrame:
+    """Algorithm and setting of each panel: a panel of one count shows nothing, if there are
+    others.
+    """
+    key = ["algorithm", "setting"]
+    counts = curves.groupby(key)["candidates"].transform("nunique")
+    several = curves[counts > 1]
+    shown = several if len(several) else curves
+    return shown[key].drop_duplicates()
 
 
 def _of(lines: pd.DataFrame, algorithm: str, setting: str) -> pd.DataFrame:
@@ -326,7 +339,7 @@ def table(_: Study, figures: Figures) -> pd.DataFrame:
     return figures.lines.merge(figures.correlations, how="left", on=["algorithm", "setting"])
 
 
-def html(_: Study, figures: Figures, drawings: Drawings) -> Iterator[str]:
+def html(study: Study, figures: Figures, drawings: Drawings) -> Iterator[str]:
     margin = f"{100 * paired.MARGIN:g} percentage points"
     yield page.say(
         "Found: the best of the first n candidates by its score before training; random: candidate "

@@ -103,7 +103,7 @@ def _left(study: Study, departures: pd.DataFrame) -> Iterator[str]:
         "the members that are done."
     )
     lines = departures[["rung", "settings", "stopped"]].astype(str)
-    yield page.grid(list(lines), lines.to_numpy().tolist())
+    yield page.grid(["rung", "settings", "stopped"], lines.to_numpy().tolist())
 
 
 def _cells(line: Mapping[str, Any]) -> list[str]:

@@ -218,7 +218,9 @@ def test_whatever_the_numbers_are_the_section_is_drawn(
     ]
     rows = pd.DataFrame(found)
     figures = certificates.proofs(rows, front.summarise(table.last(rows)))
-    assert figures is not None
+    if figures is None:
+        assert certificates.holding(rows).empty
+        return
     drawn = figures.shown[certificates.drawable(figures.shown)]
     drawings = {}
     if len(drawn):

@@ -71,7 +71,7 @@ def test_a_package_adds_a_section_in_less_than_sixty_lines(
     assert 'id="timing"' in text
     assert seen.index("Hypervolume") < seen.index("Where the time went") < seen.index("Provenance")
     assert "48 members were charged 72 s." in seen
-    written = pd.read_csv(page.parent / "timing.csv").set_index("arm")["seconds"]
+    written = pd.read_csv(study / "report" / "timing.csv").set_index("arm")["seconds"]
     assert written.to_dict() == {"chance": 22.5, "dense": 4.5, "dns": 22.5, "magnitude": 22.5}
     assert "where the time went" in (page.parent / "timing.svg").read_text()
     assert (page.parent / "timing.pdf").exists()
@@ -214,12 +214,12 @@ def test_names_are_of_one_section_alone(
     assert "the section timing: its name 'front' is taken, by prunefront; got it from" in text
     assert "setting" in (study / "report" / "front.csv").read_text().splitlines()[0]
     with pytest.raises(Mistake, match="names of small letters, digits and _"):
-        Section(name="../up", figures=len, html=lambda *_: [])
+        Section(name="../up", figures=lambda study: study.name, html=lambda *_: [])
 
 
 def test_a_section_is_skipped_without_its_columns() -> None:
     frame = pd.DataFrame({"a": [1.0, None], "b": [None, None]})
-    section = Section(name="x", figures=len, html=lambda *_: [])
+    section = Section(name="x", figures=lambda study: study.name, html=lambda *_: [])
     for columns, lacks in (((), False), (("a",), False), (("a", "b"), True), (("c",), True)):
         assert dataclasses.replace(section, columns=columns).lacks(frame) == lacks
 
