@@ -331,7 +331,7 @@ def test_pictures_hold_the_stairs_and_the_curves(last_rows: pd.DataFrame) -> Non
         ]
     )
     picture = bands.chart(attainment.surfaces(found)[0], "study")
-    stairs = {(line["label"], line["relative"]): line for line in picture["datasets"]["bands"]}
+    stairs = {(line["label"], line["relative"]): line for line in picture["datasets"]["lines0"]}
     assert (stairs["a", 0.5]["low"], stairs["a", 0.5]["accuracy"], stairs["a", 0.5]["high"]) == (
         0.6,
         0.8,
@@ -341,7 +341,7 @@ def test_pictures_hold_the_stairs_and_the_curves(last_rows: pd.DataFrame) -> Non
     assert stairs["c (control)", 1.0]["accuracy"] is None, "left out: no FLOPs"
     assert "have no FLOPs left" in json.dumps(picture["title"])
     curves = spending.chart(attainment.spent(attainment.compute(last_rows)), "study")
-    assert [line["networks"] for line in curves["datasets"]["spent"]] == [1, 2, 3]
+    assert [line["networks"] for line in curves["datasets"]["lines0"]] == [1, 2, 3]
     for one in (picture, curves):
         assert render.png(render.svg(one))[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="no hypervolume can be drawn"):
