@@ -107,7 +107,10 @@ def watched(words: list[str], seen: dict[str, Callable[[], bool]]) -> Ran:
     cpu: dict[int, tuple[str, float]] = {}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         while process.poll() is None:
-            cpu |= _processes(process.pid)
+            for number, (kind, seconds) in _processes(process.pid).items():
+                known, _ = cpu.get(number, (kind, 0.0))
+                # One that ends has no command line any more.
+                cpu[number] = (known if kind == "other" else kind, seconds)
             there = [kind for kind, _ in cpu.values()]
             there += [step for step, happened in seen.items() if step not in steps and happened()]
             for step in there:

@@ -1,7 +1,8 @@
 """Ray's start before the study is read: both take seconds, and neither needs the other.
 
 It is worth while in a fresh process that has all of a study to do. No cohort is handed out before
-the study was checked; if it is refused, Ray ends with the driver.
+the study was checked; if it is refused, Ray ends with the driver. A study that names code of a
+user's own is read first: what runs in the driver then is told from a worker by whether Ray runs.
 """
 
 from __future__ import annotations
@@ -82,17 +83,24 @@ def _import(module: str) -> None:
 
 
 def _saves_time(study: Path, folder: str | None) -> bool:
-    """Whether all is still to be imported, and all of a study that looks like one is still to be
-    done in a folder of this machine.
+    """Whether all is still to be imported, and all of a study that looks like one, without code of
+    a user's own, is still to be done in a folder of this machine.
     """
     if "torch" in sys.modules:
         return False
     try:
         text: Any = tomllib.loads(study.read_text(encoding="utf-8"))
         place = locate(folder or Path("runs") / text["study"]["name"])
-        return bool(text["arm"]) and _is_new(place)
+        return _is_ours(text) and _is_new(place)
     except (OSError, ValueError, LookupError, TypeError):
         return False  # what is wrong is said by who reads it
+
+
+def _is_ours(text: dict[str, Any]) -> bool:
+    """Whether a study has arms and names no module: a name of ours has no dot in it."""
+    names = [arm["algorithm"] for arm in text["arm"]]
+    names += [value for value in text.get("task", {}).values() if isinstance(value, str)]
+    return bool(text["arm"]) and not any("." in name for name in names)
 
 
 def _is_new(folder: Location) -> bool:
