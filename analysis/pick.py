@@ -7,7 +7,6 @@ Validation data alone chooses.
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import pandas as pd
@@ -16,6 +15,8 @@ from .points import front
 from .rows.mistake import Mistake
 
 COSTS: dict[str, front.Cost] = {"masked": "flops_masked", "shrunk": "flops_shrunk"}
+Choice = tuple[Any, str]
+"""The index of an operating point, and why it was this one."""
 NEAR = 3
 """Names that are told where one is not known."""
 
@@ -96,33 +97,37 @@ def _front(last_rows: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
     raise Mistake("no member is done, and so none is on the front")
 
 
-def _within_flops(points: pd.DataFrame, cost: front.Cost, most: float) -> tuple[Any, str]:
-    """The most accurate point of the front within so many FLOPs, and why it was this one."""
+def _within_flops(points: pd.DataFrame, cost: front.Cost, most: float) -> Choice:
+    """The most accurate point of the front within so many FLOPs."""
     rule = f"at most {most:,.15g} FLOPs ({_kind(cost)})"
     seen = front.selectable(points)
     within = seen[seen[cost] <= most]
-    _check_some(within, rule, seen.iloc[-1], cost)
+    cheapest = seen.iloc[-1]
+    _check_some(within, rule, cheapest, cost)
     return within.index[0], f"the most accurate point of the front with {rule}"
 
 
-def _of_accuracy(points: pd.DataFrame, cost: front.Cost, least: float) -> tuple[Any, str]:
-    """The cheapest point of the front of such an accuracy, and why it was this one."""
+def _of_accuracy(points: pd.DataFrame, cost: front.Cost, least: float) -> Choice:
+    """The cheapest point of the front of such an accuracy."""
     rule = f"a validation accuracy of at least {least:.15g}"
     seen = front.selectable(points)
     within = seen[seen["accuracy_valid"] >= least]
-    _check_some(within, rule, seen.iloc[0], cost)
-    cheapest = within.sort_values(cost, kind="stable").index[0]
-    return cheapest, f"the point of the fewest FLOPs ({_kind(cost)}) on the front with {rule}"
+    dearest = seen.iloc[0]
+    _check_some(within, rule, dearest, cost)
+    ordered = within.sort_values(cost, kind="stable")
+    why = f"the point of the fewest FLOPs ({_kind(cost)}) on the front with {rule}"
+    return ordered.index[0], why
 
 
-def _knee(points: pd.DataFrame, cost: front.Cost) -> tuple[Any, str]:
-    """The knee of the front, or its most accurate point, and why it was this one."""
+def _knee(points: pd.DataFrame, cost: front.Cost) -> Choice:
+    """The knee of the front, or its most accurate point."""
     axes = f"validation accuracy and the logarithm of FLOPs ({_kind(cost)})"
     about = f"the front, {len(points)} points in {axes}"
     is_knee = front.knees(points, cost)
-    if is_knee.any():
-        return points.index[is_knee.to_numpy()][0], f"the knee of {about}"
-    return points.index[0], f"the most accurate point of {about}, which has no knee"
+    if not is_knee.any():
+        return points.index[0], f"the most accurate point of {about}, which has no knee"
+    knee = points.index[is_knee.to_numpy()][0]
+    return knee, f"the knee of {about}"
 
 
 def _kind(cost: front.Cost) -> str:
@@ -133,10 +138,13 @@ def _median(
     last_rows: pd.DataFrame, point: pd.Series[Any], cost: front.Cost, max_flops: float | None
 ) -> tuple[pd.Series[Any], str]:
     """The member of a setting of the median validation accuracy, and among which it is that."""
-    of_point = last_rows["arm"].eq(point["arm"]) & last_rows["hp"].eq(point["hp"])
-    own = of_point & last_rows["status"].eq("done")
+    own = last_rows["status"].eq("done")
+    for name in ("arm", "hp"):
+        own &= last_rows[name].eq(point[name])
     members = front.selectable(last_rows[own])
-    able = members if max_flops is None else members[members[cost] <= max_flops]
+    able = members
+    if max_flops is not None:
+        able = members[members[cost] <= max_flops]
     able = able.sort_values(["accuracy_valid", "seed"])
     middle = able.index[(len(able) - 1) // 2]
     among = f"{len(members)} seeds"
@@ -166,7 +174,12 @@ def find(rows: pd.DataFrame, member: str) -> str:
 
 def _shared(one: str, other: str) -> int:
     """How many characters two names begin with in common."""
-    return len(os.path.commonprefix([one, other]))
+    count = 0
+    for character, its in zip(one, other, strict=False):
+        if character != its:
+            break
+        count += 1
+    return count
 
 
 def _check_some(within: pd.DataFrame, rule: str, nearest: pd.Series[Any], cost: str) -> None:

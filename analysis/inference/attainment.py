@@ -116,7 +116,8 @@ class _Fronts:
     def _places(self, keys: Sequence[Key]) -> NDArray[np.int64]:
         """The place of each key's front, new ones included."""
         for key in keys:
-            self.places.setdefault(key, len(self.places))
+            place = len(self.places)
+            self.places.setdefault(key, place)
         new = len(self.places) - len(self.bounds)
         unbounded = np.full((new, BINS), -np.inf)
         self.bounds = np.concatenate([self.bounds, unbounded])
@@ -319,9 +320,11 @@ def differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
 def _sets(side: pd.DataFrame, seeds: Sequence[int]) -> Points:
     """(points, 3): losses, and the number of the seed, of the points of some seeds."""
-    side = side[side["seed"].isin(seeds)]
+    shared = side["seed"].isin(seeds)
+    side = side[shared]
+    losses = _losses(side, OBJECTIVES)
     number = side["seed"].rank(method="dense")
-    return np.column_stack([_losses(side, OBJECTIVES), number])
+    return np.column_stack([losses, number])
 
 
 def _rectangles(one: Points, other: Points) -> Points:
@@ -476,12 +479,13 @@ def _chances(counts: NDArray[np.int64], n: int) -> NDArray[np.float64]:
     k = counts[:, None]
     left = n - 1 - np.arange(n)
     rest = np.maximum(left - k + 2, 1)
-    chance = gammaln(left + 1) - gammaln(k)
-    chance = chance - gammaln(rest)
-    whole = gammaln(n + 1) - gammaln(k + 1)
-    chance -= whole - gammaln(n - k + 1)
+    factorial = gammaln(k)
+    ways = gammaln(left + 1) - factorial - gammaln(rest)
+    factorial = gammaln(k + 1)
+    all_ways = gammaln(n + 1) - factorial - gammaln(n - k + 1)
+    chance = np.exp(ways - all_ways)
     possible = left >= k - 1
-    return np.where(possible, np.exp(chance), 0.0)
+    return np.where(possible, chance, 0.0)
 
 
 def compute(

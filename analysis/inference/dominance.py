@@ -23,6 +23,7 @@ from ..rows.goals import Goals
 
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]
+Rank = Callable[[Values], Values]
 SETTING = ["arm", "hp"]
 MEMBER = table.MEMBER
 UNFIT = ("diverged", "failed", "skipped")
@@ -59,20 +60,25 @@ def _places(
     values: ArrayLike, directions: Sequence[bool], violations: ArrayLike | None
 ) -> tuple[Places, Places]:
     """The place of each point in the order, from 0, and its layer, from 1."""
-    costs = np.where(np.asarray(directions, dtype=bool), -1.0, 1.0) * np.asarray(values, float)
-    broken = np.empty((len(costs), 0))
+    maximize = np.asarray(directions, dtype=bool)
+    signs = np.where(maximize, -1.0, 1.0)
+    costs = signs * np.asarray(values, dtype=float)
+    count = len(costs)
+    broken = np.empty((count, 0))
     if violations is not None:
         broken = np.maximum(np.asarray(violations, dtype=float), 0.0)
     joined = np.hstack([broken, costs])
     whole = np.isfinite(joined).all(axis=1)
     points, number = np.unique(joined[whole], axis=0, return_inverse=True)
     layer, spread = _ranks(points, broken.shape[1])
-    layers = np.full(len(costs), layer.max(initial=-1) + 2)
+    beyond = layer.max(initial=-1) + 2
+    layers = np.full(count, beyond)
     layers[whole] = layer[number] + 1
-    spreads = np.zeros(len(costs))
+    spreads = np.zeros(count)
     spreads[whole] = spread[number]
-    places = np.empty(len(costs), dtype=np.int64)
-    places[np.lexsort((spreads, layers))] = np.arange(len(costs))
+    order = np.lexsort((spreads, layers))
+    places = np.empty(count, dtype=np.int64)
+    places[order] = np.arange(count)
     return places, layers
 
 
@@ -90,13 +96,15 @@ def _ranks(points: Values, limits: int) -> tuple[Places, Values]:
     return layer, spread
 
 
-def _within(keys: Sequence[Values], points: Values, rank: Callable[[Values], Values]) -> Values:
+def _within(keys: Sequence[Values], points: Values, rank: Rank) -> Values:
     """The rank of each point among those of the same keys."""
     ranks = np.zeros(len(points))
-    _, number = np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)
+    joined = np.stack(keys, axis=1)
+    _, number = np.unique(joined, axis=0, return_inverse=True)
     order = np.argsort(number, kind="stable")
-    ends = np.cumsum(np.bincount(number))
-    for group in np.split(order, ends[:-1]):
+    sizes = np.bincount(number)
+    ends = np.cumsum(sizes)[:-1]
+    for group in np.split(order, ends):
         ranks[group] = rank(points[group])
     return ranks
 
@@ -166,25 +174,31 @@ def decide(pool: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.Da
     places, layers = _places(values, goals.directions, violations)
     finite = np.isfinite(np.hstack([values, violations]))
     fit = np.asarray(finite.all(axis=1))
-    best = places < math.ceil(len(pool) / factor)
+    number = math.ceil(len(pool) / factor)
+    best = places < number
     if goals.minimize:
         cost = values[:, len(goals.maximize)]
         best |= _best_of_decades(places, cost, floor)
     going = pd.Series(best & fit, index=pool.index)
     alike = [pool[name] for name in goals.columns]
-    shared = going.groupby(alike, dropna=False).transform("any")
-    go = shared.to_numpy(dtype=bool) & fit
+    by_measures = going.groupby(alike, dropna=False)
+    shared = by_measures.transform("any").to_numpy(dtype=bool)
+    decided = pd.DataFrame({"go": shared & fit}, index=pool.index)
+    count = decided["go"].sum()
     reasons: list[str] = []
     for place, layer, rung, whole in zip(places, layers, pool["rung"], fit, strict=True):
         rank = f"layer {layer}, place {place + 1} of {len(pool)}" if whole else UNMEASURED
-        reasons.append(f"rung {rung}: {rank}; {go.sum()} go on")
-    return pd.DataFrame({"go": go, "reason": reasons}, index=pool.index)
+        reasons.append(f"rung {rung}: {rank}; {count} go on")
+    decided["reason"] = reasons
+    return decided
 
 
 def _best_of_decades(places: Places, costs: Values, floor: int) -> NDArray[np.bool_]:
     """Which points are among the best `floor` of their decade of cost."""
-    ranks = pd.Series(places).groupby(_decades(costs)).rank()
-    return (ranks <= floor).to_numpy()
+    decades = _decades(costs)
+    of_decade = pd.Series(places).groupby(decades)
+    ranks = of_decade.rank().to_numpy()
+    return ranks <= floor
 
 
 def _decades(costs: Values) -> Values:
@@ -246,9 +260,11 @@ def ends(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.Data
 
 def until(rows: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """The rows of settings up to the rung at which each ends; found: as from `ends`."""
+    last = found["rung"]
     settings = rows[SETTING]
-    joined = settings.merge(found["rung"], how="left", left_on=SETTING, right_index=True)
-    return rows[rows["rung"].to_numpy() <= joined["rung"].to_numpy()]
+    joined = settings.merge(last, how="left", left_on=SETTING, right_index=True)
+    within = rows["rung"].to_numpy() <= joined["rung"].to_numpy()
+    return rows[within]
 
 
 def dense_epochs(rows: pd.DataFrame) -> pd.Series[float]:
@@ -261,27 +277,34 @@ def dense_epochs(rows: pd.DataFrame) -> pd.Series[float]:
     rows = rows[rows["rung"] > 0]
     line = _budget_lines(rows)
     joined = rows.merge(line, left_on=MEMBER, right_index=True)
-    expected = joined["start"] + joined["slope"] * joined["rung"]
-    off = (joined["epochs"] - expected).abs() > joined["step"]
+    rise = joined["slope"] * joined["rung"]
+    distance = joined["epochs"] - joined["start"] - rise
+    off = distance.abs() > joined["step"]
     off_line = off.groupby(joined["arm"]).any()
-    medians = line.groupby("arm")[["start", "step"]].median()
-    late = medians["start"] > 2 * medians["step"]
-    start = medians["start"].where(late & ~off_line, 0.0)
-    return start.reindex(rows["arm"].unique(), fill_value=0.0)
+    by_arm = line.groupby("arm")
+    medians = by_arm[["start", "step"]].median()
+    start = medians["start"]
+    late = start > 2 * medians["step"]
+    start = start.where(late & ~off_line, 0.0)
+    arms = rows["arm"].unique()
+    return start.reindex(arms, fill_value=0.0)
 
 
 def _budget_lines(rows: pd.DataFrame) -> pd.DataFrame:
     """Epochs over rungs of each member with several, as a line: `start`, `slope`, and `step`, the
     epochs of an optimiser step.
     """
-    members = rows.sort_values("rung").groupby(MEMBER)[["rung", "epochs", "steps"]]
-    first, last = members.first(), members.last()
+    ordered = rows.sort_values("rung")
+    members = ordered.groupby(MEMBER)[["rung", "epochs", "steps"]]
     several = members.size() > 1
-    first, last = first[several], last[several]
-    slope = (last["epochs"] - first["epochs"]) / (last["rung"] - first["rung"])
-    start = first["epochs"] - slope * first["rung"]
-    step = last["epochs"] / last["steps"]
-    return pd.DataFrame({"start": start, "slope": slope, "step": step})
+    first = members.first()[several]
+    last = members.last()[several]
+    epochs = last["epochs"] - first["epochs"]
+    slope = epochs / (last["rung"] - first["rung"])
+    line = pd.DataFrame({"slope": slope})
+    line["start"] = first["epochs"] - slope * first["rung"]
+    line["step"] = last["epochs"] / last["steps"]
+    return line
 
 
 def spent(rows: pd.DataFrame, dense: pd.Series[float]) -> tuple[float, float]:
@@ -291,14 +314,17 @@ def spent(rows: pd.DataFrame, dense: pd.Series[float]) -> tuple[float, float]:
     dense: as from `dense_epochs`.  Charged is the sum over members. Trained counts once what
     members share: a dense phase of a seed, and a network that several counts of candidates took.
     """
-    last = rows.sort_values("rung").drop_duplicates(MEMBER, keep="last")
+    ordered = rows.sort_values("rung")
+    last = ordered.drop_duplicates(MEMBER, keep="last")
+    epochs = last["epochs"]
     shared = last["arm"].map(dense)
-    beyond = last["epochs"] - shared
-    own = beyond.groupby(front.networks(last)).max().sum()
-    phases = pd.DataFrame({"seed": last["seed"], "dense": shared})
+    networks = front.networks(last)
+    own = (epochs - shared).groupby(networks).max()
+    phases = pd.DataFrame({"seed": last["seed"]})
+    phases["dense"] = shared
     phases = phases.drop_duplicates()
-    trained = own + phases["dense"].sum()
-    return float(trained), float(last["epochs"].sum())
+    trained = own.sum() + phases["dense"].sum()
+    return float(trained), float(epochs.sum())
 
 
 def replayed(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.DataFrame:
@@ -308,20 +334,24 @@ def replayed(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.
     (or end well); `epochs` trained from the start of the study until then, `charged` likewise
     (`spent`), and their shares of what all members took.
     """
-    settings = ends(rows, goals, factor, floor)
     dense = dense_epochs(rows)
+    settings = ends(rows, goals, factor, floor)
     kept = until(rows, settings)
-    survivors = int((settings["reason"] == "").sum())
+    last = settings["rung"]
+    survivors = (settings["reason"] == "").sum()
     lines: list[tuple[Any, ...]] = []
     for rung in _rungs(rows):
-        trained, charged = spent(kept[kept["rung"] <= rung], dense)
-        there = int((settings["rung"] >= rung).sum())
-        later = int((settings["rung"] > rung).sum())
-        lines.append((rung, there, later or survivors, trained, charged))
-    table = pd.DataFrame(lines, columns=["rung", "settings", "go", "epochs", "charged"])
+        so_far = kept[kept["rung"] <= rung]
+        trained, charged = spent(so_far, dense)
+        there = (last >= rung).sum()
+        going = (last > rung).sum() or survivors
+        lines.append((rung, int(there), int(going), trained, charged))
+    columns = ["rung", "settings", "go", "epochs", "charged"]
+    table = pd.DataFrame(lines, columns=columns)
     all_trained, all_charged = spent(rows, dense)
-    share = table["epochs"] / all_trained
-    return table.assign(share=share, share_charged=table["charged"] / all_charged)
+    table["share"] = table["epochs"] / all_trained
+    table["share_charged"] = table["charged"] / all_charged
+    return table
 
 
 def volumes(rows: pd.DataFrame, goals: Goals) -> pd.Series[float]:
@@ -332,14 +362,18 @@ def volumes(rows: pd.DataFrame, goals: Goals) -> pd.Series[float]:
     """
     costs = [name for name in goals.minimize if name in front.COSTS]
     cost = costs[0] if costs else "flops_masked"
-    done = rows[rows["status"] == "done"]
+    is_done = rows["status"] == "done"
+    done = rows[is_done]
     share = done[cost] / done["flops_dense"]
-    points = pd.DataFrame({"accuracy": done["accuracy_valid"], "cost": share})
+    points = pd.DataFrame({"accuracy": done["accuracy_valid"]})
+    points["cost"] = share
     by_seed: dict[Any, float] = {}
     for seed, group in points.groupby(done["seed"]):
-        by_seed[seed] = front.hypervolume(group.to_numpy(), front.REFERENCE, front.DIRECTIONS)
+        values = group.to_numpy()
+        by_seed[seed] = front.hypervolume(values, front.REFERENCE, front.DIRECTIONS)
     seeds = sorted(rows["seed"].unique())
-    return pd.Series(by_seed, dtype=float).reindex(seeds, fill_value=0.0)
+    known = pd.Series(by_seed, dtype=float)
+    return known.reindex(seeds, fill_value=0.0)
 
 
 def curve(

@@ -80,12 +80,21 @@ def at(lines: Lines, flops: float) -> pd.DataFrame:
     x = math.log(flops)
     scores: dict[int, list[float]] = {}
     for seed, line in lines.items():
-        places, *heights = line.T
-        if places[0] - ALIKE <= x <= places[-1] + ALIKE:
-            scores[seed] = [float(np.interp(x, places, height)) for height in heights]
-        else:
-            scores[seed] = [math.nan] * len(front.SCORES)
+        scores[seed] = _read_off(line, x)
     return pd.DataFrame.from_dict(scores, orient="index", columns=front.SCORES, dtype=float)
+
+
+def _read_off(line: Line, x: float) -> list[float]:
+    """The scores of a line at the logarithm of FLOPs; NaN where it does not reach it."""
+    places, *heights = line.T
+    start, end = places[0] - ALIKE, places[-1] + ALIKE
+    if not start <= x <= end:
+        return [math.nan] * len(heights)
+    scores: list[float] = []
+    for height in heights:
+        score = np.interp(x, places, height)
+        scores.append(float(score))
+    return scores
 
 
 def levels(one: Lines, other: Lines) -> list[float]:
@@ -111,9 +120,12 @@ def levels(one: Lines, other: Lines) -> list[float]:
 
 def _reach(lines: Lines) -> tuple[float, float]:
     """From where to where all lines reach, as logarithms; nowhere if the second is the smaller."""
-    starts = [line[0, 0] for line in lines.values()]
-    ends = [line[-1, 0] for line in lines.values()]
-    return max(starts), min(ends)
+    low, high = -math.inf, math.inf
+    for line in lines.values():
+        places = line[:, 0]
+        low = max(low, places[0])
+        high = min(high, places[-1])
+    return low, high
 
 
 def _range(start: float, end: float) -> str:
@@ -161,11 +173,10 @@ class _Pair:
     base: pd.DataFrame
     reason: str | None = None
 
-    def scores(self, score: str) -> pd.DataFrame:
-        """The score of both in the seeds that have it of both: own, base, difference."""
-        scores = pd.DataFrame({"own": self.own[score], "base": self.base[score]})
-        scores["difference"] = scores["own"] - scores["base"]
-        return scores
+    def difference(self, score: str) -> NDArray[np.float64]:
+        """The score minus the baseline's, by seed; NaN where one of them is missing."""
+        difference = self.own[score] - self.base[score]
+        return difference.to_numpy()
 
 
 def _pairs(label: str, own: Lines, base: Lines, flops: Sequence[float]) -> list[_Pair]:
@@ -186,26 +197,36 @@ def _pairs(label: str, own: Lines, base: Lines, flops: Sequence[float]) -> list[
 def _tested(pairs: Sequence[_Pair], score: str) -> pd.DataFrame:
     """The columns of `against` for one score."""
     name = score.replace("accuracy", "difference")
-    scores = [pair.scores(score) for pair in pairs]
-    differences = [both["difference"].to_numpy() for both in scores]
+    table = _means(pairs, score)
+    differences = [pair.difference(score) for pair in pairs]
     tests = paired.paired_groups(differences)
     adjusted = paired.holm([test.p for test in tests])
-    comparisons = int((~np.isnan(adjusted)).sum())
-    equivalents = [paired.equivalence(values) for values in differences]
-    whole = [both.dropna() for both in scores]
-    table = pd.DataFrame({score: [both["own"].mean() for both in whole]}, dtype=float)
-    table[score.replace("accuracy", "baseline")] = [both["base"].mean() for both in whole]
+    comparisons = int(np.count_nonzero(~np.isnan(adjusted)))
     table = table.join(paired.columns(tests, name))
     table[f"{name}_holm"] = adjusted
-    table[f"{name}_equivalence"] = equivalents
+    table[f"{name}_equivalence"] = [paired.equivalence(values) for values in differences]
     table[f"{name}_effect"] = [paired.effect(test) for test in tests]
     table[f"{name}_permutation"] = [paired.permutation(values) for values in differences]
     table[f"{name}_detectable"] = [paired.detectable(test, comparisons) for test in tests]
     verdicts: list[str] = []
+    equivalents = table[f"{name}_equivalence"]
     for pair, test, p, equivalent in zip(pairs, tests, adjusted, equivalents, strict=True):
-        verdicts.append(pair.reason or _verdict(test, p, equivalent))
+        verdict = pair.reason or _verdict(test, p, equivalent)
+        verdicts.append(verdict)
     table[f"{name}_verdict"] = verdicts
     return table
+
+
+def _means(pairs: Sequence[_Pair], score: str) -> pd.DataFrame:
+    """Of each pair the means of a score, its own and the baseline's, over the seeds of both."""
+    own: list[float] = []
+    base: list[float] = []
+    for pair in pairs:
+        both = ~np.isnan(pair.difference(score))
+        own.append(pair.own[score][both].mean())
+        base.append(pair.base[score][both].mean())
+    baseline = score.replace("accuracy", "baseline")
+    return pd.DataFrame({score: own, baseline: base}, dtype=float)
 
 
 def _verdict(test: Paired, adjusted: float, equivalent: float) -> str:

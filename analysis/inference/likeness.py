@@ -54,7 +54,7 @@ def load(folders: Sequence[Where | Loaded], anyway: bool = False) -> tuple[pd.Da
     if len(set(places)) < len(places):
         raise Mistake(f"a study is compared once; got {', '.join(map(str, places))}")
     opened = [_opened(folder) for folder in folders]
-    studies = _named(places, [_done(study) for study in opened])
+    studies = _named(opened)
     footers = dict(zip(studies, [study.footers for study in opened], strict=True))
     tasks = {name: _tasks(stamps) for name, stamps in footers.items()}
     differ = _differ(tasks)
@@ -73,28 +73,36 @@ def load(folders: Sequence[Where | Loaded], anyway: bool = False) -> tuple[pd.Da
     return pd.concat(studies.values(), ignore_index=True), notes
 
 
-def _named(places: Sequence[Location], studies: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The rows of each study by its name; by its folder if names are the same."""
-    names = [str(rows["study"].iloc[0]) for rows in studies]
-    if len(set(names)) < len(names):
-        names = [str(place) for place in places]
-    return dict(zip(names, studies, strict=True))
+def _named(opened: Sequence[Loaded]) -> dict[str, pd.DataFrame]:
+    """The done rows of each study by its name; by its folder if names are the same."""
+    by_name: dict[str, pd.DataFrame] = {}
+    by_folder: dict[str, pd.DataFrame] = {}
+    for study in opened:
+        rows = _done(study)
+        name = str(rows["study"].iloc[0])
+        by_name[name] = rows
+        by_folder[str(study.folder)] = rows
+    return by_name if len(by_name) == len(opened) else by_folder
 
 
 def _written_apart(footers: Mapping[str, Sequence[Facts]]) -> list[str]:
     """A sentence if code or machine differ, none if not."""
     about: dict[str, list[dict[str, Any]]] = {}
     for name, stamps in footers.items():
-        about[name] = [_part(stamp, ABOUT) for stamp in stamps]
+        about[name] = [_part(stamp) for stamp in stamps]
     differ = _differ(about)
     if not differ:
         return []
     return [f"Rows were not all written by the same code on the same machine: {differ}."]
 
 
-def _part(facts: Facts, fields: Sequence[str]) -> dict[str, Any]:
-    """What facts say of some fields."""
-    return {field: facts[field] for field in fields if field in facts}
+def _part(footer: Facts) -> dict[str, Any]:
+    """What a footer says of `ABOUT`."""
+    part: dict[str, Any] = {}
+    for field in ABOUT:
+        if field in footer:
+            part[field] = footer[field]
+    return part
 
 
 def unlike(rows: pd.DataFrame, other: pd.DataFrame) -> str:
@@ -193,8 +201,12 @@ def _differ(facts: Mapping[str, Sequence[Facts]]) -> str:
 
 def _distinct(facts: Sequence[Facts], field: str) -> list[str]:
     """What facts say of a field, in words, once each."""
-    said = [_word(fact.get(field)) for fact in facts]
-    return list(dict.fromkeys(said))
+    words: list[str] = []
+    for fact in facts:
+        word = _word(fact.get(field))
+        if word not in words:
+            words.append(word)
+    return words
 
 
 def _word(value: Any) -> str:

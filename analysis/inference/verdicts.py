@@ -48,9 +48,9 @@ TESTED = (
 class Verdicts:
     """The comparisons of several arms with a baseline.
 
-    name: of the studies.  lines: as from `equal_flops.against`, with `cost`, and `unlike`: in what the
-    arm's training differs from the baseline's, empty if in nothing.  notes: sentences about what is
-    unlike in the studies.
+    name: of the studies.  lines: as from `equal_flops.against`, with `cost`, and `unlike`: in what
+    the arm's training differs from the baseline's, empty if in nothing.  notes: sentences about
+    what is unlike in the studies.
     """
 
     name: str
@@ -163,10 +163,12 @@ def markdown(found: Verdicts) -> str:
     heading = f"# {found.name}: against {found.baseline}, at equal FLOPs"
     parts = [heading, *found.cautions]
     for cost, lines in found.lines.groupby("cost", sort=False):
-        rows = [texts(line) for line in lines.to_dict("records")]
-        cells = [list(row.values()) for row in rows]
+        cells: list[list[str]] = []
+        for line in lines.to_dict("records"):
+            row = texts(line)
+            cells.append(list(row.values()))
         parts.append(f"## {title(str(cost))}")
-        parts.append(words.grid(list(rows[0]), cells))
+        parts.append(words.grid(HEADINGS, cells))
     return "\n\n".join([*parts, *ABOUT]) + "\n"
 
 
@@ -204,8 +206,8 @@ def texts(line: dict[Any, Any]) -> dict[str, str]:
 
 
 HEADINGS = (
-    "arm", "FLOPs", "n", "test %", "baseline %", "difference", "95 % interval", "p (Holm)", "g", "p (equivalence)",
-    "p (permutation)", "could show", "difference, valid.", "verdict",
+    "arm", "FLOPs", "n", "test %", "baseline %", "difference", "95 % interval", "p (Holm)", "g",
+    "p (equivalence)", "p (permutation)", "could show", "difference, valid.", "verdict",
 )  # fmt: skip
 
 

@@ -43,6 +43,8 @@ DIRECTIONS = (True, False)
 REFERENCE = (0.0, 1.0)
 """Reference point of the hypervolume: accuracy 0, cost 1.0 times the parent's FLOPs."""
 
+Settings = dict[str, Any]
+"""Hyper-parameters by name."""
 ROUNDING = 1e-9
 """Distances from the line of a knee that are no larger say nothing."""
 
@@ -249,19 +251,22 @@ def settings(rows: pd.DataFrame) -> pd.Series[str]:
     """For each row, in words, the hyper-parameters that differ within its arm; if none do, those
     that are no defaults.
     """
-    rows = rows.assign(hp=rows["hp"].fillna("{}"))
-    points = rows.drop_duplicates(["arm", "hp"])  # far fewer than rows
+    keys = rows[["arm", "hp"]].fillna({"hp": "{}"})
+    points = rows.assign(hp=keys["hp"]).drop_duplicates(["arm", "hp"])  # far fewer than rows
     words: dict[tuple[Any, Any], str] = {}
     for arm, group in points.groupby("arm"):
         chosen = [json.loads(hp) for hp in group["hp"]]
         names = _telling(chosen)
-        for hp, row in zip(chosen, group.to_dict("records"), strict=True):
-            words[arm, row["hp"]] = _setting(hp, row, names)
-    of_row = [words.get(key, "defaults") for key in zip(rows["arm"], rows["hp"], strict=True)]
+        lines = group.to_dict("records")
+        for hp, line in zip(chosen, lines, strict=True):
+            words[arm, line["hp"]] = _setting(hp, line, names)
+    of_row: list[str] = []
+    for key in zip(keys["arm"], keys["hp"], strict=True):
+        of_row.append(words.get(key, "defaults"))
     return pd.Series(of_row, index=rows.index, dtype=object)
 
 
-def _telling(chosen: Sequence[dict[str, Any]]) -> list[str]:
+def _telling(chosen: Sequence[Settings]) -> list[str]:
     """The hyper-parameters that differ within an arm; if none do, all that it has."""
     names = sorted(set[str]().union(*chosen))
     differing: list[str] = []
@@ -272,12 +277,13 @@ def _telling(chosen: Sequence[dict[str, Any]]) -> list[str]:
     return differing or names
 
 
-def _setting(hp: dict[str, Any], row: dict[Any, Any], names: Sequence[str]) -> str:
+def _setting(hp: Settings, row: dict[Any, Any], names: Sequence[str]) -> str:
     """Some hyper-parameters of a row in words; a default is in its column `hp_<name>`."""
     words: list[str] = []
     for name in names:
-        value = hp.get(name, row.get(f"hp_{name}"))
-        words.append(f"{name} {_word(value)}")
+        default = row.get(f"hp_{name}")
+        word = _word(hp.get(name, default))
+        words.append(f"{name} {word}")
     return ", ".join(words) or "defaults"
 
 
@@ -411,11 +417,12 @@ def _is_mark(counts: pd.Series[float]) -> pd.Series[bool]:
 
 def _range(group: pd.DataFrame) -> str:
     """The setting of points that took the same networks, with their range of candidates."""
-    counts = group["hp_candidates"]
-    low, high = int(counts.iloc[0]), int(counts.iloc[-1])
+    counts = group["hp_candidates"].astype(int)
+    low, high = counts.iloc[0], counts.iloc[-1]
     one = f"candidates {low}"
     several = f"{one}..{high}" if high > low else one
-    return group["setting"].iloc[0].replace(one, several, 1)
+    setting = group["setting"].iloc[0]
+    return setting.replace(one, several, 1)
 
 
 def _word(value: Any) -> str:
@@ -485,9 +492,10 @@ def _distances(group: pd.DataFrame, cost: Cost) -> pd.Series[float]:
     """How far the points of a front, from the cheapest, lie beyond the line that joins its ends,
     times the root of 2; 0 for all if it has no two ends.
     """
-    points = pd.DataFrame({"accuracy": group["accuracy_valid"], "cost": np.log(group[cost])})
-    first, last = points.iloc[0], points.iloc[-1]
-    spans = last - first
+    points = pd.DataFrame({"accuracy": group["accuracy_valid"]})
+    points["cost"] = np.log(group[cost])
+    first = points.iloc[0]
+    spans = points.iloc[-1] - first
     if not (spans > 0).all():
         return pd.Series(0.0, index=group.index)
     scaled = (points - first) / spans

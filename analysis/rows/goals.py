@@ -87,8 +87,11 @@ class Goals:
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that goals are read from."""
-        limited = [limit.measure for limit in self.constraints]
-        return tuple(dict.fromkeys([*self.measures, *limited]))
+        columns = list(self.measures)
+        for limit in self.constraints:
+            if limit.measure not in columns:
+                columns.append(limit.measure)
+        return tuple(columns)
 
     @property
     def directions(self) -> tuple[bool, ...]:

@@ -28,6 +28,7 @@ COLUMNS = {
 }
 """Name and meaning of every column."""
 WORDS = ("name", "source", "dataset", "model", "protocol", "counted")
+NUMBERS = ("accuracy", "flops", "params")
 CAVEAT = (
     "Crosses: published test accuracies, not validation; protocols differ from this study's and "
     "from each other."
@@ -79,15 +80,17 @@ def _check_columns(path: Where, frame: pd.DataFrame) -> None:
 def _numbers(path: Where, frame: pd.DataFrame) -> dict[str, pd.Series[float]]:
     """The columns that hold numbers."""
     numbers: dict[str, pd.Series[float]] = {}
-    for name in ("accuracy", "flops", "params"):
-        numbers[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
+    for name in NUMBERS:
+        values = pd.to_numeric(frame[name], errors="coerce")
+        numbers[name] = values.astype(float)
     accuracy, flops, params = numbers.values()
-    share = (accuracy > 0) & (accuracy <= 1)
-    _demand(path, frame["accuracy"], share, "is a share, above 0 and at most 1")
-    positive = (flops > 0) & (flops < float("inf"))
-    _demand(path, frame["flops"], positive, "is a number of FLOPs above 0")
-    whole = (params >= 0) & (params % 1 == 0)
-    _demand(path, frame["params"], frame["params"].eq("") | whole, "is a whole number or empty")
+    is_share = accuracy.gt(0) & accuracy.le(1)
+    _demand(path, frame["accuracy"], is_share, "is a share, above 0 and at most 1")
+    is_positive = flops.gt(0) & flops.lt(float("inf"))
+    _demand(path, frame["flops"], is_positive, "is a number of FLOPs above 0")
+    is_whole = params.ge(0) & (params % 1).eq(0)
+    is_empty = frame["params"].eq("")
+    _demand(path, frame["params"], is_whole | is_empty, "is a whole number or empty")
     return numbers
 
 
