@@ -160,8 +160,9 @@ def test_a_study_of_the_same_task_is_carried_on(kept: Kept) -> None:
     assert len(table.current(folder, table.read(folder))) == plan.total
 
 
-def test_kept_networks_are_loaded_and_answer_as_their_rows_say(kept: Kept) -> None:
-    folder = kept(2)
+@pytest.mark.parametrize("version", [1, 2])
+def test_kept_networks_are_loaded_and_answer_as_their_rows_say(kept: Kept, version: int) -> None:
+    folder = kept(version)
     data = leaving.task(folder).data
     rows = table.read(folder).set_index("member", drop=False)
     for member in networks.kept_members(folder):

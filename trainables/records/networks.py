@@ -224,7 +224,9 @@ def _about(path: Location) -> dict[str, Any]:
     with _trusted(path):
         length = int.from_bytes(read_range(path, 0, 8), "little")
         header = json.loads(read_range(path, 8, length))
-        return json.loads(header["__metadata__"]["about"])
+        about = json.loads(header["__metadata__"]["about"])
+        about.setdefault("of", list(range(len(about["members"]))))  # schema 1: a network each
+        return about
 
 
 @contextlib.contextmanager
