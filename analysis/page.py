@@ -14,27 +14,35 @@ import pandas as pd
 from .draw import render
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --page: #ffffff; --line: #d4d9df; --soft: #f3f5f7; --faint: #5c6670; }
+:root { color-scheme: light dark; --ink: #1b1f24; --page: #ffffff; --line: #d4d9df;
+  --soft: #f3f5f7; --faint: #5c6670; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e3e7eb; --page: #14171a; --line: #363c43; --soft: #1e2328; --faint: #9aa4ae; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 82rem;
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
+  max-width: 82rem;
   margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } p, li { max-width: 52rem; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } p, li {
+  max-width: 52rem; }
 figure { margin: 1.5rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .84rem; }
-th, td { padding: .2rem .4rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+.wide { overflow-x: auto; } table { border-collapse: collapse;
+  font-variant-numeric: tabular-nums; font-size: .84rem; }
+th, td { padding: .2rem .4rem; text-align: right; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
 th { background: var(--soft); white-space: normal; vertical-align: bottom; }
-th:nth-child(-n+2), td:nth-child(-n+2), .search :is(th, td):is(:nth-child(3), :last-child) { text-align: left; }
-.search td:last-child { white-space: normal; min-width: 8rem; } .search tr.first td { border-top: 2px solid var(--faint); }
+th:nth-child(-n+2), td:nth-child(-n+2), .search :is(th, td):is(:nth-child(3), :last-child) {
+  text-align: left; }
+.search td:last-child { white-space: normal; min-width: 8rem; } .search tr.first td {
+  border-top: 2px solid var(--faint); }
 td:nth-child(-n+2) { white-space: normal; max-width: 22rem; } td:nth-child(2) { min-width: 8rem; }
 tr.other { color: var(--faint); } tr.front td:first-child { font-weight: 600; }
 dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere; }
-@media print { body { margin: 0; max-width: none; font-size: 10px; } h2, figure { break-inside: avoid; } }
+@media print { body { margin: 0; max-width: none; font-size: 10px; } h2, figure {
+  break-inside: avoid; } }
 """
 
 
 def page(study: str, body: str, pictures: Mapping[str, render.Picture]) -> str:
-    """The page, with everything it needs inside; the policy in its head forbids fetching anything."""
+    """The page, with all that it needs inside; the policy in its head forbids fetching anything."""
     study = escape(study)
     specs = json.dumps(pictures).replace("<", "\\u003c")
     script = render.script() if pictures else ""

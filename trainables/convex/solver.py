@@ -292,7 +292,7 @@ class Problem:
                 high = self._programs(order, [min(place + stride, last) for place in level])
                 neighbours = beta[low], beta[high]
                 near = between(at.select(low), at.select(high), neighbours, beta[here])
-                # The others are solved by nothing. What `most` is rounded to depends on the machine.
+                # The others are solved by nothing. How `most` is rounded differs by machine.
                 rounding = 16 * torch.finfo(most.dtype).eps
                 some = beta[here] < most[here] * (1 - rounding)
                 at.put(here[some], near.select(some))
