@@ -40,6 +40,9 @@ dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; overflow-wrap: anywhere;
   break-inside: avoid; } }
 """
 
+POLICY = "style-src 'unsafe-inline'; img-src data: blob:; script-src 'unsafe-inline' 'unsafe-eval'"
+"""What a page may load: nothing but what it brings along."""
+
 
 def page(study: str, body: str, pictures: Mapping[str, render.Picture]) -> str:
     """The page, with all that it needs inside; the policy in its head forbids fetching anything."""
@@ -47,16 +50,17 @@ def page(study: str, body: str, pictures: Mapping[str, render.Picture]) -> str:
     specs = json.dumps(pictures).replace("<", "\\u003c")
     script = render.script() if pictures else ""
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:;
-script-src 'unsafe-inline' 'unsafe-eval'">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; {POLICY}">
 <title>{study}: accuracy against FLOPs</title><style>{STYLE}</style></head>
 <body><h1>{study}: accuracy against FLOPs</h1>
 {body}
 <script>{script}</script>
 <script>{{
 const actions = {{export: true, source: false, compiled: false, editor: false}};
-for (const [name, spec] of Object.entries({specs})) vegaEmbed("#" + name, spec, {{renderer: "svg", actions}});
+const options = {{renderer: "svg", actions}};
+for (const [name, spec] of Object.entries({specs})) vegaEmbed("#" + name, spec, options);
 }}</script></body></html>
 """
 
