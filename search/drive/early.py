@@ -28,9 +28,8 @@ FITS_BYTES = 16 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Early:
-    """A Ray that runs on all CPUs of this machine. scratch: its folder."""
+    """A Ray of our own that runs on all CPUs of this machine."""
 
-    scratch: Path
     stack: contextlib.ExitStack
 
     def end(self) -> None:
@@ -63,7 +62,7 @@ def _start(stack: contextlib.ExitStack) -> Early | None:
     stack.enter_context(imported("torch"))
     cpus = len(os.sched_getaffinity(0))
     stack.enter_context(cluster.local_ray(here, cpus))
-    return Early(here, stack)
+    return Early(stack)
 
 
 @contextlib.contextmanager

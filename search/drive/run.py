@@ -66,6 +66,7 @@ def run(
             if address is None and _is_new(folder):
                 checks.check_memory(study, slots)
         check = stack.enter_context(locked(folder))
+        here = stack.enter_context(scratch.folder())
         if address is not None:
             cluster.check_shared(folder)
         plan = generations.Plan(study, folder, slots, here=address is None)
@@ -76,7 +77,7 @@ def run(
         work.open()
         if work.anything():
             own = None if address is not None else slots * study.about.cpus
-            interrupted = _train(study, work, console, own, early)
+            interrupted = _train(study, work, console, here, own, early)
             if interrupted:
                 last_words.append(f"{interrupted}: the same command goes on")
                 return INTERRUPTED
@@ -84,11 +85,17 @@ def run(
 
 
 def _train(
-    study: Study, work: Work, console: Console, cpus: int | None, early: Early | None
+    study: Study,
+    work: Work,
+    console: Console,
+    here: Path,
+    cpus: int | None,
+    early: Early | None,
 ) -> str:
     """Train all there is; returns what interrupted it, if anything did.
 
-    cpus: of a Ray of our own; None: one was joined.  early: it, if it runs already.
+    here: a scratch folder.  cpus: of a Ray of our own; None: one was joined.  early: it, if it
+    runs already.
     """
     from . import handout
 
@@ -102,7 +109,7 @@ def _train(
     ):
         work.stopped = progress.left
         packed = pack(study.task.data)
-        here = after.enter_context(_ray(cpus, packed, early))
+        after.enter_context(_ray(here, cpus, packed, early))
         after.enter_context(preview.drawn(folder, console))
         if early is not None:  # the report comes next, and workers import what they need now
             after.enter_context(imported("...analysis.report"))
@@ -116,27 +123,24 @@ def _train(
 
 
 @contextlib.contextmanager
-def _ray(cpus: int | None, packed: Packed | None, early: Early | None) -> Iterator[Path]:
-    """A Ray of our own with so many CPUs and room for the data, or the one that was joined; gives
-    a scratch folder.
-    """
+def _ray(
+    here: Path, cpus: int | None, packed: Packed | None, early: Early | None
+) -> Iterator[None]:
+    """A Ray of our own with so many CPUs and room for the data, or the one that was joined."""
     from . import cluster, quick
 
     if cpus is None:
-        with scratch.folder() as here:
-            yield here
+        yield
         return
     room = _bytes(packed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(quick.inherited_environment())
-        if early is not None and room <= FITS_BYTES:
-            here = early.scratch
-        else:
-            if early is not None:
-                early.end()
-            here = stack.enter_context(scratch.folder())
+        if early is not None and room > FITS_BYTES:
+            early.end()
+            early = None
+        if early is None:
             stack.enter_context(cluster.local_ray(here, cpus, room))
-        yield here
+        yield
         if early is not None:
             early.end()  # what it says when it ends comes before the last words
 
