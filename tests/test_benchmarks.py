@@ -45,6 +45,7 @@ TINY = {
 }
 """Script -> arguments. Scripts of these run in the process of the tests."""
 TINY_APART = {
+    "report.py": "60",
     "sharing.py": "--device cpu --processes 1 --members 2 --steps 5 --rounds 1",
 }
 """Those that start copies of themselves."""
