@@ -124,17 +124,21 @@ class _Field:
         flops = [math.log10(point.flops) for point in drawn]
         accuracies = [point.accuracy for point in drawn]
         self.width = width
-        self.left, self.right = _spread(min(flops), max(flops), 0.5)
-        self.bottom, self.top = _spread(min(accuracies), max(accuracies), 0.005)
-        self.cells = [[" "] * width for _ in range(HEIGHT)]
+        self.left, self.right = _range(flops, 0.5)
+        self.bottom, self.top = _range(accuracies, 0.005)
+        self.cells: list[list[str]] = []
+        for _ in range(HEIGHT):
+            self.cells.append([" "] * width)
 
     def column(self, flops: float) -> int:
-        share = (math.log10(flops) - self.left) / (self.right - self.left)
+        along = math.log10(flops) - self.left
+        share = along / (self.right - self.left)
         return round(share * (self.width - 1))
 
     def row(self, accuracy: float) -> int:
         """Counted from the top."""
-        share = (self.top - accuracy) / (self.top - self.bottom)
+        down = self.top - accuracy
+        share = down / (self.top - self.bottom)
         return round(share * (HEIGHT - 1))
 
     def put(self, point: Point, letter: str) -> None:
@@ -184,8 +188,10 @@ class _Field:
         return ticks
 
 
-def _spread(low: float, high: float, least: float) -> tuple[float, float]:
-    """The range from low to high, widened by `least` at both ends where it is no range."""
+def _range(values: Sequence[float], least: float) -> tuple[float, float]:
+    """From the lowest to the highest value, widened by `least` at both ends where they are one."""
+    low = min(values)
+    high = max(values)
     if high > low:
         return low, high
     return low - least, high + least

@@ -97,9 +97,15 @@ def _saves_time(study: Path, folder: str | None) -> bool:
 
 def _is_ours(text: dict[str, Any]) -> bool:
     """Whether a study has arms and names no module: a name of ours has no dot in it."""
-    names = [arm["algorithm"] for arm in text["arm"]]
-    names += [value for value in text.get("task", {}).values() if isinstance(value, str)]
-    return bool(text["arm"]) and not any("." in name for name in names)
+    arms = text["arm"]
+    for arm in arms:
+        if "." in arm["algorithm"]:
+            return False
+    task = text.get("task", {})
+    for value in task.values():
+        if isinstance(value, str) and "." in value:
+            return False
+    return bool(arms)
 
 
 def _is_new(folder: Location) -> bool:

@@ -152,9 +152,12 @@ class Progress:
         return f"{60 * work / seconds:.0f} members/min, {about}{_clock(left)} left"
 
     def _best(self) -> str:
-        places = np.linspace(0, len(self.points) - 1, SHOWN_POINTS).astype(int)
+        last = len(self.points) - 1
+        places = np.linspace(0, last, SHOWN_POINTS).astype(int)
         shown = self.points[np.unique(places)]
-        words = [f"{accuracy:.1%} at {flops:,.0f} FLOPs" for accuracy, flops in shown[::-1]]
+        words: list[str] = []
+        for accuracy, flops in shown[::-1]:
+            words.append(f"{accuracy:.1%} at {flops:,.0f} FLOPs")
         return ", ".join(words)
 
     def _words(self) -> str:
