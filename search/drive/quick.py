@@ -1,5 +1,5 @@
-"""A Ray of our own that starts soon: without the processes that nobody asks, and with one worker
-that imports what cohorts need while the driver still reads the study.
+"""A Ray of our own that starts soon: without the processes that nobody asks, and with no more than
+one worker at first. It imports what cohorts need while the driver makes a plan.
 
 What is private to Ray is looked for first; where it is gone, Ray starts as it always does, later.
 `private_parts` says what is in use.
@@ -38,8 +38,8 @@ def private_parts() -> dict[str, bool]:
 
 
 @contextlib.contextmanager
-def few_processes() -> Iterator[None]:
-    """A node that is started in the block has the processes that it needs, and one worker."""
+def few_processes(workers: int) -> Iterator[None]:
+    """A node that is started in the block has the processes that it needs, and so many workers."""
     node, services = _node(), _services()
     with contextlib.ExitStack() as stack:
         for name in UNASKED:
@@ -49,7 +49,7 @@ def few_processes() -> Iterator[None]:
         if start is not None:
 
             def started(command: list[str], *given: Any, **options: Any) -> Any:
-                return start([_one_worker(word) for word in command], *given, **options)
+                return start([_with_workers(word, workers) for word in command], *given, **options)
 
             stack.enter_context(mock.patch.object(services, "start_ray_process", started))
         yield
@@ -66,11 +66,11 @@ def inherited_environment() -> Iterator[None]:
         yield
 
 
-def _one_worker(word: str) -> str:
-    """The word of a command line, where it says how many workers start at once: that it is one.
-    Others start when they are given something to do: a small study has no use for them.
+def _with_workers(word: str, workers: int) -> str:
+    """The word of a command line, where it says how many workers start at once: that they are so
+    many. Others start when they are given something to do: a small study has no use for them.
     """
-    return f"{_PRESTART}1" if word.startswith(_PRESTART) else word
+    return f"{_PRESTART}{workers}" if word.startswith(_PRESTART) else word
 
 
 def _nothing(*_: object, **__: object) -> None:

@@ -161,11 +161,16 @@ def private_functions() -> Iterator[Finding]:
 
     with quiet():
         yield Finding(f"Optuna: {population.in_use()}")
-    from ...trainables.training import stack
+    from ...trainables.training.stack import functorch_in_use
 
-    in_use: Callable[[], str] | None = getattr(stack, "functorch_in_use", None)
-    if in_use is not None:
-        yield Finding(f"torch: {in_use()}")
+    yield Finding(f"torch: {functorch_in_use()}")
+    from ..drive.quick import private_parts
+
+    gone = [name for name, is_there in private_parts().items() if not is_there]
+    if gone:
+        yield Finding(f"Ray: starts as it always does, later, for want of {', '.join(gone)}")
+    else:
+        yield Finding("Ray: private parts of it, so that it starts sooner")
 
 
 def pytorch() -> Iterator[Finding]:

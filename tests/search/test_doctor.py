@@ -25,6 +25,7 @@ from sklearn.datasets import load_digits
 
 from prunefront.search import DONE, FAILED, LONGEST_TEMPORARY
 from prunefront.search.console import Console
+from prunefront.search.drive import quick
 from prunefront.search.study import discovery
 from prunefront.search.tools import doctor
 from prunefront.search.tools.doctor import Finding
@@ -388,7 +389,11 @@ def test_private_functions_of_dependencies_are_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(stack, "functorch_in_use", lambda: "all by hand", raising=False)
     usual = [finding.what for finding in doctor.private_functions()]
     assert "`_get_generation_key`" in usual[0]
-    assert usual[1:] == ["torch: all by hand"]
+    assert usual[1] == "torch: all by hand"
+    assert usual[2] == "Ray: private parts of it, so that it starts sooner"
+    monkeypatch.setattr(quick, "private_parts", lambda: {"one": True, "another": False})
+    *_, lacking = doctor.private_functions()
+    assert lacking.what == "Ray: starts as it always does, later, for want of another"
     monkeypatch.setattr(population, "generation_key", lambda: None)
     without = next(doctor.private_functions())
     assert "by public functions" in without.what
