@@ -2,15 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# uv where it is there: it installs in seconds what takes pip minutes. Both show how far they are.
+# uv where it is there and works: it installs in seconds what takes pip minutes. Both show progress.
 define install
-	@if command -v uv >/dev/null; then \
+	@{ command -v uv >/dev/null && \
 	  uv venv --quiet --seed --allow-existing --python $(PYTHON) .venv && \
-	  uv pip install --python $(BIN)/python --editable "$(1)"; \
-	else \
-	  $(PYTHON) -m venv .venv && \
-	  $(BIN)/python -m pip install --disable-pip-version-check --editable "$(1)"; \
-	fi
+	  uv pip install --python $(BIN)/python --editable "$(1)"; } || \
+	{ $(PYTHON) -m venv .venv && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --editable "$(1)"; }
 endef
 
 .PHONY: demo check test unit quick slow long lint docs clean
@@ -44,6 +42,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	mkdir -p build/types/prunefront
 	for package in search trainables analysis; do ln -sfn ../../../$$package build/types/prunefront/$$package; done
+	ln -sfn ../../../prunefront/__init__.py build/types/prunefront/__init__.py
 	$(BIN)/pyright
 
 # The site, from docs/, the README and docstrings: build/site/index.html.
