@@ -473,7 +473,9 @@ def test_a_module_is_what_its_type_says_and_not_what_it_is_named():
     assert hints.links == ()
     assert ("one", "they are read by LayerNorm (size)") in hints.obstacles
     for activation, is_head in ((nn.ReLU(), True), (nn.GELU(), False)):
-        parts = OrderedDict(one=nn.Linear(5, 6), relu=activation, two=nn.Linear(6, 3))
+        parts: OrderedDict[str, nn.Module] = OrderedDict(
+            one=nn.Linear(5, 6), relu=activation, two=nn.Linear(6, 3)
+        )
         module = nn.Sequential(parts)
         head = graph.head(module, trial.find(module, (5,)))
         assert (head is not None) == is_head
