@@ -524,7 +524,9 @@ def _counts(least: int, networks: int, most: int | None) -> NDArray[np.int64]:
     """The numbers of networks of a curve. least: those of the seed that has the fewest."""
     if most is None or networks <= most:
         return np.arange(1, networks + 1)
-    return np.unique(np.linspace(1, least, most).round().astype(np.int64))
+    evenly = np.linspace(1, least, most)
+    whole = evenly.round().astype(np.int64)
+    return np.unique(whole)
 
 
 def _curve(group: pd.DataFrame, number: NDArray[np.int64]) -> pd.DataFrame:

@@ -113,9 +113,13 @@ def equivalence(difference: ArrayLike, margin: float = MARGIN) -> float:
 def equivalence_groups(differences: Sequence[ArrayLike], margin: float = MARGIN) -> list[float]:
     """`equivalence` of each of some differences, those of one length at once."""
     known = [_known(values) for values in differences]
-    lengths = np.array([len(values) if _varies(values, 2) else 0 for values in known], dtype=int)
+    lengths = np.zeros(len(known), dtype=int)
+    for place, values in enumerate(known):
+        if _varies(values, 2):
+            lengths[place] = len(values)
     larger = np.full(len(known), math.nan)
-    for n in np.unique(lengths[lengths > 0]):
+    testable = lengths[lengths > 0]
+    for n in np.unique(testable):
         places = np.flatnonzero(lengths == n)
         rows = np.stack([known[place] for place in places])
         above: Any = stats.ttest_1samp(rows, -margin, axis=1, alternative="greater")

@@ -49,7 +49,8 @@ def few_processes(workers: int) -> Iterator[None]:
         if start is not None:
 
             def started(command: list[str], *given: Any, **options: Any) -> Any:
-                return start([_with_workers(word, workers) for word in command], *given, **options)
+                words = [_with_workers(word, workers) for word in command]
+                return start(words, *given, **options)
 
             stack.enter_context(mock.patch.object(services, "start_ray_process", started))
         yield
