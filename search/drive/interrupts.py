@@ -21,6 +21,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 10.0
 """Seconds after the first signal in which a process may end in good order."""
 
+AGAIN_SECONDS = 0.1
+"""After so long what could not be raised is raised again."""
+
 _first = threading.Event()
 """Set by whoever hears of a signal first: the handler, or the thread that keeps the time while a
 library has the handlers.
@@ -115,6 +118,8 @@ def bounded() -> Iterator[None]:
     os.set_blocking(writer, False)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    before_unraisable = sys.unraisablehook
+    sys.unraisablehook = _unraisable
     global _timed
     _timed = True
     _begin()
@@ -135,10 +140,26 @@ def bounded() -> Iterator[None]:
             handler,
         ) in before.items():  # after the first signal another one finds nothing left to stop
             signal.signal(number, signal.SIG_IGN if heard() else handler)
+        sys.unraisablehook = before_unraisable
         _timed = False
         if not heard():
             signal.set_wakeup_fd(-1)
             os.close(writer)
+
+
+def _unraisable(told: sys.UnraisableHookArgs) -> None:
+    """An interrupt where Python lets nothing through, as in a callback of a fork, comes again."""
+    global _stopping
+    if told.exc_type is not KeyboardInterrupt or not heard():
+        sys.__unraisablehook__(told)
+        return
+    _stopping = False
+    listening = [number for number in SIGNALS if signal.getsignal(number) == _stop]
+    main = threading.main_thread().ident
+    if listening and main is not None:
+        again = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, listening[0]))
+        again.daemon = True
+        again.start()
 
 
 def _cut_short(error: BaseException | None) -> bool:

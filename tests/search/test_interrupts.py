@@ -39,6 +39,34 @@ def test_more_signals_do_not_disturb_tidying_up():
     )
 
 
+FORKING = """
+import os, signal, time
+from prunefront.search.drive import interrupts
+signals = [signal.SIGTERM]
+def callback():
+    if signals:
+        signal.raise_signal(signals.pop())
+os.register_at_fork(after_in_parent=callback)
+with interrupts.bounded():
+    begun = time.monotonic()
+    if not os.fork():
+        os._exit(0)
+    try:
+        time.sleep(5)
+    finally:
+        print("at once" if time.monotonic() - begun < 4 else "late", flush=True)
+"""
+
+
+def test_an_interrupt_that_python_swallows_comes_again():
+    """Python prints what a callback of a fork raises, and goes on: libraries have such callbacks."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKING]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == INTERRUPTED
+    assert ran.stdout == "at once\n"
+    assert ran.stderr == "prunefront: interrupted; the same command goes on\n"
+
+
 def test_where_no_thread_keeps_the_time_a_second_interrupt_is_heard():
     """In a notebook, say."""
     with interrupts.handled():
