@@ -14,7 +14,7 @@ endef
 .PHONY: demo check test unit quick slow long lint docs clean
 
 demo: .venv/runs
-	@echo "training: minutes on two cores; a first report is drawn within one"
+	@echo "training and reporting: minutes on two cores"
 	$(BIN)/prunefront run studies/digits.toml --out runs/digits
 
 test: .venv/installed

@@ -173,8 +173,8 @@ def test_the_papers_mechanism_on_digits():
         rungs=1,
     )
     task = dataclasses.replace(task, epochs=13_000 / task.steps_per_epoch, dense_share=5 / 13)
-    dense = on_digits(find("dense"), {}, task, 2)
-    surgery = on_digits(dns.DNS(), {"c": [2.0, 2.0, 2.0], "stop": 6500 / 8000}, task, 2)
+    dense = on_digits(find("dense"), {}, task, 5)
+    surgery = on_digits(dns.DNS(), {"c": [2.0, 2.0, 2.0], "stop": 6500 / 8000}, task, 5)
     for row in surgery:
         assert row["m_splices"] > 500
         assert row["m_returned"] >= 0.2

@@ -81,7 +81,7 @@ def test_a_dense_member_is_what_torchs_optimiser_makes_of_it(
     [("dns", "mlp"), ("magnitude", "mlp"), ("chance", "mlp"), ("dns", "example_models.normed")],
 )
 def test_the_same_bits_in_cohorts_of_2_7_and_64_and_1e_9_alone(name: str, model: str):
-    task = steps(dataclasses.replace(FLOAT64, model=model, model_options={}, lr=0.02), 80)
+    task = steps(dataclasses.replace(FLOAT64, model=model, model_options={}, lr=0.02), 200)
     if model == "mlp":
         task = dataclasses.replace(task, model_options={"widths": [32]})
     algorithm = find(name)
