@@ -67,11 +67,12 @@ def run(
     with early.started(study, out) if own else contextlib.nullcontext() as started:
         from .drive.run import run as drive
         from .study import parse as studies
-        from .tools import latency as latencies
 
         read = studies.read(study, settings)
         folder = locate(out or Path("runs") / read.about.name)
         if latency:
+            from .tools import latency as latencies
+
             latencies.check(read)
         code = drive(read, folder, console, address, insecure, started)
     from ..analysis.report import Incomplete
@@ -82,6 +83,8 @@ def run(
         )
     if code != INTERRUPTED:
         if latency:
+            from .tools import latency as latencies
+
             latencies.measure(read, folder, console)
         try:
             _report(folder, console)

@@ -108,11 +108,9 @@ def gpus_each(study: Study) -> float:
 
 
 @contextlib.contextmanager
-def local_ray(
-    scratch: str | os.PathLike[str], cpus: int, room: int = 0, workers: int = 1
-) -> Iterator[None]:
-    """A Ray of our own on this machine, quiet, its files and its token in `scratch`. room: bytes of
-    the data set.  workers: that start at once, 0 or 1.
+def local_ray(scratch: str | os.PathLike[str], cpus: int, room: int = 0) -> Iterator[None]:
+    """A Ray of our own on this machine, quiet, its files and its token in `scratch`; one worker
+    starts at once. room: bytes of the data set.
     """
     scratch = Path(scratch)
     options = {
@@ -126,18 +124,9 @@ def local_ray(
     with _token_in(scratch / "token"), _apart() as apart:
         starting = contextlib.ExitStack()
         starting.enter_context(apart)
-        starting.enter_context(quick.few_processes(workers))
+        starting.enter_context(quick.few_processes())
         with _connected(starting, **options):
             yield
-
-
-def wake() -> None:
-    """Start a worker of a Ray that has none: it imports what cohorts need, and waits for them."""
-
-    def nothing() -> None:
-        pass
-
-    ray.remote(num_cpus=0)(nothing).remote()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Ray's start before the study is read: both take seconds, and neither needs the other.
 
-It is worth while in a fresh process that has all of a study to do. No worker starts before the
-study was checked; if it is refused, Ray ends with the driver. A study that names code of a
+It is worth while in a fresh process that has all of a study to do. One worker starts with Ray: it
+imports what cohorts need, is given nothing before the study was checked, and ends with the driver
+if the study is refused. A study that names code of a
 user's own is read first: what runs in the driver then is told from a worker by whether Ray runs.
 """
 
@@ -61,7 +62,7 @@ def _start(stack: contextlib.ExitStack) -> Early | None:
     # While Ray's processes start, this one waits, and may import what takes longest.
     stack.enter_context(imported("torch"))
     cpus = len(os.sched_getaffinity(0))
-    stack.enter_context(cluster.local_ray(here, cpus, workers=0))
+    stack.enter_context(cluster.local_ray(here, cpus))
     return Early(stack)
 
 

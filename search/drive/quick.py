@@ -1,5 +1,5 @@
-"""A Ray of our own that starts soon: without the processes that nobody asks, and with no more than
-one worker at first. It imports what cohorts need while the driver makes a plan.
+"""A Ray of our own that starts soon: without the processes that nobody asks, and with one worker at
+first. It imports what cohorts need while the driver makes a plan.
 
 What is private to Ray is looked for first; where it is gone, Ray starts as it always does, later.
 `private_parts` says what is in use.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 UNASKED = ("start_monitor", "start_api_server", "start_log_monitor")
 """Methods that start processes of a node: an autoscaler without a cloud, a dashboard that is off,
@@ -38,21 +37,21 @@ def private_parts() -> dict[str, bool]:
 
 
 @contextlib.contextmanager
-def few_processes(workers: int) -> Iterator[None]:
-    """A node that is started in the block has the processes that it needs, and so many workers."""
+def few_processes() -> Iterator[None]:
+    """A node that is started in the block has the processes that it needs, and one worker."""
     node, services = _node(), _services()
     with contextlib.ExitStack() as stack:
         for name in UNASKED:
             if hasattr(node, name):
-                stack.enter_context(mock.patch.object(node, name, _nothing))
+                stack.enter_context(_replaced(node, name, _nothing))
         start = getattr(services, "start_ray_process", None)
         if start is not None:
 
             def started(command: list[str], *given: Any, **options: Any) -> Any:
-                words = [_with_workers(word, workers) for word in command]
+                words = list(map(_with_one_worker, command))
                 return start(words, *given, **options)
 
-            stack.enter_context(mock.patch.object(services, "start_ray_process", started))
+            stack.enter_context(_replaced(services, "start_ray_process", started))
         yield
 
 
@@ -63,15 +62,26 @@ def inherited_environment() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, empty in _ENVIRONMENT.items():
             if hasattr(cache, name):
-                stack.enter_context(mock.patch.object(cache, name, empty))
+                stack.enter_context(_replaced(cache, name, empty))
         yield
 
 
-def _with_workers(word: str, workers: int) -> str:
-    """The word of a command line, where it says how many workers start at once: that they are so
-    many. Others start when they are given something to do: a small study has no use for them.
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, instead: Any) -> Iterator[None]:
+    """An attribute of a module or class has another value in the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, instead)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _with_one_worker(word: str) -> str:
+    """The word of a command line, where it says how many workers start at once: that it is one.
+    Others start when they are given something to do: a small study has no use for them.
     """
-    return f"{_PRESTART}{workers}" if word.startswith(_PRESTART) else word
+    return f"{_PRESTART}1" if word.startswith(_PRESTART) else word
 
 
 def _nothing(*_: object, **__: object) -> None:

@@ -45,7 +45,7 @@ def run(
 
     address: of a Ray cluster to join; without it one is started on this machine.  insecure: join it
     though it is open; RAY_AUTH_MODE is `disabled` then, since before Ray was imported.  early: a
-    Ray of our own that runs already, without a worker.
+    Ray of our own that runs already.
 
     Raises Mistake with one sentence, before anything is trained, if the study cannot run there.
     """
@@ -56,8 +56,6 @@ def run(
         checks.check(study)
     from . import cluster  # Ray takes two seconds to import, and bad input should not wait for it
 
-    if early is not None:
-        cluster.wake()
     last_words: list[str] = []
     with interrupts.handled(), contextlib.ExitStack() as stack:
         # When Ray is gone, which says something of its own until then.

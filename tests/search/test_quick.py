@@ -27,7 +27,7 @@ def test_a_node_starts_with_one_worker_and_no_process_that_nobody_asks(
     services = SimpleNamespace(start_ray_process=lambda command, kind: started.append(command))
     monkeypatch.setattr(quick, "_node", lambda: Node)
     monkeypatch.setattr(quick, "_services", lambda: services)
-    with quick.few_processes(1):
+    with quick.few_processes():
         Node().start_monitor()
         services.start_ray_process(["raylet", "--num_prestart_python_workers=8", "--x"], "raylet")
     assert started == [["raylet", "--num_prestart_python_workers=1", "--x"]]
@@ -42,7 +42,7 @@ def test_where_the_private_parts_are_gone_ray_starts_as_it_does(
     for name in ("_node", "_services", "_class_cache"):
         monkeypatch.setattr(quick, name, lambda: place)
     assert not any(quick.private_parts().values())
-    with quick.few_processes(0), quick.inherited_environment():
+    with quick.few_processes(), quick.inherited_environment():
         pass
 
 

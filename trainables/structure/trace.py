@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from ..measure.flops import CONVOLUTIONS, LAYERS, TRANSPOSED, blank_inputs, evaluating
 from ..measure.flow import functional, steps
@@ -34,6 +34,8 @@ Layers = Mapping[str, Layer]
 Modules = Mapping[str, Any]
 Added = dict[fx.Node, tuple[str, fx.Node]]
 """The node that adds a block -> the block, and the node that ends it."""
+SHAPE = "prunefront.shape"
+"""Where a node of a graph keeps the shape of what it gives."""
 Obstacle = tuple[str, str]
 """A layer, and what stands in the way of removing its units."""
 
@@ -74,8 +76,21 @@ def _shaped(module: nn.Module, input_shape: Shape) -> fx.GraphModule:
     """The graph of a model; its nodes know the shapes of what they give for two inputs."""
     graph = traced(module)
     with evaluating(graph):
-        ShapeProp(graph).propagate(blank_inputs(module, input_shape, examples=2))
+        _Shapes(graph).run(blank_inputs(module, input_shape, examples=2))
     return graph
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph, and keeps the shape of each tensor that a node gives.
+
+    torch.fx.passes.shape_prop does as much, and imports SymPy for it, which takes most of a second.
+    """
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            n.meta[SHAPE] = tuple(result.shape)
+        return result
 
 
 def _declared(module: nn.Module) -> Structure | None:
@@ -360,5 +375,4 @@ def _told(node: fx.Node, part: Any) -> str:
 
 
 def _shape(node: fx.Node) -> Shape:
-    described = node.meta.get("tensor_meta")
-    return tuple(getattr(described, "shape", ()))
+    return node.meta.get(SHAPE, ())
