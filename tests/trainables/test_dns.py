@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from prunefront.analysis.rows.mistake import Mistake
+from prunefront.trainables.algorithms import _dns_schedule as schedule
 from prunefront.trainables.algorithms import dns, find
 from prunefront.trainables.contract import Algorithm, Member
 from prunefront.trainables.domain import complete
@@ -150,6 +152,87 @@ def test_phases_operate_on_convolutions_first_and_on_fully_connected_layers_seco
         "convolutions are frozen in the second half"
     )
     assert not kept[3]["8.weight"].all()
+
+
+MODELS = {
+    "mlp": {"widths": [32, 24]},
+    "example_models.normed": {},
+    "resnet": {"depth": 8, "width": 0.25},
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"growth": "first half"},
+        {"sigma": "step"},
+        {"scope": "global", "sigma": "linear"},
+        {"scope": "global", "growth": "first half", "sigma": "cosine"},
+    ],
+)
+def test_the_asked_share_is_what_remains_removed(model: str, extra: dict[str, object]):
+    """Splicing brings back what the first mask took; c moves so that as much is removed at the end
+    as was asked for, whatever weights do meanwhile.
+    """
+    task = Task(model=model, model_options=MODELS[model], epochs=3, rungs=1)
+    surgery = dns.DNS()
+    asked = (0.0, 0.37, 0.8, 0.97)
+    members = [Member(complete(surgery.space, {"sparsity": s, **extra}), 3) for s in asked]
+    state = surgery.advance(task, surgery.start(task, members))
+    masks_of_all = surgery.networks(task, state).kept
+    names = task.structure.parameters
+    total = sum(masks_of_all[name][0].numel() for name in names)
+    for k, sparsity in enumerate(asked):
+        kept = sum(int(masks_of_all[name][k].sum()) for name in names)
+        assert 1 - kept / total == pytest.approx(sparsity, abs=0.002)
+
+
+@pytest.mark.parametrize("phases", ["all", "conv,fc", "0 + 4,8"])
+@pytest.mark.parametrize("growth", ["no", "first half"])
+@pytest.mark.parametrize("sigma", list(schedule.SIGMAS))
+def test_updates_grow_rarer_and_are_certain_when_a_group_begins(
+    sigma: str, growth: str, phases: str
+):
+    structure = structure_of(build("example_models.normed", (1, 8, 8), 10), (1, 8, 8))
+    hp = complete(dns.DNS.space, {"sigma": sigma, "growth": growth, "phases": phases})
+    hp |= {name: torch.tensor(hp[name]) for name in ("gamma", "power")}
+    seen: dict[tuple[str, ...], list[float]] = {}
+    for step in range(81):
+        ctx = Context(hp, torch.tensor(0), step, 100, structure)
+        phase = schedule.phase(ctx)
+        names = tuple(layer.name for layer in phase.layers)
+        if not names:
+            assert step == 80, "surgery ends at the share `stop` of the steps"
+            continue
+        seen.setdefault(names, []).append(float(schedule.SIGMAS[sigma](phase, ctx)))
+        if step in (phase.begun, phase.full):
+            assert all(schedule.updates(phase, ctx))
+        if step >= phase.full:
+            assert phase.growth == 1
+    assert len(seen) == len(phases.split(","))
+    for probabilities in seen.values():
+        assert probabilities[0] == 1
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert min(probabilities) >= 0
+
+
+@pytest.mark.parametrize(
+    ("phases", "sentence"),
+    [
+        ("conv,fcc", "`phases` names layers, or conv or fc, .*got 'fcc'"),
+        ("", "`phases` is the groups of layers"),
+        ("1,,3", "`phases` names layers.*the model's layers: 1, 3; got ''"),
+        ("1", "`phases` has each layer of the model in one group.*got '1'"),
+        ("1,fc", "`phases` has each layer of the model in one group.*got '1,fc'"),
+        ("conv,fc", "no group without layers; got 'conv,fc'"),
+    ],
+)
+def test_groups_that_do_not_fit_the_model_are_refused(phases: str, sentence: str):
+    task = Task(model_options={"widths": [32]})
+    with pytest.raises(Mistake, match=sentence):
+        dns.DNS().check(task, complete(dns.DNS.space, {"phases": phases}))
 
 
 def test_c_has_one_number_for_each_layer():

@@ -5,14 +5,13 @@ what turns out to matter.
     (1)  W <- W - lr dL/d(W * T), for all entries, removed ones too
     (2)  h(w) = 0 if |w| <= a;  T unchanged if a < |w| <= b;  1 if b < |w|
 
-with a = 0.9 t, b = 1.1 t, and one t = max(mu + c std, 0) for each layer, from mean and deviation of
-|w| before the first step. The rules that the paper leaves open are those of the authors' released
-code.
+with a = 0.9 t, b = 1.1 t, and t = max(mu + c std, 0) for each layer, from mean and deviation of |w|
+before the first step. The rules that the paper leaves open are those of the authors' released code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,33 +22,42 @@ from ..structure import masks
 from ..structure.units import Layer
 from ..task import Task
 from ..training.pruner import Context, GradientPruner, Params, Pruning, space
+from . import _dns_schedule as schedule
 
 LOW, HIGH = 0.9, 1.1
 """a and b of equation (2), in thresholds t."""
+GAIN = 0.2
+"""By how many deviations c moves at a step while e times as many entries would be kept as are asked
+for.
+"""
 
 
 class DNS(GradientPruner):
     """Surgery on weights and biases of every layer, at random times that grow rarer, until `stop`;
     then the masks are frozen.
 
-    Each layer updates its mask after step i with probability (1 + gamma i)^-power, and certainly
-    before the first step.
-    c: one for each layer.  Without it `sparsity` gives c: the first mask removes that share of
-    every layer (layerwise), or of the network with one c for all layers (global). Splicing brings
-    weights back, so less than `sparsity` is removed at the end. phases "conv,fc": convolutions are
-    operated on in the first half of the time, fully connected layers in the second.
+    Each layer updates its mask after step i with probability sigma(i), and certainly before the
+    first step. sigma inverse is the released code's, (1 + gamma i)^-power.
+    c: the paper's knob, one for each layer. Splicing brings weights back, so much less is removed
+    at the end than at first.  Without it `sparsity` is what remains removed: c follows from it on
+    the first mask, moves a little at every step towards the one by which the rule, its dead band
+    included, keeps as many entries as are asked for, and is solved for again before the last
+    update, which is certain; of every layer (layerwise), or of the network with one c for all
+    layers (global).
+    growth first half: thresholds grow from 0 to t over the first half of the surgery.
+    phases: groups of layers that are operated on one after the other, in equal parts of the time:
+    a group is `conv`, `fc`, or names of layers joined by +; "0,3+6,fc".
     """
 
     source = (
         "Guo, Yao, Chen 2016 (arXiv 1608.04493), eq. 1-2 and the authors' released code; "
-        "c from a sparsity: derivation"
+        "c from a sparsity, growth: derivation"
     )
+    version = 2
     from_dense = True
     follows = True
     space = space(
-        sparsity=Domain(
-            "real", 0.9, "the share removed by the first mask", low=0, high=1, open_high=True
-        ),
+        sparsity=Domain("real", 0.9, "the share removed at the end", low=0, high=1, open_high=True),
         scope=Domain(
             "choice",
             "layerwise",
@@ -60,8 +68,24 @@ class DNS(GradientPruner):
         c=Domain(
             "reals", None, "the threshold in deviations above the mean (default: from `sparsity`)"
         ),
-        gamma=Domain("real", 1e-4, "how fast updates grow rarer", low=0, log=True, tunable=True),
-        power=Domain("real", 1.0, "how much rarer updates grow", low=0, tunable=True),
+        sigma=Domain(
+            "choice",
+            "inverse",
+            "how updates grow rarer",
+            choices=tuple(schedule.SIGMAS),
+            static=True,
+        ),
+        gamma=Domain(
+            "real", 1e-4, "how fast updates grow rarer: inverse", low=0, log=True, tunable=True
+        ),
+        power=Domain("real", 1.0, "how much rarer updates grow: inverse", low=0, tunable=True),
+        growth=Domain(
+            "choice",
+            "no",
+            "whether thresholds grow from 0",
+            choices=("no", "first half"),
+            static=True,
+        ),
         stop=Domain(
             "real",
             0.8,
@@ -71,10 +95,9 @@ class DNS(GradientPruner):
             static=True,
         ),
         phases=Domain(
-            "choice",
+            "text",
             "all",
-            "which layers are operated on together",
-            choices=("all", "conv,fc"),
+            "the groups of layers that are operated on one after the other",
             static=True,
         ),
     )
@@ -85,6 +108,7 @@ class DNS(GradientPruner):
         if isinstance(c, tuple) and len(c) != layers:
             rule = f"`c` has one number for each of the model's {layers} removable layers"
             raise Mistake(f"{rule}; got {len(c)}")
+        schedule.check_phases(str(hp["phases"]), task.structure)
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         mask: dict[str, Tensor] = {}
@@ -92,12 +116,16 @@ class DNS(GradientPruner):
         for name in ctx.structure.parameters:
             mask[name] = torch.ones_like(params[name], dtype=torch.bool)
             returned[name] = torch.zeros_like(mask[name])
-        thresholds = _thresholds(params, ctx)
-        for layer in _operated(ctx):
-            mask |= _surgery(layer, params, mask, thresholds[layer.name])
+        moments = _moments_by_layer(ctx.structure.layers, params)
+        c = _given_c(moments, ctx) or _solved_c(ctx.structure.layers, params, mask, moments, ctx)
+        phase = schedule.phase(ctx)
+        for layer in phase.layers:
+            t = _threshold(moments[layer.name], c[layer.name]) * phase.growth
+            mask |= _surgery(layer, params, mask, t)
         return {
             "mask": mask,
-            "threshold": thresholds,
+            "moments": moments,
+            "c": c,
             "returned": returned,  # what was brought back at any time
             "splices": torch.zeros_like(ctx.seed),
             "first": _count(mask),
@@ -111,21 +139,20 @@ class DNS(GradientPruner):
         return straight
 
     def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
-        layers = _operated(ctx)
-        begun = _begun(ctx)
-        if not layers:
+        phase = schedule.phase(ctx)
+        if not phase.layers:
             return params, pruning
-        thresholds = dict(pruning["threshold"])
-        if ctx.step <= begun:
-            thresholds |= _thresholds(params, ctx)
+        moments, c = dict(pruning["moments"]), dict(pruning["c"])
+        if ctx.step == phase.begun:
+            moments |= _moments_by_layer(phase.layers, params)
         mask = dict(pruning["mask"])
+        if "c" not in ctx.hp:
+            c |= _adapted_c(phase, params, {**pruning, "moments": moments}, ctx)
         returned = dict(pruning["returned"])
         splices = pruning["splices"]
-        rarity = 1 + ctx.hp["gamma"] * (ctx.step - begun)
-        probability = rarity ** -ctx.hp["power"]
-        updates = probability > ctx.uniform("dns", (len(layers),))
-        for layer, update in zip(layers, updates.unbind(), strict=True):
-            operated = _surgery(layer, params, mask, thresholds[layer.name], update)
+        for layer, update in zip(phase.layers, schedule.updates(phase, ctx), strict=True):
+            t = _threshold(moments[layer.name], c[layer.name]) * phase.growth
+            operated = _surgery(layer, params, mask, t, update)
             for name, after in operated.items():
                 spliced = after > mask[name]
                 splices = splices + spliced.sum()
@@ -134,7 +161,8 @@ class DNS(GradientPruner):
         return params, {
             **pruning,
             "mask": mask,
-            "threshold": thresholds,
+            "moments": moments,
+            "c": c,
             "returned": returned,
             "splices": splices,
         }
@@ -162,61 +190,105 @@ def threshold(theta: Tensor, c: float) -> float:
     """t of one layer: max(mean + c * deviation, 0) of |theta|, zeros left out. theta: weights and
     biases, flattened (n,).
     """
-    mean, deviation = _moments(torch.as_tensor(theta))
-    t = mean + c * deviation
-    return float(t.clamp(min=0))
+    moments = _moments(torch.as_tensor(theta))
+    return float(_threshold(moments, torch.as_tensor(c)))
 
 
-def _moments(theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of |theta| over the non-zero entries of theta (n,)."""
+def _threshold(moments: Tensor, c: Tensor) -> Tensor:
+    mean, deviation = moments.unbind()
+    t = mean + c.to(mean.dtype) * deviation
+    return t.clamp(min=0)
+
+
+def _moments(theta: Tensor) -> Tensor:
+    """Mean and deviation, (2,), of |theta| over the non-zero entries of theta (n,)."""
     count = (theta != 0).sum().clamp(min=1)
     mean = theta.abs().sum() / count
     mean_square = theta.square().sum() / count
     variance = mean_square - mean.square()
     deviation = variance.clamp(min=0).sqrt()
-    return mean, deviation
+    return torch.stack([mean, deviation])
 
 
-def _thresholds(params: Params, ctx: Context) -> dict[str, Tensor]:
-    """t by layer: from `c` if it is given, and else from the sparsity of the first mask."""
-    theta = {layer.name: masks.flat(layer, params) for layer in ctx.structure.layers}
+def _moments_by_layer(layers: Sequence[Layer], params: Params) -> dict[str, Tensor]:
+    moments: dict[str, Tensor] = {}
+    for layer in layers:
+        theta = masks.flat(layer, params)
+        moments[layer.name] = _moments(theta)
+    return moments
+
+
+# ---- c, as given or from what is to remain removed
+
+
+def _given_c(moments: Params, ctx: Context) -> dict[str, Tensor]:
+    """c of each layer as the hyper-parameter has it; empty if it is left to `sparsity`."""
+    c: dict[str, Tensor] = {}
     if "c" in ctx.hp:
-        return _from_c(theta, ctx.hp["c"])
-    if ctx.hp["scope"] == "global":
-        return _from_global_sparsity(theta, ctx.hp["sparsity"])
-    thresholds: dict[str, Tensor] = {}
-    for name, values in theta.items():
-        thresholds[name] = _cut(values.abs(), ctx.hp["sparsity"]) / LOW
-    return thresholds
+        for layer, given in zip(ctx.structure.layers, ctx.hp["c"].unbind(), strict=True):
+            c[layer.name] = given.to(moments[layer.name].dtype)
+    return c
 
 
-def _from_c(theta: Params, c: Tensor) -> dict[str, Tensor]:
-    """t by layer for the c (layers,) of each layer."""
-    thresholds: dict[str, Tensor] = {}
-    for (name, values), own in zip(theta.items(), c.unbind(), strict=True):
-        mean, deviation = _moments(values)
-        t = mean + own.to(mean.dtype) * deviation
-        thresholds[name] = t.clamp(min=0)
-    return thresholds
-
-
-def _from_global_sparsity(theta: Params, sparsity: Tensor) -> dict[str, Tensor]:
-    """t by layer for the one c that removes the share `sparsity` of the network.
-
-    |w| <= 0.9 (mu + c std) at the c of its own for every entry: the sparsity's quantile of those is
-    the common c.
+def _adapted_c(
+    phase: schedule.Phase, params: Params, pruning: Pruning, ctx: Context
+) -> dict[str, Tensor]:
+    """c of the layers that are operated on, at this step: exact at the first and last, when it is
+    worth sorting all entries.
     """
-    moments = {name: _moments(values) for name, values in theta.items()}
-    own: list[Tensor] = []
-    for name, (mean, deviation) in moments.items():
-        size = theta[name].abs() / LOW
-        own.append((size - mean) / deviation)
-    common = _cut(torch.cat(own), sparsity)
-    thresholds: dict[str, Tensor] = {}
-    for name, (mean, deviation) in moments.items():
-        t = mean + common * deviation
-        thresholds[name] = t.clamp(min=0)
-    return thresholds
+    if ctx.step == phase.begun or phase.is_last(ctx.step):
+        return _solved_c(phase.layers, params, pruning["mask"], pruning["moments"], ctx)
+    return _next_c(phase.layers, params, pruning, ctx)
+
+
+def _solved_c(
+    layers: Sequence[Layer], params: Params, mask: Params, moments: Params, ctx: Context
+) -> dict[str, Tensor]:
+    """The c by which the rule keeps as many entries as are asked for."""
+    c: dict[str, Tensor] = {}
+    for group in _counted_together(layers, ctx):
+        own = [_own_c(layer, params, mask, moments) for layer in group]
+        common = _cut(torch.cat(own), ctx.hp["sparsity"])
+        c |= {layer.name: common for layer in group}
+    return c
+
+
+def _own_c(layer: Layer, params: Params, mask: Params, moments: Params) -> Tensor:
+    """The c from which on each entry of a layer (n,) is removed."""
+    mean, deviation = moments[layer.name].unbind()
+    size = masks.flat(layer, params).abs()
+    is_kept = masks.flat(layer, mask)
+    t = torch.where(is_kept, size / LOW, size / HIGH)
+    tiny = torch.finfo(t.dtype).tiny
+    return (t - mean) / deviation.clamp(min=tiny)
+
+
+def _next_c(
+    layers: Sequence[Layer], params: Params, pruning: Pruning, ctx: Context
+) -> dict[str, Tensor]:
+    """c of each layer, nearer to the one by which the rule would now keep as many entries as are
+    asked for.
+    """
+    c: dict[str, Tensor] = {}
+    for group in _counted_together(layers, ctx):
+        left: dict[str, Tensor] = {}
+        for layer in group:
+            t = _threshold(pruning["moments"][layer.name], pruning["c"][layer.name])
+            left |= _surgery(layer, params, pruning["mask"], t)
+        size = sum(kept.numel() for kept in left.values())
+        asked = masks.kept_count(ctx.hp["sparsity"], size)
+        excess = (_count(left).clamp(min=1) / asked).log()
+        for layer in group:
+            own = pruning["c"][layer.name]
+            c[layer.name] = own + GAIN * excess.to(own.dtype)
+    return c
+
+
+def _counted_together(layers: Sequence[Layer], ctx: Context) -> list[Sequence[Layer]]:
+    """The layers that lose the asked share as a whole, with one c."""
+    if ctx.hp["scope"] == "global":
+        return [layers] if layers else []
+    return [[layer] for layer in layers]
 
 
 def _cut(values: Tensor, sparsity: Tensor) -> Tensor:
@@ -230,6 +302,9 @@ def _cut(values: Tensor, sparsity: Tensor) -> Tensor:
     removed = len(values) - kept.long()
     neighbours = torch.stack([removed, removed + 1])
     return ranked.take_along_dim(neighbours, 0).mean()
+
+
+# ---- surgery
 
 
 def _surgery(
@@ -247,23 +322,6 @@ def _surgery(
         stays = mask[name] & (size > low)
         operated[name] = (size > high) | stays
     return operated
-
-
-def _begun(ctx: Context) -> int:
-    """The step at which the present phase of surgery began."""
-    half = round(ctx.hp["stop"] * ctx.steps / 2)
-    is_second = ctx.hp["phases"] == "conv,fc" and ctx.step >= half
-    return half if is_second else 0
-
-
-def _operated(ctx: Context) -> list[Layer]:
-    """The layers whose masks may change at this step."""
-    if ctx.step > 0 and ctx.step >= round(ctx.hp["stop"] * ctx.steps):
-        return []
-    if ctx.hp["phases"] == "all":
-        return list(ctx.structure.layers)
-    kind = "fc" if _begun(ctx) else "conv"
-    return [layer for layer in ctx.structure.layers if layer.kind == kind]
 
 
 def _count(mask: Params) -> Tensor:
