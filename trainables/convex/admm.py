@@ -64,13 +64,18 @@ class Iterate:
     @staticmethod
     def zero(program: Program, rho: Tensor) -> Iterate:
         """The start of ADMM."""
+        X = program.X
         programs = len(rho)
         gates, n = program.on.shape
-        d = program.X.shape[1]
-        t = program.X.new_zeros(programs, 2, gates, d)
-        z = program.X.new_zeros(programs, 2, gates, n)
-        used = torch.zeros_like(rho, dtype=torch.long)
-        return Iterate(t, z, t.clone(), rho, used)
+        t = X.new_zeros(programs, 2, gates, X.shape[1])
+        z = X.new_zeros(programs, 2, gates, n)
+        return Iterate(
+            t=t,
+            z=z,
+            u=t.clone(),
+            rho=rho,
+            used=torch.zeros_like(rho, dtype=torch.long),
+        )
 
     def select(self, index: Tensor) -> Iterate:
         """The programs at `index`."""
@@ -84,11 +89,9 @@ class Iterate:
 
     def put(self, index: Tensor, other: Iterate) -> None:
         """Write `other` in place of the programs at `index`."""
-        self.t[index] = other.t
-        self.z[index] = other.z
-        self.u[index] = other.u
-        self.rho[index] = other.rho
-        self.used[index] = other.used
+        for field in dataclasses.fields(self):
+            column = getattr(self, field.name)
+            column[index] = getattr(other, field.name)
 
     def v(self, beta: Tensor) -> Tensor:
         """The neurons (S, 2, P, d), most of them exactly zero; beta: (S,)."""
@@ -111,7 +114,12 @@ def per_program(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def between(low: Iterate, high: Iterate, betas: tuple[Tensor, Tensor], beta: Tensor) -> Iterate:
+def between(
+    low: Iterate,
+    high: Iterate,
+    betas: tuple[Tensor, Tensor],
+    beta: Tensor,
+) -> Iterate:
     """A start for weights beta (S,) from programs solved for weights around them, linear in log
     beta.
 
@@ -119,8 +127,7 @@ def between(low: Iterate, high: Iterate, betas: tuple[Tensor, Tensor], beta: Ten
     beta, at a rho in between.
     """
     low_beta, high_beta = betas
-    share = (beta / low_beta).log() / (high_beta / low_beta).log()
-    share = share.nan_to_num(0.0)  # equal weights: either will do
+    share = _log_share(low_beta, high_beta, beta)
     low_rate = (low.rho / low_beta).log()
     high_rate = (high.rho / high_beta).log()
     rate = torch.lerp(low_rate, high_rate, share)
@@ -131,15 +138,29 @@ def between(low: Iterate, high: Iterate, betas: tuple[Tensor, Tensor], beta: Ten
     share = per_program(share)
     t = torch.lerp(low_t, high_t, share)
     z = torch.lerp(low_z, high_z, share)
-    rho = beta * rate.exp()
-    used = torch.zeros_like(low.used)
-    return Iterate(t, z, t, rho, used)
+    return Iterate(
+        t=t,
+        z=z,
+        u=t,
+        rho=beta * rate.exp(),
+        used=torch.zeros_like(low.used),
+    )
+
+
+def _log_share(low: Tensor, high: Tensor, beta: Tensor) -> Tensor:
+    """Where beta lies on the way from one weight to another, (S,), by logarithms."""
+    way = (beta / low).log()
+    whole = (high / low).log()
+    share = way / whole
+    return share.nan_to_num(0.0)  # equal weights: either will do
 
 
 def _with_multipliers(at: Iterate, beta: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """t and z with the same v and s, and multipliers lam and nu times `factor` (S,)."""
-    v, s = at.v(beta), at.s
-    lam, nu = at.t - v, at.z - s
+    v = at.v(beta)
+    s = at.s
+    lam = at.t - v
+    nu = at.z - s
     factor = per_program(factor)
     t = v + factor * lam
     z = s + factor * nu
@@ -153,8 +174,10 @@ def group_soft_threshold(t: Tensor, threshold: Tensor) -> Tensor:
     become exactly 0.
     """
     norm = t.norm(dim=-1)
-    kept = torch.where(norm > threshold, 1 - threshold / norm, 0)
-    return t * kept[..., None]
+    is_longer = norm > threshold
+    share_left = 1 - threshold / norm
+    factor = torch.where(is_longer, share_left, 0)
+    return t * factor[..., None]
 
 
 def iterate(
@@ -194,7 +217,12 @@ def iterate(
     return at
 
 
-def _right_hand_side(program: Program, data: Tensor, at: Iterate, v: Tensor) -> Tensor:
+def _right_hand_side(
+    program: Program,
+    data: Tensor,
+    at: Iterate,
+    v: Tensor,
+) -> Tensor:
     """F'y / rho + v - lam + G'(s - nu), where v - lam = 2 v - t and s - nu = |z|; data: F'y."""
     right = data / per_program(at.rho)
     right = right + 2 * v
@@ -202,40 +230,61 @@ def _right_hand_side(program: Program, data: Tensor, at: Iterate, v: Tensor) -> 
     return right + program.Gt(at.z.abs())
 
 
-def _balanced(program: Program, before: Iterate, at: Iterate, beta: Tensor) -> Iterate:
+def _balanced(
+    program: Program,
+    before: Iterate,
+    at: Iterate,
+    beta: Tensor,
+) -> Iterate:
     """The point `at` with a rho for which primal and dual residual of its iteration were alike,
     each relative to its scale.
     """
-    v, s = at.v(beta), at.s
+    v = at.v(beta)
+    s = at.s
     u = at.u
     seen = program.G(u)
-    lam, nu = at.t - v, at.z - s
-    primal_scale = torch.maximum(_norm(u, seen), _norm(v, s))
+    lam = at.t - v
+    nu = at.z - s
+    solved_scale = _norm(u, seen)
+    kept_scale = _norm(v, s)
+    primal_scale = torch.maximum(solved_scale, kept_scale)
     primal = _norm(u - v, seen - s) / primal_scale
     v_step = v - before.v(beta)
     s_step = s - before.s
-    dual = _norm(v_step, s_step) / _norm(lam, nu)
+    dual_scale = _norm(lam, nu)
+    dual = _norm(v_step, s_step) / dual_scale
     factor = _rho_factor(primal, dual)
     # v and s stay; lam and nu are multipliers divided by rho.
-    t = v + lam / per_program(factor)
-    z = s + nu / per_program(factor)
-    rho = at.rho * factor
-    return dataclasses.replace(at, t=t, z=z, rho=rho)
+    divisor = per_program(factor)
+    return dataclasses.replace(
+        at,
+        t=v + lam / divisor,
+        z=s + nu / divisor,
+        rho=at.rho * factor,
+    )
 
 
 def _rho_factor(primal: Tensor, dual: Tensor) -> Tensor:
     """By how much rho changes for residuals (S,) of either kind."""
     factor = (primal / dual).sqrt()
     is_known = torch.isfinite(factor) & (factor > 0)
-    is_unbalanced = (factor > UNBALANCED) | (factor < 1 / UNBALANCED)
+    is_large = factor > UNBALANCED
+    is_small = factor < 1 / UNBALANCED
+    is_unbalanced = is_large | is_small
+    changes = is_known & is_unbalanced
     bounded = factor.clamp(1 / LARGEST_CHANGE, LARGEST_CHANGE)
-    return torch.where(is_known & is_unbalanced, bounded, 1)
+    return torch.where(changes, bounded, 1)
 
 
 def _norm(*parts: Tensor) -> Tensor:
     """(S,): Euclidean, of several parts together."""
-    squares = [part.flatten(1).square().sum(1) for part in parts]
-    return torch.stack(squares).sum(0).sqrt()
+    squares: list[Tensor] = []
+    for part in parts:
+        square = part.flatten(1).square()
+        squares.append(square.sum(1))
+        del square  # before the next is made
+    total = torch.stack(squares).sum(0)
+    return total.sqrt()
 
 
 class Anderson:
@@ -247,7 +296,7 @@ class Anderson:
 
     def __init__(self, at: Iterate) -> None:
         programs = len(at.t)
-        size = at.t[0].numel() + at.z[0].numel()
+        size = sum(_sizes(at))
         # Differences of residuals, and of g, in rings of MEMORY places.
         self.residuals = at.t.new_zeros(programs, MEMORY, size)
         self.images = at.t.new_zeros(programs, MEMORY, size)
@@ -275,30 +324,48 @@ class Anderson:
 
     def faster(self, at: Iterate) -> Iterate:
         """In place of `at`, the g of what was given out before."""
-        image = torch.cat([at.t.flatten(1), at.z.flatten(1)], 1)
+        parts = [at.t.flatten(1), at.z.flatten(1)]
+        image = torch.cat(parts, 1)
         if self.known is None:
             self.known = image
             return at
         residual = image - self.known
         last = self.last
-        self.known, self.last = image, (residual, image)
+        self.known = image
+        self.last = residual, image
         if last is None:
             return at
-        weights = self._weights(self._remember(residual, image, last), residual)
-        combined = torch.baddbmm(image[:, None], weights[:, None], self.images, alpha=-1)
+        here = self._remember(residual, image, last)
+        weights = self._weights(here, residual)
+        combined = torch.baddbmm(
+            image[:, None],
+            weights[:, None],
+            self.images,
+            alpha=-1,
+        )
         self.known = combined[:, 0]
-        sizes = [at.t[0].numel(), at.z[0].numel()]
-        t, z = self.known.split(sizes, 1)
-        return dataclasses.replace(at, t=t.view_as(at.t), z=z.view_as(at.z))
+        t, z = self.known.split(_sizes(at), 1)
+        return dataclasses.replace(
+            at,
+            t=t.view_as(at.t),
+            z=z.view_as(at.z),
+        )
 
-    def _remember(self, residual: Tensor, image: Tensor, last: tuple[Tensor, Tensor]) -> int:
+    def _remember(
+        self,
+        residual: Tensor,
+        image: Tensor,
+        last: tuple[Tensor, Tensor],
+    ) -> int:
         """Keep differences to the last residual and image; returns their place in the rings."""
         last_residual, last_image = last
         here = self.place
         self.place = (here + 1) % MEMORY
         torch.sub(residual, last_residual, out=self.residuals[:, here])
         torch.sub(image, last_image, out=self.images[:, here])
-        worse = ~(residual.norm(dim=1) <= 2 * last_residual.norm(dim=1))
+        length = residual.norm(dim=1)
+        last_length = last_residual.norm(dim=1)
+        worse = ~(length <= 2 * last_length)
         if worse.any():
             self.residuals[worse] = 0
             self.gram[worse] = 0
@@ -306,21 +373,34 @@ class Anderson:
 
     def _weights(self, here: int, residual: Tensor) -> Tensor:
         """Of the differences (S, MEMORY), by least squares; zero where they would be too large."""
-        pair = torch.stack([self.residuals[:, here], residual], 2)
-        with_difference, with_residual = (self.residuals @ pair).unbind(2)
+        difference = self.residuals[:, here]
+        pair = torch.stack([difference, residual], 2)
+        products = self.residuals @ pair
+        with_difference, with_residual = products.unbind(2)
         self.gram[:, here] = with_difference
         self.gram[:, :, here] = with_difference
         damped = self.gram + self._damping()
-        weights = torch.linalg.solve(damped, with_residual[..., None])
+        right = with_residual[..., None]
+        weights = torch.linalg.solve(damped, right)
         weights = weights[..., 0]
         total = weights.abs().sum(1, keepdim=True)
-        return torch.where(total < LARGEST_WEIGHTS, weights, 0)
+        is_usable = total < LARGEST_WEIGHTS
+        return torch.where(is_usable, weights, 0)
 
     def _damping(self) -> Tensor:
         """A multiple of the identity for each program, (S, MEMORY, MEMORY)."""
-        size = self.gram.diagonal(dim1=1, dim2=2).sum(1)
-        size = torch.where(size > 0, size, 1)
-        eye = torch.eye(MEMORY, dtype=size.dtype, device=size.device)
+        trace = self.gram.diagonal(dim1=1, dim2=2).sum(1)
+        size = torch.where(trace > 0, trace, 1)
+        eye = torch.eye(
+            MEMORY,
+            dtype=size.dtype,
+            device=size.device,
+        )
         spacing = torch.finfo(size.dtype).eps
         ridge = RIDGE * spacing**0.5 * size
         return ridge[:, None, None] * eye
+
+
+def _sizes(at: Iterate) -> list[int]:
+    """Numbers in the t of one program, and in its z."""
+    return [at.t[0].numel(), at.z[0].numel()]

@@ -13,6 +13,8 @@ from .program import Program
 
 _CONSTRAINTS = (-3, -2, -1)
 """Dimensions of what the constraints of one program see."""
+_GROUPS = (-2, -1)
+"""Dimensions of one program's groups."""
 
 
 class Certificate(NamedTuple):
@@ -39,7 +41,11 @@ class Certificate(NamedTuple):
 
 
 def certificate(
-    program: Program, y: Tensor, beta: Tensor, v: Tensor, multipliers: Tensor
+    program: Program,
+    y: Tensor,
+    beta: Tensor,
+    v: Tensor,
+    multipliers: Tensor,
 ) -> Certificate:
     """Of neurons v (..., 2, P, d) and multipliers (..., 2, P, n), at least 0, of G v >= 0. y: (...,
     n).  beta: (...,).
@@ -53,8 +59,9 @@ def certificate(
     square = theta.square().sum(-1)
     along = (theta * y).sum(-1)
     gradient = program.Ft(theta) - program.Gt(multipliers)
-    steep, norms = gradient.norm(dim=-1), v.norm(dim=-1)
-    most = beta / steep.amax((-2, -1))
+    steep = gradient.norm(dim=-1)
+    norms = v.norm(dim=-1)
+    most = beta / steep.amax(_GROUPS)
     best = (-along / square).clamp(min=0)
     best = best.nan_to_num(0.0)
     scale = torch.minimum(best, most)
@@ -63,16 +70,24 @@ def certificate(
     largest = seen.abs().amax(_CONSTRAINTS)
     violation = below.amax(_CONSTRAINTS) / largest
     apart = _apart(gradient, steep, beta, v, norms)
+    penalty = beta * norms.sum(_GROUPS)
+    quadratic = -(scale.square()) * square / 2
     return Certificate(
-        primal=square / 2 + beta * norms.sum((-2, -1)),
-        dual=-(scale.square()) * square / 2 - scale * along,
+        primal=square / 2 + penalty,
+        dual=quadratic - scale * along,
         price=scale * price,
         violation=torch.where(largest > 0, violation, 0),
         stationarity=apart / beta,
     )
 
 
-def _apart(gradient: Tensor, steep: Tensor, beta: Tensor, v: Tensor, norms: Tensor) -> Tensor:
+def _apart(
+    gradient: Tensor,
+    steep: Tensor,
+    beta: Tensor,
+    v: Tensor,
+    norms: Tensor,
+) -> Tensor:
     """How far 0 is from the subdifferential at v, of the group where it is farthest, (...,).
 
     gradient: (..., 2, P, d), of what is smooth.  steep, norms: (..., 2, P), lengths of its rows and
@@ -81,8 +96,10 @@ def _apart(gradient: Tensor, steep: Tensor, beta: Tensor, v: Tensor, norms: Tens
     beta = beta[..., None, None]
     smallest = torch.finfo(v.dtype).tiny
     lengths = norms.clamp(min=smallest)
-    pull = beta[..., None] * v / lengths[..., None]
+    pull = beta[..., None] * v
+    pull = pull / lengths[..., None]
     alive = (gradient + pull).norm(dim=-1)
     at_zero = (steep - beta).clamp(min=0)
-    apart = torch.where(norms > 0, alive, at_zero)
-    return apart.amax((-2, -1))
+    is_neuron = norms > 0
+    apart = torch.where(is_neuron, alive, at_zero)
+    return apart.amax(_GROUPS)

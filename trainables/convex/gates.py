@@ -17,8 +17,10 @@ def gate_vectors(seed: Tensor, count: int, length: int) -> Tensor:
     """
     key = draws.key(seed, "gates")
     uniform = draws.uniform(key, (count, length))
-    inside = 2 * uniform - 1 + 2.0**-53  # never at an end of (-1, 1)
-    return math.sqrt(2) * torch.erfinv(inside)
+    symmetric = 2 * uniform - 1
+    inside = symmetric + 2.0**-53  # never at an end of (-1, 1)
+    normal = torch.erfinv(inside)
+    return math.sqrt(2) * normal
 
 
 def with_ones(features: Tensor) -> Tensor:

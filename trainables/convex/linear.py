@@ -39,11 +39,16 @@ class System(NamedTuple):
         predicted = self.program.F(u)
         predicted = predicted / rho[:, None]
         through_constraints = u + u @ self.gram
-        return through_constraints + self.program.Ft(predicted)
+        through_data = self.program.Ft(predicted)
+        return through_constraints + through_data
 
 
 def preconditioner(
-    program: Program, kind: Kind, rank: int, generator: torch.Generator, rho: float | None = None
+    program: Program,
+    kind: Kind,
+    rank: int,
+    generator: torch.Generator,
+    rho: float | None = None,
 ) -> Apply:
     """An approximate inverse of the systems. rank: of a sketch.  rho: of all systems, which only
     `nystrom` needs.
@@ -58,7 +63,8 @@ def preconditioner(
         assert rho is not None
         return _nystrom(program, rank, generator, rho)
     gram = program.gram
-    factor = _cholesky(gram + _eye_like(gram))
+    block = gram + _eye_like(gram)
+    factor = _cholesky(block)
     inverse = torch.cholesky_inverse(factor)
     if kind == "block":
         return _block(inverse)
@@ -73,7 +79,8 @@ def preconditioner(
     gates, d = len(program.on), len(gram)
     whitened = basis.mT.reshape(-1, gates, d)
     del basis
-    directions = _solved(factor.mT, whitened, upper=True).flatten(1).mT.contiguous()
+    rows = _solved(factor.mT, whitened, upper=True).flatten(1)
+    directions = rows.mT.contiguous()
     return _block_and_rest(inverse, directions, values, tail)
 
 
@@ -81,7 +88,12 @@ def _identity(r: Tensor, rho: Tensor) -> Tensor:
     return r
 
 
-def _nystrom(program: Program, rank: int, generator: torch.Generator, rho: float) -> Apply:
+def _nystrom(
+    program: Program,
+    rank: int,
+    generator: torch.Generator,
+    rho: float,
+) -> Apply:
     """The paper's: F'F / rho + G'G is sketched."""
     gram = program.gram
     gates, d = len(program.on), len(gram)
@@ -90,16 +102,27 @@ def _nystrom(program: Program, rank: int, generator: torch.Generator, rho: float
 
     def product(columns: Tensor) -> Tensor:
         u = columns.mT.reshape(-1, 2, gates, d)
-        image = system(u, ratio.expand(len(u))) - u
-        return image.reshape(len(u), -1).mT
+        programs = len(u)
+        image = system(u, ratio.expand(programs))
+        image = image - u
+        return image.reshape(programs, -1).mT
 
-    basis, values = sketch(product, 2 * gates * d, rank, gram, generator, _columns(program))
-    less = 1 - (values[-1] + 1) / (values + 1)
+    basis, values = sketch(
+        product,
+        2 * gates * d,
+        rank,
+        gram,
+        generator,
+        _columns(program),
+    )
+    smallest = values[-1] + 1
+    less = 1 - smallest / (values + 1)
 
     def apply(r: Tensor, rho: Tensor) -> Tensor:
         flat = r.flatten(1)
         along = (flat @ basis) * less
-        return (flat - along @ basis.mT).view_as(r)
+        excess = along @ basis.mT
+        return (flat - excess).view_as(r)
 
     return apply
 
@@ -113,7 +136,12 @@ def _block(inverse: Tensor) -> Apply:
     return apply
 
 
-def _block_and_rest(inverse: Tensor, basis: Tensor, values: Tensor, tail: Tensor) -> Apply:
+def _block_and_rest(
+    inverse: Tensor,
+    basis: Tensor,
+    values: Tensor,
+    tail: Tensor,
+) -> Apply:
     """A^-1 for the sum of v and w, and (A + 2 M / rho)^-1 for their difference, M by its spectrum.
 
     basis: (P d, r).  values: (r,), of the whitened M.  tail: (), what its other eigenvalues are
@@ -124,17 +152,22 @@ def _block_and_rest(inverse: Tensor, basis: Tensor, values: Tensor, tail: Tensor
         half = rho[:, None] / 2
         v, w = r.unbind(1)
         along = (v - w).flatten(1) @ basis
-        shares = 1 - (tail + half) / (values + half)
+        rest = tail + half
+        shares = 1 - rest / (values + half)
         along = along * shares
         less = (along @ basis.mT) / 2
         less = torch.stack([less, -less], 1)
-        return r @ inverse - less.view_as(r)
+        less = less.view_as(r)
+        return r @ inverse - less
 
     return apply
 
 
 def _sketched_rest(
-    program: Program, factor: Tensor, rank: int, generator: torch.Generator
+    program: Program,
+    factor: Tensor,
+    rank: int,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Eigenvectors (P d, rank) and eigenvalues (rank,) of the whitened M, by a sketch; factor: (d,
     d), of A.
@@ -145,11 +178,19 @@ def _sketched_rest(
         whitened = columns.mT.reshape(-1, gates, d)
         v = _solved(factor.mT, whitened, upper=True)
         pair = torch.stack([v, torch.zeros_like(v)], 1)
-        back, _ = program.Ft(program.F(pair)).unbind(1)
+        predicted = program.F(pair)
+        back, _ = program.Ft(predicted).unbind(1)
         image = _solved(factor, back, upper=False)
         return image.flatten(1).mT
 
-    basis, values = sketch(product, gates * d, rank, factor, generator, _columns(program))
+    basis, values = sketch(
+        product,
+        gates * d,
+        rank,
+        factor,
+        generator,
+        _columns(program),
+    )
     return values, basis
 
 
@@ -167,11 +208,16 @@ def _solved(factor: Tensor, rows: Tensor, upper: bool) -> Tensor:
 
     A few of the m at a time, since torch copies the factor for each of them.
     """
-    solutions = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    solutions = torch.empty(
+        rows.shape,
+        dtype=rows.dtype,
+        device=rows.device,
+    )
     step = max(1, CHUNK // factor.numel())
-    for part, of in zip(solutions.split(step), rows.split(step), strict=True):
-        solved = torch.linalg.solve_triangular(factor, of.mT, upper=upper)
-        part.copy_(solved.mT)
+    parts = zip(solutions.split(step), rows.split(step), strict=True)
+    for solution, right in parts:
+        solved = torch.linalg.solve_triangular(factor, right.mT, upper=upper)
+        solution.copy_(solved.mT)
     return solutions
 
 
@@ -190,19 +236,27 @@ def sketch(
     shift that keeps it so is the spacing of its type's numbers at the size of the product; a
     constant 1e-16 would do nothing in float32.
     """
-    drawn = torch.randn(size, min(rank, size), generator=generator, dtype=torch.float64).to(like)
+    drawn = torch.randn(
+        size,
+        min(rank, size),
+        generator=generator,
+        dtype=torch.float64,
+    ).to(like)
     test, _ = torch.linalg.qr(drawn)
     del drawn
     images = [product(part).mT for part in test.split(columns, 1)]
     image = torch.cat(images).mT
     del images
-    shift = torch.finfo(like.dtype).eps * torch.linalg.matrix_norm(image)
+    spacing = torch.finfo(like.dtype).eps
+    shift = spacing * torch.linalg.matrix_norm(image)
     image = image + shift * test
     inner = test.mT @ image
-    factor = _cholesky(inner / 2 + inner.mT / 2)
+    symmetric = inner / 2 + inner.mT / 2
+    factor = _cholesky(symmetric)
     root = torch.linalg.solve_triangular(factor.mT, image, upper=True, left=False)
     left, singular, _ = torch.linalg.svd(root, full_matrices=False)
-    return left, (singular.square() - shift).clamp(min=0)
+    values = singular.square() - shift
+    return left, values.clamp(min=0)
 
 
 def _spectrum(program: Program, factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,20 +267,36 @@ def _spectrum(program: Program, factor: Tensor) -> tuple[Tensor, Tensor]:
     n, d = whitened.shape
     size = len(program.on) * d
     if size <= n:
-        gram = factor.new_zeros(())
-        step = max(1, CHUNK // size)
-        for begin in range(0, n, step):
-            rows = _gated(program, whitened, slice(begin, begin + step))
-            gram = gram + rows.mT @ rows
-            del rows  # before the next are made
-        values, basis = torch.linalg.eigh(gram)
-        return values.clamp(min=0), basis
-    rows = _gated(program, whitened, slice(None))
+        return _spectrum_by_columns(program, whitened, size)
+    return _spectrum_by_examples(program, whitened)
+
+
+def _spectrum_by_columns(program: Program, whitened: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """From the Gram matrix (P d, P d), summed over some of the examples at a time."""
+    gram = whitened.new_zeros(())
+    step = max(1, CHUNK // size)
+    for begin in range(0, len(whitened), step):
+        part = slice(begin, begin + step)
+        rows = _gated(program, whitened, part)
+        gram = gram + rows.mT @ rows
+        del rows  # before the next are made
+    values, basis = torch.linalg.eigh(gram)
+    return values.clamp(min=0), basis
+
+
+def _spectrum_by_examples(program: Program, whitened: Tensor) -> tuple[Tensor, Tensor]:
+    """From the Gram matrix (n, n), without what is zero but for rounding."""
+    everyone = slice(None)
+    rows = _gated(program, whitened, everyone)
     values, left = torch.linalg.eigh(rows @ rows.mT)
-    rounding = torch.finfo(values.dtype).eps * len(values) * values[-1]
+    largest = values[-1]
+    spacing = torch.finfo(values.dtype).eps
+    rounding = spacing * len(values) * largest
     is_positive = values > rounding
-    values, left = values[is_positive], left[:, is_positive]
-    return values, rows.mT @ left / values.sqrt()
+    values = values[is_positive]
+    left = left[:, is_positive]
+    basis = rows.mT @ left / values.sqrt()
+    return values, basis
 
 
 def _gated(program: Program, whitened: Tensor, part: slice) -> Tensor:
@@ -245,8 +315,10 @@ def _cholesky(matrix: Tensor) -> Tensor:
     if not failed:
         return factor
     spacing = torch.finfo(matrix.dtype).eps
-    shift = len(matrix) * spacing * matrix.diagonal().abs().max()
-    factor, failed = torch.linalg.cholesky_ex(matrix + shift * _eye_like(matrix))
+    largest = matrix.diagonal().abs().max()
+    shift = len(matrix) * spacing * largest
+    shifted = matrix + shift * _eye_like(matrix)
+    factor, failed = torch.linalg.cholesky_ex(shifted)
     if not failed:
         return factor
     raise ValueError(
@@ -274,7 +346,8 @@ def pcg(
     x = start
     r = right - system(start, rho)
     z = apply(r, rho)
-    p, rz = z, _inner(r, z)
+    p = z
+    rz = _inner(r, z)
     enough = tolerance * _inner(right, right).sqrt()
     counts = torch.zeros(len(right), dtype=torch.long, device=right.device)
     for _ in range(most):
@@ -283,11 +356,14 @@ def pcg(
             break
         counts += going
         image = system(p, rho)
-        step = torch.where(going, rz / _inner(p, image), 0)
-        x = x + step[:, None, None, None] * p
-        r = r - step[:, None, None, None] * image
+        length = rz / _inner(p, image)
+        step = torch.where(going, length, 0)
+        step = step[:, None, None, None]
+        x = x + step * p
+        r = r - step * image
         z = apply(r, rho)
-        before, rz = rz, _inner(r, z)
+        before = rz
+        rz = _inner(r, z)
         turn = torch.where(going, rz / before, 0)
         p = z + turn[:, None, None, None] * p
     return x, counts

@@ -20,8 +20,13 @@ def relu_weights(v: Tensor) -> tuple[Tensor, Tensor]:
     """
     lengths = v.norm(dim=-1, keepdim=True)
     roots = lengths.sqrt()
-    hidden = torch.where(roots > 0, v / roots, 0)
-    signs = torch.tensor([1.0, -1.0], dtype=v.dtype, device=v.device)
+    is_neuron = roots > 0
+    hidden = torch.where(is_neuron, v / roots, 0)
+    signs = torch.tensor(
+        [1.0, -1.0],
+        dtype=v.dtype,
+        device=v.device,
+    )
     outer = signs[:, None] * roots[..., 0]
     return hidden, outer
 
@@ -34,8 +39,10 @@ def layers(v: Tensor) -> tuple[Tensor, Tensor]:
     group that is zero are zero.
     """
     hidden, outer = relu_weights(v)
-    rows = outer.flatten(1)[:, None]
-    return hidden.flatten(0, 2), torch.block_diag(*rows)
+    by_class = outer.flatten(1)
+    rows = by_class[:, None]
+    second = torch.block_diag(*rows)
+    return hidden.flatten(0, 2), second
 
 
 def two_layer(v: Tensor) -> nn.Sequential:
@@ -43,7 +50,8 @@ def two_layer(v: Tensor) -> nn.Sequential:
     non-zero group, C outputs.
     """
     hidden, outer = layers(v)
-    alive = v.norm(dim=-1).flatten() > 0
+    lengths = v.norm(dim=-1)
+    alive = lengths.flatten() > 0
     first = _linear(hidden[alive])
     second = _linear(outer[:, alive])
     return nn.Sequential(first, nn.ReLU(), second)
@@ -103,8 +111,12 @@ def _dependence(columns: Tensor) -> Tensor | None:
     """
     n, m = columns.shape
     # With n < m what depends is no row of a thin factor; with many examples U would be (n, n).
-    _, singular, right = torch.linalg.svd(columns, full_matrices=n < m)
-    if len(singular) == m and singular[-1] > RANK * singular[0]:
+    is_wide = n < m
+    _, singular, right = torch.linalg.svd(columns, full_matrices=is_wide)
+    if is_wide:
+        return right[-1]
+    rounding = RANK * singular[0]
+    if singular[-1] > rounding:
         return None
     return right[-1]
 
@@ -117,6 +129,8 @@ def refit(hidden: Tensor, Y: Tensor) -> Tensor:
     """
     ones = hidden.new_ones(len(hidden), 1)
     active = torch.cat([hidden, ones], 1).double()
-    inverse = torch.linalg.pinv(active.mT @ active, rtol=RANK, hermitian=True)
-    fitted = inverse @ (active.mT @ Y.mT.double())
+    gram = active.mT @ active
+    inverse = torch.linalg.pinv(gram, rtol=RANK, hermitian=True)
+    right = active.mT @ Y.mT.double()
+    fitted = inverse @ right
     return fitted.mT

@@ -36,9 +36,11 @@ class Program:
     @staticmethod
     def of(X: Tensor, gates: Tensor, weights: Tensor | None = None) -> Program:
         """gates: (n, P) bool.  weights: ones if not given."""
-        on = gates.mT.to(X.dtype).contiguous()
+        on = gates.mT.to(X.dtype)
+        on = on.contiguous()
         if weights is None:
-            weights = torch.ones_like(X[:, 0])
+            ones = torch.ones_like(X[:, 0])
+            return Program(X, on, ones)
         return Program(X, on, weights)
 
     def double(self) -> Program:
@@ -54,11 +56,13 @@ class Program:
         """Predictions (..., n) of neurons u (..., 2, P, d), each with the gate of its place."""
         v, w = u.unbind(-3)
         predicted = (v - w) @ self.X.mT
-        return (predicted * self.on).sum(-2)
+        gated = predicted * self.on
+        return gated.sum(-2)
 
     def Ft(self, r: Tensor) -> Tensor:
         """The adjoint of F: (..., n) -> (..., 2, P, d)."""
-        gated = r[..., None, :] * self.on
+        rows = r[..., None, :]
+        gated = rows * self.on
         one = gated @ self.X
         return torch.stack([one, -one], -3)
 
@@ -84,4 +88,5 @@ class Program:
 def beta_max(program: Program, Y: Tensor) -> Tensor:
     """(C,): from this weight on the empty network is optimal, max_i |X' D_i y|; Y: (C, n)."""
     v, _ = program.Ft(Y).unbind(-3)
-    return v.norm(dim=-1).amax(-1)
+    norms = v.norm(dim=-1)
+    return norms.amax(-1)

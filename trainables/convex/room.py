@@ -77,13 +77,16 @@ class Room:
         size = self.neurons // 2
         if self.kind == "exact":
             return self._spectrum(size)
-        return self._sketch(2 * size if self.kind == "nystrom" else size)
+        if self.kind == "nystrom":
+            return self._sketch(2 * size)
+        return self._sketch(size)
 
     def _spectrum(self, size: int) -> int:
         """While all eigenvectors of `size` numbers are computed."""
         n = self.n
         if size > n:
-            return self.data + 3 * size * n + 2 * n**2
+            gated = 3 * size * n
+            return self.data + gated + 2 * n**2
         gram = size**2
         rows = min(n * size, CHUNK)
         gating = 2 * self.data + 2 * rows
@@ -94,26 +97,33 @@ class Room:
     def _sketch(self, size: int) -> int:
         """While a sketch of directions of `size` numbers is made."""
         predicted = self.gates * self.n
-        columns = min(self.rank, max(1, CHUNK // predicted))
+        at_a_time = max(1, CHUNK // predicted)
+        columns = min(self.rank, at_a_time)
         basis = size * self.rank
         vectors = 2 * predicted + 4 * size
         multiplying = columns * vectors + basis
-        return max(multiplying, 5 * basis)
+        factoring = 5 * basis
+        return max(multiplying, factoring)
 
     def solving(self, members: int) -> int:
         """Most that solving for so many members at a time holds, beside what the state holds."""
         programs = self.classes * members
         if self.mode == "paper":
-            # The preconditioner is made in the first iteration.
-            first = programs * (4 * self.neurons + self.seen)
-            later = programs * (16 * self.neurons + 5 * self.seen)
+            in_first = 4 * self.neurons + self.seen
+            in_later = 16 * self.neurons + 5 * self.seen
+            first = programs * in_first
+            later = programs * in_later
         else:
-            going = min(programs, together(self.n, self.gates, self.device))
+            most = together(self.n, self.gates, self.device)
+            going = min(programs, most)
             iterate = going * (self.neurons + self.seen)
             held = 2 * members * self.member
             first = held + 12 * iterate
             later = held + 20 * iterate
-        return self.problem + max(first + self.preconditioner, later + self.basis)
+        # The preconditioner is made in the first iteration.
+        first += self.preconditioner
+        later += self.basis
+        return self.problem + max(first, later)
 
     @property
     def proof(self) -> int:

@@ -79,21 +79,27 @@ def usual(mode: Mode, n: int, gates: int, d: int) -> Kind:
     """The preconditioner of a mode, for n examples with d columns."""
     if mode == "paper":
         return "nystrom"
-    return "exact" if min(gates * d, n) <= EXACT else "block+nystrom"
+    unknowns = gates * d
+    if min(unknowns, n) <= EXACT:
+        return "exact"
+    return "block+nystrom"
 
 
 def directions(kind: Kind, n: int, gates: int, d: int) -> int:
     """The rank of a preconditioner."""
     if kind == "nystrom":
         return RANK
-    return min(gates * d, n) if kind == "exact" else 2 * d
+    if kind == "exact":
+        return min(gates * d, n)
+    return 2 * d
 
 
 def together(n: int, gates: int, device: torch.device) -> int:
     """How many programs of the mode `solve` are iterated at a time, of however many there are."""
     if device.type != "cpu":
         return sys.maxsize
-    return max(1, CACHED // (2 * gates * n))
+    seen = 2 * gates * n
+    return max(1, CACHED // seen)
 
 
 class Problem:
@@ -133,14 +139,21 @@ class Problem:
         """The preconditioner; the costly part of what is shared."""
         # Of a sketch, which changes how fast a system is solved, not what it is.
         generator = torch.Generator().manual_seed(0)
-        return preconditioner(self.program, self.kind, self.rank, generator, RHO)
+        return preconditioner(
+            self.program,
+            self.kind,
+            self.rank,
+            generator,
+            rho=RHO,
+        )
 
     @property
     def refined(self) -> bool:
         """Whether an exact solve is repeated for its residual: or the gap in float32 ends at a
         hundredth, not at 1e-5.
         """
-        return self.kind == "exact" and self.program.X.dtype == torch.float32
+        is_single = self.program.X.dtype == torch.float32
+        return self.kind == "exact" and is_single
 
     def flops(self, made: Tensor, used: Tensor) -> Tensor:
         """Of the products of matrices that weights rest on, (B,) int64; what they share is charged
@@ -155,21 +168,26 @@ class Problem:
         size = len(self.program.on) * d
         product = self.program.flops()
         basis = 4 * size * self.rank
-        inner = 2 * product + 4 * size * d + basis
+        gram = 4 * size * d
+        inner = 2 * product + gram + basis
         outer = 4 * product + basis
         if self.refined:
             outer += inner
-        setup = 2 * n * d**2 + self._preconditioner_flops()
+        setup = 2 * n * d**2
+        setup += self._preconditioner_flops()
         iterations = made.sum(-1)
         inner_iterations = used.sum(-1)
-        return setup + iterations * outer + inner_iterations * inner
+        outer_flops = iterations * outer
+        inner_flops = inner_iterations * inner
+        return setup + outer_flops + inner_flops
 
     def _preconditioner_flops(self) -> int:
         n, d = self.program.X.shape
         if self.kind == "exact":
             size = len(self.program.on) * d
             return 2 * n * size**2
-        return 2 * self.program.flops() * self.rank
+        sketched = 2 * self.program.flops()
+        return sketched * self.rank
 
     def start(self, betas: Tensor) -> Iterate:
         """ADMM's start for all classes of each of the weights (B,): B C programs, the classes of a
@@ -188,22 +206,50 @@ class Problem:
         """(count C, n)."""
         return self.Y.repeat(count, 1)
 
-    def solver(self, right: Tensor, rho: Tensor, start: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def solver(
+        self,
+        right: Tensor,
+        rho: Tensor,
+        start: Tensor,
+        k: int,
+    ) -> tuple[Tensor, Tensor]:
         """The linear systems of iteration k."""
         if self.kind == "exact":
-            u = self.apply(right, rho)
-            if self.refined:
-                u = u + self.apply(right - self.system(u, rho), rho)
+            u = self._solved_exactly(right, rho)
             return u, torch.zeros_like(rho, dtype=torch.long)
+        tolerance, most = self._accuracy(k)
+        return pcg(
+            self.system,
+            self.apply,
+            right,
+            rho,
+            start,
+            tolerance,
+            most,
+        )
+
+    def _solved_exactly(self, right: Tensor, rho: Tensor) -> Tensor:
+        u = self.apply(right, rho)
+        if self.refined:
+            u = u + self.apply(right - self.system(u, rho), rho)
+        return u
+
+    def _accuracy(self, k: int) -> tuple[float, int]:
+        """Tolerance and most iterations of conjugate gradients in iteration k of ADMM."""
         paper_most, solve_most = INNER
         if self.mode == "paper":
-            tolerance, most = (2 + k) ** -1.2, paper_most
-        else:
-            tolerance, most = min(1e-4, (1 + k) ** -2.0), solve_most
-        return pcg(self.system, self.apply, right, rho, start, tolerance, most)
+            tolerance = (2 + k) ** -1.2
+            return tolerance, paper_most
+        tolerance = (1 + k) ** -2.0
+        return min(1e-4, tolerance), solve_most
 
     def run(
-        self, at: Iterate, betas: Tensor, begin: int, count: int, tolerance: float
+        self,
+        at: Iterate,
+        betas: Tensor,
+        begin: int,
+        count: int,
+        tolerance: float,
     ) -> tuple[Iterate, Tensor]:
         """`count` iterations for the programs `at`, of which `begin` were made before; and how many
         each needed, (B C,).
@@ -215,16 +261,33 @@ class Problem:
         y = self.labels(len(betas))
         made = torch.zeros(len(beta), dtype=torch.long, device=beta.device)
         if self.mode == "paper":
-            at = iterate(self.program, y, beta, at, self.solver, begin, count, None)
+            at = iterate(
+                self.program,
+                y,
+                beta,
+                at,
+                self.solver,
+                begin,
+                count,
+                anderson=None,
+            )
             return at, made + count
         gates, n = self.program.on.shape
         programs = torch.arange(len(beta), device=beta.device)
         at = at.select(programs)  # a copy, since solutions are put into it
-        size = min(len(beta), together(n, gates, beta.device))
+        most = together(n, gates, beta.device)
+        size = min(len(beta), most)
         for group in programs.split(size):
-            for going, here, steps in self._solved(
-                at.select(group), group, y, beta, begin, begin + count, tolerance
-            ):
+            looks = self._solved(
+                at.select(group),
+                group,
+                y,
+                beta,
+                begin,
+                begin + count,
+                tolerance,
+            )
+            for going, here, steps in looks:
                 at.put(going, here)
                 made[going] += steps
         return at, made
@@ -248,18 +311,32 @@ class Problem:
         for k in range(begin, end, LOOK):
             is_open = self._is_open(here, y[going], beta[going], tolerance)
             if not is_open.all():
-                going, here = going[is_open], here.select(is_open)
+                going = going[is_open]
+                here = here.select(is_open)
                 anderson.select(is_open)
             if not len(going):
                 return
             steps = min(LOOK, end - k)
             here = iterate(
-                self.program, y[going], beta[going], here, self.solver, k, steps, anderson
+                self.program,
+                y[going],
+                beta[going],
+                here,
+                self.solver,
+                k,
+                steps,
+                anderson,
             )
             yield going, here, steps
             pulse.tell("iteration", k + steps, end)
 
-    def _is_open(self, at: Iterate, y: Tensor, beta: Tensor, tolerance: float) -> Tensor:
+    def _is_open(
+        self,
+        at: Iterate,
+        y: Tensor,
+        beta: Tensor,
+        tolerance: float,
+    ) -> Tensor:
         """(S,): whether a program has no certificate yet."""
         proof = certificate(self.program, y, beta, at.v(beta), at.multipliers)
         # Of a point that is not feasible the value may be too low by more than the price, and the
@@ -278,7 +355,6 @@ class Problem:
         """
         order = betas.argsort()
         beta = self._scaled(betas)
-        most = beta_max(self.program, self.Y).repeat(len(betas))
         at = self.start(betas)
         made = torch.zeros_like(beta, dtype=torch.long)
         last = len(betas) - 1
@@ -288,21 +364,60 @@ class Problem:
                 continue
             here = self._programs(order, level)
             if stride != STRIDES[0]:
-                low = self._programs(order, [place - stride for place in level])
-                high = self._programs(order, [min(place + stride, last) for place in level])
-                neighbours = beta[low], beta[high]
-                near = between(at.select(low), at.select(high), neighbours, beta[here])
-                # The others are solved by nothing. How `most` is rounded differs by machine.
-                rounding = 16 * torch.finfo(most.dtype).eps
-                some = beta[here] < most[here] * (1 - rounding)
-                at.put(here[some], near.select(some))
-            solved, made[here] = self.run(at.select(here), betas[order[level]], 0, count, tolerance)
+                self._start_between(at, beta, order, level, stride)
+            solved, made[here] = self.run(
+                at.select(here),
+                betas[order[level]],
+                0,
+                count,
+                tolerance,
+            )
             at.put(here, solved)
         return at, made
 
+    def _start_between(
+        self,
+        at: Iterate,
+        beta: Tensor,
+        order: Tensor,
+        level: list[int],
+        stride: int,
+    ) -> None:
+        """Put what is `between` their neighbours in place of the programs at `level` of an order.
+
+        beta: of all programs.
+        """
+        last = len(order) - 1
+        lower: list[int] = []
+        higher: list[int] = []
+        for place in level:
+            lower.append(place - stride)
+            higher.append(min(place + stride, last))
+        low = self._programs(order, lower)
+        high = self._programs(order, higher)
+        here = self._programs(order, level)
+        near = between(
+            at.select(low),
+            at.select(high),
+            (beta[low], beta[high]),
+            beta[here],
+        )
+        # The others are solved by nothing.
+        some = self._has_neurons(beta[here])
+        at.put(here[some], near.select(some))
+
+    def _has_neurons(self, beta: Tensor) -> Tensor:
+        """Whether the optimum at a weight is not the empty network; beta: (B C,)."""
+        weights = len(beta) // len(self.Y)
+        most = beta_max(self.program, self.Y).repeat(weights)
+        # How `most` is rounded differs by machine.
+        rounding = 16 * torch.finfo(most.dtype).eps
+        return beta < most * (1 - rounding)
+
     def _scaled(self, betas: Tensor) -> Tensor:
         """The weight of each program, (B C,), in the scale of its X."""
-        return (betas / self.scale).repeat_interleave(len(self.Y))
+        scaled = betas / self.scale
+        return scaled.repeat_interleave(len(self.Y))
 
     def _programs(self, order: Tensor, places: list[int]) -> Tensor:
         """The programs of all classes of the weights at `places` of an order."""
@@ -335,8 +450,10 @@ class Problem:
 def _level(stride: int, last: int) -> list[int]:
     """Places in a sorted path, from 0 to `last`, that are solved for at a stride."""
     if stride == STRIDES[0]:
-        return sorted({*range(0, last, stride), last})
-    return list(range(stride, last, 2 * stride))
+        places = range(0, last, stride)
+        return sorted({*places, last})
+    halfway = range(stride, last, 2 * stride)
+    return list(halfway)
 
 
 def solve(
@@ -386,23 +503,40 @@ def solve(
     )
 
 
-def _check(X: Tensor, Y: Tensor, gates: Tensor, betas: Tensor) -> None:
-    shapes = ", ".join(
-        f"{name} {tuple(tensor.shape)}"
-        for name, tensor in (("X", X), ("Y", Y), ("gates", gates), ("betas", betas))
-    )
-    dimensions = X.ndim, Y.ndim, gates.ndim, betas.ndim
-    if dimensions != (2, 2, 2, 1) or not X.shape[0] == Y.shape[1] == gates.shape[0]:
+def _check(
+    X: Tensor,
+    Y: Tensor,
+    gates: Tensor,
+    betas: Tensor,
+) -> None:
+    given = {"X": X, "Y": Y, "gates": gates, "betas": betas}
+    shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in given.items())
+    if not _fit(X, Y, gates, betas):
         raise ValueError(f"shapes are X (n, d), Y (C, n), gates (n, P), betas (B,); got {shapes}")
-    if 0 in (*X.shape, *Y.shape, *gates.shape, *betas.shape):
+    if not all(tensor.numel() for tensor in given.values()):
         rule = "there are examples, features, classes, gates and weights, at least one each"
         raise ValueError(f"{rule}; got {shapes}")
     if not X.is_floating_point() or gates.dtype != torch.bool:
         rule = "X holds real numbers and gates truth values"
         raise ValueError(f"{rule}; got {X.dtype} and {gates.dtype}")
-    if not (torch.isfinite(X).all() and torch.isfinite(Y).all()):
-        raise ValueError("X and Y are finite; got NaN or infinity")
+    for data in (X, Y):
+        if not torch.isfinite(data).all():
+            raise ValueError("X and Y are finite; got NaN or infinity")
     is_right = (betas > 0) & torch.isfinite(betas)
     if not is_right.all():
         wrong = betas[~is_right][0]
         raise ValueError(f"regularisation weights are above 0; got {wrong}")
+
+
+def _fit(
+    X: Tensor,
+    Y: Tensor,
+    gates: Tensor,
+    betas: Tensor,
+) -> bool:
+    """Whether the shapes fit each other."""
+    dimensions = X.ndim, Y.ndim, gates.ndim, betas.ndim
+    if dimensions != (2, 2, 2, 1):
+        return False
+    examples = len(X)
+    return Y.shape[1] == examples and len(gates) == examples
