@@ -149,7 +149,10 @@ def missing_classes(labels: Mapping[str, np.ndarray], classes: int) -> Iterator[
 
 
 def check_numbers(
-    where: str, inputs: np.ndarray, names: Sequence[str] = (), row: int | None = None
+    where: str,
+    inputs: np.ndarray,
+    names: Sequence[str] = (),
+    row: int | None = None,
 ) -> None:
     """Refuses inputs (n, ...) that are not finite, or too large to be meant. names: of columns.
     row: of a single example.
@@ -176,7 +179,10 @@ def _not_meant(values: np.ndarray) -> np.ndarray:
 
 
 def _told_number(
-    inputs: np.ndarray, index: tuple[int, ...], names: Sequence[str], row: int | None
+    inputs: np.ndarray,
+    index: tuple[int, ...],
+    names: Sequence[str],
+    row: int | None,
 ) -> str:
     """The value at `index`, with its place, and how many more of its column are like it."""
     at = f"row {index[0] if row is None else row}"

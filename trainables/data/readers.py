@@ -279,7 +279,11 @@ def _names_and_sizes(place: Path, dataset: Any) -> str:
 
 
 def torchvision(
-    name: str, root: str, download: bool = False, size: int = 0, **options: Any
+    name: str,
+    root: str,
+    download: bool = False,
+    size: int = 0,
+    **options: Any,
 ) -> Arrays:
     """A data set of torchvision for classification, by the name of its class: CIFAR10, CIFAR100,
     MNIST, SVHN, ...
@@ -336,7 +340,12 @@ def _split_words(takes: Set[str]) -> dict[str, list[dict[str, Any]]]:
     return {"train": [{}]}
 
 
-def _first_made(kind: Any, place: str, options: dict[str, Any], words: list[dict[str, Any]]) -> Any:
+def _first_made(
+    kind: Any,
+    place: str,
+    options: dict[str, Any],
+    words: list[dict[str, Any]],
+) -> Any:
     """A data set by the first of `words` that its class knows; the last one's ValueError if it
     knows none.
     """
@@ -374,7 +383,12 @@ def _arrays(dataset: Any, size: int) -> tuple[np.ndarray | Lazy, np.ndarray]:
     return np.stack(pixels), np.asarray(labels)
 
 
-def parquet(train: str, test: str = "", image: str = "image", label: str = "label") -> Arrays:
+def parquet(
+    train: str,
+    test: str = "",
+    image: str = "image",
+    label: str = "label",
+) -> Arrays:
     """Images as encoded bytes in Parquet files, the layout of Hugging Face image data sets:
     `image{bytes, path}`, `label`.
 

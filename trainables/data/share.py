@@ -24,7 +24,12 @@ Key = tuple[str, str, int, torch.dtype]
 _GIVEN: dict[Key, Packed] = {}
 
 
-def key(name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dtype) -> Key:
+def key(
+    name: str,
+    options: Mapping[str, Any],
+    split_seed: int,
+    dtype: torch.dtype,
+) -> Key:
     """What a data set is known by in a process."""
     # Text, since mappings have no hash.
     sorted_options = json.dumps(options, sort_keys=True)
@@ -51,7 +56,11 @@ def pack(data: Data) -> Packed | None:
 
 
 def give(
-    name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dtype, packed: Packed
+    name: str,
+    options: Mapping[str, Any],
+    split_seed: int,
+    dtype: torch.dtype,
+    packed: Packed,
 ) -> None:
     """Let `splits.load` use what another process read and packed, instead of reading files that may
     not be on this machine.

@@ -71,7 +71,12 @@ def load(
 
 @functools.lru_cache(maxsize=2)
 def _load(
-    name: str, options: str, split_seed: int, dtype: torch.dtype, device: torch.device, stream: str
+    name: str,
+    options: str,
+    split_seed: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    stream: str,
 ) -> Data:
     where = f"dataset {name}"
     returned = call("dataset", name, DATASETS, **json.loads(options))
@@ -85,7 +90,11 @@ def _load(
 
 
 def _prepared(
-    sources: Sources, split_seed: int, dtype: torch.dtype, device: torch.device, stream: str
+    sources: Sources,
+    split_seed: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    stream: str,
 ) -> Data:
     """The data of `sources`, with all splits; cautions do not say yet which data set they are
     about.
@@ -238,7 +247,12 @@ def _completed(given: Mapping[str, Split], seed: int) -> dict[str, Split]:
     return splits
 
 
-def _carve(train: Split, share_of_train: float, seed: int, split: str) -> tuple[Split, Split]:
+def _carve(
+    train: Split,
+    share_of_train: float,
+    seed: int,
+    split: str,
+) -> tuple[Split, Split]:
     """What is left of the training split, and what is carved out of it."""
     _, labels = train
     count = len(labels)

@@ -49,7 +49,11 @@ def missing() -> list[str]:
 
 
 def save(
-    folder: Where, network: nn.Module, parent: Parent, found: Data, about: Mapping[str, Any]
+    folder: Where,
+    network: nn.Module,
+    parent: Parent,
+    found: Data,
+    about: Mapping[str, Any],
 ) -> None:
     """Write WEIGHTS, as `physical.save` does, and ABOUT, JSON that says how to use them; what was
     there of ONNX is removed.
@@ -120,7 +124,12 @@ def move(source: Where, target: Where) -> None:
             publish(target / name, file.read_bytes())
 
 
-def convert(network: nn.Module, path: Where, parent: Parent, found: Data) -> Agreement:
+def convert(
+    network: nn.Module,
+    path: Where,
+    parent: Parent,
+    found: Data,
+) -> Agreement:
     """Write `network` to an ONNX file, inputs `input` (batch, ...), outputs `logits`, any batch;
     complete or absent.
 

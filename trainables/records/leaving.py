@@ -91,7 +91,10 @@ def check_counts(network: nn.Module, row: Mapping[str, Any], input_shape: tuple[
 
 
 def check_answers(
-    network: Callable[[Tensor], Tensor], kept: nn.Module, row: Mapping[str, Any], data: Data
+    network: Callable[[Tensor], Tensor],
+    kept: nn.Module,
+    row: Mapping[str, Any],
+    data: Data,
 ) -> int:
     """Raise Wrong unless a file answers on the test split as its row says; returns the row's number
     of right answers.

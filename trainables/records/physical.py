@@ -78,7 +78,10 @@ def _structure(about: str) -> Structure:
 
 
 def save(
-    path: Where, network: nn.Module, parent: Parent, structure: Structure | None = None
+    path: Where,
+    network: nn.Module,
+    parent: Parent,
+    structure: Structure | None = None,
 ) -> None:
     """Write `network`, as from `shrunk`, to one safetensors file from which `load` makes it again;
     complete or absent.

@@ -33,7 +33,12 @@ def rows_path(folder: Location, cohort: str, rung: int | str) -> Location:
 
 
 def labels(
-    study: str, task: Task, cohort: Cohort, algorithm: Algorithm, slot: int, member: str
+    study: str,
+    task: Task,
+    cohort: Cohort,
+    algorithm: Algorithm,
+    slot: int,
+    member: str,
 ) -> dict[str, Any]:
     """The key columns of a member's rows, and its hyper-parameters."""
     hp, seed = cohort.members[slot].hp, cohort.members[slot].seed

@@ -67,7 +67,10 @@ def compact(pruner: Hooks, task: Task, state: State) -> State:
 
 
 def _reshaped(
-    task: Task, state: State, trees: Mapping[str, Any], reshape: Callable[[Any], Any]
+    task: Task,
+    state: State,
+    trees: Mapping[str, Any],
+    reshape: Callable[[Any], Any],
 ) -> dict[str, Any]:
     """A state's members with `reshape` applied to what has the shape of the stack: `trees`, and the
     slots of the optimiser that are shaped like parameters.
@@ -109,7 +112,11 @@ def _places(structure: Structure, members: int, task: Task) -> dict[str, Tensor]
 
 
 def restored(
-    task: Task, state: State, params: Params, buffers: Params, kept: Params
+    task: Task,
+    state: State,
+    params: Params,
+    buffers: Params,
+    kept: Params,
 ) -> tuple[Params, Params, Params]:
     """Stacked tensors of a state, each (K, ...), in the parent's shape."""
     if state.shape is None:

@@ -79,7 +79,13 @@ class Hooks:
         """Masks, gates, or whatever the pruner keeps, before the first step."""
         return {}
 
-    def init_member(self, task: Task, member: Member, params: Params, buffers: Params) -> Pruning:
+    def init_member(
+        self,
+        task: Task,
+        member: Member,
+        params: Params,
+        buffers: Params,
+    ) -> Pruning:
         """What `vmap` cannot make of one member's network, added to what `init` gives.
 
         Called once for each member, outside of `vmap`: values may be looked at, and other packages

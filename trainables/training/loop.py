@@ -109,7 +109,12 @@ class _Lifted:
             self.follow = stack.lift(self._follow, state.size)
 
     def _forward(
-        self, params: Params, buffers: Params, pruning: Pruning, given: Params, x: Tensor
+        self,
+        params: Params,
+        buffers: Params,
+        pruning: Pruning,
+        given: Params,
+        x: Tensor,
     ) -> dict[str, Any]:
         """Logits, buffers and, if there is one, the penalty."""
         ctx = self._context(given, self.step)
@@ -132,7 +137,10 @@ class _Lifted:
 
 
 def _steps(
-    pruner: Hooks, task: Task, state: State, batches: Iterable[Batch]
+    pruner: Hooks,
+    task: Task,
+    state: State,
+    batches: Iterable[Batch],
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
     """The members after a step for each of `batches`, and the last of those.
 
@@ -174,7 +182,12 @@ def _steps(
     return trees, inputs, labels
 
 
-def _loss(pruner: Hooks, task: Task, made: Mapping[str, Any], labels: Tensor) -> Tensor:
+def _loss(
+    pruner: Hooks,
+    task: Task,
+    made: Mapping[str, Any],
+    labels: Tensor,
+) -> Tensor:
     """The sum over members of what each minimises, which has each member's gradient.
 
     Outside of vmap, where it costs less.

@@ -51,7 +51,11 @@ def allowance(device: torch.device, workers: int) -> int:
 
 
 def fitting_shapes(
-    task: Task, algorithm: Algorithm, hp: Mapping[str, Value], most: int, room: int
+    task: Task,
+    algorithm: Algorithm,
+    hp: Mapping[str, Value],
+    most: int,
+    room: int,
 ) -> int | None:
     """How many members with the static values of `hp`, up to `most`, fit `room` bytes by what the
     algorithm says of their shapes; None if it says nothing. task: their parent.
@@ -114,7 +118,13 @@ class _Peak(Watch):
         self.now = self.most = 0
         self._known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tensors_in(out):
             storage = tensor.untyped_storage()

@@ -72,7 +72,13 @@ class Optimizer(abc.ABC):
     of the schedule.
     """
 
-    def __init__(self, task: Task, hp: Tensors, kept: Mapping[str, Any], steps: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        hp: Tensors,
+        kept: Mapping[str, Any],
+        steps: int,
+    ) -> None:
         self.lr = hp["lr"]
         self.decay = hp["weight_decay"]
         self.decays = bool((self.decay != 0).any())
@@ -202,7 +208,13 @@ class DAdaptAdam(Optimizer):
         total.mul_(BETA).addcmul_(grad, part)
         return _sums(total.abs(), rate)
 
-    def _estimate(self, rate: Tensor, along: Tensor, length: Tensor, moved: Tensor) -> None:
+    def _estimate(
+        self,
+        rate: Tensor,
+        along: Tensor,
+        length: Tensor,
+        moved: Tensor,
+    ) -> None:
         """The distance as far as it is now known: it never shrinks."""
         distance = self.kept[DISTANCE]
         numerator = self.kept[NUMERATOR]
@@ -271,7 +283,12 @@ def reshaped(task: Task, kept: Mapping[str, Any], reshape: Callable[[Tensors], S
     return slots
 
 
-def updater(task: Task, hp: Tensors, kept: Mapping[str, Any], steps: int) -> Update:
+def updater(
+    task: Task,
+    hp: Tensors,
+    kept: Mapping[str, Any],
+    steps: int,
+) -> Update:
     """The task's optimiser as a function; `kept` are its slots, written in place.
 
     hp: `lr` and `weight_decay`, (K,) for a stack, () for a lone member.  steps: the horizon of the

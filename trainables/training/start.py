@@ -30,7 +30,12 @@ class Dense:
     seconds: float
 
 
-def begin(pruner: Hooks, task: Task, members: Sequence[Member], dense: Dense) -> State:
+def begin(
+    pruner: Hooks,
+    task: Task,
+    members: Sequence[Member],
+    dense: Dense,
+) -> State:
     """The state of members that start from `dense`, one network for each."""
     device = task.torch_device
     columns: dict[str, Tensor] = {}
@@ -66,7 +71,10 @@ def begin(pruner: Hooks, task: Task, members: Sequence[Member], dense: Dense) ->
 
 
 def _init_members(
-    pruner: Hooks, task: Task, members: Sequence[Member], dense: Dense
+    pruner: Hooks,
+    task: Task,
+    members: Sequence[Member],
+    dense: Dense,
 ) -> dict[str, Any]:
     """What `init_member` gives for each member, stacked."""
     rows: list[dict[str, Tensor]] = []
