@@ -43,9 +43,12 @@ def pack(data: Data) -> Packed | None:
         if isinstance(x, Stream):
             return None
         inputs[split] = x.numpy(force=True)
+    labels: dict[str, np.ndarray] = {}
+    for split, y in data.labels.items():
+        labels[split] = y.numpy(force=True)
     return {
         "inputs": inputs,
-        "labels": {split: labels.numpy(force=True) for split, labels in data.labels.items()},
+        "labels": labels,
         "mean": data.mean.numpy(),
         "scale": data.scale.numpy(),
         "shape": data.shape,
@@ -104,5 +107,6 @@ def forget() -> None:
 def _on(device: torch.device, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for split, array in arrays.items():
-        tensors[split] = torch.from_numpy(array).to(device)
+        tensor = torch.from_numpy(array)
+        tensors[split] = tensor.to(device)
     return tensors
