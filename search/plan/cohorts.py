@@ -82,7 +82,12 @@ class Ledger:
     bytes: dict[Hashable, int] = dataclasses.field(default_factory=dict)
 
 
-def member_digest(arm: str, algorithm: str, version: int, member: Member) -> int:
+def member_digest(
+    arm: str,
+    algorithm: str,
+    version: int,
+    member: Member,
+) -> int:
     """What a member is known by in a plan: arm, algorithm and version, hyper-parameters, seed."""
     parts = [arm, algorithm, version, member.hp, member.seed]
     content = json.dumps(parts, sort_keys=True)
@@ -91,7 +96,10 @@ def member_digest(arm: str, algorithm: str, version: int, member: Member) -> int
 
 
 def form(
-    study: Study, workers: Workers, batches: Sequence[Batch], ledger: Ledger
+    study: Study,
+    workers: Workers,
+    batches: Sequence[Batch],
+    ledger: Ledger,
 ) -> Iterator[Cohort]:
     """Cohorts of those members of `batches` that are not planned yet, made when they are asked for.
 
@@ -143,7 +151,12 @@ def _dense_cohorts(
 
 
 def _group_cohorts(
-    study: Study, workers: Workers, batch: Batch, units: list[Unit], share: int, ledger: Ledger
+    study: Study,
+    workers: Workers,
+    batch: Batch,
+    units: list[Unit],
+    share: int,
+    ledger: Ledger,
 ) -> Iterator[Cohort]:
     """Cohorts of members of one code path."""
     arm = batch.arm
@@ -184,7 +197,13 @@ def _named(cohort: Cohort, ledger: Ledger) -> Cohort:
     return dataclasses.replace(cohort, name=f"{number:05d}-{digest[:12]}")
 
 
-def _fits(study: Study, workers: Workers, arm: Arm, first: Member, most: int) -> int | None:
+def _fits(
+    study: Study,
+    workers: Workers,
+    arm: Arm,
+    first: Member,
+    most: int,
+) -> int | None:
     """How many members like `first`, up to `most`, fit a worker by what their algorithm says of
     their shapes; at least 1.
 
@@ -202,7 +221,12 @@ def _fits(study: Study, workers: Workers, arm: Arm, first: Member, most: int) ->
 
 
 def _size(
-    study: Study, workers: Workers, arm: Arm, first: Member, share: int, ledger: Ledger
+    study: Study,
+    workers: Workers,
+    arm: Arm,
+    first: Member,
+    share: int,
+    ledger: Ledger,
 ) -> tuple[int, int]:
     """Most members in a cohort, and the bytes of each (0: not measured).
 
@@ -221,7 +245,12 @@ def _size(
     return min(share, fits), bytes_each
 
 
-def _measured_bytes(study: Study, arm: Arm, first: Member, ledger: Ledger) -> int:
+def _measured_bytes(
+    study: Study,
+    arm: Arm,
+    first: Member,
+    ledger: Ledger,
+) -> int:
     """What a member like `first` takes. It takes a few steps of training, and rounds may be many:
     it is measured once.
     """

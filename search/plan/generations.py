@@ -65,7 +65,13 @@ class Plan:
     here: whether workers are on this machine, so that its memory is theirs.
     """
 
-    def __init__(self, study: Study, folder: Location, workers: int, here: bool = True) -> None:
+    def __init__(
+        self,
+        study: Study,
+        folder: Location,
+        workers: int,
+        here: bool = True,
+    ) -> None:
         self.study = study
         self.folder = folder
         self.workers = Workers(workers, here)
@@ -420,7 +426,10 @@ def _digests(batches: Sequence[Batch]) -> set[int]:
 
 
 def _identities(
-    task: Task, arm: Arm, cohort: Cohort, cohort_members: Sequence[Member]
+    task: Task,
+    arm: Arm,
+    cohort: Cohort,
+    cohort_members: Sequence[Member],
 ) -> Iterator[str]:
     """The names that members of a cohort have in rows."""
     for member in cohort_members:

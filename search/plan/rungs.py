@@ -63,7 +63,12 @@ class Measured:
         return list(dict.fromkeys([*KEYS, *self.goals.columns]))
 
 
-def told(measured: pd.DataFrame, goals: Goals, arm: Arm, rungs: int) -> dict[str, Measurement]:
+def told(
+    measured: pd.DataFrame,
+    goals: Goals,
+    arm: Arm,
+    rungs: int,
+) -> dict[str, Measurement]:
     """What a sampler is told of the configurations of `arm` all of whose seeds have ended, by their
     canonical JSON.
 
@@ -124,7 +129,12 @@ def part_of_plan(path: Location) -> Iterator[None]:
         raise Mistake(f"{path} {rule}; {cure}; got: {error}") from None
 
 
-def record(folder: Location, cohort: str, rung: int, gone: Mapping[str, str]) -> str:
+def record(
+    folder: Location,
+    cohort: str,
+    rung: int,
+    gone: Mapping[str, str],
+) -> str:
     """Write a decision down, before anything is done about it; returns the name of its file."""
     path = decision(folder, cohort, rung)
     content = json.dumps(dict(sorted(gone.items())))
@@ -133,7 +143,13 @@ def record(folder: Location, cohort: str, rung: int, gone: Mapping[str, str]) ->
     return path.name
 
 
-def stop(study: Study, folder: Location, arm: Arm, cohort: str, rung: int) -> int:
+def stop(
+    study: Study,
+    folder: Location,
+    arm: Arm,
+    cohort: str,
+    rung: int,
+) -> int:
     """Write the last rows of the members that a recorded decision stops: their rows at the rung,
     with the reason; how many.
     """

@@ -172,7 +172,12 @@ def _source(arm: Arm) -> Callable[[int], Points]:
     return qmc.Sobol(dimensions, rng=arm.sampler_seed).random
 
 
-def _new_points(arm: Arm, points: Points, wanted: float, seen: set[bytes]) -> list[int]:
+def _new_points(
+    arm: Arm,
+    points: Points,
+    wanted: float,
+    seen: set[bytes],
+) -> list[int]:
     """Indices of the points whose configurations are not among those seen, among which they are
     from now on, until so many are seen as are wanted.
     """

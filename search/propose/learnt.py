@@ -50,7 +50,11 @@ class Average:
 
 
 def propose(
-    arm: Arm, goals: Goals, told: Sequence[Told], round: int, count: int
+    arm: Arm,
+    goals: Goals,
+    told: Sequence[Told],
+    round: int,
+    count: int,
 ) -> list[Configuration]:
     """`count` configurations of `arm`, distinct and none of them told; fewer only where the space
     has no more.

@@ -132,7 +132,10 @@ def generation_key() -> str | None:
 
 
 def enter(
-    study: Study, sampler: NSGAIISampler, past: Sequence[Past], numbers: Sequence[int]
+    study: Study,
+    sampler: NSGAIISampler,
+    past: Sequence[Past],
+    numbers: Sequence[int],
 ) -> None:
     """Give a study its past, the trials of each generation and their parents.
 

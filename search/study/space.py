@@ -86,7 +86,12 @@ def _has_condition(given: Any) -> bool:
     return isinstance(given, Mapping) and "when" in given
 
 
-def _condition(algorithm: Algorithm, key: str, given: Content, space: Space) -> dict[str, Listed]:
+def _condition(
+    algorithm: Algorithm,
+    key: str,
+    given: Content,
+    space: Space,
+) -> dict[str, Listed]:
     """Other hyper-parameter -> values with which `key` is searched."""
     condition = given[key]["when"]
     if not isinstance(condition, Mapping) or not condition:

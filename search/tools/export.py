@@ -84,7 +84,11 @@ def _check_new(storage: BaseStorage, url: str, studies: Container[str]) -> None:
 
 
 def _add_study(
-    storage: BaseStorage, name: str, last: pd.DataFrame, earlier: pd.DataFrame, goals: Goals
+    storage: BaseStorage,
+    name: str,
+    last: pd.DataFrame,
+    earlier: pd.DataFrame,
+    goals: Goals,
 ) -> None:
     """last, earlier: rows of one arm."""
     import optuna

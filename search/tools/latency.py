@@ -70,7 +70,11 @@ def measure(study: Study, folder: Where, console: Console) -> None:
 
 
 def _timed(
-    network: nn.Module, task: Task, about: Row, progress: str, console: Console
+    network: nn.Module,
+    task: Task,
+    about: Row,
+    progress: str,
+    console: Console,
 ) -> list[Row]:
     """The rows of one network, each said as it is measured. about: what all of them have."""
     counts = flops.count(network, task.data.shape)

@@ -47,7 +47,12 @@ class Converted(NamedTuple):
     call: Call | None = None
 
 
-def pick(folder: Where, chosen: picking.Pick, out: Where | None, console: Console) -> int:
+def pick(
+    folder: Where,
+    chosen: picking.Pick,
+    out: Where | None,
+    console: Console,
+) -> int:
     """Say what was chosen, and write it to `out`, by default `folder`/picked/<member>; returns an
     exit code.
 
@@ -110,7 +115,12 @@ def _say_chosen(chosen: picking.Pick, console: Console) -> None:
         console.say(f"beware   {uncounted}")
 
 
-def _write_network(place: Path, network: Network, row: Row, task: Task) -> nn.Module:
+def _write_network(
+    place: Path,
+    network: Network,
+    row: Row,
+    task: Task,
+) -> nn.Module:
     """Write a network, shrunk, with what is to be known of it; returns it as read back.
 
     Raises Wrong if it is not the network that the row measured.
@@ -171,7 +181,12 @@ def _size(path: Location) -> str:
     return f"{path}, {len(path.read_bytes()):,} bytes"
 
 
-def _say_latencies(small: nn.Module, onnx: Call | None, parent: Parent, console: Console) -> None:
+def _say_latencies(
+    small: nn.Module,
+    onnx: Call | None,
+    parent: Parent,
+    console: Console,
+) -> None:
     calls: dict[str, Call] = {"torch, eager": small}
     if onnx is not None:
         calls["ONNX Runtime"] = onnx

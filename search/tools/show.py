@@ -135,7 +135,12 @@ def layers(
     return lines, {DENSE: counts.flops, **_left_flops(whole)}
 
 
-def _layer_line(layer: Layer, kept: Mapping[str, Tensor], left: Row, dense_flops: int) -> Line:
+def _layer_line(
+    layer: Layer,
+    kept: Mapping[str, Tensor],
+    left: Row,
+    dense_flops: int,
+) -> Line:
     """left: what is left of the layer."""
     units = int(left["units"])
     return {

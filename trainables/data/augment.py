@@ -24,24 +24,30 @@ def augment(x: Tensor, kinds: Sequence[str], key: Tensor) -> Tensor:
     exchanged, with probability 1/2.
     """
     if "crop" in kinds:
-        x = _cropped(x, draws.key(key, "crop"))
+        crop_key = draws.key(key, "crop")
+        x = _cropped(x, crop_key)
     if "flip" in kinds:
-        x = _flipped(x, draws.key(key, "flip"))
+        flip_key = draws.key(key, "flip")
+        x = _flipped(x, flip_key)
     return x
 
 
 def _cropped(x: Tensor, key: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     images = x.flatten(0, 1)
-    padded = F.pad(images, (PADDING,) * 4)
+    all_sides = (PADDING,) * 4
+    padded = F.pad(images, all_sides)
     # Views: (U B, channels, top, left, height, width).
     rows = padded.unfold(2, height, 1)
     windows = rows.unfold(3, width, 1)
     places = 2 * PADDING + 1
-    corners = draws.uniform(key, (x.shape[1], 2)) * places
-    top, left = corners.long().view(-1, 2).T
+    batch = x.shape[1]
+    corners = draws.uniform(key, (batch, 2)) * places
+    pairs = corners.long().view(-1, 2)
+    top, left = pairs.T
     which = torch.arange(len(images), device=x.device)
-    return windows[which, :, top, left].view(x.shape)
+    crops = windows[which, :, top, left]
+    return crops.view(x.shape)
 
 
 def _flipped(x: Tensor, key: Tensor) -> Tensor:
@@ -49,4 +55,5 @@ def _flipped(x: Tensor, key: Tensor) -> Tensor:
     drawn = draws.uniform(key, (batch,))
     is_flipped = drawn < 0.5
     is_flipped = is_flipped[..., None, None, None]
-    return torch.where(is_flipped, x.flip(-1), x)
+    mirrored = x.flip(-1)
+    return torch.where(is_flipped, mirrored, x)

@@ -34,7 +34,8 @@ class Data:
     def examples(self, split: str, rows: Tensor) -> Tensor:
         """Inputs at rows (int64 of any shape): (*rows.shape, *shape)."""
         x = self.inputs[split]
-        rows = rows.to(self.labels[split].device)
+        device = self.labels[split].device
+        rows = rows.to(device)
         if isinstance(x, Stream):
             return x[rows]
         flat = x.index_select(0, rows.flatten())
@@ -44,21 +45,25 @@ class Data:
         """Inputs and labels of training examples for each of `rows`, in turn; a data set that
         streams is read ahead.
         """
-        x, labels = self.inputs["train"], self.labels["train"]
+        x = self.inputs["train"]
+        labels = self.labels["train"]
         if isinstance(x, Tensor):
             for chosen in rows:
                 yield self.examples("train", chosen), labels[chosen]
             return
         asked, again = itertools.tee(rows)
-        for batch, chosen in zip(x.feed(asked), again, strict=True):
+        batches = x.feed(asked)
+        for batch, chosen in zip(batches, again, strict=True):
             yield batch, labels[chosen]
 
     def parts(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All inputs and labels of a split in order, `size` at a time."""
-        x, labels = self.inputs[split], self.labels[split]
+        x = self.inputs[split]
+        labels = self.labels[split]
         if isinstance(x, Tensor):
             inputs: Iterable[Tensor] = x.split(size)
         else:
             rows = torch.arange(len(labels))
             inputs = x.feed(rows.split(size))
-        return zip(inputs, labels.split(size), strict=True)
+        label_parts = labels.split(size)
+        return zip(inputs, label_parts, strict=True)

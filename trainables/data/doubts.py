@@ -58,7 +58,9 @@ _CURES = {
 
 def check_types(where: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
     """Refuses inputs whose type is not one that torch takes. shape: (n, ...)."""
-    if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
+    if dtype.kind in "biu":
+        return
+    if dtype.kind == "f" and dtype.itemsize <= 8:
         return
     cure = _CURES.get(dtype.kind, "make them numbers")
     raise Mistake(
@@ -73,8 +75,11 @@ def whole_labels(where: str, labels: np.ndarray) -> np.ndarray:
         first = str(labels[:3].tolist())
         on_one_line = " ".join(first.split())
         raise Mistake(f"{rule}; got {labels.dtype} {on_one_line[:100]}")
-    for extreme in (int(labels.min()), int(labels.max())):
-        if not 0 <= extreme <= np.iinfo(np.int64).max:
+    lowest = int(labels.min())
+    highest = int(labels.max())
+    most = np.iinfo(np.int64).max
+    for extreme in (lowest, highest):
+        if not 0 <= extreme <= most:
             raise Mistake(f"{rule}; got {extreme}")
     return labels.astype(np.int64)
 
@@ -95,18 +100,22 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
         )
     if known[-1] != count - 1:
         rule = "labels number the classes 0, 1, 2, ... without a gap, each with training examples"
-        gap = np.flatnonzero(known != np.arange(count))[0]
+        is_off = known != np.arange(count)
+        gap = np.flatnonzero(is_off)[0]
         got = f"{_label_counts(train)}, and no example of class {gap}"
         raise Mistake(f"split train: {rule}; {got}; {cure}")
     if count == 1:
         raise Mistake(f"split train: has two classes or more; {_label_counts(train)}")
     for split, others in labels.items():
         strange = np.setdiff1d(others, known)
-        if strange.size:
-            rule = f"has the classes of `train`, 0 to {known[-1]}"
-            examples = _examples(int((others == strange[0]).sum()))
-            got = f"class {strange[0]} ({examples}), which `train` lacks"
-            raise Mistake(f"split {split}: {rule}; got {got}; {cure}")
+        if not strange.size:
+            continue
+        first = strange[0]
+        is_first = others == first
+        examples = _examples(int(is_first.sum()))
+        rule = f"has the classes of `train`, 0 to {known[-1]}"
+        got = f"class {first} ({examples}), which `train` lacks"
+        raise Mistake(f"split {split}: {rule}; got {got}; {cure}")
     return count
 
 
@@ -122,7 +131,8 @@ def _label_counts(labels: np.ndarray) -> str:
     number = len(known)
     got = _several("1 label", f"{number:,} labels", number)
     examples = _examples(len(labels))
-    return f"got {got} in {examples}: {', '.join(shown)}"
+    listed = ", ".join(shown)
+    return f"got {got} in {examples}: {listed}"
 
 
 def missing_classes(labels: Mapping[str, np.ndarray], classes: int) -> Iterator[str]:
@@ -136,10 +146,14 @@ def missing_classes(labels: Mapping[str, np.ndarray], classes: int) -> Iterator[
         missing = np.flatnonzero(counts == 0)
         if not missing.size:
             continue
-        what = f"{_several('class', 'classes', len(missing))} {_listed(missing)}"
+        noun = _several("class", "classes", len(missing))
+        what = f"{noun} {_listed(missing)}"
         if split == "train":
             lost = missing[0]
-            examples = sum(int((others == lost).sum()) for others in labels.values())
+            examples = 0
+            for others in labels.values():
+                is_lost = others == lost
+                examples += int(is_lost.sum())
             why = f"all {examples} of class {lost} were drawn for another split"
             cure = "give it more, or leave it out"
             raise Mistake(
@@ -149,7 +163,10 @@ def missing_classes(labels: Mapping[str, np.ndarray], classes: int) -> Iterator[
 
 
 def check_numbers(
-    where: str, inputs: np.ndarray, names: Sequence[str] = (), row: int | None = None
+    where: str,
+    inputs: np.ndarray,
+    names: Sequence[str] = (),
+    row: int | None = None,
 ) -> None:
     """Refuses inputs (n, ...) that are not finite, or too large to be meant. names: of columns.
     row: of a single example.
@@ -157,13 +174,17 @@ def check_numbers(
     if inputs.dtype.kind != "f":
         return
     for begin in range(0, len(inputs), PART_EXAMPLES):
-        wrong = _not_meant(inputs[begin : begin + PART_EXAMPLES])
-        if wrong.any():
-            first, *inside = np.argwhere(wrong)[0].tolist()
-            got = _told_number(inputs, (begin + first, *inside), names, row)
-            most = f"{LARGEST_MAGNITUDE:.2g}"
-            rule = f"inputs are finite numbers of at most {most}, whose squares float32 can hold"
-            raise Mistake(f"{where}: {rule}; got {got}; {FILL}")
+        part = inputs[begin : begin + PART_EXAMPLES]
+        wrong = _not_meant(part)
+        if not wrong.any():
+            continue
+        places = np.argwhere(wrong)
+        first, *inside = places[0].tolist()
+        index = (begin + first, *inside)
+        got = _told_number(inputs, index, names, row)
+        most = f"{LARGEST_MAGNITUDE:.2g}"
+        rule = f"inputs are finite numbers of at most {most}, whose squares float32 can hold"
+        raise Mistake(f"{where}: {rule}; got {got}; {FILL}")
 
 
 def _not_meant(values: np.ndarray) -> np.ndarray:
@@ -176,19 +197,29 @@ def _not_meant(values: np.ndarray) -> np.ndarray:
 
 
 def _told_number(
-    inputs: np.ndarray, index: tuple[int, ...], names: Sequence[str], row: int | None
+    inputs: np.ndarray,
+    index: tuple[int, ...],
+    names: Sequence[str],
+    row: int | None,
 ) -> str:
     """The value at `index`, with its place, and how many more of its column are like it."""
-    at = f"row {index[0] if row is None else row}"
+    if row is None:
+        row = index[0]
+    at = f"row {row}"
     if len(index) == 2:
-        column = inputs[:, index[1]]
-        at = f"{column_name(names, index[1])}, {at}"
+        place = index[1]
+        column = inputs[:, place]
+        at = f"{column_name(names, place)}, {at}"
     else:
         column = inputs
         at = f"{at} at {index[1:]}"
-    more = int(_not_meant(column).sum()) - 1
-    others = f", and {more:,} more like it" if more else ""
-    return f"{_shown(inputs[index])} ({at}{others})"
+    wrong = _not_meant(column)
+    more = int(wrong.sum()) - 1
+    others = ""
+    if more:
+        others = f", and {more:,} more like it"
+    value = _shown(inputs[index])
+    return f"{value} ({at}{others})"
 
 
 def doubt_marks(where: str, inputs: np.ndarray, names: Sequence[str] = ()) -> list[str]:
@@ -200,10 +231,12 @@ def doubt_marks(where: str, inputs: np.ndarray, names: Sequence[str] = ()) -> li
     low = inputs.min(0).astype(np.float64)
     high = inputs.max(0).astype(np.float64)
     sizes = np.maximum(np.abs(low), np.abs(high))
+    large = np.flatnonzero(sizes >= MARK_MAGNITUDE)
     cautions: list[str] = []
-    for place in np.flatnonzero(sizes >= MARK_MAGNITUDE).tolist():
+    for place in large.tolist():
+        name = column_name(names, place)
         column = inputs[:, place].astype(np.float64)
-        cautions += _doubt_mark(where, column_name(names, place), column)
+        cautions += _doubt_mark(where, name, column)
     return cautions
 
 
@@ -212,16 +245,20 @@ def _doubt_mark(where: str, name: str, column: np.ndarray) -> Iterator[str]:
     sizes = np.abs(column)
     size = sizes.max()
     is_large = sizes > size / 2
-    large, others = column[is_large], column[~is_large]
+    large = column[is_large]
+    others = column[~is_large]
     if not others.size:
         return
-    low, high = others.min(), others.max()
+    low = others.min()
+    high = others.max()
     if low == high:
         return
-    rows = f"{_shown(large[0])} in {len(large):,} of {len(column):,} rows"
+    mark = _shown(large[0])
+    rows = f"{mark} in {len(large):,} of {len(column):,} rows"
     span = f"from {_shown(low)} to {_shown(high)}"
     what = f"{name}: {rows}, and {span} in the others"
-    times = size / np.abs(others).max()
+    largest_other = np.abs(others).max()
+    times = size / largest_other
     if times >= DWARFING_FACTOR and size >= HUGE_MAGNITUDE:
         raise Mistake(
             f"{where}: a value is less than {DWARFING_FACTOR:.2g} times as large as all others, "
@@ -251,7 +288,10 @@ def doubt_columns(
     columns = _Columns(inputs, labels, names, dtype)
     constant = columns.constant()
     without = set(constant)
-    varying = [place for place in range(inputs.shape[1]) if place not in without]
+    varying: list[int] = []
+    for place in range(inputs.shape[1]):
+        if place not in without:
+            varying.append(place)
     columns.refuse_copies(varying)
     cautions = columns.about_labels(varying)
     cautions += columns.about_rows(varying)
@@ -262,7 +302,9 @@ def doubt_columns(
     if constant:
         are = _several("is", "are", len(constant))
         cautions.append(f"{columns.named(constant)} {are} constant in {dtype}")
-    seen = "" if all_of_it else f" (in {len(inputs)} examples that were looked at)"
+    seen = ""
+    if not all_of_it:
+        seen = f" (in {len(inputs)} examples that were looked at)"
     return [f"split train: {caution}{seen}" for caution in cautions]
 
 
@@ -276,8 +318,10 @@ def doubt_overlap(train: np.ndarray, others: Mapping[str, np.ndarray]) -> Iterat
         glance = inputs[rows].astype(train.dtype)
         same = 0
         for row in glance:
-            same += row.tobytes() in known
-        if same > OVERLAP_SHARE * len(glance):
+            if row.tobytes() in known:
+                same += 1
+        most = OVERLAP_SHARE * len(glance)
+        if same > most:
             some = f"{same:,} of {len(glance):,} examples that were looked at"
             yield f"split {split}: {some} are training examples too"
 
@@ -292,11 +336,15 @@ class _Columns:
         names: Sequence[str],
         dtype: np.dtype[np.generic],
     ) -> None:
-        self.inputs, self.labels = inputs, labels
-        self.names, self.dtype = names, dtype
+        self.inputs = inputs
+        self.labels = labels
+        self.names = names
+        self.dtype = dtype
         rows = spread(len(inputs), GLANCE_EXAMPLES)
-        self.glance, self.glance_labels = inputs[rows], labels[rows]
-        self.repeats = len(labels) - len(np.bincount(labels))
+        self.glance = inputs[rows]
+        self.glance_labels = labels[rows]
+        counts = np.bincount(labels)
+        self.repeats = len(labels) - len(counts)
         """Examples beside one of each class."""
 
     def named(self, places: Sequence[int]) -> str:
@@ -312,11 +360,13 @@ class _Columns:
     def constant(self) -> list[int]:
         """Columns of one value, as training will see them."""
         glance = self.glance.astype(self.dtype)
-        likely = np.flatnonzero((glance == glance[0]).all(0))
+        is_likely = (glance == glance[0]).all(0)
+        likely = np.flatnonzero(is_likely)
         constant: list[int] = []
         for place in likely.tolist():
             column = self.inputs[:, place].astype(self.dtype)
-            if (column == column[0]).all():
+            is_first = column == column[0]
+            if is_first.all():
                 constant.append(place)
         return constant
 
@@ -325,13 +375,22 @@ class _Columns:
         firsts_by_glance: dict[bytes, list[int]] = {}
         duplicates: list[int] = []
         for place in places:
-            firsts = firsts_by_glance.setdefault(self.glance[:, place].tobytes(), [])
-            column = self.inputs[:, place]
-            if any(np.array_equal(column, self.inputs[:, first]) for first in firsts):
+            glance = self.glance[:, place].tobytes()
+            firsts = firsts_by_glance.setdefault(glance, [])
+            if self._repeats_one_of(firsts, place):
                 duplicates.append(place)
             else:
                 firsts.append(place)
         return duplicates
+
+    def _repeats_one_of(self, firsts: Sequence[int], place: int) -> bool:
+        """Whether a column is the same as one of `firsts`."""
+        column = self.inputs[:, place]
+        for first in firsts:
+            earlier = self.inputs[:, first]
+            if np.array_equal(column, earlier):
+                return True
+        return False
 
     def refuse_copies(self, places: Sequence[int]) -> None:
         """Refuses columns that have one value in each class, and another one in each other class;
@@ -344,16 +403,18 @@ class _Columns:
         values = self.inputs[examples][:, telling]
         alone: list[int] = []
         for place, column in zip(telling, values.T, strict=True):
-            if len(np.unique(column)) == len(examples):
+            distinct = np.unique(column)
+            if len(distinct) == len(examples):
                 alone.append(place)
-        if alone or len(np.unique(values, axis=0)) == len(examples):
-            copies = alone or telling
-            what = f"{self.named(copies)}, with one value for each class"
-            cure = f"leave {_several('it', 'them', len(copies))} out"
-            raise Mistake(
-                "split train: features are no copies of the label, shifted or renamed; "
-                f"got {what}; {cure}"
-            )
+        if not alone:
+            distinct = np.unique(values, axis=0)
+            if len(distinct) != len(examples):
+                return
+        copies = alone or telling
+        what = f"{self.named(copies)}, with one value for each class"
+        them = _several("it", "them", len(copies))
+        rule = "features are no copies of the label, shifted or renamed"
+        raise Mistake(f"split train: {rule}; got {what}; leave {them} out")
 
     def about_labels(self, places: Sequence[int]) -> list[str]:
         """Cautions about columns that say much of the label."""
@@ -365,7 +426,9 @@ class _Columns:
             cautions.append(f"{self.named(telling)} {rule}: was that made from the label?")
         deciding: list[int] = []
         for place in places:
-            if place not in telling and (self._decides(place) or self._separates(place)):
+            if place in telling:
+                continue
+            if self._decides(place) or self._separates(place):
                 deciding.append(place)
         if deciding:
             tells = _several("tells", "tell", len(deciding))
@@ -400,10 +463,13 @@ class _Columns:
     def _refuse_blocks(self, place: int) -> None:
         """Refuses an identifier by which the classes lie in blocks."""
         column = self.inputs[:, place]
-        if not _in_blocks(self.labels[np.argsort(column, kind="stable")]):
+        order = np.argsort(column, kind="stable")
+        if not _in_blocks(self.labels[order]):
             return
         rule = "no feature is the number of a row where rows are in the order of their classes"
-        span = f"from {_shown(column[0])} to {_shown(column[-1])} in {len(column):,} rows"
+        first = _shown(column[0])
+        last = _shown(column[-1])
+        span = f"from {first} to {last} in {len(column):,} rows"
         got = f"{self.named([place])}, {span}"
         raise Mistake(f"split train: {rule}; got {got}; leave it out")
 
@@ -411,12 +477,17 @@ class _Columns:
         """Those of `places` that are the same for all examples of a class, unless that may be an
         accident.
         """
-        if self.repeats < 10 + math.log2(self.inputs.shape[1]):
+        columns = self.inputs.shape[1]
+        if self.repeats < 10 + math.log2(columns):
             return []
-        likely = _are_functions(self.glance[:, places], self.glance_labels)
+        glances = self.glance[:, places]
+        likely = _are_functions(glances, self.glance_labels)
         telling: list[int] = []
         for place, is_likely in zip(places, likely, strict=True):
-            if is_likely and _are_functions(self.inputs[:, [place]], self.labels)[0]:
+            if not is_likely:
+                continue
+            column = self.inputs[:, [place]]
+            if _are_functions(column, self.labels)[0]:
                 telling.append(place)
         return telling
 
@@ -445,7 +516,8 @@ class _Columns:
         """
         if self.repeats < ORDER_EXAMPLES:
             return False
-        steps = np.diff(self.glance[:, place].astype(np.float64))
+        glance = self.glance[:, place].astype(np.float64)
+        steps = np.diff(glance)
         if (steps >= 0).all() or (steps <= 0).all():
             return False
         for column, labels in self._glance_then_all(place):
@@ -456,15 +528,18 @@ class _Columns:
     def _ordered(self, places: Sequence[int]) -> list[int]:
         """Those of `places` that may be an order of the rows, by a glance."""
         glance = self.glance
-        sorted_up = (glance[1:] >= glance[:-1]).all(0)
-        sorted_down = (glance[1:] <= glance[:-1]).all(0)
+        later = glance[1:]
+        earlier = glance[:-1]
+        sorted_up = (later >= earlier).all(0)
+        sorted_down = (later <= earlier).all(0)
         ranked = np.sort(glance, axis=0)
         changes = ranked[1:] != ranked[:-1]
         distinct = changes.all(0)
         if glance.dtype.kind == "f":
             whole = glance == np.floor(glance)
             distinct &= whole.all(0)
-        likely = sorted_up | sorted_down | distinct
+        likely = sorted_up | sorted_down
+        likely |= distinct
         return [place for place in places if likely[place]]
 
 
@@ -478,15 +553,20 @@ def _order(column: np.ndarray) -> str:
         return ""
     steps = np.diff(column.astype(np.float64))
     count = len(np.unique(column))
-    is_whole = bool((column == np.floor(column)).all())
+    floor = np.floor(column)
+    is_whole = bool((column == floor).all())
     is_distinct = count == len(column)
     if (steps >= 0).all() or (steps <= 0).all():
         is_even = np.allclose(steps, steps.mean(), rtol=1e-2, atol=0)
         if is_distinct and (is_whole or is_even):
             return "identifier"
-        return "growing" if count >= ORDER_EXAMPLES else ""
-    is_dense = float(column.max()) - float(column.min()) < 2 * len(column)
-    if is_distinct and is_whole and is_dense and len(column) >= 2 * ORDER_EXAMPLES:
+        if count >= ORDER_EXAMPLES:
+            return "growing"
+        return ""
+    span = float(column.max()) - float(column.min())
+    is_dense = span < 2 * len(column)
+    are_many = len(column) >= 2 * ORDER_EXAMPLES
+    if is_distinct and is_whole and is_dense and are_many:
         return "identifier"
     return ""
 
@@ -495,9 +575,12 @@ def _in_blocks(labels: np.ndarray) -> bool:
     """Whether labels (n,) change from one to the next less than half as often as by chance."""
     counts = np.bincount(labels)
     shares = counts / len(labels)
-    same_by_chance = float((shares**2).sum())
-    by_chance = (len(labels) - 1) * (1 - same_by_chance)
-    changes = int((labels[1:] != labels[:-1]).sum())
+    squares = shares**2
+    same_by_chance = float(squares.sum())
+    steps = len(labels) - 1
+    by_chance = steps * (1 - same_by_chance)
+    is_change = labels[1:] != labels[:-1]
+    changes = int(is_change.sum())
     return changes < by_chance / 2
 
 
@@ -506,11 +589,16 @@ def _are_separated(column: np.ndarray, labels: np.ndarray) -> bool:
     order = np.argsort(column, kind="stable")
     ranked = labels[order]
     values = column[order]
-    changes = np.flatnonzero(ranked[1:] != ranked[:-1])
+    is_change = ranked[1:] != ranked[:-1]
+    changes = np.flatnonzero(is_change)
     present = len(np.unique(labels))
-    if present < 2 or len(changes) != present - 1:
+    if present < 2:
         return False
-    ties = values[changes] == values[changes + 1]
+    if len(changes) != present - 1:
+        return False
+    before = values[changes]
+    after = values[changes + 1]
+    ties = before == after
     return not ties.any()
 
 
@@ -520,7 +608,8 @@ def _are_functions(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     ranked = of[order]
     values = values[order]
     changes = ranked[1:] != ranked[:-1]
-    starts = np.flatnonzero(np.concatenate([[True], changes]))
+    begins = np.concatenate([[True], changes])
+    starts = np.flatnonzero(begins)
     least = np.minimum.reduceat(values, starts, 0)
     most = np.maximum.reduceat(values, starts, 0)
     return (least == most).all(0)
@@ -528,12 +617,16 @@ def _are_functions(values: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 def spread(count: int, most: int) -> np.ndarray:
     """At most `most` rows out of `count`, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, most).astype(int))
+    even = np.linspace(0, count - 1, most)
+    rows = even.astype(int)
+    return np.unique(rows)
 
 
 def column_name(names: Sequence[str], place: int) -> str:
     """A column as sentences name it."""
-    return f"column `{names[place]}`" if names else f"column {place}"
+    if not names:
+        return f"column {place}"
+    return f"column `{names[place]}`"
 
 
 def _listed(items: Iterable[object]) -> str:
@@ -549,7 +642,9 @@ def _examples(count: int) -> str:
 
 
 def _several(one: str, more: str, count: int) -> str:
-    return one if count == 1 else more
+    if count == 1:
+        return one
+    return more
 
 
 def _shown(value: object) -> str:

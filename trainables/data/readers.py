@@ -77,11 +77,14 @@ class Images:
 
     def __getitem__(self, row: int) -> np.ndarray:
         try:
-            image = self.dataset[row][0]
+            example = self.dataset[row]
+            image = example[0]
             return _pixels(image, self.size, self.mode)
         except Exception as error:  # Pillow raises a dozen kinds for what it cannot decode
             samples = getattr(self.dataset, "samples", None)
-            name = samples[row][0] if samples else f"image {row}"
+            name = f"image {row}"
+            if samples:
+                name = samples[row][0]
             kind = type(error).__name__
             raise Mistake(f"{name}: not an image that can be decoded ({kind})") from None
 
@@ -90,18 +93,23 @@ def digits() -> Arrays:
     """scikit-learn's digits: 1797 grey images, 1 x 8 x 8, 10 classes (UCI optical recognition of
     handwritten digits).
     """
-    images, labels = _digits()
-    return {"train": (images.reshape(-1, 1, 8, 8), labels)}
+    pixels, labels = _digits()
+    images = pixels.reshape(-1, 1, 8, 8)
+    return {"train": (images, labels)}
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """What scikit-learn's `load_digits` returns, from its file: its import takes two seconds."""
     package = importlib.util.find_spec("sklearn")
-    for folder in (package and package.submodule_search_locations) or ():
+    folders = (package and package.submodule_search_locations) or ()
+    for folder in folders:
         path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
-        if path.is_file():
-            table = np.loadtxt(path, delimiter=",")
-            return table[:, :-1], table[:, -1].astype(int)
+        if not path.is_file():
+            continue
+        table = np.loadtxt(path, delimiter=",")
+        pixels = table[:, :-1]
+        classes = table[:, -1].astype(int)
+        return pixels, classes
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -125,10 +133,8 @@ def idx(root: str) -> Arrays:
         images = _idx(images_path, 3)
         labels = _idx(labels_path, 1)
         if len(images) != len(labels):
-            raise Mistake(
-                f"{labels_path}: has a label for each of the {len(images)} images; "
-                f"got {len(labels)}"
-            )
+            rule = f"has a label for each of the {len(images)} images"
+            raise Mistake(f"{labels_path}: {rule}; got {len(labels)}")
         splits[split] = images[:, None], labels
     return splits
 
@@ -148,29 +154,32 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
     magic = content[:4]
     if magic != bytes((0, 0, 8, dimensions)):
         got = magic.hex(" ") or "an empty file"
-        raise Mistake(
-            f"{path}: an IDX file of unsigned bytes in {dimensions} dimensions "
-            f"begins with 00 00 08 0{dimensions}; got {got}"
-        )
+        file = f"an IDX file of unsigned bytes in {dimensions} dimensions"
+        begin = f"00 00 08 0{dimensions}"
+        raise Mistake(f"{path}: {file} begins with {begin}; got {got}")
     start = 4 + 4 * dimensions
     if len(content) < start:
         raise Mistake(f"{path}: has a header of {start} bytes; got {len(content)}")
     shape: list[int] = []
     for place in range(4, start, 4):
-        extent = content[place : place + 4]
-        shape.append(int.from_bytes(extent, "big"))
+        code = content[place : place + 4]
+        extent = int.from_bytes(code, "big")
+        shape.append(extent)
     values = content[start:]
     if len(values) != math.prod(shape):
         told = " x ".join(map(str, shape))
         raise Mistake(f"{path}: holds as many bytes as its header says, {told}; got {len(values)}")
-    return np.frombuffer(values, np.uint8).reshape(shape)
+    array = np.frombuffer(values, np.uint8)
+    return array.reshape(shape)
 
 
 def _decompressed(path: Path) -> bytes:
     """What is in a file, plain or packed by gzip."""
     try:
         content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
+        if path.suffix == ".gz":
+            return gzip.decompress(content)
+        return content
     except FileNotFoundError:
         raise Mistake(f"no file {path}") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -185,14 +194,17 @@ def npz(path: str) -> Arrays:
     """
     file = _path("path", path)
     arrays = _archive(file)
-    pairs = {split: (f"x_{split}", f"y_{split}") for split in ("train", "valid", "test")}
+    pairs: dict[str, tuple[str, str]] = {}
+    for split in ("train", "valid", "test"):
+        pairs[split] = (f"x_{split}", f"y_{split}")
     known = list(itertools.chain.from_iterable(pairs.values()))
     for name in arrays:
         if name not in known:
             raise Mistake(f"{file}: `{name}` is no array of a data set;{hint(name, known)}")
     splits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for split, (x, y) in pairs.items():
-        if split != "train" and x not in arrays and y not in arrays:
+        is_there = x in arrays or y in arrays
+        if split != "train" and not is_there:
             continue
         for name in (x, y):
             if name not in arrays:
@@ -213,9 +225,8 @@ def _archive(file: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise Mistake(f"no file {file}") from None
     except Exception as error:  # NumPy raises a dozen kinds of errors for what it cannot read
-        raise Mistake(
-            f"{file}: is a NumPy archive (.npz) of arrays of numbers; {raised(error)}"
-        ) from None
+        rule = "is a NumPy archive (.npz) of arrays of numbers"
+        raise Mistake(f"{file}: {rule}; {raised(error)}") from None
 
 
 def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
@@ -226,8 +237,11 @@ def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
     size, whatever their shape; 0 leaves them, and then all have one shape.  grey: one channel
     instead of three.  Decoded when they are reached.
     """
-    top, size = _folder("root", root), _size(size)
-    mode = "L" if _flag("grey", grey) else "RGB"
+    top = _folder("root", root)
+    size = _size(size)
+    mode = "RGB"
+    if _flag("grey", grey):
+        mode = "L"
     places = _split_folders(top)
     datasets = {split: _image_folder(place) for split, place in places.items()}
     train_classes = datasets["train"].classes
@@ -236,21 +250,28 @@ def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
         place = places[split]
         if dataset.classes != train_classes:
             odd = sorted(set(dataset.classes) ^ set(train_classes))
-            raise Mistake(
-                f"{place}: has the classes of {places['train']}; "
-                f"only one of them has {', '.join(odd[:5])}"
-            )
-        images = Images(dataset, size, mode, _names_and_sizes(place, dataset))
+            rule = f"has the classes of {places['train']}"
+            got = ", ".join(odd[:5])
+            raise Mistake(f"{place}: {rule}; only one of them has {got}")
+        digest = _names_and_sizes(place, dataset)
+        images = Images(dataset, size, mode, digest)
         splits[split] = images, np.asarray(dataset.targets)
     return splits
 
 
 def _split_folders(top: Path) -> dict[str, Path]:
     """The folders of splits inside `top`; `top` alone, of the training split, if there are none."""
-    places = {"train": top / "train", "valid": top / "valid", "test": top / "test"}
+    places = {
+        "train": top / "train",
+        "valid": top / "valid",
+        "test": top / "test",
+    }
     if not places["valid"].exists():
         places["valid"] = top / "val"
-    present = {split: place for split, place in places.items() if place.exists()}
+    present: dict[str, Path] = {}
+    for split, place in places.items():
+        if place.exists():
+            present[split] = place
     if not present:
         return {"train": top}
     if "train" not in present:
@@ -274,12 +295,18 @@ def _names_and_sizes(place: Path, dataset: Any) -> str:
     files: list[tuple[str, int]] = []
     for path, _ in dataset.samples:
         name = os.path.relpath(path, place)
-        files.append((name, os.path.getsize(path)))
-    return hashlib.sha256(repr(files).encode()).hexdigest()
+        size = os.path.getsize(path)
+        files.append((name, size))
+    listed = repr(files).encode()
+    return hashlib.sha256(listed).hexdigest()
 
 
 def torchvision(
-    name: str, root: str, download: bool = False, size: int = 0, **options: Any
+    name: str,
+    root: str,
+    download: bool = False,
+    size: int = 0,
+    **options: Any,
 ) -> Arrays:
     """A data set of torchvision for classification, by the name of its class: CIFAR10, CIFAR100,
     MNIST, SVHN, ...
@@ -292,22 +319,26 @@ def torchvision(
     """
     import torchvision.datasets as known
 
-    place, size, download = _path("root", root), _size(size), _flag("download", download)
+    place = _path("root", root)
+    size = _size(size)
+    download = _flag("download", download)
     kind: Any = getattr(known, _text("name", name), None)
+    is_kind = name in known.__all__ and isinstance(kind, type)
     # LSUN unpickles a file that nothing has checked.
-    if name not in known.__all__ or not isinstance(kind, type) or name.startswith("LSUN"):
-        raise Mistake(
-            f"`name` is a data set of torchvision for classification, such as CIFAR10; got {name!r}"
-        )
+    if not is_kind or name.startswith("LSUN"):
+        rule = "`name` is a data set of torchvision for classification, such as CIFAR10"
+        raise Mistake(f"{rule}; got {name!r}")
     takes = _arguments(kind)
     cure = ""
     if "download" in takes:
         options["download"] = download
-        cure = "" if download else "; `download = true` would fetch it"
+        if not download:
+            cure = "; `download = true` would fetch it"
     elif download:
         raise Mistake(f"`download` is nothing that torchvision's {name} can do; got true")
     splits: dict[str, tuple[np.ndarray | Lazy, np.ndarray]] = {}
-    for split, words in _split_words(takes - options.keys()).items():
+    left = takes - options.keys()
+    for split, words in _split_words(left).items():
         try:
             dataset = _first_made(kind, str(place), options, words)
         except ValueError as error:  # it has no such split
@@ -336,7 +367,12 @@ def _split_words(takes: Set[str]) -> dict[str, list[dict[str, Any]]]:
     return {"train": [{}]}
 
 
-def _first_made(kind: Any, place: str, options: dict[str, Any], words: list[dict[str, Any]]) -> Any:
+def _first_made(
+    kind: Any,
+    place: str,
+    options: dict[str, Any],
+    words: list[dict[str, Any]],
+) -> Any:
     """A data set by the first of `words` that its class knows; the last one's ValueError if it
     knows none.
     """
@@ -368,13 +404,19 @@ def _arrays(dataset: Any, size: int) -> tuple[np.ndarray | Lazy, np.ndarray]:
     if labels is None:
         labels = [dataset[row][1] for row in range(len(dataset))]
     images = Images(dataset, size, "")
+    label_array = np.asarray(labels)
     if not hasattr(dataset, "data"):
-        return images, np.asarray(labels)
+        return images, label_array
     pixels = [images[row] for row in range(len(images))]
-    return np.stack(pixels), np.asarray(labels)
+    return np.stack(pixels), label_array
 
 
-def parquet(train: str, test: str = "", image: str = "image", label: str = "label") -> Arrays:
+def parquet(
+    train: str,
+    test: str = "",
+    image: str = "image",
+    label: str = "label",
+) -> Arrays:
     """Images as encoded bytes in Parquet files, the layout of Hugging Face image data sets:
     `image{bytes, path}`, `label`.
 
@@ -407,16 +449,19 @@ def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]
         raise Mistake(f"{path}: {rule}; got `{image}` of type {kind}")
     column = pa.chunked_array(table[image]).combine_chunks()
     images: list[np.ndarray] = []
-    for row, code in enumerate(column.field("bytes").to_pylist()):
+    codes = column.field("bytes").to_pylist()
+    for row, code in enumerate(codes):
         try:
             picture = Image.open(io.BytesIO(code))
-            images.append(_pixels(picture, 0, ""))
+            pixels = _pixels(picture, 0, "")
+            images.append(pixels)
         except Exception:  # Pillow raises a dozen kinds of errors for what it cannot decode
             where = f"{path}: row {row} of `{image}`"
             raise Mistake(f"{where}: not an image that can be decoded") from None
     shapes = sorted({pixels.shape for pixels in images})
     if len(shapes) != 1:
-        got = ", ".join(map(str, shapes[:3])) or "no images"
+        some = map(str, shapes[:3])
+        got = ", ".join(some) or "no images"
         raise Mistake(f"{path}: images have one shape; got {got}")
     return np.stack(images), labels
 
@@ -438,16 +483,16 @@ def features(
     """
     names = _distinct("columns", columns)
     if _text("label", label) in names:
-        raise Mistake(
-            f"`columns` are what the label is to be found from; got `{label}`, the label itself"
-        )
+        rule = "`columns` are what the label is to be found from"
+        raise Mistake(f"{rule}; got `{label}`, the label itself")
     paths = {"train": _path("train", train)}
     if valid:
         paths["valid"] = _path("valid", valid)
     if test:
         paths["test"] = _path("test", test)
     if not names:
-        names = _features(_schema(paths["train"]), label)
+        schema = _schema(paths["train"])
+        names = _features(schema, label)
     if not names:
         rule = f"has columns of numbers beside `{label}`, or lists of them that `columns` names"
         raise Mistake(f"{paths['train']}: {rule}")
@@ -458,11 +503,15 @@ def _distinct(name: str, value: object) -> list[str]:
     """Distinct texts in a list, or one text."""
     if isinstance(value, str):
         return [value]
-    texts: list[Any] = list(value) if isinstance(value, list | tuple) else [None]
-    are_texts = all(isinstance(text, str) for text in texts)
-    if are_texts and len(set(texts)) == len(texts):
-        return texts
-    raise Mistake(f"`{name}` is a list of distinct names of columns; got {value!r}")
+    mistake = Mistake(f"`{name}` is a list of distinct names of columns; got {value!r}")
+    if not isinstance(value, list | tuple):
+        raise mistake
+    texts: list[Any] = list(value)
+    if not all(isinstance(text, str) for text in texts):
+        raise mistake
+    if len(set(texts)) != len(texts):
+        raise mistake
+    return texts
 
 
 def _schema(path: Path) -> Any:
@@ -490,8 +539,11 @@ def _features(schema: Any, label: str) -> list[str]:
         index = []
     names: list[str] = []
     for field in schema:
-        if _is_number(field.type) and field.name != label and field.name not in index:
-            names.append(field.name)
+        name = field.name
+        if name == label or name in index:
+            continue
+        if _is_number(field.type):
+            names.append(name)
     return names
 
 
@@ -501,7 +553,11 @@ def _is_number(kind: Any) -> bool:
     return types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
 
 
-def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray | Table, np.ndarray]:
+def _columns(
+    path: Path,
+    names: Sequence[str],
+    label: str,
+) -> tuple[np.ndarray | Table, np.ndarray]:
     """Inputs (n, d) and labels (n,) in a Parquet file, of the type that they have there."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -528,12 +584,11 @@ def _columns(path: Path, names: Sequence[str], label: str) -> tuple[np.ndarray |
     for name in names:
         kind = schema.field(name).type
         if not _is_number(kind):
-            raise Mistake(
-                f"{path}: `columns` names columns of numbers, or one of lists of numbers; "
-                f"got `{name}` of type {kind}"
-            )
+            rule = "`columns` names columns of numbers, or one of lists of numbers"
+            raise Mistake(f"{path}: {rule}; got `{name}` of type {kind}")
     columns = [table[name].to_numpy() for name in names]
-    return Table(np.stack(columns, 1), names), labels
+    inputs = Table(np.stack(columns, 1), names)
+    return inputs, labels
 
 
 def _is_list(kind: Any) -> bool:
@@ -551,14 +606,18 @@ def _rows(path: Path, name: str, column: Any) -> np.ndarray:
     import pyarrow.compute
 
     pc: Any = pyarrow.compute  # its functions are made when it is imported
-    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    row_lengths = pc.list_value_length(column)
+    lengths = pc.unique(row_lengths).to_pylist()
     values = pc.list_flatten(column)
     if len(lengths) > 1:
-        shown = ", ".join(map(str, sorted(lengths)[:3]))
+        some = sorted(lengths)[:3]
+        shown = ", ".join(map(str, some))
         raise Mistake(f"{path}: lists in `{name}` are equally long; got lengths {shown}")
     if values.null_count:
         raise Mistake(f"{path}: lists in `{name}` hold numbers; got {values.null_count} nulls")
-    length = lengths[0] if lengths else 0
+    length = 0
+    if lengths:
+        length = lengths[0]
     flat = pa.chunked_array(values).to_numpy()
     return flat.reshape(len(column), length)
 
@@ -570,7 +629,9 @@ def _pixels(image: Any, size: int, mode: str) -> np.ndarray:
     from PIL.Image import Resampling
 
     if not mode:
-        mode = "RGB" if image.mode == "P" else image.mode
+        mode = image.mode
+        if mode == "P":
+            mode = "RGB"
     if image.mode != mode:
         image = image.convert(mode)
     if size:
@@ -588,7 +649,9 @@ def _text(name: str, value: object) -> str:
 
 
 def _path(name: str, value: object) -> Path:
-    return Path(os.path.expandvars(_text(name, value))).expanduser()
+    text = _text(name, value)
+    path = Path(os.path.expandvars(text))
+    return path.expanduser()
 
 
 def _folder(name: str, value: object) -> Path:

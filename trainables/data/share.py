@@ -24,7 +24,12 @@ Key = tuple[str, str, int, torch.dtype]
 _GIVEN: dict[Key, Packed] = {}
 
 
-def key(name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dtype) -> Key:
+def key(
+    name: str,
+    options: Mapping[str, Any],
+    split_seed: int,
+    dtype: torch.dtype,
+) -> Key:
     """What a data set is known by in a process."""
     # Text, since mappings have no hash.
     sorted_options = json.dumps(options, sort_keys=True)
@@ -38,9 +43,12 @@ def pack(data: Data) -> Packed | None:
         if isinstance(x, Stream):
             return None
         inputs[split] = x.numpy(force=True)
+    labels: dict[str, np.ndarray] = {}
+    for split, y in data.labels.items():
+        labels[split] = y.numpy(force=True)
     return {
         "inputs": inputs,
-        "labels": {split: labels.numpy(force=True) for split, labels in data.labels.items()},
+        "labels": labels,
         "mean": data.mean.numpy(),
         "scale": data.scale.numpy(),
         "shape": data.shape,
@@ -51,7 +59,11 @@ def pack(data: Data) -> Packed | None:
 
 
 def give(
-    name: str, options: Mapping[str, Any], split_seed: int, dtype: torch.dtype, packed: Packed
+    name: str,
+    options: Mapping[str, Any],
+    split_seed: int,
+    dtype: torch.dtype,
+    packed: Packed,
 ) -> None:
     """Let `splits.load` use what another process read and packed, instead of reading files that may
     not be on this machine.
@@ -95,5 +107,6 @@ def forget() -> None:
 def _on(device: torch.device, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for split, array in arrays.items():
-        tensors[split] = torch.from_numpy(array).to(device)
+        tensor = torch.from_numpy(array)
+        tensors[split] = tensor.to(device)
     return tensors

@@ -38,9 +38,11 @@ class Guarded:
 
     def __getitem__(self, row: int) -> np.ndarray:
         example = _example(self.source, row)
-        if (example.shape, example.dtype) != (self.shape, self.dtype):
+        is_alike = example.shape == self.shape and example.dtype == self.dtype
+        if not is_alike:
             first = f"{self.shape} {self.dtype}"
-            got = f"{first} and, in row {row}, {example.shape} {example.dtype}"
+            other = f"{example.shape} {example.dtype}"
+            got = f"{first} and, in row {row}, {other}"
             raise Mistake(f"inputs have one shape and type; got {got}")
         doubts.check_numbers(f"split {self.split}", example[None], row=row)
         return example
@@ -80,29 +82,39 @@ def fetch(source: Source, rows: np.ndarray) -> np.ndarray:
     """
     if isinstance(source, np.ndarray):
         return source[rows.ravel()]
-    return np.stack([source[int(row)] for row in rows.ravel()])
+    examples: list[np.ndarray] = []
+    for row in rows.ravel():
+        example = source[int(row)]
+        examples.append(example)
+    return np.stack(examples)
 
 
 def check_sources(where: str, returned: Any) -> Sources:
     """What a data set returned, as sources. Raises Mistake naming what is wrong with it."""
-    is_mapping = isinstance(returned, Mapping)
-    if not is_mapping or "train" not in returned or not returned.keys() <= set(SPLITS):
-        got = list(returned) if is_mapping else type(returned).__name__
-        raise Mistake(
-            f"{where}: is a mapping with a split `train`, and perhaps `valid` and `test`; got {got}"
-        )
+    _check_splits(where, returned)
     splits: dict[str, Split] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     names: Sequence[str] = ()
     for split, pair in returned.items():
         inputs, labels = _split(where, split, pair)
         splits[split] = inputs, labels
-        shapes[split] = _whole_shape(inputs)[1:]
+        _, *shape = _whole_shape(inputs)
+        shapes[split] = tuple(shape)
         if split == "train":
             names = _feature_names(pair[0], shapes[split])
-    if len(set(shapes.values())) > 1:
+    distinct = set(shapes.values())
+    if len(distinct) > 1:
         raise Mistake(f"{where}: inputs of all splits have one shape; got {shapes}")
     return Sources(splits, shapes["train"], names)
+
+
+def _check_splits(where: str, returned: Any) -> None:
+    """Refuses what is no mapping of splits with one to train on."""
+    rule = f"{where}: is a mapping with a split `train`, and perhaps `valid` and `test`"
+    if not isinstance(returned, Mapping):
+        raise Mistake(f"{rule}; got {type(returned).__name__}")
+    if "train" not in returned or not returned.keys() <= set(SPLITS):
+        raise Mistake(f"{rule}; got {list(returned)}")
 
 
 def _split(where: str, split: str, pair: Any) -> Split:
@@ -130,8 +142,10 @@ def _split(where: str, split: str, pair: Any) -> Split:
         raise Mistake(f"{place}: an input has one number or more; got shape {shape[1:]}")
     if isinstance(inputs, np.ndarray):
         # In one piece and in the byte order of this machine, which is what torch takes.
-        inputs = np.ascontiguousarray(inputs, inputs.dtype.newbyteorder("="))
-    return inputs, doubts.whole_labels(place, labels)
+        native = inputs.dtype.newbyteorder("=")
+        inputs = np.ascontiguousarray(inputs, native)
+    whole_labels = doubts.whole_labels(place, labels)
+    return inputs, whole_labels
 
 
 def _arrays(split: str, pair: Any) -> tuple[Source, np.ndarray, bool]:
@@ -142,7 +156,8 @@ def _arrays(split: str, pair: Any) -> tuple[Source, np.ndarray, bool]:
     else:
         inputs = np.asarray(given)
     masked = np.ma.is_masked(given) or np.ma.is_masked(given_labels)
-    return inputs, np.asarray(given_labels), masked
+    labels = np.asarray(given_labels)
+    return inputs, labels, masked
 
 
 def _whole_shape(inputs: Source) -> tuple[int, ...]:
@@ -156,14 +171,19 @@ def _feature_names(given: Any, shape: tuple[int, ...]) -> Sequence[str]:
     has.
     """
     try:
-        names = [str(name) for name in getattr(given, "columns", ())]
+        columns = getattr(given, "columns", ())
+        names = [str(name) for name in columns]
     except Exception:  # anybody's code
         return ()
-    return names if shape == (len(names),) else ()
+    if shape != (len(names),):
+        return ()
+    return names
 
 
 def _is_lazy(inputs: Any) -> bool:
     """Whether inputs are read one by one when they are reached."""
-    if isinstance(inputs, list | tuple | str | bytes | Mapping) or hasattr(inputs, "__array__"):
+    if isinstance(inputs, list | tuple | str | bytes | Mapping):
+        return False
+    if hasattr(inputs, "__array__"):
         return False
     return hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")

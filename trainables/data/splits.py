@@ -64,50 +64,67 @@ def load(
     memory. Raises Mistake naming what is wrong with the data.
     """
     key = share.key(name, options, split_seed, dtype)
-    if stream != "always" and share.is_given(key):
+    may_be_shared = stream != "always"
+    if may_be_shared and share.is_given(key):
         return share.unpack(key, device)
     return _load(*key, device, stream)
 
 
 @functools.lru_cache(maxsize=2)
 def _load(
-    name: str, options: str, split_seed: int, dtype: torch.dtype, device: torch.device, stream: str
+    name: str,
+    options: str,
+    split_seed: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    stream: str,
 ) -> Data:
     where = f"dataset {name}"
-    returned = call("dataset", name, DATASETS, **json.loads(options))
+    given = json.loads(options)
+    returned = call("dataset", name, DATASETS, **given)
     sources = check_sources(where, returned)
     try:
         data = _prepared(sources, split_seed, dtype, device, stream)
     except Mistake as error:
         raise Mistake(f"{where}: {error}") from error
-    cautions = tuple(f"{where}: {caution}" for caution in data.cautions)
-    return dataclasses.replace(data, cautions=cautions)
+    cautions = [f"{where}: {caution}" for caution in data.cautions]
+    return dataclasses.replace(data, cautions=tuple(cautions))
 
 
 def _prepared(
-    sources: Sources, split_seed: int, dtype: torch.dtype, device: torch.device, stream: str
+    sources: Sources,
+    split_seed: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    stream: str,
 ) -> Data:
     """The data of `sources`, with all splits; cautions do not say yet which data set they are
     about.
     """
-    classes = doubts.count_classes(_labels(sources.splits))
-    glimpses = {split: _glimpse(x) for split, (x, _) in sources.splits.items()}
+    given_labels = _labels(sources.splits)
+    classes = doubts.count_classes(given_labels)
+    glimpses: dict[str, np.ndarray] = {}
+    for split, (x, _) in sources.splits.items():
+        glimpses[split] = _glimpse(x)
     # Before anything is carved out: rows are the user's.
     cautions = _doubted(sources, glimpses, dtype)
     digest = _digest(sources.splits, glimpses)
     splits = _completed(sources.splits, split_seed)
     cautions += doubts.missing_classes(_labels(splits), classes)
-    mean, scale = _standard(splits["train"][0], sources.shape, dtype)
+    train, _ = splits["train"]
+    mean, scale = _standard(train, sources.shape, dtype)
     device_mean = mean.to(device)
     device_scale = scale.to(device)
     labels: dict[str, Tensor] = {}
     streams: dict[str, Stream] = {}
     for split, (x, whole_labels) in splits.items():
-        labels[split] = torch.from_numpy(whole_labels).to(device)
+        host_labels = torch.from_numpy(whole_labels)
+        labels[split] = host_labels.to(device)
         streams[split] = Stream(x, device_mean, device_scale)
     inputs: Mapping[str, Tensor | Stream] = streams
     examples = sum(len(y) for y in labels.values())
-    size = math.prod(sources.shape) * examples * dtype.itemsize
+    numbers = math.prod(sources.shape) * examples
+    size = numbers * dtype.itemsize
     if not _must_stream(stream, size, device):
         inputs = {split: _resident(x, sources.shape) for split, x in streams.items()}
     return Data(
@@ -132,7 +149,8 @@ def _labels(splits: Mapping[str, Split]) -> dict[str, np.ndarray]:
 def _must_stream(stream: str, size: int, device: torch.device) -> bool:
     """Whether inputs of so many bytes stay where they are."""
     if stream == "auto":
-        return size > RESIDENT_SHARE * free_bytes(device)
+        room = RESIDENT_SHARE * free_bytes(device)
+        return size > room
     return stream == "always"
 
 
@@ -142,7 +160,11 @@ def _resident(x: Stream, shape: tuple[int, ...]) -> Tensor:
     return x.whole(rows, shape)
 
 
-def _standard(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _standard(
+    source: Source,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
     """What is subtracted from inputs, and what they are divided by then: (1, ...) each, on the
     CPU.
     """
@@ -159,12 +181,14 @@ def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tenso
     wherever the data set lives.
     """
     count = len(source)
-    most = max(1, SAMPLE_NUMBERS // math.prod(shape))
+    numbers = math.prod(shape)
+    most = max(1, SAMPLE_NUMBERS // numbers)
     rows = torch.arange(count)
     if count > most:
-        key = draws.key(torch.tensor(0), "sample")
-        drawn = draws.permutation(key, count)[:most]
-        rows = drawn.sort().values
+        seed = torch.tensor(0)
+        key = draws.key(seed, "sample")
+        order = draws.permutation(key, count)
+        rows = order[:most].sort().values
     zero = torch.zeros((), dtype=dtype)
     one = torch.ones((), dtype=dtype)
     unchanged = Stream(source, zero, one)
@@ -178,17 +202,20 @@ def _doubted(sources: Sources, glimpses: Mapping[str, np.ndarray], dtype: torch.
     cautions: list[str] = []
     arrays: dict[str, np.ndarray] = {}
     for split, (x, labels) in sources.splits.items():
-        where, known = f"split {split}", glimpses[split]
+        where = f"split {split}"
+        known = glimpses[split]
         is_array = isinstance(x, np.ndarray)
         if is_array:
             # Those that are read when they are reached are looked at then.
             doubts.check_numbers(where, x, names)
             arrays[split] = x
         else:
-            labels = labels[doubts.spread(len(x), GLIMPSE_EXAMPLES)]
-        if known.ndim == 2:
-            cautions += doubts.doubt_marks(where, known, names)
-        if known.ndim == 2 and split == "train":
+            rows = doubts.spread(len(x), GLIMPSE_EXAMPLES)
+            labels = labels[rows]
+        if known.ndim != 2:
+            continue
+        cautions += doubts.doubt_marks(where, known, names)
+        if split == "train":
             cautions += doubts.doubt_columns(known, labels, names, kind, is_array)
     train = arrays.pop("train", None)
     if train is not None and arrays:
@@ -202,7 +229,8 @@ def _glimpse(source: Source) -> np.ndarray:
     """
     if isinstance(source, np.ndarray):
         return source
-    return fetch(source, doubts.spread(len(source), GLIMPSE_EXAMPLES))
+    rows = doubts.spread(len(source), GLIMPSE_EXAMPLES)
+    return fetch(source, rows)
 
 
 def _digest(splits: Mapping[str, Split], glimpses: Mapping[str, np.ndarray]) -> str:
@@ -218,8 +246,10 @@ def _digest(splits: Mapping[str, Split], glimpses: Mapping[str, np.ndarray]) -> 
             own = getattr(x.source, "digest", "")
             digest.update(str(own).encode())
         for array in (glimpses[split], labels):
-            digest.update(f"{split}{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            head = f"{split}{array.dtype}{array.shape}"
+            digest.update(head.encode())
+            values = np.ascontiguousarray(array)
+            digest.update(values.data)
     return digest.hexdigest()[:16]
 
 
@@ -232,27 +262,38 @@ def _completed(given: Mapping[str, Split], seed: int) -> dict[str, Split]:
         if split in splits:
             continue
         train, carved = _carve(splits["train"], share_of_train, seed, split)
-        if not len(carved[1]):
+        _, carved_labels = carved
+        if not len(carved_labels):
             raise Mistake(f"has a split `{split}`, or enough examples in `train` to carve it out")
-        splits["train"], splits[split] = train, carved
+        splits["train"] = train
+        splits[split] = carved
     return splits
 
 
-def _carve(train: Split, share_of_train: float, seed: int, split: str) -> tuple[Split, Split]:
+def _carve(
+    train: Split,
+    share_of_train: float,
+    seed: int,
+    split: str,
+) -> tuple[Split, Split]:
     """What is left of the training split, and what is carved out of it."""
     _, labels = train
     count = len(labels)
     key = draws.key(torch.tensor(seed), "split", split)
-    order = draws.permutation(key, count).numpy()
+    order = draws.permutation(key, count)
     size = round(share_of_train * count)
-    carved, rest = np.split(order, [size])
-    return _part(train, rest), _part(train, carved)
+    carved, rest = np.split(order.numpy(), [size])
+    left = _part(train, rest)
+    taken = _part(train, carved)
+    return left, taken
 
 
 def _part(pair: Split, rows: np.ndarray) -> Split:
     """The examples at rows."""
     inputs, labels = pair
+    part_labels = labels[rows]
     if isinstance(inputs, np.ndarray):
-        return inputs[rows], labels[rows]
+        return inputs[rows], part_labels
     subset: Any = Subset(inputs, rows.tolist())  # type: ignore[arg-type]
-    return dataclasses.replace(inputs, source=subset), labels[rows]
+    part = dataclasses.replace(inputs, source=subset)
+    return part, part_labels

@@ -28,11 +28,15 @@ class Stream:
     """
 
     def __init__(self, source: Source, mean: Tensor, scale: Tensor) -> None:
-        self.source, self.mean, self.scale = source, mean, scale
+        self.source = source
+        self.mean = mean
+        self.scale = scale
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Examples at rows (int64 of any shape): (*rows.shape, *shape)."""
-        return self._standardised(fetch(self.source, rows.cpu().numpy()), rows)
+        host_rows = rows.cpu().numpy()
+        batch = fetch(self.source, host_rows)
+        return self._standardised(batch, rows)
 
     def feed(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
         """Examples for each of `rows`, in turn, through torch's DataLoader.
@@ -40,7 +44,9 @@ class Stream:
         Where reading is more than a copy, as many processes as torch has threads read ahead.
         """
         asked, again = itertools.tee(rows)
-        readers = 0 if isinstance(self.source, np.ndarray) else torch.get_num_threads()
+        readers = 0
+        if not isinstance(self.source, np.ndarray):
+            readers = torch.get_num_threads()
         loader: Iterable[np.ndarray | Mistake] = DataLoader(
             _Batches(self.source),  # type: ignore[arg-type]
             sampler=(chosen.cpu().numpy() for chosen in asked),  # type: ignore[arg-type]
@@ -58,10 +64,12 @@ class Stream:
         """Examples (rows, *shape) at increasing rows, on the device: filled in parts, never a
         second copy of all.
         """
-        place = {"dtype": self.mean.dtype, "device": self.mean.device}
-        examples = torch.empty((len(rows), *shape), **place)
+        all_of_them = (len(rows), *shape)
+        mean = self.mean
+        examples = torch.empty(all_of_them, dtype=mean.dtype, device=mean.device)
         begin = 0
-        for part in self.feed(rows.split(PART_EXAMPLES)):
+        parts = rows.split(PART_EXAMPLES)
+        for part in self.feed(parts):
             end = begin + len(part)
             examples[begin:end] = part
             begin = end
@@ -71,7 +79,8 @@ class Stream:
         x = torch.from_numpy(batch)
         x = x.to(self.mean.device)
         x = x.to(self.mean.dtype)
-        standard = (x - self.mean) / self.scale
+        centred = x - self.mean
+        standard = centred / self.scale
         shape = x.shape[1:]
         return standard.view(*rows.shape, *shape)
 

@@ -29,13 +29,16 @@ class Cohort:
 
     def to_json(self) -> str:
         """One line from which `from_json` makes the same cohort."""
-        return json.dumps({**vars(self), "members": [vars(member) for member in self.members]})
+        members = [vars(member) for member in self.members]
+        fields = {**vars(self), "members": members}
+        return json.dumps(fields)
 
     @staticmethod
     def from_json(line: str) -> Cohort:
         """The cohort of a line that `to_json` wrote."""
         fields = json.loads(line)
-        fields["members"] = tuple(_member(about) for about in fields["members"])
+        members = [_member(about) for about in fields["members"]]
+        fields["members"] = tuple(members)
         fields["after"] = tuple(fields["after"])
         return Cohort(**fields)
 

@@ -49,7 +49,11 @@ def missing() -> list[str]:
 
 
 def save(
-    folder: Where, network: nn.Module, parent: Parent, found: Data, about: Mapping[str, Any]
+    folder: Where,
+    network: nn.Module,
+    parent: Parent,
+    found: Data,
+    about: Mapping[str, Any],
 ) -> None:
     """Write WEIGHTS, as `physical.save` does, and ABOUT, JSON that says how to use them; what was
     there of ONNX is removed.
@@ -68,7 +72,8 @@ def save(
 
 def _clear(folder: Location) -> None:
     for name in (WEIGHTS, ABOUT, ONNX):
-        (folder / name).unlink(missing_ok=True)
+        file = folder / name
+        file.unlink(missing_ok=True)
 
 
 def describe(network: nn.Module, parent: Parent, found: Data) -> dict[str, Any]:
@@ -81,7 +86,10 @@ def describe(network: nn.Module, parent: Parent, found: Data) -> dict[str, Any]:
         "model": parent.model,
         "options": dict(parent.options),
         "dtype": parent.dtype,
-        "input": {"shape": ["batch", *parent.input_shape], "images": "channels, height, width"},
+        "input": {
+            "shape": ["batch", *parent.input_shape],
+            "images": "channels, height, width",
+        },
         "output": {
             "shape": ["batch", parent.classes],
             "what": "logits; the largest one is the class",
@@ -101,9 +109,17 @@ def _architecture(network: nn.Module) -> dict[str, Any]:
         code, parts = graph.code(network)
         about |= {"forward": code, "parts": parts}
     except Mistake as error:
-        about |= {"forward": None, "reason": str(error), "parts": {"": repr(network)}}
-    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    about["tensors"] = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        about |= {
+            "forward": None,
+            "reason": str(error),
+            "parts": {"": repr(network)},
+        }
+    tensors = dict(network.named_parameters())
+    tensors |= dict(network.named_buffers())
+    shapes: dict[str, list[int]] = {}
+    for name, tensor in tensors.items():
+        shapes[name] = list(tensor.shape)
+    about["tensors"] = shapes
     return about
 
 
@@ -120,7 +136,12 @@ def move(source: Where, target: Where) -> None:
             publish(target / name, file.read_bytes())
 
 
-def convert(network: nn.Module, path: Where, parent: Parent, found: Data) -> Agreement:
+def convert(
+    network: nn.Module,
+    path: Where,
+    parent: Parent,
+    found: Data,
+) -> Agreement:
     """Write `network` to an ONNX file, inputs `input` (batch, ...), outputs `logits`, any batch;
     complete or absent.
 
@@ -135,9 +156,8 @@ def convert(network: nn.Module, path: Where, parent: Parent, found: Data) -> Agr
             agreement = compare(network, call, found)
         except Exception as error:  # an exporter of anybody's code may fail in any way
             why = raised(_first_cause(error))
-            raise Mistake(
-                f"{path}: no ONNX: the network can be exported and run; it raised {why}"
-            ) from error
+            rule = "the network can be exported and run"
+            raise Mistake(f"{path}: no ONNX: {rule}; it raised {why}") from error
         _expect_agreement(path, agreement)
     return agreement
 
@@ -164,7 +184,9 @@ def _export(network: nn.Module, path: Path, parent: Parent) -> None:
 
 def _first_cause(error: Exception) -> Exception:
     cause = error.__cause__
-    return _first_cause(cause) if isinstance(cause, Exception) else error
+    if not isinstance(cause, Exception):
+        return error
+    return _first_cause(cause)
 
 
 def _expect_agreement(path: Where, agreement: Agreement) -> None:
@@ -172,10 +194,8 @@ def _expect_agreement(path: Where, agreement: Agreement) -> None:
     here, there = agreement.right
     if agreement.difference <= TOLERANCE and here == there:
         return
-    rule = (
-        f"logits of ONNX Runtime and torch differ by {TOLERANCE:g} at most, "
-        "and both are right as often"
-    )
+    bound = f"logits of ONNX Runtime and torch differ by {TOLERANCE:g} at most"
+    rule = f"{bound}, and both are right as often"
     got = f"{agreement.difference:.1e}, and {here} and {there} of {agreement.examples}"
     raise Mistake(f"{path}: no ONNX: {rule}; got {got}")
 
@@ -189,14 +209,20 @@ def runtime(content: bytes, threads: int = 1) -> Callable[[Tensor], Tensor]:
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def call(x: Tensor) -> Tensor:
-        logits = session.run(None, {"input": x.numpy()})[0]
+        inputs = {"input": x.numpy()}
+        outputs = session.run(None, inputs)
+        logits = outputs[0]
         return torch.from_numpy(logits)
 
     return call
 
 
 @torch.no_grad()
-def compare(network: nn.Module, other: Callable[[Tensor], Tensor], found: Data) -> Agreement:
+def compare(
+    network: nn.Module,
+    other: Callable[[Tensor], Tensor],
+    found: Data,
+) -> Agreement:
     """The two, inputs -> logits, on the test split of `found`, which is on the CPU. The first is
     what differences are from.
     """
@@ -206,9 +232,11 @@ def compare(network: nn.Module, other: Callable[[Tensor], Tensor], found: Data) 
         logits = network(x)
         other_logits = other(x)
         scale = logits.abs().clamp(min=1)
-        apart = (other_logits - logits).abs() / scale
-        largest = apart.nan_to_num(float("inf")).max()
-        difference = max(difference, float(largest))
+        apart = (other_logits - logits).abs()
+        apart = apart / scale
+        apart = apart.nan_to_num(float("inf"))
+        largest = float(apart.max())
+        difference = max(difference, largest)
         right += _count_right(logits, labels)
         other_right += _count_right(other_logits, labels)
         examples += len(labels)

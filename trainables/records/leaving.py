@@ -59,39 +59,47 @@ def task(folder: Where) -> Task:
     """
     planned = table.planned(folder)
     if planned is not None and "task" in planned:
-        fields, digest = planned["task"], planned["description"]["data_digest"]
+        fields = planned["task"]
+        digest = planned["description"]["data_digest"]
     else:
-        fields = dict(table.footers(folder)[0]["task"])
+        first = table.footers(folder)[0]
+        fields = dict(first["task"])
         digest = fields.pop("data_digest")
     task = dataclasses.replace(Task(**fields), device="cpu")
     if task.data.digest != digest:
-        raise Mistake(
-            f"dataset {task.dataset}: is as it was when the study ran, with digest {digest}; "
-            f"got {task.data.digest}"
-        )
+        rule = f"is as it was when the study ran, with digest {digest}"
+        raise Mistake(f"dataset {task.dataset}: {rule}; got {task.data.digest}")
     return task
 
 
-def check_counts(network: nn.Module, row: Mapping[str, Any], input_shape: tuple[int, ...]) -> None:
+def check_counts(
+    network: nn.Module,
+    row: Mapping[str, Any],
+    input_shape: tuple[int, ...],
+) -> None:
     """Raise Wrong unless FLOPs and parameters of `network` are `flops_shrunk` and `params_shrunk`
     of its row.
     """
-    row_flops, row_params = int(row["flops_shrunk"]), int(row["params_shrunk"])
-    told = (
-        f"{row['member']}: {_RULE}: "
-        f"its row counts {row_flops:,} FLOPs and {row_params:,} parameters"
-    )
+    row_flops = int(row["flops_shrunk"])
+    row_params = int(row["params_shrunk"])
+    recorded = f"its row counts {row_flops:,} FLOPs and {row_params:,} parameters"
+    told = f"{row['member']}: {_RULE}: {recorded}"
     try:
         counts = flops.count(network, input_shape)
     except Exception as error:  # code of any model
         why = f"what would leave cannot be run: {raised(error)}"
         raise Wrong(f"{told}, and {why}; nothing was written") from error
-    if (counts.flops, counts.params) != (row_flops, row_params):
-        raise Wrong(f"{told}, the file {counts.flops:,} and {counts.params:,}; nothing was written")
+    if counts.flops == row_flops and counts.params == row_params:
+        return
+    got = f"the file {counts.flops:,} and {counts.params:,}"
+    raise Wrong(f"{told}, {got}; nothing was written")
 
 
 def check_answers(
-    network: Callable[[Tensor], Tensor], kept: nn.Module, row: Mapping[str, Any], data: Data
+    network: Callable[[Tensor], Tensor],
+    kept: nn.Module,
+    row: Mapping[str, Any],
+    data: Data,
 ) -> int:
     """Raise Wrong unless a file answers on the test split as its row says; returns the row's number
     of right answers.
@@ -115,19 +123,27 @@ def check_answers(
 
 
 @torch.no_grad()
-def compare(network: Callable[[Tensor], Tensor], kept: nn.Module, data: Data) -> Answers:
+def compare(
+    network: Callable[[Tensor], Tensor],
+    kept: nn.Module,
+    data: Data,
+) -> Answers:
     """The answers of `network` on the test split, and which of them those of `kept` allow."""
-    dtype = next(kept.parameters(), torch.empty(0)).dtype
-    close = CLOSE[str(dtype).removeprefix("torch.")]
+    parameter = next(kept.parameters(), torch.empty(0))
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    close = CLOSE[dtype]
     exact = copy.deepcopy(kept).double()
     right = least = most = other = examples = 0
     for x, labels in data.parts("test", EXAMPLES):
         answers = network(x).argmax(1)
-        ties = _ties(_exactly(exact, kept, x), close)
+        logits = _exactly(exact, kept, x)
+        ties = _ties(logits, close)
         could = _at(ties, labels)
-        must = could & (ties.sum(1) == 1)
+        is_alone = ties.sum(1) == 1
+        must = could & is_alone
         may = _at(ties, answers)
-        right += int((answers == labels).sum())
+        is_right = answers == labels
+        right += int(is_right.sum())
         most += int(could.sum())
         least += int(must.sum())
         other += int((~may).sum())
@@ -138,11 +154,15 @@ def compare(network: Callable[[Tensor], Tensor], kept: nn.Module, data: Data) ->
 def _ties(logits: Tensor, close: float) -> Tensor:
     """(n, classes) bool: the best class of each example, and those that tie with it."""
     best = logits.max(1, keepdim=True).values
-    largest = logits.abs().max(1, keepdim=True).values
-    ties = logits >= best - close * largest
+    sizes = logits.abs()
+    largest = sizes.max(1, keepdim=True).values
+    least = best - close * largest
+    ties = logits >= least
     # One that is not a number ties with none.
     answers = logits.argmax(1)
-    return ties | nn.functional.one_hot(answers, logits.shape[1]).bool()
+    classes = logits.shape[1]
+    is_answer = nn.functional.one_hot(answers, classes).bool()
+    return ties | is_answer
 
 
 def _at(ties: Tensor, classes: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ def load_network(folder: Where, member: str) -> nn.Module:
 
     Raises Mistake if the study did not keep it.
     """
-    return load(folder, member)[0]
+    module, _, _ = load(folder, member)
+    return module
 
 
 def load_masks(folder: Where, members: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
@@ -50,7 +51,9 @@ def load_masks(folder: Where, members: Sequence[str]) -> dict[str, dict[str, tor
     """
     wanted = set(members)
     masks: dict[str, dict[str, torch.Tensor]] = {}
-    for file in _files(folder) if wanted else ():
+    if not wanted:
+        return masks
+    for file in _files(folder):
         places = file.places
         here = wanted & places.keys()
         if not here:
@@ -71,7 +74,8 @@ def load_shrunk(folder: Where, member: str) -> nn.Module:
 
     Raises Mistake if the study did not keep it.
     """
-    return shrink(*load(folder, member))
+    module, kept, parent = load(folder, member)
+    return shrink(module, kept, parent)
 
 
 def export(folder: Where, member: str, path: Where) -> None:
@@ -82,8 +86,11 @@ def export(folder: Where, member: str, path: Where) -> None:
     """
     module, kept, parent = load(folder, member)
     rows = table.last(table.read(folder))
-    own = rows[rows["member"] == member].iloc[0]
-    row = {str(name): value for name, value in own.items()}
+    is_own = rows["member"] == member
+    own = rows[is_own].iloc[0]
+    row: dict[str, Any] = {}
+    for name, value in own.items():
+        row[str(name)] = value
     data = leaving.task(folder).data
     small = shrink(module, kept, parent)
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,11 +131,17 @@ def write_networks(
 
     positions: of `members`, in that order, in `networks.of`.  parent: what builds them.
     """
-    index, of = torch.unique(networks.of.cpu()[list(positions)], return_inverse=True)
-    trees = {"params": networks.params, "buffers": networks.buffers, "kept": networks.kept}
+    places = networks.of.cpu()[list(positions)]
+    index, of = torch.unique(places, return_inverse=True)
+    trees = {
+        "params": networks.params,
+        "buffers": networks.buffers,
+        "kept": networks.kept,
+    }
     stacks: dict[str, torch.Tensor] = {}
     for name, tensor in leaves(trees).items():
-        stacks[name] = tensor.detach().cpu()[index]
+        stack = tensor.detach().cpu()
+        stacks[name] = stack[index]
     about = {
         "members": list(members),
         "of": of.tolist(),
@@ -138,8 +151,9 @@ def write_networks(
         "classes": parent.classes,
         "dtype": parent.dtype,
     }
+    header = {"about": json.dumps(about)}
     with atomic(path) as temporary:
-        save_file(apart(stacks), temporary, metadata={"about": json.dumps(about)})
+        save_file(apart(stacks), temporary, metadata=header)
 
 
 def kept_members(folder: Where) -> set[str]:
@@ -166,7 +180,8 @@ class _File:
     @property
     def places(self) -> dict[str, int]:
         """The place of each member in the stacks."""
-        return dict(zip(self.members, self.about["of"], strict=True))
+        of = self.about["of"]
+        return dict(zip(self.members, of, strict=True))
 
     def kept_stacks(self) -> dict[str, torch.Tensor]:
         """What is kept of all networks, by removable parameter and block."""
@@ -192,9 +207,10 @@ class _File:
         going: list[str] = []
         places: list[int] = []
         for member, place in zip(self.members, self.about["of"], strict=True):
-            if member in members:
-                going.append(member)
-                places.append(place)
+            if member not in members:
+                continue
+            going.append(member)
+            places.append(place)
         if len(going) == len(self.members):
             return
         if not going:
@@ -204,11 +220,13 @@ class _File:
         tensors: dict[str, torch.Tensor] = {}
         with _opened(self.path) as file:
             for name in list(file.keys()):
-                tensors[name] = file.get_tensor(name)[index].contiguous()
+                stack = file.get_tensor(name)
+                tensors[name] = stack[index].contiguous()
         of = [index.index(place) for place in places]
         about = {**self.about, "members": going, "of": of}
+        header = {"about": json.dumps(about)}
         with atomic(self.path) as temporary:
-            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+            save_file(tensors, temporary, metadata=header)
 
 
 def _files(folder: Where) -> list[_File]:
@@ -216,23 +234,34 @@ def _files(folder: Where) -> list[_File]:
     place = locate(folder) / "networks"
     paths = sorted(place.glob("*.safetensors"), key=str)
     headers = each(_about, paths)
-    return [_File(path, about) for path, about in zip(paths, headers, strict=True)]
+    files: list[_File] = []
+    for path, about in zip(paths, headers, strict=True):
+        file = _File(path, about)
+        files.append(file)
+    return files
 
 
 def _about(path: Location) -> dict[str, Any]:
     """What a file of networks says of itself in its header: JSON, after its length in 8 bytes."""
     with _trusted(path):
-        length = int.from_bytes(read_range(path, 0, 8), "little")
+        code = read_range(path, 0, 8)
+        length = int.from_bytes(code, "little")
         header = json.loads(read_range(path, 8, length))
         about = json.loads(header["__metadata__"]["about"])
-        about.setdefault("of", list(range(len(about["members"]))))  # schema 1: a network each
+        members = len(about["members"])
+        a_network_each = list(range(members))
+        about.setdefault("of", a_network_each)  # in schema 1
         return about
 
 
 @contextlib.contextmanager
 def _opened(path: Location) -> Iterator[Any]:
     """The file of networks, open."""
-    with _trusted(path), local(path) as here, safe_open(here, framework="pt") as file:
+    with (
+        _trusted(path),
+        local(path) as here,
+        safe_open(here, framework="pt") as file,
+    ):
         yield file
 
 
@@ -242,12 +271,15 @@ def _trusted(path: Location) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError, SafetensorError) as error:
-        raise Mistake(
-            f"{path}: kept networks are a safetensors file that names its members; got: {error}"
-        ) from error
+        rule = "kept networks are a safetensors file that names its members"
+        raise Mistake(f"{path}: {rule}; got: {error}") from error
 
 
-def shrink(module: nn.Module, kept: Mapping[str, torch.Tensor], parent: Parent) -> nn.Module:
+def shrink(
+    module: nn.Module,
+    kept: Mapping[str, torch.Tensor],
+    parent: Parent,
+) -> nn.Module:
     """The network that `load` gives, physically smaller."""
     structure = parent.structure
     input_shape = parent.input_shape
@@ -272,19 +304,22 @@ def _load(file: _File, place: int) -> tuple[nn.Module, dict[str, torch.Tensor], 
     parent = Parent.from_json(file.about)
     tensors = file.at(place)
     module = parent.build()
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    own = dict(module.named_parameters())
+    own |= dict(module.named_buffers())
     kept: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         kind, _, inner = name.partition("/")
         if kind == "kept":
             kept[inner] = tensor
             continue
-        shape = tuple(own[inner].shape) if inner in own else "none of that name"
-        if shape != tuple(tensor.shape):
-            raise Mistake(
-                f"{file.path}: the model {parent.model} is as it was when the study ran; "
-                f"the file has {inner} {tuple(tensor.shape)}, the model {shape}"
-            )
+        shape = tuple(tensor.shape)
+        own_shape = "none of that name"
+        if inner in own:
+            own_shape = tuple(own[inner].shape)
+        if own_shape != shape:
+            rule = f"the model {parent.model} is as it was when the study ran"
+            got = f"the file has {inner} {shape}, the model {own_shape}"
+            raise Mistake(f"{file.path}: {rule}; {got}")
         own[inner].copy_(tensor)
     return module.eval(), kept, parent
 
@@ -297,4 +332,5 @@ def keep_only(folder: Where, members: set[str]) -> int:
     for file in _files(folder):
         kept |= members.intersection(file.members)
         file.keep_only(members)
-    return len(members - kept)
+    lacking = members - kept
+    return len(lacking)

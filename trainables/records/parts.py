@@ -21,7 +21,8 @@ class StateFiles:
 
     def save(self, states: list[State], part: int) -> None:
         """Write the State of one part of all."""
-        states[part].save(self._path(part, len(states)))
+        path = self._path(part, len(states))
+        states[part].save(path)
 
     def load(self, device: torch.device, has_rows: Callable[[int], bool]) -> list[State]:
         """The states that were saved, of the finest parts that are all there; none where rows of a
@@ -31,9 +32,11 @@ class StateFiles:
         again can measure them again.
         """
         for parts in self._saved_parts():
-            states = [State.load(path, device) for path in self._paths(parts)]
+            paths = self._paths(parts)
+            states = [State.load(path, device) for path in paths]
             reached = max(state.scalars["rung"] for state in states)
-            if all(has_rows(rung) for rung in range(1, reached)):
+            rungs_before = range(1, reached)
+            if all(has_rows(rung) for rung in rungs_before):
                 return states
         return []
 
@@ -44,12 +47,17 @@ class StateFiles:
 
     def _saved_parts(self) -> list[int]:
         """Into how many parts the cohort was split where all of them were saved, the most first."""
-        files = (self.folder / "state").glob(f"{self.cohort}-*.safetensors")
+        folder = self.folder / "state"
+        files = folder.glob(f"{self.cohort}-*.safetensors")
         names = {path.name for path in files}
-        begun = {int(Path(name).stem.rpartition("-")[2]) for name in names}
+        begun: set[int] = set()
+        for name in names:
+            _, _, parts = Path(name).stem.rpartition("-")
+            begun.add(int(parts))
         complete: list[int] = []
         for parts in sorted(begun, reverse=True):
-            if names.issuperset(path.name for path in self._paths(parts)):
+            needed = {path.name for path in self._paths(parts)}
+            if needed <= names:
                 complete.append(parts)
         return complete
 
@@ -57,7 +65,8 @@ class StateFiles:
         return [self._path(part, parts) for part in range(parts)]
 
     def _path(self, part: int, parts: int) -> Location:
-        return self.folder / "state" / f"{self.cohort}-{part}-{parts}.safetensors"
+        name = f"{self.cohort}-{part}-{parts}.safetensors"
+        return self.folder / "state" / name
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -73,8 +82,10 @@ def ask_parts(folder: Location, cohort: str, factor: int) -> int:
     """Have a cohort split into `factor` times as many parts as before, by whoever trains it next;
     returns how many.
     """
-    parts = factor * parts_asked(folder, cohort)
-    with atomic(_parts_path(folder, cohort)) as temporary:
+    before = parts_asked(folder, cohort)
+    parts = factor * before
+    path = _parts_path(folder, cohort)
+    with atomic(path) as temporary:
         temporary.write_text(str(parts))
     return parts
 
@@ -82,12 +93,15 @@ def ask_parts(folder: Location, cohort: str, factor: int) -> int:
 def parts_asked(folder: Location, cohort: str) -> int:
     """Into how many parts a cohort is to be split at least."""
     path = _parts_path(folder, cohort)
-    return int(path.read_text()) if path.exists() else 1
+    if not path.exists():
+        return 1
+    return int(path.read_text())
 
 
 def forget_parts(folder: Location, cohort: str) -> None:
     """Ask for no parts any more."""
-    _parts_path(folder, cohort).unlink(missing_ok=True)
+    path = _parts_path(folder, cohort)
+    path.unlink(missing_ok=True)
 
 
 def _parts_path(folder: Location, cohort: str) -> Location:

@@ -45,7 +45,13 @@ class Parent:
     def of(task: Task) -> Parent:
         """The network that members of a task are cut from."""
         data = task.data
-        return Parent(task.model, data.shape, data.classes, task.dtype, task.model_options)
+        return Parent(
+            model=task.model,
+            input_shape=data.shape,
+            classes=data.classes,
+            dtype=task.dtype,
+            options=task.model_options,
+        )
 
     @staticmethod
     def from_json(about: Mapping[str, Any]) -> Parent:
@@ -68,17 +74,24 @@ class Parent:
     @property
     def structure(self) -> Structure:
         """The model's structure; tried once in a process."""
-        return _structure(json.dumps(dataclasses.asdict(self), sort_keys=True))
+        fields = dataclasses.asdict(self)
+        about = json.dumps(fields, sort_keys=True)
+        return _structure(about)
 
 
 @functools.lru_cache(64)
 def _structure(about: str) -> Structure:
-    parent = Parent.from_json(json.loads(about))
-    return trial.find(parent.build(), parent.input_shape)
+    fields = json.loads(about)
+    parent = Parent.from_json(fields)
+    module = parent.build()
+    return trial.find(module, parent.input_shape)
 
 
 def save(
-    path: Where, network: nn.Module, parent: Parent, structure: Structure | None = None
+    path: Where,
+    network: nn.Module,
+    parent: Parent,
+    structure: Structure | None = None,
 ) -> None:
     """Write `network`, as from `shrunk`, to one safetensors file from which `load` makes it again;
     complete or absent.
@@ -92,16 +105,22 @@ def save(
         values[name] = tensor.detach().cpu().contiguous()
     try:
         about = _header(network, parent, structure)
-        _restore(_described(parent, _Shape.from_json(about), structure), values)
+        shape = _Shape.from_json(about)
+        described = _described(parent, shape, structure)
+        _restore(described, values)
     except (Mistake, AttributeError) as error:
-        raise Mistake(
-            f"{path}: what is saved was cut from its parent, {parent.model}; got: {error}"
-        ) from None
+        rule = f"what is saved was cut from its parent, {parent.model}"
+        raise Mistake(f"{path}: {rule}; got: {error}") from None
+    header = {HEADER: json.dumps(about)}
     with atomic(path) as temporary:
-        save_file(values, temporary, metadata={HEADER: json.dumps(about)})
+        save_file(values, temporary, metadata=header)
 
 
-def _header(network: nn.Module, parent: Parent, structure: Structure) -> dict[str, Any]:
+def _header(
+    network: nn.Module,
+    parent: Parent,
+    structure: Structure,
+) -> dict[str, Any]:
     """What a file says of its network: its parent, the width of each hidden layer that is left, the
     blocks that are gone, and what one example gives at each layer that is a Constant.
     """
@@ -112,8 +131,10 @@ def _header(network: nn.Module, parent: Parent, structure: Structure) -> dict[st
         lost.update(block.layers)
     widths: dict[str, int] = {}
     for layer in structure.hidden:
-        if layer.name not in lost:
-            widths[layer.name] = _width(parts.get(layer.name))
+        if layer.name in lost:
+            continue
+        part = parts.get(layer.name)
+        widths[layer.name] = _width(part)
     positions: dict[str, list[int]] = {}
     for name, part in parts.items():
         if isinstance(part, Constant):
@@ -142,7 +163,8 @@ def load(path: Where, structure: Structure | None = None) -> nn.Module:
             about = json.loads(header[HEADER])
             for name in list(file.keys()):
                 values[name] = file.get_tensor(name)
-            parent, shape = Parent.from_json(about), _Shape.from_json(about)
+            parent = Parent.from_json(about)
+            shape = _Shape.from_json(about)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise Mistake(
             f"{path}: a complete file that `physical.save` wrote; got {models.raised(error)}"
@@ -151,10 +173,8 @@ def load(path: Where, structure: Structure | None = None) -> nn.Module:
     try:
         _restore(small, values)
     except Mistake as error:
-        raise Mistake(
-            f"{path}: the model {parent.model} is as it was when its network was saved; "
-            f"got: {error}"
-        ) from None
+        rule = f"the model {parent.model} is as it was when its network was saved"
+        raise Mistake(f"{path}: {rule}; got: {error}") from None
     return small
 
 
@@ -170,7 +190,9 @@ class _Shape:
     @staticmethod
     def from_json(about: Mapping[str, Any]) -> _Shape:
         """The shape in the header of a file."""
-        cut = Cut(about["widths"], tuple(about["gone"]))
+        widths = about["widths"]
+        gone = tuple(about["gone"])
+        cut = Cut(widths, gone)
         positions: dict[str, tuple[int, ...]] = {}
         for name, of_one in about["positions"].items():
             positions[name] = (0, *of_one)
@@ -179,7 +201,8 @@ class _Shape:
 
 def _described(parent: Parent, shape: _Shape, structure: Structure) -> nn.Module:
     """The module that the header of a file describes, with values of no meaning."""
-    module = parent.build().eval()
+    module = parent.build()
+    module = module.eval()
     return cut_module(module, structure, shape.cut, shape.positions)
 
 
@@ -187,10 +210,13 @@ def _restore(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Copy `values` into a module. Raises Mistake unless it has just these, with their shapes and
     types.
     """
-    own, given = _signature(tensors(module)), _signature(values)
+    own = _signature(tensors(module))
+    given = _signature(values)
     if own != given:
         odd = min(own ^ given)
-        owner = "model" if odd in own else "network"
+        owner = "network"
+        if odd in own:
+            owner = "model"
         raise Mistake(f"{odd}, which only the {owner} has")
     fill(module, values)
 
@@ -199,7 +225,8 @@ def _signature(values: Mapping[str, Tensor]) -> set[str]:
     """Name, shape and type of each tensor."""
     signature: set[str] = set()
     for name, tensor in values.items():
-        signature.add(f"{name} {tuple(tensor.shape)} {tensor.dtype}")
+        shape = tuple(tensor.shape)
+        signature.add(f"{name} {shape} {tensor.dtype}")
     return signature
 
 

@@ -33,10 +33,16 @@ def rows_path(folder: Location, cohort: str, rung: int | str) -> Location:
 
 
 def labels(
-    study: str, task: Task, cohort: Cohort, algorithm: Algorithm, slot: int, member: str
+    study: str,
+    task: Task,
+    cohort: Cohort,
+    algorithm: Algorithm,
+    slot: int,
+    member: str,
 ) -> dict[str, Any]:
     """The key columns of a member's rows, and its hyper-parameters."""
-    hp, seed = cohort.members[slot].hp, cohort.members[slot].seed
+    own = cohort.members[slot]
+    hp = own.hp
     columns = {
         "study": study,
         "arm": cohort.arm,
@@ -44,7 +50,7 @@ def labels(
         "algorithm": cohort.algorithm,
         "model": task.model,
         "dataset": task.dataset,
-        "seed": seed,
+        "seed": own.seed,
         "member": member,
         "cohort": cohort.name,
         "hp": canonical(algorithm.space, hp),
@@ -58,8 +64,9 @@ def hp_types(space: Mapping[str, Domain]) -> dict[str, pa.DataType]:
     """The column types of hyper-parameters; lists are in the JSON column `hp` only."""
     types: dict[str, pa.DataType] = {}
     for name, domain in space.items():
-        if domain.kind in _COLUMN_TYPES:
-            types[name] = _COLUMN_TYPES[domain.kind]
+        kind = domain.kind
+        if kind in _COLUMN_TYPES:
+            types[name] = _COLUMN_TYPES[kind]
     return types
 
 

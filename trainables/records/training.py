@@ -52,14 +52,18 @@ class Training:
         workers: int = 1,
         limits: Sequence[Limit] = (),
     ) -> None:
-        self.folder, self.study, self.task = folder, study, task
-        self.cohort, self.keep = cohort, keep
+        self.folder = folder
+        self.study = study
+        self.task = task
+        self.cohort = cohort
+        self.keep = keep
         first = cohort.members[0].hp
         self.algorithm: Algorithm = find(cohort.algorithm).in_run(folder)
         self.parent = self.algorithm.parent(task, first)
         self.ids: list[str] = []
         for member in cohort.members:
-            self.ids.append(identity(task, cohort.algorithm, self.algorithm, member))
+            name = identity(task, cohort.algorithm, self.algorithm, member)
+            self.ids.append(name)
         self.files = StateFiles(folder, cohort.name)
         self.states = self._saved() or self._started(self._parts_needed(workers))
         while len(self.states) < parts_asked(folder, cohort.name) and self._halve():
@@ -94,9 +98,12 @@ class Training:
         rung = self.rung
         try:
             for part, state in enumerate(self.states):
-                if state.size and state.scalars["rung"] == rung:
-                    self.states[part] = self.algorithm.advance(self.parent, state)
-                    self.files.save(self.states, part)
+                if not state.size:
+                    continue
+                if state.scalars["rung"] != rung:
+                    continue
+                self.states[part] = self.algorithm.advance(self.parent, state)
+                self.files.save(self.states, part)
         except Exception as error:
             if not out_of_memory(error) or not self._halve():
                 raise
@@ -107,29 +114,35 @@ class Training:
 
     def _parts_needed(self, workers: int) -> int:
         asked = parts_asked(self.folder, self.cohort.name)
-        needed = math.ceil(len(self.cohort.members) / self._fits(workers))
+        members = len(self.cohort.members)
+        needed = math.ceil(members / self._fits(workers))
         return max(asked, needed)
 
     def _fits(self, workers: int) -> int:
         """How many members the device has memory for at a time. Raises Mistake if it is known that
         it has none for one.
         """
-        device, members = self.task.torch_device, self.cohort.members
+        device = self.task.torch_device
+        members = self.cohort.members
+        count = len(members)
         # All that is free: what others hold is gone already, and what the plan was made for should
         # not be cut again.
         room = free_bytes(device)
-        known = fitting_shapes(self.parent, self.algorithm, members[0].hp, len(members), room)
+        known = fitting_shapes(self.parent, self.algorithm, members[0].hp, count, room)
         if known is not None:
             return known
         if not self.cohort.bytes:
-            return len(members)
-        return max(2, fitting(self.cohort.bytes, device, workers))
+            return count
+        measured = fitting(self.cohort.bytes, device, workers)
+        return max(2, measured)
 
     def _started(self, parts: int) -> list[State]:
         """The states of as many parts of the cohort, before their first step."""
         members = self.cohort.members
+        count = len(members)
+        all_slots = torch.arange(count)
         states: list[State] = []
-        for slots in torch.arange(len(members)).tensor_split(min(parts, len(members))):
+        for slots in all_slots.tensor_split(min(parts, count)):
             of_part = [members[slot] for slot in slots.tolist()]
             state = self.algorithm.start(self.parent, of_part)
             state.members["slot"] += int(slots[0])
@@ -144,14 +157,16 @@ class Training:
         """Split each part in two, as it was at its last rung; returns whether there was something
         to split.
         """
-        before, parts = len(self.states), 2 * len(self.states)
+        before = len(self.states)
+        parts = 2 * before
         if parts > len(self.cohort.members):
             return False
         saved = self._saved()
         if len(saved) == before:
             self.states = []
             for state in saved:
-                for half in torch.arange(state.size).tensor_split(2):
+                slots = torch.arange(state.size)
+                for half in slots.tensor_split(2):
                     self.states.append(state.select(half))
             for part in range(parts):
                 self.files.save(self.states, part)
@@ -164,9 +179,14 @@ class Training:
     # ---- rows, and who goes on
 
     def _has_rows(self, rung: int) -> bool:
-        return rows_path(self.folder, self.cohort.name, rung).exists()
+        path = rows_path(self.folder, self.cohort.name, rung)
+        return path.exists()
 
-    def _write_rows(self, rung: int | str, rows: list[dict[str, Any]]) -> None:
+    def _write_rows(
+        self,
+        rung: int | str,
+        rows: list[dict[str, Any]],
+    ) -> None:
         path = rows_path(self.folder, self.cohort.name, rung)
         types = hp_types(self.algorithm.space)
         about = footer(self.task)
@@ -174,10 +194,14 @@ class Training:
 
     def _labels(self, slot: int) -> dict[str, Any]:
         """The key columns of a member's rows."""
-        task, cohort = self.task, self.cohort
-        algorithm = self.algorithm
-        member = self.ids[slot]
-        return labels(self.study, task, cohort, algorithm, slot, member)
+        return labels(
+            study=self.study,
+            task=self.task,
+            cohort=self.cohort,
+            algorithm=self.algorithm,
+            slot=slot,
+            member=self.ids[slot],
+        )
 
     def _refuse(self, limits: Sequence[Limit]) -> None:
         """Last rows, at rung 0, of the members that break a limit: what is kept of them is fixed,
@@ -185,7 +209,8 @@ class Training:
 
         A configuration's seeds share its fate, by their mean.
         """
-        if rows_path(self.folder, self.cohort.name, "stopped-0").exists():
+        path = rows_path(self.folder, self.cohort.name, "stopped-0")
+        if path.exists():
             return
         rows: list[dict[str, Any]] = []
         for state in self.states:
@@ -194,7 +219,9 @@ class Training:
         for limit in limits:
             if limit.measure not in known:
                 continue
-            violations = pd.Series(limit.violation(known)).groupby(known["hp"]).transform("mean")
+            violations = pd.Series(limit.violation(known))
+            of_configuration = violations.groupby(known["hp"])
+            violations = of_configuration.transform("mean")
             for row, violation in zip(rows, violations, strict=True):
                 if violation > 0:
                     row["status"] = "stopped"
@@ -207,14 +234,18 @@ class Training:
         networks = self.algorithm.networks(self.parent, state)
         of = networks.of.cpu()
         columns: dict[str, list[Any]] = {}
-        counts = compression(self.parent.structure, self.parent.counts, networks.kept)
+        parent = self.parent
+        counts = compression(parent.structure, parent.counts, networks.kept)
         for name, column in counts.items():
-            columns[name] = column.cpu()[of].tolist()
+            of_members = column.cpu()[of]
+            columns[name] = of_members.tolist()
         dense = self.task.counts
+        slots = state.members["slot"].tolist()
         rows: list[dict[str, Any]] = []
-        for k, slot in enumerate(state.members["slot"].tolist()):
+        for k, slot in enumerate(slots):
             row = self._labels(slot)
-            row |= {"flops_dense": dense.flops, "params_dense": dense.params}
+            row["flops_dense"] = dense.flops
+            row["params_dense"] = dense.params
             for name, column in columns.items():
                 row[name] = column[k]
             row["rung"] = 0
@@ -232,7 +263,10 @@ class Training:
             if not state.size:
                 continue
             measured = self._measured(state, is_last)
-            done = [k for k, row in enumerate(measured) if row["status"] == "done"]
+            done: list[int] = []
+            for k, row in enumerate(measured):
+                if row["status"] == "done":
+                    done.append(k)
             if self.keep and done:
                 self._keep_networks(part, state, done)
             rows += measured
@@ -248,9 +282,11 @@ class Training:
         rungs = {state.scalars["rung"] for state in self.states}
         ended = {rung: self._ended(rung) for rung in rungs}
         for part, state in enumerate(self.states):
-            gone = ended[state.scalars["rung"]]
+            rung = state.scalars["rung"]
+            gone = ended[rung]
+            slots = state.members["slot"].tolist()
             going: list[int] = []
-            for k, slot in enumerate(state.members["slot"].tolist()):
+            for k, slot in enumerate(slots):
                 if self.ids[slot] not in gone:
                     going.append(k)
             if len(going) < state.size:
@@ -268,21 +304,30 @@ class Training:
     def _measured(self, state: State, is_last: bool) -> list[dict[str, Any]]:
         """The rows of a State's members."""
         rows = measure(self.parent, self.algorithm, state, is_last, self.task.counts)
-        for slot, row in zip(state.members["slot"].tolist(), rows, strict=True):
+        slots = state.members["slot"].tolist()
+        status = table.RUNNING
+        if is_last:
+            status = "done"
+        for slot, row in zip(slots, rows, strict=True):
             row |= self._labels(slot)
-            row |= {"status": "done" if is_last else table.RUNNING, "reason": ""}
+            row["status"] = status
+            row["reason"] = ""
             loss = row["loss_train"]
             if not math.isfinite(loss):
-                row |= {"status": "diverged", "reason": f"training loss {loss}"}
-                row |= {"loss_test": None, "accuracy_test": None}
+                row["status"] = "diverged"
+                row["reason"] = f"training loss {loss}"
+                row["loss_test"] = None
+                row["accuracy_test"] = None
         return rows
 
     def _keep_networks(self, part: int, state: State, positions: list[int]) -> None:
         """Write the networks of the members at these positions of a State."""
         slots = state.members["slot"][positions].tolist()
-        suffix = f"-{part}" if part else ""
+        name = self.cohort.name
+        if part:
+            name = f"{name}-{part}"
         write_networks(
-            self.folder / "networks" / f"{self.cohort.name}{suffix}.safetensors",
+            self.folder / "networks" / f"{name}.safetensors",
             members=[self.ids[slot] for slot in slots],
             networks=self.algorithm.networks(self.parent, state),
             positions=positions,

@@ -52,7 +52,12 @@ class Constant(nn.Module):
         return zeros + self.bias.view(-1, *positions)
 
 
-def shrunk(module: nn.Module, structure: Structure, kept: Tensors, input_shape: Shape) -> nn.Module:
+def shrunk(
+    module: nn.Module,
+    structure: Structure,
+    kept: Tensors,
+    input_shape: Shape,
+) -> nn.Module:
     """A copy of `module` in evaluation mode, without the units and blocks that cannot influence the
     output.
 
@@ -111,7 +116,10 @@ def _folded(weight: Tensor, bias: Tensor, constant: Tensor) -> Tensor:
 
 
 def cut_module(
-    module: nn.Module, structure: Structure, cut: Cut, shapes: Mapping[str, Shape]
+    module: nn.Module,
+    structure: Structure,
+    cut: Cut,
+    shapes: Mapping[str, Shape],
 ) -> nn.Module:
     """A copy of `module` with the shape `cut`, its layers without columns replaced.
 
@@ -138,7 +146,12 @@ def _watched(module: nn.Module, readers: Iterable[str], input_shape: Shape) -> S
     seen: Seen = {}
 
     def watch(name: str) -> Callable[..., None]:
-        def hook(part: nn.Module, inputs: Any, named: Any, output: Tensor) -> None:
+        def hook(
+            part: nn.Module,
+            inputs: Any,
+            named: Any,
+            output: Tensor,
+        ) -> None:
             given, *_ = (*inputs, *named.values())
             example = given[0]
             if example.ndim > 1:

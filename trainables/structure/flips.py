@@ -74,7 +74,13 @@ class Flipped:
     base: Tensor
 
 
-def flip(networks: Stack, site: Site, order: Tensor, x: Tensor, y: Tensor) -> Flipped:
+def flip(
+    networks: Stack,
+    site: Site,
+    order: Tensor,
+    x: Tensor,
+    y: Tensor,
+) -> Flipped:
     """What some units of a layer, and the block of a site, are worth on one batch.
 
     order: (K, k), the units that are tried; the block that the layer is in is put there while they
@@ -94,7 +100,12 @@ def flip(networks: Stack, site: Site, order: Tensor, x: Tensor, y: Tensor) -> Fl
     switches[-1] = 0
 
     def one(
-        params: Tensors, held: Tensors, gates: Tensors, order: Tensor, x: Tensor, y: Tensor
+        params: Tensors,
+        held: Tensors,
+        gates: Tensors,
+        order: Tensor,
+        x: Tensor,
+        y: Tensor,
     ) -> dict[str, Tensor]:
         there = dict(gates)
         for name in opened:

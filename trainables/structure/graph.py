@@ -185,7 +185,11 @@ class _Scaled:
 
 
 def halves(
-    module: nn.Module, graph: fx.Graph, structure: Structure, layer: str | None, block: str | None
+    module: nn.Module,
+    graph: fx.Graph,
+    structure: Structure,
+    layer: str | None,
+    block: str | None,
 ) -> tuple[nn.Module, nn.Module]:
     """`module`, whose graph is `divisible`, cut in two, for trying settings of a layer's units and
     of a block on one batch.

@@ -149,7 +149,12 @@ def weights(
     return masks
 
 
-def random_units(structure: Structure, draw: Draw, sparsity: Tensor, allocation: str) -> Masks:
+def random_units(
+    structure: Structure,
+    draw: Draw,
+    sparsity: Tensor,
+    allocation: str,
+) -> Masks:
     """Hidden layer -> (units,) bool: a random subset of its units; `allocate` says how large."""
     scores: Named = {}
     for layer in structure.hidden:

@@ -172,7 +172,10 @@ def _width(layer: Layer, survivors: int) -> int:
 
 
 def gathered(
-    tree: Mapping[str, Any], structure: Structure, cut: Cut, index: Index
+    tree: Mapping[str, Any],
+    structure: Structure,
+    cut: Cut,
+    index: Index,
 ) -> dict[str, Any]:
     """A tree of stacks brought to the shape `cut`, which `index` leads to.
 
@@ -199,7 +202,10 @@ def _last_word(path: str) -> str:
 
 
 def cleared(
-    tree: Mapping[str, Any], structure: Structure, alive: Tensors, gone: Tensors
+    tree: Mapping[str, Any],
+    structure: Structure,
+    alive: Tensors,
+    gone: Tensors,
 ) -> dict[str, Any]:
     """A tree of stacks in which all that is removed is zero, or False: dead units and, member by
     member, blocks that are gone.
@@ -225,7 +231,13 @@ def cleared(
     return nest(clear)
 
 
-def restored(tensors: Tensors, parent: Structure, like: Tensors, units: Index, count: int) -> Named:
+def restored(
+    tensors: Tensors,
+    parent: Structure,
+    like: Tensors,
+    units: Index,
+    count: int,
+) -> Named:
     """Stacked tensors (count, ...) brought back to the parent's shapes: zero, or False, where units
     and blocks are gone.
 

@@ -282,7 +282,12 @@ class _Way:
         return _Way(node, self.norms, self.shifts or shifts)
 
 
-def _follow(start: fx.Node, layer: Layer, layers: Layers, modules: Modules) -> list[Link] | str:
+def _follow(
+    start: fx.Node,
+    layer: Layer,
+    layers: Layers,
+    modules: Modules,
+) -> list[Link] | str:
     """Links from the units of `layer` to all of `layers` that read them; what else reads them, if
     something does.
     """

@@ -101,7 +101,10 @@ def _only(structure: Structure, elements: Sequence[Element]) -> Structure:
 
 
 def _sound(
-    trial: _Trial, structure: Structure, elements: Sequence[Element], reasons: Reasons
+    trial: _Trial,
+    structure: Structure,
+    elements: Sequence[Element],
+    reasons: Reasons,
 ) -> list[Element]:
     """Those of `elements` that can be removed together; why the others cannot is put into
     `reasons`.
@@ -236,7 +239,13 @@ def outputs(module: nn.Module, x: Tensor, training: bool) -> Tensor:
 class _NoDropout(TorchFunctionMode):
     """Dropout does nothing: what it draws depends on how many units there are."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if "dropout" in getattr(func, "__name__", ""):
             return args[0] if args else kwargs["input"]

@@ -256,7 +256,10 @@ class Structure:
 
 
 def expected(
-    structure: Structure, counts: Counts, units: Tensors, blocks: Tensors
+    structure: Structure,
+    counts: Counts,
+    units: Tensors,
+    blocks: Tensors,
 ) -> tuple[Tensor, Tensor]:
     """Mean FLOPs and parameters, (...) float64 each, of networks whose units and blocks are there
     independently.
@@ -317,7 +320,10 @@ def _norm_blocks(structure: Structure) -> dict[Norm, str]:
 
 
 def node_masks(
-    structure: Structure, alive: Tensors, like: Tensors, blocks: Tensors = EVERY
+    structure: Structure,
+    alive: Tensors,
+    like: Tensors,
+    blocks: Tensors = EVERY,
 ) -> Named:
     """Masks that remove whole units, by incoming rows, biases and outgoing columns, and whole
     blocks, by all of their layers.
@@ -362,7 +368,12 @@ def column_masks(structure: Structure, alive: Tensors, like: Tensors) -> Named:
     return masks
 
 
-def gated(structure: Structure, params: Tensors, units: Tensors, blocks: Tensors) -> Named:
+def gated(
+    structure: Structure,
+    params: Tensors,
+    units: Tensors,
+    blocks: Tensors,
+) -> Named:
     """Parameters of a network whose units are scaled where they are read, and whose blocks where
     they end.
 

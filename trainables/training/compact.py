@@ -37,43 +37,68 @@ def compact(pruner: Hooks, task: Task, state: State) -> State:
     than theirs.
     """
     structure = shaped(task, state.shape).structure
-    if not pruner.narrows or not structure.sites:
+    if not pruner.narrows:
+        return state
+    if not structure.sites:
         return state
     if not (task.stackable and task.narrows):
         return state
     left = _left(pruner, task, state)
     alive = read(structure, left)
-    gone: dict[str, Tensor] = {}
-    for block in structure.blocks:
-        gone[block.name] = torch.zeros(state.size, dtype=torch.bool, device=task.torch_device)
-        if block.name in left:
-            gone[block.name] = ~left[block.name]
+    gone = _gone(structure, left, state.size, task.torch_device)
     clear = functools.partial(narrow.cleared, structure=structure, alive=alive, gone=gone)
     cleared = _reshaped(task, state, _shaped_trees(state), clear)
     state = dataclasses.replace(state, members=cleared)
     cut, index = narrow.survivors(structure, alive, gone)
     units_before = sum(layer.units for layer in structure.hidden)
     units_after = sum(cut.widths.values())
-    if not cut.gone and units_after >= SHARE * units_before:
+    limit = SHARE * units_before
+    if not cut.gone and units_after >= limit:
         return state
     trees = _shaped_trees(state)
+    units = _places(structure, state.size, task)
     known = state.members.get("units", {})
-    trees["units"] = {**_places(structure, state.size, task), **known}
+    trees["units"] = {**units, **known}
     gather = functools.partial(narrow.gathered, structure=structure, cut=cut, index=index)
     members = _reshaped(task, state, trees, gather)
-    gone_before = () if state.shape is None else state.shape.gone
-    shape = narrow.Cut(dict(cut.widths), (*gone_before, *cut.gone))
+    gone_blocks = cut.gone
+    if state.shape is not None:
+        gone_blocks = (*state.shape.gone, *cut.gone)
+    widths = dict(cut.widths)
+    shape = narrow.Cut(widths, gone_blocks)
     return dataclasses.replace(state, members=members, shape=shape)
 
 
+def _gone(
+    structure: Structure,
+    left: Mapping[str, Tensor],
+    members: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Block -> (K,) bool: whether it is gone from each member."""
+    gone: dict[str, Tensor] = {}
+    for block in structure.blocks:
+        name = block.name
+        if name in left:
+            gone[name] = ~left[name]
+        else:
+            gone[name] = torch.zeros(members, dtype=torch.bool, device=device)
+    return gone
+
+
 def _reshaped(
-    task: Task, state: State, trees: Mapping[str, Any], reshape: Callable[[Any], Any]
+    task: Task,
+    state: State,
+    trees: Mapping[str, Any],
+    reshape: Callable[[Any], Any],
 ) -> dict[str, Any]:
     """A state's members with `reshape` applied to what has the shape of the stack: `trees`, and the
     slots of the optimiser that are shaped like parameters.
     """
-    slots = optimizers.reshaped(task, state.members.get("optimizer", {}), reshape)
-    return {**state.members, **reshape(trees), "optimizer": slots}
+    kept = state.members.get("optimizer", {})
+    slots = optimizers.reshaped(task, kept, reshape)
+    others = reshape(trees)
+    return {**state.members, **others, "optimizer": slots}
 
 
 @torch.no_grad()
@@ -83,12 +108,15 @@ def _left(pruner: Hooks, task: Task, state: State) -> dict[str, Tensor]:
     step = state.scalars["step"]
 
     def lasting(params: Params, pruning: Pruning, given: Params) -> Params:
-        return pruner.lasting(params, pruning, context(given, step))
+        ctx = context(given, step)
+        return pruner.lasting(params, pruning, ctx)
 
     trees = state.members
+    params = trees["params"]
     pruning = trees.get("pruning", {})
+    given = varying(trees)
     lifted = stack.lift(lasting, state.size)
-    return lifted(trees["params"], pruning, varying(trees))
+    return lifted(params, pruning, given)
 
 
 def _shaped_trees(state: State) -> dict[str, Any]:
@@ -103,18 +131,24 @@ def _places(structure: Structure, members: int, task: Task) -> dict[str, Tensor]
     """Hidden layer -> (K, width): which unit of the parent each one is, before any cut."""
     places: dict[str, Tensor] = {}
     for layer in structure.hidden:
-        units = torch.arange(layer.units, device=task.torch_device)
-        places[layer.name] = units.expand(members, -1)
+        own = torch.arange(layer.units, device=task.torch_device)
+        own = own.expand(members, -1)
+        places[layer.name] = own
     return places
 
 
 def restored(
-    task: Task, state: State, params: Params, buffers: Params, kept: Params
+    task: Task,
+    state: State,
+    params: Params,
+    buffers: Params,
+    kept: Params,
 ) -> tuple[Params, Params, Params]:
     """Stacked tensors of a state, each (K, ...), in the parent's shape."""
     if state.shape is None:
         return params, buffers, kept
-    parent, units = task.structure, state.members.get("units", {})
+    parent = task.structure
+    units = state.members.get("units", {})
     trained, fixed = stack.stacked([task.template])
     trained = stack.single(trained)
     fixed = stack.single(fixed)

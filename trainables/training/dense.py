@@ -32,14 +32,18 @@ def dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
 
 def _dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
     if not steps:
-        return Dense(*task.initial(seeds), 0, 0.0)
+        return _untrained(task, seeds)
     phase = _phase(task, steps)
-    places = {seed: _place(task, phase, seed) for seed in seeds}
+    places: dict[int, Location | None] = {}
     missing: list[int] = []
-    for seed, place in places.items():
+    for seed in dict.fromkeys(seeds):
+        place = _place(task, phase, seed)
+        places[seed] = place
         if place is None or not place.exists():
             missing.append(seed)
-    trained = _trained(task, phase, missing) if missing else {}
+    trained: dict[int, State] = {}
+    if missing:
+        trained = _trained(task, phase, missing)
     for seed, place in places.items():
         if place is None:
             continue
@@ -48,9 +52,19 @@ def _dense_networks(task: Task, seeds: Sequence[int], steps: int) -> Dense:
         else:
             trained[seed] = State.load(place, task.torch_device)
     states = [trained[seed] for seed in seeds]
-    joined = State.concatenate(states).members
-    seconds = sum(state.scalars["seconds"] for state in states) / len(seeds)
-    return Dense(joined["params"], joined.get("buffers", {}), steps, seconds)
+    cohort = State.concatenate(states)
+    joined = cohort.members
+    params = joined["params"]
+    buffers = joined.get("buffers", {})
+    spent = sum(state.scalars["seconds"] for state in states)
+    seconds = spent / len(seeds)
+    return Dense(params, buffers, steps, seconds)
+
+
+def _untrained(task: Task, seeds: Sequence[int]) -> Dense:
+    """The initial networks of `seeds`."""
+    params, buffers = task.initial(seeds)
+    return Dense(params, buffers, steps=0, seconds=0.0)
 
 
 def _trained(task: Task, phase: Task, seeds: list[int]) -> dict[int, State]:
@@ -58,14 +72,17 @@ def _trained(task: Task, phase: Task, seeds: list[int]) -> dict[int, State]:
     # What is shared must not depend on who trains it, and a stack of one rounds differently: train
     # two.
     has_twin = len(seeds) == 1 and task.starts and task.stackable
-    doubled = seeds * 2 if has_twin else seeds
+    doubled = seeds
+    if has_twin:
+        doubled = seeds * 2
     plain = Hooks()
     hp = complete(plain.space, {})
     members = [Member(hp, seed) for seed in doubled]
-    initial = Dense(*task.initial(doubled), 0, 0.0)
+    initial = _untrained(task, doubled)
     state = begin(plain, phase, members, initial)
     state = loop.advance(plain, phase, state)
-    state.scalars["seconds"] *= len(doubled) / len(seeds)  # a twin is paid by its original
+    networks_of_seed = len(doubled) / len(seeds)
+    state.scalars["seconds"] *= networks_of_seed  # a twin is paid by its original
     trained: dict[int, State] = {}
     for k, seed in enumerate(seeds):
         trained[seed] = state.select([k])
@@ -86,13 +103,17 @@ def dense_ready(task: Task, seeds: Sequence[int]) -> bool:
 
 def _phase(task: Task, steps: int) -> Task:
     """Dense training for `steps` as a task of its own, with a schedule of its own."""
-    return dataclasses.replace(task, epochs=steps / task.steps_per_epoch, rungs=1, starts="")
+    epochs = steps / task.steps_per_epoch
+    return dataclasses.replace(task, epochs=epochs, rungs=1, starts="")
 
 
 def _place(task: Task, phase: Task, seed: int) -> Location | None:
     """Where the dense network of `seed` is kept for other cohorts."""
     if not task.starts:
         return None
-    identity = json.dumps([phase.describe(), seed], sort_keys=True)
-    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return locate(task.starts) / f"{name}.safetensors"
+    description = phase.describe()
+    identity = json.dumps([description, seed], sort_keys=True)
+    digest = hashlib.sha256(identity.encode())
+    name = digest.hexdigest()[:16]
+    folder = locate(task.starts)
+    return folder / f"{name}.safetensors"

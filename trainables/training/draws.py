@@ -25,9 +25,11 @@ def key(seed: Tensor, *words: int | str) -> Tensor:
     numbers are drawn.
     """
     told = repr(words).encode()
-    digest = hashlib.blake2b(told, digest_size=8).digest()
+    hashed = hashlib.blake2b(told, digest_size=8)
+    digest = hashed.digest()
     site = int.from_bytes(digest, "big", signed=True)
-    return _mix(_mix(seed) ^ site)
+    mixed_seed = _mix(seed)
+    return _mix(mixed_seed ^ site)
 
 
 def bits(key: Tensor, shape: Shape, index: Tensor | int = 0) -> Tensor:
@@ -38,10 +40,12 @@ def bits(key: Tensor, shape: Shape, index: Tensor | int = 0) -> Tensor:
     """
     count = math.prod(shape)
     first = torch.arange(1, count + 1, device=key.device)
-    places = first.view(shape) + index * count
+    first = first.view(shape)
+    places = first + index * count
     counter = places * _GOLDEN
     behind = (1,) * len(shape)
-    start = key.view((*key.shape, *behind))
+    broadcast = (*key.shape, *behind)
+    start = key.view(broadcast)
     return _mix(start + counter)
 
 
@@ -54,7 +58,9 @@ def uniform(
     """Numbers in [0, 1), shape (*key.shape, *shape), on a grid of 2^-53 (float64) or 2^-24
     (others). index: as of `bits`.
     """
-    digits = 53 if dtype == torch.float64 else 24
+    digits = 24
+    if dtype == torch.float64:
+        digits = 53
     hashes = bits(key, shape, index)
     whole = _shift(hashes, 64 - digits)
     step = 2.0**-digits
@@ -68,8 +74,10 @@ def permutation(key: Tensor, length: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * _FIRST
-    x = (x ^ _shift(x, 27)) * _SECOND
+    x = x ^ _shift(x, 30)
+    x = x * _FIRST
+    x = x ^ _shift(x, 27)
+    x = x * _SECOND
     return x ^ _shift(x, 31)
 
 

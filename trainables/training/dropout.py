@@ -26,15 +26,18 @@ class CounterDropout(nn.Module):
 
     def __init__(self, p: float, channels: bool) -> None:
         super().__init__()
-        self.p, self.channels = p, channels
-        self.register_buffer("key", torch.zeros((), dtype=torch.long), persistent=False)
+        self.p = p
+        self.channels = channels
+        key = torch.zeros((), dtype=torch.long)
+        self.register_buffer("key", key, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, ...)."""
         if not self.training or self.p == 0:
             return x
         key = self.key.to(x.device)
-        drawn = draws.uniform(key, self._pattern(x), torch.float32)
+        pattern = self._pattern(x)
+        drawn = draws.uniform(key, pattern, torch.float32)
         keep = drawn >= self.p
         self.key = draws.key(self.key, "again")  # for the next call in the same pass
         share = max(1 - self.p, 1e-12)
@@ -53,7 +56,8 @@ def prepare(module: nn.Module) -> nn.Module:
     for name, part in module.named_children():
         if isinstance(part, (nn.Dropout, *_OF_CHANNELS)):
             channels = isinstance(part, _OF_CHANNELS)
-            setattr(module, name, CounterDropout(part.p, channels))
+            by_counter = CounterDropout(part.p, channels)
+            setattr(module, name, by_counter)
         else:
             prepare(part)
     return module
@@ -75,7 +79,8 @@ def shapes(module: nn.Module, inputs: Tensor) -> dict[str, Shape]:
     hooks = []
     for name, part in module.named_modules():
         if isinstance(part, CounterDropout):
-            hooks.append(part.register_forward_pre_hook(watch(name)))
+            hook = part.register_forward_pre_hook(watch(name))
+            hooks.append(hook)
     try:
         with torch.no_grad():
             outputs = module.eval()(inputs)
@@ -90,6 +95,10 @@ def keys(module: nn.Module) -> tuple[str, ...]:
     """Names of the buffers that hold the keys of dropout layers."""
     names: list[str] = []
     for name, part in module.named_modules():
-        if isinstance(part, CounterDropout):
-            names.append(f"{name}.key" if name else "key")
+        if not isinstance(part, CounterDropout):
+            continue
+        if name:
+            names.append(f"{name}.key")
+        else:
+            names.append("key")
     return tuple(names)

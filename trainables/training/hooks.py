@@ -41,7 +41,12 @@ class Context:
     structure: Structure
     schedule: Callable[[int], float] = lambda step: 1.0
 
-    def uniform(self, site: str, shape: tuple[int, ...] = (), index: Tensor | int = 0) -> Tensor:
+    def uniform(
+        self,
+        site: str,
+        shape: tuple[int, ...] = (),
+        index: Tensor | int = 0,
+    ) -> Tensor:
         """Numbers in [0, 1), float64, drawn from (seed, step, site) alone; `index` counts further
         draws of the shape.
         """
@@ -53,13 +58,15 @@ def space(**own: Domain) -> dict[str, Domain]:
     """A pruner's hyper-parameters, and those that every training by gradient has."""
     about_width = "the parent's width, in widths of the task's model"
     about_decay = "the L2 penalty (default: the task's)"
+    about_rate = "the learning rate (default: the task's)"
+    width = Domain("real", 1.0, about_width, low=0.01, high=100, log=True, static=True)
+    lr = Domain("real", None, about_rate, low=0, log=True, tunable=True)
+    weight_decay = Domain("real", None, about_decay, low=0, log=True, tunable=True)
     return {
         **own,
-        "width": Domain("real", 1.0, about_width, low=0.01, high=100, log=True, static=True),
-        "lr": Domain(
-            "real", None, "the learning rate (default: the task's)", low=0, log=True, tunable=True
-        ),
-        "weight_decay": Domain("real", None, about_decay, low=0, log=True, tunable=True),
+        "width": width,
+        "lr": lr,
+        "weight_decay": weight_decay,
     }
 
 
@@ -79,7 +86,13 @@ class Hooks:
         """Masks, gates, or whatever the pruner keeps, before the first step."""
         return {}
 
-    def init_member(self, task: Task, member: Member, params: Params, buffers: Params) -> Pruning:
+    def init_member(
+        self,
+        task: Task,
+        member: Member,
+        params: Params,
+        buffers: Params,
+    ) -> Pruning:
         """What `vmap` cannot make of one member's network, added to what `init` gives.
 
         Called once for each member, outside of `vmap`: values may be looked at, and other packages
@@ -162,7 +175,8 @@ def misdeclared(kind: type[Hooks]) -> str | None:
 def varying(trees: Mapping[str, Any]) -> dict[str, Any]:
     """Hyper-parameters and seed: what differs between members beside their networks."""
     hp = trees.get("hp", {})
-    return {"hp": hp, "seed": trees["seed"]}
+    seed = trees["seed"]
+    return {"hp": hp, "seed": seed}
 
 
 def contexts(task: Task, state: State) -> Callable[[Tree, int], Context]:
@@ -179,6 +193,7 @@ def contexts(task: Task, state: State) -> Callable[[Tree, int], Context]:
 
     def context(given: Tree, step: int) -> Context:
         hp = {**static, **given["hp"]}
-        return Context(hp, given["seed"], step, steps, structure, rate)
+        seed = given["seed"]
+        return Context(hp, seed, step, steps, structure, schedule=rate)
 
     return context

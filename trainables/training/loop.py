@@ -37,12 +37,14 @@ def advance(pruner: Hooks, task: Task, state: State) -> State:
         return _advance_alone(pruner, task, state)
     begun = time.perf_counter()
     rung = state.scalars["rung"] + 1
-    last = task.rung_step(task.steps - state.scalars["before"], rung)
+    steps = task.steps - state.scalars["before"]
+    last = task.rung_step(steps, rung)
     # A model that vmap refuses may draw from torch's generator, which is then seeded at each step.
     with torch.random.fork_rng(enabled=not task.stackable):
         state = compact(pruner, task, state)
         state = _train(pruner, task, state, last)
-    spent = (time.perf_counter() - begun) / state.size
+    elapsed = time.perf_counter() - begun
+    spent = elapsed / state.size
     state.scalars["seconds"] = state.scalars["seconds"] + spent
     state.scalars["rung"] = rung
     return state
@@ -52,12 +54,15 @@ def _advance_alone(pruner: Hooks, task: Task, state: State) -> State:
     """The members at the next rung, trained one after the other."""
     alone: list[State] = []
     for k in range(state.size):
-        alone.append(advance(pruner, task, state.select([k])))
+        lone = state.select([k])
+        lone = advance(pruner, task, lone)
+        alone.append(lone)
     joined = State.concatenate(alone)
     for spent in ("seconds", "charged"):
-        if spent in joined.scalars:
-            total = sum(lone.scalars[spent] for lone in alone)
-            joined.scalars[spent] = total / state.size
+        if spent not in joined.scalars:
+            continue
+        total = sum(lone.scalars[spent] for lone in alone)
+        joined.scalars[spent] = total / state.size
     return joined
 
 
@@ -68,7 +73,9 @@ def first_step(pruner: Hooks, task: Task, state: State) -> State:
             return _train(pruner, task, state, 1)
         alone: list[State] = []
         for k in range(state.size):
-            alone.append(_train(pruner, task, state.select([k]), 1))
+            lone = state.select([k])
+            lone = _train(pruner, task, lone, 1)
+            alone.append(lone)
         return State.concatenate(alone)
 
 
@@ -80,10 +87,12 @@ def _train(pruner: Hooks, task: Task, state: State, last: int) -> State:
     while state.scalars["step"] < last:
         step = state.scalars["step"]
         end = step + 1
-        while end < last and not pruner.due(static, end, steps):
+        while end < last:
+            if pruner.due(static, end, steps):
+                break
             end += 1
-        some = itertools.islice(batches, end - step)
-        members, x, y = _steps(pruner, task, state, some)
+        undisturbed = itertools.islice(batches, end - step)
+        members, x, y = _steps(pruner, task, state, undisturbed)
         scalars = {**state.scalars, "step": end}
         state = dataclasses.replace(state, members=members, scalars=scalars)
         if pruner.due(static, end, steps):
@@ -109,30 +118,48 @@ class _Lifted:
             self.follow = stack.lift(self._follow, state.size)
 
     def _forward(
-        self, params: Params, buffers: Params, pruning: Pruning, given: Params, x: Tensor
+        self,
+        params: Params,
+        buffers: Params,
+        pruning: Pruning,
+        given: Params,
+        x: Tensor,
     ) -> dict[str, Any]:
         """Logits, buffers and, if there is one, the penalty."""
         ctx = self._context(given, self.step)
-        held = {name: value.clone() for name, value in buffers.items()}
+        held: dict[str, Tensor] = {}
+        for name, value in buffers.items():
+            held[name] = value.clone()
         for name in self._drops:
             held[name] = draws.key(ctx.seed, self.step, name)
         effective = self._pruner.effective(params, pruning, ctx)
         logits = self._call(effective, held, x)
         penalty = self._pruner.penalty(params, pruning, ctx)
-        after = {name: held[name].detach() for name in buffers}
+        after: dict[str, Tensor] = {}
+        for name in buffers:
+            after[name] = held[name].detach()
         made: dict[str, Any] = {"logits": logits, "buffers": after}
         if penalty is not None:
             made["penalty"] = penalty
         return made
 
-    def _follow(self, params: Params, pruning: Pruning, given: Params) -> tuple[Params, Pruning]:
+    def _follow(
+        self,
+        params: Params,
+        pruning: Pruning,
+        given: Params,
+    ) -> tuple[Params, Pruning]:
+        """Parameters and pruning after the optimiser's step."""
         step = self.step + 1
         ctx = self._context(given, step)
         return self._pruner.after_step(params, pruning, ctx)
 
 
 def _steps(
-    pruner: Hooks, task: Task, state: State, batches: Iterable[Batch]
+    pruner: Hooks,
+    task: Task,
+    state: State,
+    batches: Iterable[Batch],
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
     """The members after a step for each of `batches`, and the last of those.
 
@@ -141,17 +168,23 @@ def _steps(
     lone = state.size == 1
     steps = task.steps - state.scalars["before"]
     lifted = _Lifted(pruner, task, state)
-    trees = stack.single(state.members) if lone else state.members
+    trees = state.members
+    if lone:
+        trees = stack.single(trees)
     params: Params = map_tree(_trained, trees["params"])
     buffers = trees.get("buffers", {})
     pruning = trees.get("pruning", {})
+    slots = trees.get("optimizer", {})
     given = varying(trees)
-    update = optimizers.updater(task, trees["hp"], trees.get("optimizer", {}), steps)
+    update = optimizers.updater(task, trees["hp"], slots, steps)
     inputs = labels = torch.empty(0)
     for step, inputs, labels in batches:
         lifted.step = step
-        x = inputs[0] if lone else inputs
-        y = labels[0] if lone else labels
+        x = inputs
+        y = labels
+        if lone:
+            x = inputs[0]
+            y = labels[0]
         if not task.stackable:
             seed = draws.key(given["seed"], step, "torch")
             torch.manual_seed(int(seed))
@@ -160,27 +193,38 @@ def _steps(
         loss = _loss(pruner, task, made, y)
         leaves = list(params.values())
         grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
+        named_grads = dict(zip(params, grads, strict=True))
         with torch.no_grad():
-            update(params, dict(zip(params, grads, strict=True)), step)
+            update(params, named_grads, step)
             if pruner.follows:
                 params, pruning = lifted.follow(params, pruning, given)
                 params, pruning = separated(params, pruning)
                 params = map_tree(_trained, params)
         pulse.tell("step", step + 1, steps)
-    params = map_tree(Tensor.detach, params)
-    trees = {**trees, "params": params, "buffers": buffers, "pruning": pruning}
+    trees = {
+        **trees,
+        "params": map_tree(Tensor.detach, params),
+        "buffers": buffers,
+        "pruning": pruning,
+    }
     if lone:
         trees = stack.restacked(trees)
     return trees, inputs, labels
 
 
-def _loss(pruner: Hooks, task: Task, made: Mapping[str, Any], labels: Tensor) -> Tensor:
+def _loss(
+    pruner: Hooks,
+    task: Task,
+    made: Mapping[str, Any],
+    labels: Tensor,
+) -> Tensor:
     """The sum over members of what each minimises, which has each member's gradient.
 
     Outside of vmap, where it costs less.
     """
     logits = made["logits"].flatten(0, -2)
-    loss = pruner.loss(logits, labels.flatten())
+    labels = labels.flatten()
+    loss = pruner.loss(logits, labels)
     loss = loss / task.batch_size
     if "penalty" in made:
         loss = loss + made["penalty"].sum()
@@ -188,7 +232,8 @@ def _loss(pruner: Hooks, task: Task, made: Mapping[str, Any], labels: Tensor) ->
 
 
 def _trained(parameter: Tensor) -> Tensor:
-    return parameter.detach().requires_grad_()
+    values = parameter.detach()
+    return values.requires_grad_()
 
 
 def _batches(task: Task, state: State, last: int) -> Iterator[Batch]:
@@ -197,14 +242,15 @@ def _batches(task: Task, state: State, last: int) -> Iterator[Batch]:
     Read, and augmented, once for each distinct seed.
     """
     seeds = state.members["seed"]
-    numbers = dict.fromkeys(seeds.tolist())
-    distinct = torch.tensor(list(numbers), device=seeds.device)
+    numbers = list(dict.fromkeys(seeds.tolist()))
+    distinct = torch.tensor(numbers, device=seeds.device)
     of = None
     if len(distinct) < len(seeds):
         is_its_own = seeds[:, None] == distinct
         of = is_its_own.int().argmax(1)
-    # The dense phase before it, a task of its own, draws others.
-    site = "pruning" if state.scalars["before"] else "order"
+    site = "order"
+    if state.scalars["before"]:
+        site = "pruning"  # the dense phase before it, a task of its own, draws others
     examples = len(task.data.labels["train"])
 
     @functools.lru_cache(1)
@@ -216,13 +262,15 @@ def _batches(task: Task, state: State, last: int) -> Iterator[Batch]:
         epoch, place = divmod(step, task.steps_per_epoch)
         first = place * task.batch_size
         end = first + task.batch_size
-        return order(epoch)[:, first:end]
+        shuffled = order(epoch)
+        return shuffled[:, first:end]
 
     steps = range(state.scalars["step"], last)
     read = task.data.feed(map(rows, steps))
     for step, (x, y) in zip(steps, read, strict=True):
         if task.augment:
-            key = draws.key(distinct, step, f"{site} augment")
+            own_site = f"{site} augment"
+            key = draws.key(distinct, step, own_site)
             x = augment(x, task.augment, key)
         if of is not None:
             x = x[of]

@@ -35,23 +35,30 @@ def member_bytes(task: Task, algorithm: Algorithm, member: Member) -> int:
     parent = algorithm.parent(task, member.hp)
     of_two = _peak(parent, algorithm, member, 2)
     of_four = _peak(parent, algorithm, member, 4)
-    return max(1, (of_four - of_two) // 2)
+    of_one_more = (of_four - of_two) // 2
+    return max(1, of_one_more)
 
 
 def fitting(each: int, device: torch.device, workers: int) -> int:
     """How many members of `each` bytes one of `workers` equal workers can train together on a
     device; at least 1.
     """
-    return max(1, allowance(device, workers) // each)
+    room = allowance(device, workers)
+    return max(1, room // each)
 
 
 def allowance(device: torch.device, workers: int) -> int:
     """Bytes of a device that the cohorts of one of `workers` equal workers may fill."""
-    return int(SHARE * free_bytes(device) / workers)
+    allowed = SHARE * free_bytes(device)
+    return int(allowed / workers)
 
 
 def fitting_shapes(
-    task: Task, algorithm: Algorithm, hp: Mapping[str, Value], most: int, room: int
+    task: Task,
+    algorithm: Algorithm,
+    hp: Mapping[str, Value],
+    most: int,
+    room: int,
 ) -> int | None:
     """How many members with the static values of `hp`, up to `most`, fit `room` bytes by what the
     algorithm says of their shapes; None if it says nothing. task: their parent.
@@ -66,9 +73,11 @@ def fitting_shapes(
 
     if algorithm.footprint(task, hp, 1) is None:
         return None
-    fits = bisect.bisect_right(range(1, most + 1), room, key=needed)
+    counts = range(1, most + 1)
+    fits = bisect.bisect_right(counts, room, key=needed)
     if not fits:
-        examples = len(task.data.labels["train"])
+        labels = task.data.labels["train"]
+        examples = len(labels)
         one = _size(needed(1))
         rule = f"one member holds about {one} while it trains on {examples:,} examples"
         fewer = "let fewer workers share the memory (`cpus` and `gpus` of [study])"
@@ -87,8 +96,11 @@ def _size(count: int) -> str:
 def free_bytes(device: torch.device) -> int:
     """Free memory of a device, bytes."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    pages = os.sysconf("SC_AVPHYS_PAGES")
+    page_size = os.sysconf("SC_PAGE_SIZE")
+    return pages * page_size
 
 
 def _peak(task: Task, algorithm: Algorithm, member: Member, count: int) -> int:
@@ -100,7 +112,9 @@ def _peak(task: Task, algorithm: Algorithm, member: Member, count: int) -> int:
     hp = algorithm.alone(member.hp)
     members = [Member(hp, seed) for seed in range(count)]
     # What belongs to the process and not to a member is made before counting begins.
-    _ = short.data, short.stackable, short.structure
+    _ = short.data
+    _ = short.stackable
+    _ = short.structure
     with _Peak() as peak:
         algorithm.advance(short, algorithm.start(short, members))
     return peak.most
@@ -114,8 +128,15 @@ class _Peak(Watch):
         self.now = self.most = 0
         self._known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        named = kwargs or {}
+        out = func(*args, **named)
         for tensor in tensors_in(out):
             storage = tensor.untyped_storage()
             if storage not in self._known:

@@ -29,7 +29,8 @@ def _constant(step: int, steps: int) -> float:
 
 def _cosine(step: int, steps: int) -> float:
     angle = math.pi * step / steps
-    return 0.5 * (1 + math.cos(angle))
+    raised = 1 + math.cos(angle)
+    return 0.5 * raised
 
 
 def _inverse(step: int, steps: int) -> float:
@@ -72,7 +73,13 @@ class Optimizer(abc.ABC):
     of the schedule.
     """
 
-    def __init__(self, task: Task, hp: Tensors, kept: Mapping[str, Any], steps: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        hp: Tensors,
+        kept: Mapping[str, Any],
+        steps: int,
+    ) -> None:
         self.lr = hp["lr"]
         self.decay = hp["weight_decay"]
         self.decays = bool((self.decay != 0).any())
@@ -108,12 +115,15 @@ class Sgd(Optimizer):
 
     @classmethod
     def slots(cls, task: Task) -> Mapping[str, Slot]:
-        return {"momentum": Slot()} if task.momentum else {}
+        if not task.momentum:
+            return {}
+        return {"momentum": Slot()}
 
     def update(self, params: Tensors, grads: Tensors, step: int) -> None:
         rate = self.rate(step)
         for name, parameter in params.items():
-            change = self._change(name, grads[name], parameter)
+            grad = grads[name]
+            change = self._change(name, grad, parameter)
             own_rate = _like(rate, parameter)
             parameter.addcmul_(change, own_rate, value=-1)
 
@@ -121,7 +131,8 @@ class Sgd(Optimizer):
         if not self.momentum:
             return self.decayed(grad, parameter)
         change = self.kept["momentum"][name]
-        change.mul_(self.momentum).add_(grad)
+        change.mul_(self.momentum)
+        change.add_(grad)
         if self.decays:
             decay = _like(self.decay, parameter)
             change.addcmul_(parameter, decay)
@@ -170,16 +181,19 @@ class DAdaptAdam(Optimizer):
 
     def update(self, params: Tensors, grads: Tensors, step: int) -> None:
         factor = self.schedule(step, self.steps)
-        rate = self.kept[DISTANCE] * self.lr * factor
+        rate = self.kept[DISTANCE] * self.lr
+        rate = rate * factor
         along = torch.zeros_like(rate)
         length = torch.zeros_like(rate)
         # Sums do not depend on a tree's order, which is another after it was saved.
-        for name, grad in sorted(grads.items()):
+        for name in sorted(grads):
+            grad = grads[name]
             along += self._along(name, grad, rate)
             length += self._averaged(name, grad, rate)
         moved = length != 0  # a member that has had no gradient yet stays as it is
         self._estimate(rate, along, length, moved)
-        decay = torch.where(moved, rate * self.decay, 0.0)
+        decay = rate * self.decay
+        decay = torch.where(moved, decay, 0.0)
         self._move(params, decay)
 
     def _along(self, name: str, grad: Tensor, rate: Tensor) -> Tensor:
@@ -195,14 +209,25 @@ class DAdaptAdam(Optimizer):
         mean = self.kept["mean"][name]
         square = self.kept["square"][name]
         total = self.kept["sum"][name]
-        part = _like(0.1 * rate, grad)
-        mean.mul_(0.9).addcmul_(grad, part)
-        square.mul_(0.999).addcmul_(grad, grad, value=0.001)
-        part = _like((1 - BETA) * rate, grad)
-        total.mul_(BETA).addcmul_(grad, part)
+        weight = 0.1 * rate
+        part = _like(weight, grad)
+        mean.mul_(0.9)
+        mean.addcmul_(grad, part)
+        square.mul_(0.999)
+        square.addcmul_(grad, grad, value=0.001)
+        weight = (1 - BETA) * rate
+        part = _like(weight, grad)
+        total.mul_(BETA)
+        total.addcmul_(grad, part)
         return _sums(total.abs(), rate)
 
-    def _estimate(self, rate: Tensor, along: Tensor, length: Tensor, moved: Tensor) -> None:
+    def _estimate(
+        self,
+        rate: Tensor,
+        along: Tensor,
+        length: Tensor,
+        moved: Tensor,
+    ) -> None:
         """The distance as far as it is now known: it never shrinks."""
         distance = self.kept[DISTANCE]
         numerator = self.kept[NUMERATOR]
@@ -213,7 +238,8 @@ class DAdaptAdam(Optimizer):
         denominator = (1 - BETA) * length
         estimate = numerator / denominator
         grows = estimate > distance  # not where the estimate is NaN
-        distance.copy_(torch.where(grows, estimate, distance))
+        longest = torch.where(grows, estimate, distance)
+        distance.copy_(longest)
 
     def _move(self, params: Tensors, decay: Tensor) -> None:
         means = self.kept["mean"]
@@ -222,8 +248,9 @@ class DAdaptAdam(Optimizer):
             if self.decays:
                 share = _like(decay, parameter)
                 parameter.addcmul_(parameter, share, value=-1)
+            mean = means[name]
             scale = squares[name].sqrt() + 1e-8
-            parameter.addcdiv_(means[name], scale, value=-1)
+            parameter.addcdiv_(mean, scale, value=-1)
 
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
@@ -244,7 +271,8 @@ def slots(task: Task, params: Tensors) -> Slots:
 
 
 def _declared(task: Task) -> Mapping[str, Slot]:
-    return OPTIMIZERS[task.optimizer].slots(task)
+    kind = OPTIMIZERS[task.optimizer]
+    return kind.slots(task)
 
 
 def _started(slot: Slot, params: Tensors) -> Any:
@@ -256,7 +284,8 @@ def _started(slot: Slot, params: Tensors) -> Any:
         return shaped
     some = next(iter(params.values()))
     members = (len(some),)
-    return torch.full(members, slot.start, dtype=torch.float64, device=some.device)
+    device = some.device
+    return torch.full(members, slot.start, dtype=torch.float64, device=device)
 
 
 def reshaped(task: Task, kept: Mapping[str, Any], reshape: Callable[[Tensors], Slots]) -> Slots:
@@ -265,13 +294,19 @@ def reshaped(task: Task, kept: Mapping[str, Any], reshape: Callable[[Tensors], S
     """
     declared = _declared(task)
     slots = dict(kept)
-    for name, slot in kept.items():
-        if declared[name].shaped:
-            slots[name] = reshape(slot)
+    for name, values in kept.items():
+        slot = declared[name]
+        if slot.shaped:
+            slots[name] = reshape(values)
     return slots
 
 
-def updater(task: Task, hp: Tensors, kept: Mapping[str, Any], steps: int) -> Update:
+def updater(
+    task: Task,
+    hp: Tensors,
+    kept: Mapping[str, Any],
+    steps: int,
+) -> Update:
     """The task's optimiser as a function; `kept` are its slots, written in place.
 
     hp: `lr` and `weight_decay`, (K,) for a stack, () for a lone member.  steps: the horizon of the

@@ -15,6 +15,7 @@ from ..contract import Algorithm, Member, Networks, State
 from ..domain import Domain, Value
 from ..measure.flops import charging
 from ..structure.shapes import shaped
+from ..structure.units import Structure
 from ..task import Task
 from ..tree import Tree
 from . import loop, stack, start
@@ -40,10 +41,12 @@ class GradientPruner(Hooks, Algorithm):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        own = dict(vars(cls))
         for name in ("start", "begin", "every"):
-            if name in vars(cls):
-                setattr(cls, name, _charged(vars(cls)[name]))
-        if "init_member" in vars(cls) and "begin" not in vars(cls):
+            if name in own:
+                charged = _charged(own[name])
+                setattr(cls, name, charged)
+        if "init_member" in own and "begin" not in own:
             cls.begin = _charged(cls.begin)  # which calls it
 
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
@@ -56,18 +59,22 @@ class GradientPruner(Hooks, Algorithm):
             rule = "`width` other than 1 needs a model with an option `width`"
             raise Mistake(f"{rule}; {task.model} has none")
         own = float(task.model_options.get("width", 1))
-        width = own * float(hp["width"])  # type: ignore[arg-type]
+        factor = float(hp["width"])  # type: ignore[arg-type]
+        width = own * factor
         options = {**task.model_options, "width": width}
         return dataclasses.replace(task, model_options=options)
 
     def before(self, task: Task, hp: Mapping[str, Value]) -> int:
         """Steps of dense training that members start from."""
-        return task.dense_steps if self.from_dense else 0
+        if not self.from_dense:
+            return 0
+        return task.dense_steps
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """Initial or dense-trained weights, and what `init` makes of them."""
         seeds = [member.seed for member in members]
-        steps = self.before(task, members[0].hp)
+        first = members[0]
+        steps = self.before(task, first.hp)
         dense = dense_networks(task, seeds, steps)
         return self.begin(task, members, dense)
 
@@ -93,30 +100,44 @@ class GradientPruner(Hooks, Algorithm):
 
     def networks(self, task: Task, state: State) -> Networks:
         """One network for each member."""
-        context, step = contexts(task, state), state.scalars["step"]
+        context = contexts(task, state)
+        step = state.scalars["step"]
         structure = shaped(task, state.shape).structure
         trees = state.members
+        pruning = trees.get("pruning", {})
+        buffers = trees.get("buffers", {})
+        given = varying(trees)
 
         def measured(params: Params, pruning: Pruning, given: Params) -> Tree:
             ctx = context(given, step)
             effective = self.measured(params, pruning, ctx)
-            kept: dict[str, torch.Tensor] = {}
-            for name in structure.parameters:
-                kept[name] = torch.ones_like(params[name], dtype=torch.bool)
-            for block in structure.blocks:
-                kept[block.name] = torch.ones_like(given["seed"], dtype=torch.bool)
+            kept = _whole(structure, params, given)
             kept.update(self.kept(params, pruning, ctx))
-            metrics = dict(self.metrics(params, pruning))
-            return {"params": dict(effective), "kept": kept, "metrics": metrics}
+            metrics = self.metrics(params, pruning)
+            return {
+                "params": dict(effective),
+                "kept": kept,
+                "metrics": dict(metrics),
+            }
 
         with torch.no_grad():
             lifted = stack.lift(measured, state.size)
-            made = lifted(trees["params"], trees.get("pruning", {}), varying(trees))
-        params, buffers, kept = restored(
-            task, state, made["params"], trees.get("buffers", {}), made["kept"]
-        )
+            made = lifted(trees["params"], pruning, given)
+        params, buffers, kept = restored(task, state, made["params"], buffers, made["kept"])
         of = torch.arange(state.size, device=task.torch_device)
         return Networks(params, buffers, kept, made["metrics"], of)
+
+
+def _whole(structure: Structure, params: Params, given: Params) -> dict[str, torch.Tensor]:
+    """Masks of one network that keep all of it."""
+    kept: dict[str, torch.Tensor] = {}
+    for name in structure.parameters:
+        weight = params[name]
+        kept[name] = torch.ones_like(weight, dtype=torch.bool)
+    seed = given["seed"]
+    for block in structure.blocks:
+        kept[block.name] = torch.ones_like(seed, dtype=torch.bool)
+    return kept
 
 
 def _charged(method: Callable[..., State]) -> Callable[..., State]:
@@ -130,12 +151,19 @@ def _charged(method: Callable[..., State]) -> Callable[..., State]:
             return method(self, task, *args, **kwargs)
         # What the task finds out by trying its model belongs to no member, and is known after the
         # first one.
-        _ = task.data, task.stackable, task.structure, task.counts, task.narrows
+        _ = task.data
+        _ = task.stackable
+        _ = task.structure
+        _ = task.counts
+        _ = task.narrows
         with charging() as counter:
             state = method(self, task, *args, **kwargs)
         if not isinstance(state, State):  # a user's mistake, which the rehearsal names
             return state
-        charged = state.scalars.get("charged", 0) + counter.total / state.size
-        return dataclasses.replace(state, scalars={**state.scalars, "charged": charged})
+        before = state.scalars.get("charged", 0)
+        share = counter.total / state.size
+        charged = before + share
+        scalars = {**state.scalars, "charged": charged}
+        return dataclasses.replace(state, scalars=scalars)
 
     return counted

@@ -36,8 +36,10 @@ def copied(module: nn.Module) -> nn.Module:
     for part in module.modules():
         attributes = vars(part)
         for name, value in attributes.items():
-            if isinstance(value, Tensor) and not _stands_alone(value):
-                computed.append((attributes, name, value))
+            if not isinstance(value, Tensor) or _stands_alone(value):
+                continue
+            place = (attributes, name, value)
+            computed.append(place)
     for attributes, name, value in computed:
         empty = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
         attributes[name] = empty
@@ -73,7 +75,8 @@ class FeaturesFirst(nn.Linear):
             return super().forward(input)
         product = self.weight @ input.mT
         if self.bias is not None:
-            product = product + self.bias[:, None]
+            column = self.bias[:, None]
+            product = product + column
         return product.mT
 
 
@@ -97,14 +100,18 @@ def stacked(modules: Sequence[nn.Module]) -> tuple[Named, Named]:
             trained.append(name)
     networks = [tensors(module) for module in modules]
     fixed = set(networks[0])
-    fixed.difference_update(trained, dropout.keys(first))
-    return _together(networks, trained), _together(networks, sorted(fixed))
+    fixed.difference_update(trained)
+    fixed.difference_update(dropout.keys(first))
+    params = _together(networks, trained)
+    buffers = _together(networks, sorted(fixed))
+    return params, buffers
 
 
 def tensors(module: nn.Module) -> Named:
     """Parameters and buffers by name; tied ones have one name."""
     named: Named = dict(module.named_parameters())
-    named.update(module.named_buffers())
+    buffers = module.named_buffers()
+    named.update(buffers)
     return named
 
 
@@ -145,7 +152,9 @@ def lift(function: Function, members: int) -> Function:
         return mapped(function, members)
 
     def of_one(*trees: Any) -> Any:
-        return restacked(function(*[_over(_only, tree) for tree in trees]))
+        lone = [_over(_only, tree) for tree in trees]
+        outputs = function(*lone)
+        return restacked(outputs)
 
     return of_one
 
@@ -172,7 +181,8 @@ def mapped(function: Function, members: int) -> Function:
             return functorch._remove_batch_dim(tensor, level, members, 0)
 
         try:
-            outputs = function(*[_over(one_of, tree) for tree in trees])
+            mapped_trees = [_over(one_of, tree) for tree in trees]
+            outputs = function(*mapped_trees)
             return _over(all_of, outputs)
         finally:
             functorch._vmap_decrement_nesting()
@@ -184,10 +194,12 @@ def _publicly_mapped(function: Function) -> Function:
     """`mapped` by public functions alone."""
 
     def plain(*trees: Any) -> Any:
-        return _over(_same, function(*trees))
+        outputs = function(*trees)
+        return _over(_same, outputs)
 
     def stacked(*trees: Any) -> Any:
-        return vmap(plain)(*[_over(_same, tree) for tree in trees])
+        plain_trees = [_over(_same, tree) for tree in trees]
+        return vmap(plain)(*plain_trees)
 
     return stacked
 
@@ -201,7 +213,8 @@ def _over(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, tuple):
-        return tuple(_over(function, part) for part in tree)
+        parts = (_over(function, part) for part in tree)
+        return tuple(parts)
     return map_tree(function, tree)
 
 
@@ -218,9 +231,11 @@ def _private_functions() -> Any:
     """torch's private functions under `vmap`; None where they do not do what they did."""
     try:
         functorch = importlib.import_module(_PRIVATE)
-        return functorch if _works(functorch) else None
+        if _works(functorch):
+            return functorch
     except (ImportError, AttributeError, TypeError, RuntimeError):
-        return None
+        pass
+    return None
 
 
 def _works(functorch: Any) -> bool:
@@ -229,7 +244,8 @@ def _works(functorch: Any) -> bool:
     try:
         pairs = torch.tensor([[1, 2], [3, 4]])
         pair = functorch._add_batch_dim(pairs, 0, level)
-        sums = functorch._remove_batch_dim(pair.sum(), level, 2, 0)
+        total = pair.sum()
+        sums = functorch._remove_batch_dim(total, level, 2, 0)
     finally:
         functorch._vmap_decrement_nesting()
     return sums.tolist() == [3, 7]
@@ -253,12 +269,16 @@ class Call:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         # Tied tensors share a name.
-        names = {id(tensor): name for name, tensor in tensors(module).items()}
+        names: dict[int, str] = {}
+        for name, tensor in tensors(module).items():
+            names[id(tensor)] = name
         self.slots: list[_Place] = []
         for holder in _holders(module):
             for local, tensor in holder.items():
-                if tensor is not None:
-                    self.slots.append((holder, local, names[id(tensor)]))
+                if tensor is None:
+                    continue
+                name = names[id(tensor)]
+                self.slots.append((holder, local, name))
         held = {name for _, _, name in self.slots}
         self.is_direct = held == set(names.values())
 
@@ -268,14 +288,18 @@ class Call:
         own = [holder[local] for holder, local, _ in self.slots]
         try:
             for holder, local, name in self.slots:
-                holder[local] = params[name] if name in params else buffers.get(name)
+                if name in params:
+                    holder[local] = params[name]
+                else:
+                    holder[local] = buffers.get(name)
             outputs = self.module(*inputs)
             for holder, local, name in self.slots:
                 if name in buffers:
                     buffers[name] = holder[local]
             return outputs
         finally:
-            for (holder, local, _), tensor in zip(self.slots, own, strict=True):
+            for place, tensor in zip(self.slots, own, strict=True):
+                holder, local, _ = place
                 holder[local] = tensor
 
     def _public(self, params: Tensors, buffers: Named, *inputs: Tensor) -> Any:
@@ -292,7 +316,9 @@ def _holders(module: nn.Module) -> list[dict[str, Any]]:
     holders: list[dict[str, Any]] = []
     for part in module.modules():
         attributes = vars(part)
-        holders += [attributes.get("_parameters", {}), attributes.get("_buffers", {})]
+        for held in ("_parameters", "_buffers"):
+            holder = attributes.get(held, {})
+            holders.append(holder)
     return holders
 
 
@@ -307,7 +333,8 @@ def can_stack(module: nn.Module, inputs: Tensor) -> bool:
         outputs = call(params, own, x)
         return outputs.sum()
 
-    params, buffers = stacked([module, module])
+    twins = [module, module]
+    params, buffers = stacked(twins)
     for name in dropout.keys(module):
         buffers[name] = torch.zeros(2, dtype=torch.long, device=inputs.device)
     module.train()

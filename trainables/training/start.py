@@ -30,22 +30,31 @@ class Dense:
     seconds: float
 
 
-def begin(pruner: Hooks, task: Task, members: Sequence[Member], dense: Dense) -> State:
+def begin(
+    pruner: Hooks,
+    task: Task,
+    members: Sequence[Member],
+    dense: Dense,
+) -> State:
     """The state of members that start from `dense`, one network for each."""
     device = task.torch_device
     columns: dict[str, Tensor] = {}
     for name, values in _columns(pruner, task, members).items():
         columns[name] = torch.tensor(values, dtype=torch.float64, device=device)
+    seeds = [member.seed for member in members]
     trees: dict[str, Any] = {
         "params": dense.params,
         "buffers": dense.buffers,
         "optimizer": optimizers.slots(task, dense.params),
         "hp": columns,
-        "seed": torch.tensor([member.seed for member in members], device=device),
+        "seed": torch.tensor(seeds, device=device),
         "slot": torch.arange(len(members), device=device),
     }
     first = members[0]
-    static = {name: first.hp[name] for name, domain in pruner.space.items() if domain.static}
+    static: dict[str, Any] = {}
+    for name, domain in pruner.space.items():
+        if domain.static:
+            static[name] = first.hp[name]
     scalars = {
         "step": 0,
         "rung": 0,
@@ -57,16 +66,21 @@ def begin(pruner: Hooks, task: Task, members: Sequence[Member], dense: Dense) ->
     context = contexts(task, state)
 
     def init(params: Params, given: Params) -> Pruning:
-        return pruner.init(params, context(given, 0))
+        ctx = context(given, 0)
+        return pruner.init(params, ctx)
 
-    pruning = stack.lift(init, len(members))(dense.params, varying(trees))
+    lifted = stack.lift(init, len(members))
+    pruning = lifted(dense.params, varying(trees))
     pruning |= _init_members(pruner, task, members, dense)
     trees["params"], trees["pruning"] = separated(dense.params, pruning)
     return state
 
 
 def _init_members(
-    pruner: Hooks, task: Task, members: Sequence[Member], dense: Dense
+    pruner: Hooks,
+    task: Task,
+    members: Sequence[Member],
+    dense: Dense,
 ) -> dict[str, Any]:
     """What `init_member` gives for each member, stacked."""
     rows: list[dict[str, Tensor]] = []
@@ -74,10 +88,12 @@ def _init_members(
         params = take(dense.params, k)
         buffers = take(dense.buffers, k)
         made = pruner.init_member(task, member, params, buffers)
-        rows.append(leaves(made))
+        row = leaves(made)
+        rows.append(row)
     stacked: dict[str, Tensor] = {}
     for path in rows[0]:
-        stacked[path] = torch.stack([row[path] for row in rows])
+        values = [row[path] for row in rows]
+        stacked[path] = torch.stack(values)
     return nest(stacked)
 
 
@@ -86,18 +102,25 @@ def separated(params: Params, pruning: Pruning) -> tuple[Params, Pruning]:
     taken: set[int] = set()
     own: dict[str, Tensor] = {}
     for name, parameter in params.items():
-        place = parameter.untyped_storage()._cdata
+        place = _storage(parameter)
         if place in taken or 0 in parameter.stride():
             parameter = parameter.clone(memory_format=torch.contiguous_format)
-            place = parameter.untyped_storage()._cdata
+            place = _storage(parameter)
         taken.add(place)
         own[name] = parameter
 
     def apart(tensor: Tensor) -> Tensor:
-        is_shared = tensor.untyped_storage()._cdata in taken
-        return tensor.clone() if is_shared else tensor
+        if _storage(tensor) in taken:
+            return tensor.clone()
+        return tensor
 
     return own, map_tree(apart, pruning)
+
+
+def _storage(tensor: Tensor) -> int:
+    """Where a tensor's memory is: views of one memory have one place."""
+    storage = tensor.untyped_storage()
+    return storage._cdata
 
 
 def _columns(pruner: Hooks, task: Task, members: Sequence[Member]) -> dict[str, list[Any]]:
@@ -109,8 +132,12 @@ def _columns(pruner: Hooks, task: Task, members: Sequence[Member]) -> dict[str, 
         if domain.static or domain.kind == "text":
             continue
         default = getattr(task, name, None)
-        given = [member.hp[name] for member in members]
-        values = [default if value is None else value for value in given]
+        values: list[Any] = []
+        for member in members:
+            value = member.hp[name]
+            if value is None:
+                value = default
+            values.append(value)
         if values[0] is not None:
             columns[name] = values
     return columns
