@@ -40,24 +40,26 @@ class Task:
     dense phase takes, for algorithms that start from a trained network.  rungs: number of points,
     evenly spaced over what follows the dense phase, at which members are measured.  lr,
     weight_decay: an arm's hyper-parameters of the same names override them.  momentum: of sgd.
-    schedule of the learning rate: constant; cosine to 0; inverse, (1 + 1e-4 step)^-0.75 (Caffe's
-    LeNet).  split_seed: draws the splits that the data set lacks.  augment: what is done to
-    training images, out of crop (up to 4 pixels, zeros around) and flip (left and right).  device:
-    auto takes a GPU if there is one.  stream: whether inputs stay where they are and are read batch
-    by batch; auto: if they would take more than half of the device's free memory; results are the
-    same.  starts: a folder in which cohorts share the trained networks of a dense phase; empty:
-    each trains its own.
+    schedule of the learning rate: constant; cosine or linear to 0; inverse, (1 + 1e-4 step)^-0.75
+    (Caffe's LeNet); auto: the algorithm's own, and cosine for those without.  warmup: the share of
+    the steps in which the rate rises first; the schedule has the rest.  split_seed: draws the
+    splits that the data set lacks.  augment: what is done to training images, out of crop (up to 4
+    pixels, zeros around) and flip (left and right).  device: auto takes a GPU if there is one.
+    stream: whether inputs stay where they are and are read batch by batch; auto: if they would take
+    more than half of the device's free memory; results are the same.  starts: a folder in which
+    cohorts share the trained networks of a dense phase; empty: each trains its own.
     """
 
     dataset: str = "digits"
     model: str = "mlp"
     epochs: float = 40
     batch_size: int = 32
-    optimizer: Literal["sgd", "adam", "dadapt_adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "dadapt_adam", "dadapt_adamw"] = "sgd"
     lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "inverse"] = "cosine"
+    schedule: Literal["auto", "constant", "cosine", "inverse", "linear"] = "auto"
+    warmup: float = 0.0
     rungs: int = 4
     dense_share: float = 0.4
     split_seed: int = 0
@@ -289,6 +291,11 @@ class Task:
         for place in ("device", "stream", "starts", "dataset_options"):
             fields.pop(place)
         fields["model_options"] = dict(self.model_options)
+        if fields["schedule"] == "auto":
+            fields["schedule"] = "cosine"
+        for key in LATER:
+            if fields[key] == _default_of(key):
+                fields.pop(key)
         return {**fields, "data_digest": self.data.digest}
 
     def to_json(self) -> dict[str, Any]:
@@ -296,6 +303,10 @@ class Task:
         return dataclasses.asdict(self)
 
 
+LATER = ("warmup",)
+"""Keys that came later. At their defaults they are no part of a member's name, so that members of
+older studies keep theirs.
+"""
 KEYS = tuple(
     field.name
     for field in dataclasses.fields(Task)
@@ -319,6 +330,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
+
+
+def _default_of(key: str) -> Any:
+    """The default of a key."""
+    (field,) = (field for field in dataclasses.fields(Task) if field.name == key)
+    return _default(field)
 
 
 def _augmentations(given: Any) -> list[str]:
@@ -361,8 +378,11 @@ def _whole(about: str, low: int) -> Domain:
 
 
 DOMAINS = {
-    "optimizer": _word("the optimiser", "sgd", "adam", "dadapt_adam"),
-    "schedule": _word("the learning rate's course", "constant", "cosine", "inverse"),
+    "optimizer": _word("the optimiser", "sgd", "adam", "dadapt_adam", "dadapt_adamw"),
+    "schedule": _word(
+        "the learning rate's course", "auto", "constant", "cosine", "inverse", "linear"
+    ),
+    "warmup": _number("the share of the steps in which the rate rises", high=1, open_high=True),
     "dtype": _word("the type of parameters", "float32", "float64"),
     "device": _word("where members train", "auto", "cpu", "cuda"),
     "stream": _word("where inputs are kept", "auto", "always", "never"),

@@ -99,7 +99,7 @@ BAD: tuple[tuple[str, str, str], ...] = (
     ("huge seed", task("split_seed = 0xffffffffffffffffff"),
      "`split_seed` is the seed of the splits: a whole number in [0, inf); got 4722"),
     ("optimizer", task('optimizer = "adamw"'),
-     "[task]: `optimizer` is the optimiser: one of sgd, adam, dadapt_adam; got 'adamw'"),
+     "[task]: `optimizer` is the optimiser: one of sgd, adam, dadapt_adam, dadapt_adamw; got 'adamw'"),
     ("schedule", task("schedule = 3"), "`schedule` is the learning rate's course: one of constant, cosine, inverse; got 3"),
     ("dtype", task('dtype = "float16"'), "`dtype` is the type of parameters: one of float32, float64; got 'float16'"),
     ("device", task('device = "gpu"'), "`device` is where members train: one of auto, cpu, cuda; got 'gpu'"),

@@ -8,11 +8,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prunefront.analysis.rows.mistake import Mistake
 from prunefront.trainables import convex
 from prunefront.trainables.algorithms import cronos_am, find
 from prunefront.trainables.contract import Member, State
@@ -246,14 +248,11 @@ def test_a_ridge_head_is_solved_on_the_features_that_are_measured(head: str):
         if head == "least_squares":
             assert torch.equal(params["3.weight"], initial["3.weight"][k])
         else:
-            vectors = convex.gate_vectors(
-                torch.tensor(member.seed), 2, 13
-            )  # 40 units, 10 classes, 2 signs
+            vectors = convex.gate_vectors(torch.tensor(member.seed), 40, 13)  # as many as units
             torch.testing.assert_close(
-                params["3.weight"][:2] * read.square().mean().sqrt(), vectors[:, :-1]
+                params["3.weight"] * read.square().mean().sqrt(), vectors[:, :-1]
             )
-            torch.testing.assert_close(params["3.bias"][:2], vectors[:, -1])
-            assert not params["3.weight"][2:].any()
+            torch.testing.assert_close(params["3.bias"], vectors[:, -1])
         last = [params[name].clone().requires_grad_() for name in HEAD[2:]]
         loss = (
             (logits({**params, **dict(zip(HEAD[2:], last, strict=True))}, read) - targets(task))
@@ -356,6 +355,52 @@ def test_the_head_moves_when_it_is_solved_for_and_only_then(head: str):
         assert not torch.equal(initial["5.weight"], first["5.weight"])
         assert not torch.equal(middle["5.weight"], last["5.weight"])
     assert ALGORITHM.is_control(members[0].hp) == (head != "convex")
+
+
+def test_a_schedule_of_the_users_is_kept_and_the_default_is_a_warm_up_and_linear_decay():
+    own = parent(dataclasses.replace(TASK, schedule="constant"))
+    assert (own.schedule, own.warmup, own.optimizer) == ("constant", 0.0, "dadapt_adamw")
+    default = parent()
+    assert (default.schedule, default.warmup) == ("linear", 0.1)
+    warmer = parent(dataclasses.replace(TASK, warmup=0.3), optimizer="dadapt_adam")
+    assert (warmer.schedule, warmer.warmup, warmer.optimizer) == ("linear", 0.3, "dadapt_adam")
+
+
+@pytest.mark.parametrize("model", ["mlp", "lenet5"])
+def test_the_head_has_units_and_gates_of_its_own(model: str, tmp_path: Path):
+    """100 units in place of the model's; three gates need room for a neuron of each class and
+    sign.
+    """
+    base = TASK if model == "mlp" else Task("npz", model, **images(tmp_path))
+    task = parent(base, head_units=100, gates=3)
+    first, _ = graph.head(task.template, task.structure) or pytest.fail("no head")
+    assert first.units == 100
+    member = Member(hp(head_units=100, gates=3, beta=1e-3), 0)
+    ALGORITHM.check(task, member.hp)
+    state = ALGORITHM.advance(task, ALGORITHM.start(task, [member]))
+    (row,) = measure(task, ALGORITHM, state, last=True)
+    assert 0 < row["m_neurons"] <= 2 * 3 * task.data.classes
+    assert row["flops_dense"] == task.counts.flops
+    with pytest.raises(Mistake, match=r"`gates` is at most .*, 5 for 100 units .*; got 6"):
+        ALGORITHM.check(task, hp(head_units=100, gates=6))
+
+
+def images(folder: Path) -> dict[str, Any]:
+    """A data set of few images, and a short budget."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(200, 1, 28, 28)).astype(np.float32)
+    y = np.arange(200) % 10
+    np.savez(folder / "images.npz", x_train=x, y_train=y)
+    return {"path": str(folder / "images.npz"), "epochs": 1, "rungs": 1}
+
+
+def test_a_model_without_a_head_has_none_to_be_made_wider():
+    task = ALGORITHM.parent(
+        dataclasses.replace(TASK, model="example_models.normed", model_options={}),
+        hp(head_units=40),
+    )
+    with pytest.raises(Mistake, match="a head of other units needs a model that ends linear, ReLU"):
+        _ = task.template
 
 
 def test_frozen_layers_are_no_part_of_what_d_adaptation_measures():

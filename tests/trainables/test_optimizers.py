@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def gradients(values: dict[str, Tensor], size: float) -> dict[str, Tensor]:
     }
 
 
-def theirs(size: float, lr: float, decay: float, steps: int) -> tuple[list[Tensor], list[float]]:
+def theirs(
+    size: float, lr: float, decay: float, steps: int, corrects: bool = False
+) -> tuple[list[Tensor], list[float]]:
     """Parameters after `steps` by the library, and its `d` after each step."""
     from dadaptation import DAdaptAdam
 
@@ -54,7 +57,13 @@ def theirs(size: float, lr: float, decay: float, steps: int) -> tuple[list[Tenso
         for name, shape in SHAPES.items()
     }
     with contextlib.redirect_stdout(io.StringIO()):
-        optimizer = DAdaptAdam(parameters.values(), lr=lr, weight_decay=decay, decouple=True)  # type: ignore[arg-type]
+        optimizer = DAdaptAdam(
+            parameters.values(),  # type: ignore[arg-type]
+            lr=lr,
+            weight_decay=decay,
+            decouple=True,
+            use_bias_correction=corrects,
+        )
     found = []
     for _ in range(steps):
         for name, grad in gradients(
@@ -69,15 +78,17 @@ def theirs(size: float, lr: float, decay: float, steps: int) -> tuple[list[Tenso
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 @pytest.mark.parametrize("lr", [1.0, 0.5])
 @pytest.mark.parametrize("members", [1, 3])
-def test_dadapt_adam_is_what_the_library_does_for_each_member(
-    members: int, lr: float, decay: float
+@pytest.mark.parametrize("name", ["dadapt_adam", "dadapt_adamw"])
+def test_d_adaptation_is_what_the_library_does_for_each_member(
+    name: str, members: int, lr: float, decay: float
 ):
+    task = dataclasses.replace(TASK, optimizer=name)
     steps, lone = 50, members == 1
     stacked = {
         name: torch.full((members, *shape), 0.1, dtype=torch.float64)
         for name, shape in SHAPES.items()
     }
-    slots: dict[str, Any] = optimizers.slots(TASK, stacked)
+    slots: dict[str, Any] = optimizers.slots(task, stacked)
     hp = {
         "lr": torch.full((members,), lr, dtype=torch.float64),
         "weight_decay": torch.full((members,), decay, dtype=torch.float64),
@@ -88,7 +99,7 @@ def test_dadapt_adam_is_what_the_library_does_for_each_member(
             n: {p: t[0] for p, t in s.items()} if isinstance(s, dict) else s[0]
             for n, s in slots.items()
         }
-    update = optimizers.updater(TASK, hp, slots, steps)
+    update = optimizers.updater(task, hp, slots, steps)
     found = []
     for step in range(steps):
         each = [
@@ -103,16 +114,60 @@ def test_dadapt_adam_is_what_the_library_does_for_each_member(
         update(stacked, grads, step)
         found.append(slots[optimizers.DISTANCE].reshape(members).clone())
     for k in range(members):
-        parameters, distances = theirs(SIZES[k], lr, decay, steps)
+        corrects = name == "dadapt_adamw"
+        parameters, distances = theirs(SIZES[k], lr, decay, steps, corrects)
         assert distances[-1] > 100 * distances[0], "the estimate grows in this time"
         ours = torch.stack(found)[:, k]
         torch.testing.assert_close(
             ours, torch.tensor(distances, dtype=torch.float64), rtol=1e-9, atol=0
         )
-        for name, parameter in zip(SHAPES, parameters, strict=True):
+        for part, parameter in zip(SHAPES, parameters, strict=True):
             torch.testing.assert_close(
-                stacked[name].view(members, *SHAPES[name])[k], parameter, rtol=0, atol=1e-9
+                stacked[part].view(members, *SHAPES[part])[k], parameter, rtol=0, atol=1e-9
             )
+
+
+def test_the_corrected_form_on_numbers_worked_by_hand():
+    """Two steps of one weight with gradients 1 and 1, d0 = 1e-6: D-Adaptation's formulas with
+    Adam's correction, sqrt(1 - 0.999^k) / (1 - 0.9^k).
+    """
+    task = dataclasses.replace(TASK, optimizer="dadapt_adamw", weight_decay=0.0)
+    params = {"weight": torch.zeros(1, 1, dtype=torch.float64)}
+    slots = optimizers.slots(task, params)
+    hp = {"lr": torch.ones(1).double(), "weight_decay": torch.zeros(1).double()}
+    update = optimizers.updater(task, hp, slots, 10)
+    beta = math.sqrt(0.999)
+    d, mean, square, total, numerator, weight = 1e-6, 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in (1, 2):
+        rate = d * math.sqrt(1 - 0.999**k) / (1 - 0.9**k)
+        along = rate * total / (math.sqrt(square) + 1e-8)
+        mean = 0.9 * mean + 0.1 * rate
+        square = 0.999 * square + 0.001
+        total = beta * total + (1 - beta) * rate
+        numerator = beta * numerator + (1 - beta) * along
+        d = max(d, numerator / ((1 - beta) * total))
+        weight -= mean / (math.sqrt(square) + 1e-8)
+        update(params, {"weight": torch.ones(1, 1).double()}, k - 1)
+        assert float(params["weight"]) == pytest.approx(weight, rel=1e-9)
+        assert float(slots[optimizers.DISTANCE]) == pytest.approx(d, rel=1e-9)
+
+
+def test_a_rate_rises_in_equal_steps_and_then_follows_the_schedule():
+    warmed = dataclasses.replace(TASK, schedule="linear", warmup=0.2)
+    course = optimizers.course(warmed)
+    factors = [course(step, 20) for step in range(20)]
+    assert factors[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert factors[4:] == pytest.approx([1 - k / 16 for k in range(16)])
+    plain = dataclasses.replace(warmed, warmup=0.0)
+    assert optimizers.course(plain)(5, 20) == pytest.approx(0.75)
+    assert optimizers.course(warmed)(0, 1) > 0, "a horizon of one step has a rate"
+
+
+def test_keys_that_came_later_do_not_rename_members_of_older_studies():
+    task = Task(epochs=1)
+    assert "warmup" not in task.describe()
+    assert task.describe() == dataclasses.replace(task, schedule="cosine").describe()
+    assert dataclasses.replace(task, warmup=0.1).describe()["warmup"] == 0.1
 
 
 def test_a_member_without_a_gradient_waits_as_in_the_library():
@@ -171,11 +226,13 @@ def theirs_of(
     )
     with contextlib.redirect_stdout(io.StringIO()):
         optimizer = DAdaptAdam(
-            [p for p in module.parameters() if p.requires_grad], lr=lr, decouple=True
+            [p for p in module.parameters() if p.requires_grad],
+            lr=lr,
+            decouple=True,
+            use_bias_correction=task.optimizer == "dadapt_adamw",
         )
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: optimizers.SCHEDULES[task.schedule](step, task.steps)
-    )
+    course = optimizers.course(task)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: course(step, task.steps))
     for step in range(task.steps):
         epoch, place = divmod(step, task.steps_per_epoch)
         order = draws.permutation(draws.key(torch.tensor(seed), epoch, "order"), len(y))

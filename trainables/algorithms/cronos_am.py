@@ -3,7 +3,7 @@ a deep network.
 
     min 1/2 sum over examples |a_2 (a_1 f(x) + b)_+ - e_label|^2 + regulariser
 
-The features f are stepped by D-Adaptation Adam with the last two layers frozen; every `checkpoint`
+The features f are stepped by D-Adaptation AdamW with the last two layers frozen; every `checkpoint`
 steps these are solved for anew on the features of the whole training set, as a convex program.
 There is no guarantee that this converges.
 """
@@ -23,7 +23,7 @@ from ...analysis.rows.mistake import Mistake
 from .. import convex, pulse
 from ..contract import Member, Networks, State
 from ..domain import Domain, Value
-from ..structure import graph
+from ..structure import graph, heads
 from ..structure.units import Layer
 from ..task import Task
 from ..training import stack
@@ -34,6 +34,8 @@ from ..tree import take
 
 TOLERANCE = 1e-4
 """At which a solve of the convex head ends, if it comes so near."""
+WARMUP = 0.1
+"""The share of the steps in which the rate rises, unless the task has a schedule of its own."""
 EXAMPLES = 256
 """Examples whose features are computed at a time; fixed, so that results do not depend on the
 cohort.
@@ -44,14 +46,16 @@ class CronosAM(GradientPruner):
     """Trains the features by gradient and solves for the head: the last two layers of a model that
     ends Linear-ReLU-Linear.
 
-    head convex: P = H // (2 classes) gates for a hidden layer of H units, which then holds a neuron
-    for each class, sign and gate; beta brings neurons to zero, and what is zero is removed.
+    head convex: P gates for a hidden layer of H units, which holds a neuron for each class, sign
+    and gate; beta brings neurons to zero, and what is zero is removed.
     least_squares: the hidden layer stays as initialised, the last one is a ridge regression.
-    random_features: the hidden layer are the P vectors that give the gates, the last one is a ridge
+    random_features: the hidden layer is random, drawn as gates are, the last one is a ridge
     regression.  frozen: both stay as initialised.  trained: both are stepped like the features,
     nothing is solved.
-    beta: of the convex head and of ridges; the loss is a sum over examples.  lr: a factor of the
-    rate that D-Adaptation finds.
+    beta: of the convex head and of ridges; the loss is a sum over examples.  head_units: H, in
+    place of the model's own; the parent has it too.  lr: a factor of the rate that D-Adaptation
+    finds; it has a linear decay after a warm-up of a tenth of the steps, unless the task names a
+    schedule.
     iterations: of the mode solve of `cronos`; the paper's five, with its rho and its sketch, gave
     worse heads on digits. Solves are charged as `search_flops`. A row before the last shows the
     head of the last solve before it.
@@ -61,6 +65,7 @@ class CronosAM(GradientPruner):
         "Feng, Frangella, Pilanci 2024 (arXiv 2411.01088); "
         "Defazio & Mishchenko 2023 (arXiv 2301.07733)"
     )
+    version = 2
     charges = True
     space = space(
         head=Domain(
@@ -77,6 +82,23 @@ class CronosAM(GradientPruner):
             low=1e-9,
             log=True,
         ),
+        gates=Domain(
+            "whole", None, "the number of gates P (default: H // (2 classes))", low=1, static=True
+        ),
+        head_units=Domain(
+            "whole",
+            None,
+            "units of the last hidden layer (default: the model's)",
+            low=1,
+            static=True,
+        ),
+        optimizer=Domain(
+            "choice",
+            "dadapt_adamw",
+            "of the features: with Adam's bias correction, or without",
+            choices=("dadapt_adamw", "dadapt_adam"),
+            static=True,
+        ),
         checkpoint=Domain("whole", 100, "the number of steps between solves", low=1, static=True),
         iterations=Domain(
             "whole", 25, "ADMM iterations of a solve of the convex head", low=1, static=True
@@ -88,9 +110,12 @@ class CronosAM(GradientPruner):
 
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         task = super().parent(task, hp)
-        return dataclasses.replace(
-            task, optimizer="dadapt_adam", lr=1.0, weight_decay=0.0, schedule="constant"
-        )
+        if hp["head_units"] is not None:
+            options = {**task.model_options, "of": task.model, "units": hp["head_units"]}
+            task = dataclasses.replace(task, model=heads.PATH, model_options=options)
+        if task.schedule == "auto":
+            task = dataclasses.replace(task, schedule="linear", warmup=task.warmup or WARMUP)
+        return dataclasses.replace(task, optimizer=hp["optimizer"], lr=1.0, weight_decay=0.0)
 
     def skip(self, task: Task) -> str | None:
         """Why the model has no head to be solved for, or nothing before it; None if it has."""
@@ -111,6 +136,12 @@ class CronosAM(GradientPruner):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if reason := self.skip(task):  # another `width` of the model may have too few units
             raise Mistake(reason)
+        gates = hp["gates"]
+        first, _ = _head_layers(task)
+        most = first.units // (2 * task.data.classes)
+        if gates is not None and int(gates) > most:  # type: ignore[arg-type]
+            rule = "`gates` is at most the units of the last hidden layer by two for each class"
+            raise Mistake(f"{rule}, {most} for {first.units} units (`head_units`); got {gates}")
 
     def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
         state = super().begin(task, members, dense)
@@ -209,6 +240,7 @@ class _Problem:
     own: Tensor
     flops: int
     iterations: int
+    gates: int
 
     @property
     def unit(self) -> Tensor:
@@ -220,13 +252,15 @@ class _Problem:
 
     @property
     def vectors(self) -> Tensor:
-        """The P vectors (P, d + 1) that give the gates: as many as leave room for a neuron for each
-        class, sign and gate.
-        """
+        """The P vectors (P, d + 1) that give the gates."""
         columns = self.own.shape[1]
-        neurons = 2 * self.targets.shape[1]  # of a gate
-        count = len(self.own) // neurons
-        return convex.gate_vectors(self.seed, count, columns)
+        return convex.gate_vectors(self.seed, self.gates, columns)
+
+    @property
+    def random_units(self) -> Tensor:
+        """As many random vectors (units, d + 1) as the hidden layer has units."""
+        units, columns = self.own.shape
+        return convex.gate_vectors(self.seed, units, columns)
 
 
 class _Solved(NamedTuple):
@@ -269,8 +303,8 @@ def _least_squares(problem: _Problem) -> _Solved:
 
 
 def _random_features(problem: _Problem) -> _Solved:
-    """The hidden layer are the vectors that give the gates, the last one is a ridge regression."""
-    return _regressed(problem, problem.vectors, problem.unit)
+    """The hidden layer is random, drawn as gates are, and the last one a ridge regression."""
+    return _regressed(problem, problem.random_units, problem.unit)
 
 
 def _regressed(problem: _Problem, hidden: Tensor, size: Tensor) -> _Solved:
@@ -323,6 +357,7 @@ def _problem(
     head = take(state.members["pruning"]["head"], k)
     bias = head[str(first.bias)]
     own = torch.cat([head[first.weight], bias[:, None]], 1).double()
+    static = state.scalars["static"]
     return _Problem(
         features=features,
         targets=targets,
@@ -331,7 +366,8 @@ def _problem(
         size=size,
         own=own,
         flops=len(features) * body,
-        iterations=state.scalars["static"]["iterations"],
+        iterations=static["iterations"],
+        gates=static["gates"] or first.units // (2 * task.data.classes),
     )
 
 

@@ -49,9 +49,9 @@ class GroupLasso(Structured):
     )
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        if task.optimizer == "dadapt_adam":  # finds a rate for itself
+        if task.optimizer.startswith("dadapt"):  # finds a rate for itself
             rule = "the proximal step is as long as the learning rate says: sgd or adam"
-            raise Mistake(f"{rule}; got dadapt_adam")
+            raise Mistake(f"{rule}; got {task.optimizer}")
 
     def fixed(self, hp: Mapping[str, Value]) -> bool:
         return False

@@ -186,7 +186,7 @@ def contexts(task: Task, state: State) -> Callable[[Tree, int], Context]:
     static = state.scalars["static"]
     steps = task.steps - state.scalars["before"]
     structure = shaped(task, state.shape).structure
-    course = optimizers.SCHEDULES[task.schedule]
+    course = optimizers.course(task)
 
     def rate(step: int) -> float:
         return course(step, steps)

@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,12 +37,40 @@ def _inverse(step: int, steps: int) -> float:
     return (1 + 1e-4 * step) ** -0.75
 
 
+def _linear(step: int, steps: int) -> float:
+    return 1 - step / steps
+
+
 SCHEDULES: Mapping[str, Callable[[int, int], float]] = {
+    "auto": _cosine,
     "constant": _constant,
     "cosine": _cosine,
     "inverse": _inverse,
+    "linear": _linear,
 }
-"""Factor of the learning rate at a step of `steps`."""
+"""Factor of the learning rate at a step of `steps`, without a warm-up."""
+
+
+def course(task: Task) -> Callable[[int, int], float]:
+    """Factor of the learning rate at a step of so many, by the task's schedule and warm-up.
+
+    In a warm-up the factor rises in equal steps from nearly 0 to 1; the schedule has the steps that
+    follow.
+    """
+    schedule = SCHEDULES[task.schedule]
+    share = task.warmup
+    if not share:
+        return schedule
+
+    def warmed(step: int, steps: int) -> float:
+        warm = max(1, round(share * steps))
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        rest = max(1, steps - warm)
+        return schedule(step - warm, rest)
+
+    return warmed
+
 
 DISTANCE, NUMERATOR = "d.", "numerator."
 """Slots of dadapt_adam with one number for each member, as saved states name them: the estimated
@@ -84,7 +112,7 @@ class Optimizer(abc.ABC):
         self.decay = hp["weight_decay"]
         self.decays = bool((self.decay != 0).any())
         self.kept = kept
-        self.schedule = SCHEDULES[task.schedule]
+        self.schedule = course(task)
         self.steps = steps
         self.momentum = task.momentum
 
@@ -169,6 +197,8 @@ class DAdaptAdam(Optimizer):
     correction, weight decay decoupled); `lr` is a factor of what it finds, usually 1.
     """
 
+    corrects: ClassVar[bool] = False
+
     @classmethod
     def slots(cls, task: Task) -> Mapping[str, Slot]:
         return {
@@ -183,6 +213,8 @@ class DAdaptAdam(Optimizer):
         factor = self.schedule(step, self.steps)
         rate = self.kept[DISTANCE] * self.lr
         rate = rate * factor
+        if self.corrects:
+            rate = rate * _correction(step)
         along = torch.zeros_like(rate)
         length = torch.zeros_like(rate)
         # Sums do not depend on a tree's order, which is another after it was saved.
@@ -253,10 +285,24 @@ class DAdaptAdam(Optimizer):
             parameter.addcdiv_(mean, scale, value=-1)
 
 
+class DAdaptAdamW(DAdaptAdam):
+    """The same with Adam's bias correction, as the authors of CRONOS use it."""
+
+    corrects = True
+
+
+def _correction(step: int) -> float:
+    """What a step of Adam is multiplied by, since both of its averages started at zero."""
+    weight_of_mean = 1 - 0.9 ** (step + 1)
+    weight_of_square = 1 - 0.999 ** (step + 1)
+    return math.sqrt(weight_of_square) / weight_of_mean
+
+
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
     "sgd": Sgd,
     "adam": Adam,
     "dadapt_adam": DAdaptAdam,
+    "dadapt_adamw": DAdaptAdamW,
 }
 
 
