@@ -218,6 +218,9 @@ def test_systems_are_solved_together_as_they_are_alone(kind: Any):
     # What is solved at the start stays, bit for bit, while others go on; so does the answer to
     # nothing.
     right[1], start[0], start[1] = 0, found[0], 0
+    absolute, counts = pcg(system, apply, right, RHO, 0 * start, 0.1, 500, absolute=True)
+    residual = (system(absolute, RHO) - right).flatten(1).norm(dim=1)
+    assert (residual <= 0.1 * (1 + 1e-9)).all(), "whatever the right-hand side's length"
     again, counts = pcg(system, apply, right, RHO, start, 1e-6, 2)
     assert torch.equal(again[:2], start[:2])
     assert counts.tolist() == [0, 0, 2]
@@ -480,6 +483,57 @@ def test_refit_is_least_squares():
         )
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_forward_selection_is_the_best_next_unit_by_brute_force(seed: int):
+    """At each size the unit is tried that leaves the least squares, with a second layer for all
+    classes and a bias.
+    """
+    active, Y = randn(seed, 40, 7).clamp(min=0), randn(seed + 9, 3, 40)
+    choice = convex.Selection(active, Y)
+    order = choice.order(7).tolist()
+    assert sorted(order) == list(range(7))
+
+    def squares(units: list[int]) -> float:
+        layer = choice.layer(torch.tensor(units, dtype=torch.long))
+        assert not layer[:, [k for k in range(7) if k not in units]].any()
+        return float((active @ layer[:, :-1].mT + layer[:, -1] - Y.mT).square().sum())
+
+    for size in range(7):
+        tried = {
+            unit: squares([*order[:size], unit]) for unit in range(7) if unit not in order[:size]
+        }
+        assert squares(order[: size + 1]) == pytest.approx(min(tried.values()), rel=1e-6)
+        assert choice.order(size).tolist() == order[:size], "a prefix of one order"
+    expected, *_ = np.linalg.lstsq(
+        np.concatenate([active.numpy(), np.ones((40, 1))], 1), Y.mT.numpy()
+    )
+    np.testing.assert_allclose(choice.layer(torch.tensor(order)).mT.numpy(), expected, atol=1e-4)
+
+
+def test_units_that_say_the_same_are_chosen_once():
+    active, Y = randn(0, 30, 3).clamp(min=0), randn(1, 2, 30)
+    again = torch.cat([active, 2 * active, torch.zeros(30, 1).double()], 1)
+    order = convex.Selection(again, Y).order(7).tolist()
+    assert len(order) == 3
+    assert sorted(unit % 3 for unit in order) == [0, 1, 2]
+    assert convex.Selection(active[:, :0], Y).order(5).tolist() == []
+    assert convex.Selection(active, Y).order(0).tolist() == []
+
+
+def test_gates_of_pairs_lie_halfway_and_open_for_the_first():
+    X = convex.with_ones(randn(3, 20, 4))
+    vectors = convex.pair_vectors(torch.tensor(5), 50, X)
+    assert torch.equal(vectors, convex.pair_vectors(torch.tensor(5), 50, X))
+    given = X @ vectors.mT
+    lengths = vectors[:, :-1].square().sum(1)
+    for gate in range(50):
+        halves = (given[:, gate] - lengths[gate] / 2).abs() < 1e-9 * lengths[gate]
+        others = (given[:, gate] + lengths[gate] / 2).abs() < 1e-9 * lengths[gate]
+        assert halves.sum() == 1, "one example of the pair lies half its distance inside"
+        assert others.sum() == 1, "the other lies as far outside"
+    assert not torch.equal(vectors, convex.pair_vectors(torch.tensor(6), 50, X))
+
+
 def test_the_mode_of_the_paper_runs_as_long_as_it_is_told():
     X, Y, gates = problem(1)
     betas = torch.tensor([0.1, 1e9], dtype=torch.float64)
@@ -488,7 +542,7 @@ def test_the_mode_of_the_paper_runs_as_long_as_it_is_told():
         assert found.iterations.tolist() == [iterations] * 2
         assert found.inner[0] <= 32 * iterations
         assert (found.inner > 0).all()
-    assert convex.solve(X, Y, gates, betas, mode="paper").iterations.tolist() == [20, 20]
+    assert convex.solve(X, Y, gates, betas, mode="paper").iterations.tolist() == [5, 5]
 
 
 def test_without_convergence_the_gap_is_told():

@@ -5,10 +5,11 @@ any real type.
 from __future__ import annotations
 
 from .certificate import Certificate, certificate
-from .gates import gate_vectors, patterns, with_ones
+from .gates import gate_vectors, pair_vectors, patterns, with_ones
 from .network import layers, prune_dependent, refit, relu_weights, two_layer
 from .program import Program, beta_max
 from .room import Room
+from .select import Selection
 from .solver import Problem, Solution, solve
 
 __all__ = [
@@ -16,11 +17,13 @@ __all__ = [
     "Problem",
     "Program",
     "Room",
+    "Selection",
     "Solution",
     "beta_max",
     "certificate",
     "gate_vectors",
     "layers",
+    "pair_vectors",
     "patterns",
     "prune_dependent",
     "refit",

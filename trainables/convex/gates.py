@@ -23,6 +23,25 @@ def gate_vectors(seed: Tensor, count: int, length: int) -> Tensor:
     return math.sqrt(2) * normal
 
 
+def pair_vectors(seed: Tensor, count: int, X: Tensor) -> Tensor:
+    """Vectors (count, d) float64 whose hyperplanes lie halfway between random pairs of examples.
+
+    X: (n, d), its last column ones. seed: () int64. A gate opens for the first of its pair, which
+    it separates from the second; of a pair of equal examples the gate is open for all.
+    """
+    n = len(X)
+    key = draws.key(seed, "pairs")
+    uniform = draws.uniform(key, (count, 2))
+    first, shift = uniform.unbind(1)
+    one = (first * n).long()
+    other = (one + 1 + (shift * (n - 1)).long()) % n
+    examples = X[:, :-1].double()
+    across = examples[one] - examples[other]
+    middle = (examples[one] + examples[other]) / 2
+    offset = -(across * middle).sum(1, keepdim=True)
+    return torch.cat([across, offset], 1)
+
+
 def with_ones(features: Tensor) -> Tensor:
     """(n, d) as (n, d + 1), ones last."""
     return F.pad(features, (0, 1), value=1.0)

@@ -335,20 +335,23 @@ def pcg(
     start: Tensor,
     tolerance: float,
     most: int,
+    absolute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Solutions (S, 2, P, d) by preconditioned conjugate gradients, and how many iterations each
     took, (S,).
 
     right: right-hand sides.  start: where to begin.  tolerance: of the residual's norm, relative to
-    the right-hand side's. Every system has step lengths of its own, and stays as it is once it is
-    solved.
+    the right-hand side's unless it is absolute. Every system has step lengths of its own, and stays
+    as it is once it is solved.
     """
     x = start
     r = right - system(start, rho)
     z = apply(r, rho)
     p = z
     rz = _inner(r, z)
-    enough = tolerance * _inner(right, right).sqrt()
+    enough = torch.full_like(rz, tolerance)
+    if not absolute:
+        enough = tolerance * _inner(right, right).sqrt()
     counts = torch.zeros(len(right), dtype=torch.long, device=right.device)
     for _ in range(most):
         going = _inner(r, r).sqrt() > enough

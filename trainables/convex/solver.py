@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -32,14 +32,12 @@ directions as there are features.
 """
 RHO = 0.01
 """The paper's rho is 1 to 1e-4, for all programs."""
-INNER = 32, 200
-"""Most iterations of conjugate gradients for one linear system, in the mode `paper` and in the mode
-`solve`.
-"""
+INNER: Mapping[Mode, int] = {"paper": 32, "solve": 200}
+"""Most iterations of conjugate gradients for one linear system, unless another number is given."""
 LOOK = 25
 """Iterations of the mode `solve` between two looks at the certificate."""
-PAPER_ITERATIONS, SOLVE_ITERATIONS = 20, 4000
-"""Of ADMM in each mode, unless another number is given; of the mode `solve` at most."""
+ITERATIONS: Mapping[Mode, int] = {"paper": 5, "solve": 4000}
+"""Of ADMM, unless another number is given; of the mode `solve` at most."""
 STRIDES = 8, 4, 2, 1
 """Of a path, every eighth weight is solved for from zero, then those halfway between, and so on."""
 CACHED = 400_000
@@ -118,9 +116,11 @@ class Problem:
         mode: Mode,
         preconditioning: Kind | None = None,
         rank: int | None = None,
+        inner: int | None = None,
     ) -> None:
         norms = X.norm(dim=1)
         self.mode: Mode = mode
+        self.inner = inner or INNER[mode]  # most iterations of conjugate gradients
         self.scale = 1.0
         weights = None
         if mode == "solve":
@@ -217,31 +217,21 @@ class Problem:
         if self.kind == "exact":
             u = self._solved_exactly(right, rho)
             return u, torch.zeros_like(rho, dtype=torch.long)
-        tolerance, most = self._accuracy(k)
-        return pcg(
-            self.system,
-            self.apply,
-            right,
-            rho,
-            start,
-            tolerance,
-            most,
-        )
+        if self.mode == "paper":
+            # As in the authors' code: from zero, to an absolute residual.
+            start = torch.zeros_like(start)
+            tolerance = (1 + k) ** -1.2
+            return pcg(
+                self.system, self.apply, right, rho, start, tolerance, self.inner, absolute=True
+            )
+        tolerance = min(1e-4, (1 + k) ** -2.0)
+        return pcg(self.system, self.apply, right, rho, start, tolerance, self.inner)
 
     def _solved_exactly(self, right: Tensor, rho: Tensor) -> Tensor:
         u = self.apply(right, rho)
         if self.refined:
             u = u + self.apply(right - self.system(u, rho), rho)
         return u
-
-    def _accuracy(self, k: int) -> tuple[float, int]:
-        """Tolerance and most iterations of conjugate gradients in iteration k of ADMM."""
-        paper_most, solve_most = INNER
-        if self.mode == "paper":
-            tolerance = (2 + k) ** -1.2
-            return tolerance, paper_most
-        tolerance = (1 + k) ** -2.0
-        return min(1e-4, tolerance), solve_most
 
     def run(
         self,
@@ -473,7 +463,7 @@ def solve(
     X: (n, d), with a column of ones if there is to be a bias.  Y: (C, n), targets of each class.
     gates: (n, P) bool, the patterns 1[X h >= 0].  betas: (B,) > 0; the loss is half a sum of
     squares, so that beta grows with n.
-    mode: `paper` is Feng et al. 2024 (PCG with a Nystrom sketch, rho .01, no stopping: 20
+    mode: `paper` is Feng et al. 2024 (PCG with a Nystrom sketch, rho .01, no stopping: five
     iterations unless given); `solve` ends where the gap is at most `tolerance` of the objective and
     the violation at most `tolerance`, both of `Certificate`, or after 4000 iterations unless given;
     it says its gap anyway.
@@ -484,7 +474,7 @@ def solve(
     betas = betas.to(X)
     problem = Problem(X, Y.to(X), gates, mode, preconditioning)
     if iterations is None:
-        iterations = PAPER_ITERATIONS if mode == "paper" else SOLVE_ITERATIONS
+        iterations = ITERATIONS[mode]
     if mode == "paper":
         at, made = problem.run(problem.start(betas), betas, 0, iterations, tolerance)
     else:
