@@ -23,26 +23,29 @@ from prunefront.trainables.contract import Member, State
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
+from prunefront.trainables.training.dense import dense_networks
 
 CRONOS = find("cronos")
 TASK = Task(dataset="test_cronos.few", epochs=60, rungs=3, dtype="float64", batch_size=8)
 GATES, CLASSES, INPUTS = 3, 10, 64
+VALID, TEST = slice(500, 600), slice(600, 700)
 
 
-def few(count: int = 120, missing: int | None = None) -> dict[str, tuple[Any, Any]]:
-    """The first of the digits, a class of them left out of training."""
+def few(
+    count: int = 120, missing: int | None = None, repeat: int = 1, below: int = 10
+) -> dict[str, tuple[Any, Any]]:
+    """The first of the digits, a class of them left out of training, or all from one on; each
+    example so many times.
+    """
     images, labels = load_digits(return_X_y=True)
     x, y = np.asarray(images).reshape(-1, 1, 8, 8), np.asarray(labels)
-    here = np.flatnonzero(y[:count] != missing)
-    return {
-        "train": (x[here], y[here]),
-        "valid": (x[500:600], y[500:600]),
-        "test": (x[600:700], y[600:700]),
-    }
+    here = np.tile(np.flatnonzero((y[:count] != missing) & (y[:count] < below)), repeat)
+    valid, test = (np.flatnonzero(y[part] < below) + part.start for part in (VALID, TEST))
+    return {"train": (x[here], y[here]), "valid": (x[valid], y[valid]), "test": (x[test], y[test])}
 
 
 def member(beta: float = 1.0, seed: int = 0, **hp: Any) -> Member:
-    return Member(complete(CRONOS.space, {"beta": beta, "gates": GATES, **hp}), seed)
+    return Member(complete(CRONOS.space, {"beta_absolute": beta, "gates": GATES, **hp}), seed)
 
 
 def parent(members: list[Member], task: Task = TASK) -> Task:
@@ -157,10 +160,10 @@ def test_a_saved_state_goes_on_the_same(tmp_path: Path):
     assert alike(CRONOS.advance(task, loaded), CRONOS.advance(task, state), 0)
 
 
-@pytest.mark.parametrize(("mode", "iterations"), [("solve", 60), ("paper", 20)])
+@pytest.mark.parametrize(("mode", "iterations"), [("solve", 60), ("paper", 5)])
 def test_the_network_is_that_of_the_solver(mode: Any, iterations: int):
-    """paper: one iteration of conjugate gradients more or less, by a last bit, shows; after 90 of
-    ADMM in the first decimal.
+    """paper: its own five iterations; rounding grows with each, and after 90 of them shows in the
+    first decimal.
     """
     betas, task = (0.2, 1.0, 1e4), dataclasses.replace(TASK, rungs=1, epochs=iterations)
     for seed in (0, 3):
@@ -196,7 +199,8 @@ def test_the_network_is_that_of_the_solver(mode: Any, iterations: int):
                 for parts in zip(*(each.certificate for each in singles), strict=True)
             )
         )
-        torch.testing.assert_close(metrics["dual"], proofs.dual.sum(1), rtol=1e-6, atol=1e-9)
+        loose = 1e-6 if mode == "solve" else 1e-5  # the paper's linear solves amplify rounding
+        torch.testing.assert_close(metrics["dual"], proofs.dual.sum(1), rtol=loose, atol=1e-9)
         for name in ("violation", "stationarity"):
             torch.testing.assert_close(
                 metrics[name], getattr(proofs, name).amax(1), rtol=1e-3, atol=1e-9
@@ -270,9 +274,10 @@ def test_optimal_prune_keeps_the_answers():
     """Few examples, so that neurons depend on each other: at most as many of a class and sign stay
     as there are examples.
     """
-    task = dataclasses.replace(TASK, dataset_options={"count": 14}, batch_size=2)
+    task = dataclasses.replace(TASK, dataset_options={"count": 14, "repeat": 3}, batch_size=2)
     members = [
-        [member(0.02, gates=40, optimal_prune=prune, mode="paper")] for prune in ("no", "yes")
+        [member(1e-4, gates=40, optimal_prune=prune, mode="paper", iterations=60)]
+        for prune in ("no", "yes")
     ]
     (made, plain), (_, pruned) = (train(each, task) for each in members)
     before, after = (
@@ -281,14 +286,18 @@ def test_optimal_prune_keeps_the_answers():
     assert 0 < after < before
     assert after <= 2 * CLASSES * 14
     torch.testing.assert_close(logits(made, pruned, 0), logits(made, plain, 0), rtol=0, atol=1e-8)
-    both = train([member(0.02, gates=40, optimal_prune="yes", refit="yes", mode="paper")], task)
+    hp = {"optimal_prune": "yes", "refit": "yes", "mode": "paper", "iterations": 60}
+    both = train([member(1e-4, gates=40, **hp)], task)
     assert int(CRONOS.networks(*both).metrics["neurons"]) == after
 
 
 def test_the_mode_of_the_paper_makes_all_of_its_iterations_and_solve_stops():
-    paper, solved = (rows([member(1e4, mode=mode)])[0] for mode in ("paper", "solve"))
+    paper, solved = (
+        rows([member(1e4, mode=mode, iterations=60)])[0] for mode in ("paper", "solve")
+    )
     assert (paper["steps"], solved["steps"]) == (60, 0)
     assert paper["epochs"] == 60
+    assert rows([member(1e4, mode="paper")])[0]["steps"] == 5
     assert rows([member(1.0, iterations=7)])[0]["steps"] == 7
 
 
@@ -302,7 +311,8 @@ def test_training_is_charged_by_hand():
     each = 4 * one + 4 * 195 * 120
     made = train([member(1.0)])[1].members["made"].sum()
     assert found[0]["train_flops"] == setup + int(made) * each
-    state = train([member(1.0, mode="paper")])[1]
+    long = member(1.0, mode="paper", iterations=60)
+    state = train([long])[1]
     used, thin = int(state.members["used"].sum()), 4 * 195 * 20
     assert used > 0
     expected = (
@@ -311,7 +321,7 @@ def test_training_is_charged_by_hand():
         + 10 * 60 * (4 * one + thin)
         + used * (2 * one + 4 * 3 * 65**2 + thin)
     )
-    assert rows([member(1.0, mode="paper")])[0]["train_flops"] == expected
+    assert rows([long])[0]["train_flops"] == expected
 
 
 def test_float32_is_solved_in_float32():
@@ -338,7 +348,127 @@ def test_what_cannot_be_solved(task: dict[str, Any], hp: dict[str, Any], sentenc
         parent([member(1.0, **hp)], dataclasses.replace(TASK, **task))
 
 
-@pytest.mark.parametrize("beta", [0, -1.0, float("nan"), float("inf"), "much"])
-def test_beta_lies_above_zero(beta: Any):
-    with pytest.raises(ValueError, match=r"`beta` .*got"):
+@pytest.mark.parametrize("beta", [0, -1.0, float("nan"), float("inf"), "much", 1.01])
+def test_beta_is_a_share(beta: Any):
+    with pytest.raises(ValueError, match=r"`beta` .*share of beta_max.*\[1e-09, 1\]; got"):
         complete(CRONOS.space, {"beta": beta})
+    if beta == 1.01:
+        return
+    with pytest.raises(ValueError, match=r"`beta_absolute` .*got"):
+        complete(CRONOS.space, {"beta_absolute": beta})
+
+
+def defaults(**hp: Any) -> Member:
+    return Member(complete(CRONOS.space, hp), 0)
+
+
+def test_a_share_is_that_of_the_least_weight_of_the_empty_network():
+    """The same members, by share and by number; at 1 there is no neuron, below there is: the constraints keep it empty for a while."""
+    most = rows([defaults(beta=0.5, gates=GATES)])[0]["m_beta_max"]
+    shares = (0.01, 0.3, 1.0)
+    by_share = [defaults(beta=share, gates=GATES) for share in shares]
+    by_number = [member(share * most) for share in shares]
+    for one, other in zip(rows(by_share), rows(by_number), strict=True):
+        assert one["m_beta"] == pytest.approx(other["m_beta"], rel=1e-12)
+        assert one["m_neurons"] == other["m_neurons"]
+        assert one["loss_train"] == pytest.approx(other["loss_train"], rel=1e-6)
+    near = rows([defaults(beta=share, gates=GATES, tolerance=1e-9) for share in (1.0, 0.4)])
+    assert near[0]["m_neurons"] == 0
+    assert near[1]["m_neurons"] > 0
+
+
+@pytest.mark.parametrize("mode", ["solve", "paper"])
+def test_no_default_ends_with_an_empty_network(mode: str):
+    (row,) = rows([defaults(mode=mode)])
+    assert row["m_neurons"] > 0
+    assert row["m_gates"] <= (32 if mode == "paper" else 8)
+    if mode == "paper":
+        assert row["m_beta"] == 1e-3
+        assert row["steps"] == 5
+        assert 0 < row["m_cg"] <= 5 * 32 * CLASSES
+
+
+@pytest.mark.parametrize("hp", [{}, {"refit": "yes"}, {"select": "greedy", "neurons": 3}])
+def test_two_classes_are_one_program(hp: dict[str, Any]):
+    """Targets +1 and -1; half the units, and the network says what the convex program says."""
+    task = dataclasses.replace(TASK, dataset_options={"below": 2, "count": 300})
+    members = [defaults(beta=0.05, gates=GATES, **hp)]
+    made, state = train(members, task)
+    assert state.members["t"].shape[1] == 1
+    assert made.template.get_parameter("1.weight").shape[0] == 2 * GATES
+    (row,) = measure(made, CRONOS, state, last=True)
+    assert row["accuracy_test"] > 0.9
+    answers = logits(made, state, 0)
+    torch.testing.assert_close(answers[:, 0], -answers[:, 1])
+
+
+def test_greedy_selection_takes_the_best_neurons_of_those_there_are():
+    few_, many = (defaults(beta=0.02, select="greedy", neurons=most) for most in (4, 9))
+    plain = defaults(beta=0.02)
+    task, state = train([few_, many])
+    units = [with_bias(module(task, state, k)) for k in (0, 1)]
+    assert [len(rows_of) for rows_of in units] == [4, 9]
+    everything = with_bias(module(*train([plain]), 0))
+    for part, whole in ((units[0], units[1]), (units[1], everything)):
+        away = torch.cdist(part, whole)
+        assert away.amin(1).max() < 1e-6, "a prefix of one order, out of what there is"
+        assert len(part) < len(whole)
+    greedy, again = measure(task, CRONOS, state, last=True)
+    assert greedy["flops_masked"] == greedy["flops_shrunk"] == 2 * 4 * (INPUTS + CLASSES)
+    assert again["loss_train"] < greedy["loss_train"]
+
+
+@pytest.mark.parametrize("where", ["pairs", "sgd"])
+def test_gates_come_from_where_they_are_said_to(where: str):
+    hp = {"gates_from": where, "beta_absolute": 0.3, "gates": GATES}
+    task, state = train([defaults(**hp)])
+    X = problem(0)[0]
+    vectors = state.members["vectors"][0]
+    if where == "pairs":
+        expected = convex.pair_vectors(torch.tensor(0), GATES, X)
+    else:
+        small = dataclasses.replace(TASK, model="mlp", model_options={"widths": [GATES]})
+        dense = dense_networks(small, [0], 5 * small.steps_per_epoch)
+        expected = torch.cat(
+            [dense.params["1.weight"][0], dense.params["1.bias"][0][:, None]], 1
+        ).double()
+    assert torch.equal(vectors, expected)
+    assert not torch.equal(
+        vectors, train([defaults(**{**hp, "gates_from": "normal"})])[1].members["vectors"][0]
+    )
+    (row,) = measure(task, CRONOS, state, last=True)
+    (drawn,) = rows([defaults(**{**hp, "gates_from": "normal", "iterations": 60})])
+    if where == "sgd":
+        counts = dataclasses.replace(TASK, model="mlp", model_options={"widths": [GATES]}).counts
+        trained = 3 * counts.flops * 5 * 15 * 8
+        assert row["train_flops"] > trained
+    assert row["m_neurons"] > 0
+    assert drawn["m_neurons"] > 0
+
+
+def test_random_features_are_as_many_and_nothing_is_solved():
+    hp = {"candidates": "random_features", "select": "greedy", "neurons": 12, "gates": GATES}
+    task, state = train([defaults(**hp)])
+    (row,) = measure(task, CRONOS, state, last=True)
+    assert row["m_neurons"] == 12
+    assert row["steps"] == 0
+    assert CRONOS.is_control(defaults(**hp).hp)
+    drawn = convex.gate_vectors(torch.tensor(0), 2 * CLASSES * GATES, INPUTS + 1)
+    selected = with_bias(module(task, state, 0))
+    assert len(selected) == 12
+    scaled = drawn / drawn.norm(dim=1, keepdim=True).sqrt()
+    assert torch.cdist(selected, scaled).amin(1).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("hp", "sentence"),
+    [
+        ({"beta": 0.1, "beta_absolute": 1.0}, "`beta`, a share of beta_max, is given or"),
+        ({"gates": 121}, "`gates` is at most the number of training examples, 120; got 121"),
+        ({"gates_from": "sgd", "gate_epochs": 0}, "`gate_epochs` makes at least one step.*got 0"),
+        ({"candidates": "random_features"}, "goes with `select` greedy; got beta"),
+    ],
+)
+def test_hyper_parameters_that_do_not_fit_together(hp: dict[str, Any], sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        parent([defaults(**hp)])
