@@ -101,9 +101,13 @@ class Cronos(Algorithm):
 
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """An MLP with a hidden unit for each class, sign and gate."""
-        units = 2 * _whole(hp["gates"]) * task.data.classes
-        options = {"widths": [units]}
-        return dataclasses.replace(task, model="mlp", model_options=options)
+        gates = _whole(hp["gates"])
+        units = 2 * gates * task.data.classes
+        return dataclasses.replace(
+            task,
+            model="mlp",
+            model_options={"widths": [units]},
+        )
 
     def skip(self, task: Task) -> str | None:
         if not task.augment:
@@ -113,19 +117,27 @@ class Cronos(Algorithm):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if reason := self.skip(task):
             raise Mistake(reason)
-        if (iterations := _iterations(task, hp)) < task.rungs:
+        iterations = _iterations(task, hp)
+        if iterations < task.rungs:
             rule = f"`iterations` is at least the number of rungs, {task.rungs}"
             raise Mistake(f"{rule}; got {iterations}")
 
     def footprint(self, task: Task, hp: Mapping[str, Value], count: int) -> int:
-        n = len(task.data.labels["train"])
-        d = task.structure.layers[0].columns + 1
+        n, d = _extents(task)
         classes = task.data.classes
         gates = _whole(hp["gates"])
         mode = "paper" if hp["mode"] == "paper" else "solve"
-        room = convex.Room(n, d, classes, gates, mode, task.torch_device)
+        room = convex.Room(
+            n=n,
+            d=d,
+            classes=classes,
+            gates=gates,
+            mode=mode,
+            device=task.torch_device,
+        )
         width = 4 if hp["precision"] == "float32" else 8  # bytes of a number
-        together = min(count, _at_a_time(classes, gates, n, d))
+        at_a_time = _at_a_time(classes, gates, n, d)
+        together = min(count, at_a_time)
         solving = width * room.solving(together)
         # A certificate is in float64, and of float32 a copy.
         copied = 0
@@ -134,23 +146,25 @@ class Cronos(Algorithm):
         held = width * (room.problem + room.data)
         of_neuron = width + 2 + 2 * task.torch_dtype.itemsize
         networks = count * classes * room.neurons * of_neuron
-        proving = held + copied + 8 * room.proof + networks
+        proof = 8 * room.proof
+        proving = held + copied + proof + networks
         states = width * count * room.member
         return states + max(solving, proving)
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """All neurons zero."""
-        hp, device = members[0].hp, task.torch_device
+        hp = members[0].hp
+        device = task.torch_device
         programs = (len(members), task.data.classes)
         gates = _whole(hp["gates"])
-        n = len(task.data.labels["train"])
-        d = task.structure.layers[0].columns + 1
+        n, d = _extents(task)
         kind = getattr(torch, str(hp["precision"]))
 
         def zeros(*shape: int, dtype: torch.dtype = kind) -> Tensor:
             return torch.zeros(*programs, *shape, dtype=dtype, device=device)
 
         betas = [member.hp["beta"] for member in members]
+        seeds = [member.seed for member in members]
         held: dict[str, Any] = {
             "t": zeros(2, gates, d),
             "z": zeros(2, gates, n),
@@ -158,28 +172,47 @@ class Cronos(Algorithm):
             "rho": zeros(),
             "used": zeros(dtype=torch.long),
             "made": zeros(dtype=torch.long),
-            "beta": torch.tensor(betas, dtype=torch.float64, device=device),
-            "seed": torch.tensor([member.seed for member in members], device=device),
+            "beta": torch.tensor(
+                betas,
+                dtype=torch.float64,
+                device=device,
+            ),
+            "seed": torch.tensor(seeds, device=device),
             "slot": torch.arange(len(members), device=device),
         }
-        static = {name: hp[name] for name, domain in self.space.items() if domain.static}
-        return State(held, {"step": 0, "rung": 0, "before": 0, "seconds": 0.0, "static": static})
+        static: dict[str, Value] = {}
+        for name, domain in self.space.items():
+            if domain.static:
+                static[name] = hp[name]
+        scalars: dict[str, Any] = {
+            "step": 0,
+            "rung": 0,
+            "before": 0,
+            "seconds": 0.0,
+            "static": static,
+        }
+        return State(held, scalars)
 
     @torch.no_grad()
     def advance(self, task: Task, state: State) -> State:
         """So many iterations of ADMM for all betas of a seed together, seed after seed."""
         begun = time.perf_counter()
-        hp = state.scalars["static"]
-        rung = state.scalars["rung"] + 1
-        last = task.rung_step(_iterations(task, hp), rung)
+        scalars = dict(state.scalars)
+        hp = scalars["static"]
+        rung = scalars["rung"] + 1
+        iterations = _iterations(task, hp)
+        last = task.rung_step(iterations, rung)
+        gates = _whole(hp["gates"])
         for problem, index in _problems(task, state):
             n, d = problem.program.X.shape
-            together = _at_a_time(len(problem.Y), _whole(hp["gates"]), n, d)
+            classes = len(problem.Y)
+            together = _at_a_time(classes, gates, n, d)
             for part in index.split(together):
                 _iterate_to(last, problem, state, part)
-        spent = (time.perf_counter() - begun) / state.size
-        seconds = state.scalars["seconds"] + spent
-        scalars = {**state.scalars, "rung": rung, "step": last, "seconds": seconds}
+        spent = time.perf_counter() - begun
+        scalars["rung"] = rung
+        scalars["step"] = last
+        scalars["seconds"] += spent / state.size
         return dataclasses.replace(state, scalars=scalars)
 
     @torch.no_grad()
@@ -190,17 +223,7 @@ class Cronos(Algorithm):
         beta_max: from here on the empty network is the optimum.  gates: that a neuron uses.
         neurons: in the network.
         """
-        rows: dict[int, dict[str, Tensor]] = {}
-        for problem, index in _problems(task, state):
-            X = problem.program.X * problem.scale
-            most = convex.beta_max(problem.program, problem.Y).max()
-            for part in index.split(1):
-                row = _certified(problem, X, state, part)
-                row["beta_max"] = most * problem.scale
-                rows[int(part)] = row
-        columns: dict[str, Tensor] = {}
-        for name in rows[0]:
-            columns[name] = torch.stack([rows[k][name] for k in range(state.size)])
+        columns = _columns(task, state)
         first, last = task.structure.layers
         names = {
             first.weight: "hidden",
@@ -208,17 +231,23 @@ class Cronos(Algorithm):
             last.weight: "outer",
             str(last.bias): "offset",
         }
+        params: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
+        for name, kind in names.items():
+            params[name] = columns[kind].to(task.torch_dtype)
+            kept[name] = columns[f"{kind} kept"]
         made = state.members["made"].amax(1)
+        examples = len(task.data.labels["train"])
         return Networks(
-            params={name: columns[kind].to(task.torch_dtype) for name, kind in names.items()},
+            params=params,
             buffers={},
-            kept={name: columns[f"{kind} kept"] for name, kind in names.items()},
+            kept=kept,
             metrics={name: columns[name] for name in METRICS},
             of=torch.arange(state.size, device=task.torch_device),
             progress={
                 "steps": made,
                 "epochs": made.double(),
-                "examples": made * len(task.data.labels["train"]),
+                "examples": made * examples,
                 "train_flops": columns["flops"],
             },
         )
@@ -227,16 +256,52 @@ class Cronos(Algorithm):
 METRICS = ("primal", "dual", "gap", "violation", "stationarity", "beta_max", "gates", "neurons")
 
 
-def _iterate_to(last: int, problem: convex.Problem, state: State, part: Tensor) -> None:
+def _columns(task: Task, state: State) -> dict[str, Tensor]:
+    """What there is to say of each member, (K, ...) by name."""
+    rows = _rows(task, state)
+    columns: dict[str, Tensor] = {}
+    for name in rows[0]:
+        column = [rows[k][name] for k in range(state.size)]
+        columns[name] = torch.stack(column)
+    return columns
+
+
+def _rows(task: Task, state: State) -> dict[int, dict[str, Tensor]]:
+    """What there is to say of each member, by its place in the state."""
+    rows: dict[int, dict[str, Tensor]] = {}
+    for problem, index in _problems(task, state):
+        program = problem.program
+        X = program.X * problem.scale
+        most = convex.beta_max(program, problem.Y).max()
+        beta_max = most * problem.scale
+        for part in index.split(1):
+            place = int(part)
+            row = _certified(problem, X, state, part)
+            row["beta_max"] = beta_max
+            rows[place] = row
+    return rows
+
+
+def _iterate_to(
+    last: int,
+    problem: convex.Problem,
+    state: State,
+    part: Tensor,
+) -> None:
     """Bring the programs of the members at `part` to iteration `last`, in place."""
     held = state.members
     step = state.scalars["step"]
     kind = held["t"].dtype
     betas = held["beta"][part].to(kind)
     at = problem.start(betas) if step == 0 else _iterate(held, part)
-    tolerance = float(state.scalars["static"]["tolerance"])
-    more = last - step
-    at, made = problem.run(at, betas, step, more, tolerance)
+    hp = state.scalars["static"]
+    at, made = problem.run(
+        at,
+        betas,
+        step,
+        last - step,
+        float(hp["tolerance"]),
+    )
     for field in dataclasses.fields(at):
         column = held[field.name]
         value = getattr(at, field.name)
@@ -244,25 +309,35 @@ def _iterate_to(last: int, problem: convex.Problem, state: State, part: Tensor) 
     held["made"][part] += made.view(len(part), -1)
 
 
-def _certified(problem: convex.Problem, X: Tensor, state: State, part: Tensor) -> dict[str, Tensor]:
+def _certified(
+    problem: convex.Problem,
+    X: Tensor,
+    state: State,
+    part: Tensor,
+) -> dict[str, Tensor]:
     """The network of the member at `part`, (1,), with its certificate and what it cost."""
-    hp, held = state.scalars["static"], state.members
+    hp = state.scalars["static"]
+    held = state.members
     iterate = _iterate(held, part)
     beta = held["beta"][part].to(X.dtype)
     solved, proof = problem.found(iterate, beta)
     v = solved[0]
     if hp["optimal_prune"] == "yes":
         v = convex.prune_dependent(v, X)
-    row = _layers(v, X, problem.Y, hp["refit"] == "yes")
+    refit = hp["refit"] == "yes"
+    row = _layers(v, X, problem.Y, refit)
     for name in ("primal", "dual", "gap"):
-        row[name] = getattr(proof, name).sum()
+        by_class = getattr(proof, name)
+        row[name] = by_class.sum()
     for name in ("violation", "stationarity"):
-        row[name] = getattr(proof, name).max()
+        by_class = getattr(proof, name)
+        row[name] = by_class.max()
     is_neuron = v.norm(dim=-1) > 0
     is_used = is_neuron.flatten(0, 1).any(0)
     row["gates"] = is_used.sum()
     row["neurons"] = is_neuron.sum()
-    flops = problem.flops(held["made"][part], held["used"][part])
+    made, used = held["made"], held["used"]
+    flops = problem.flops(made[part], used[part])
     row["flops"] = flops[0]
     return row
 
@@ -272,29 +347,48 @@ def _problems(task: Task, state: State) -> Iterator[tuple[convex.Problem, Tensor
     for, since it is large.
     """
     hp = state.scalars["static"]
-    seeds = state.members["seed"]
-    X, Y = _data(task, state.members["t"].dtype)
+    held = state.members
+    seeds = held["seed"]
+    kind = held["t"].dtype
+    X, Y = _data(task, kind)
     count = _whole(hp["gates"])
+    columns = X.shape[1]
     for seed in seeds.unique():
-        vectors = convex.gate_vectors(seed, count, X.shape[1])
+        vectors = convex.gate_vectors(seed, count, columns)
         gates = convex.patterns(X, vectors)
         is_of_seed = seeds == seed
         members = is_of_seed.nonzero()[:, 0]
         yield convex.Problem(X, Y, gates, hp["mode"]), members
 
 
+def _extents(task: Task) -> tuple[int, int]:
+    """Of X, (n, d): examples, and features with the column of ones."""
+    examples = len(task.data.labels["train"])
+    first = task.structure.layers[0]
+    return examples, first.columns + 1
+
+
 def _data(task: Task, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     """X (n, d) with a column of ones, and Y (classes, n), one class against the rest."""
+    data = task.data
     parts: list[Tensor] = []
-    for x, _ in task.data.parts("train", EXAMPLES):
-        parts.append(x.flatten(1))
+    for x, _ in data.parts("train", EXAMPLES):
+        rows = x.flatten(1)
+        parts.append(rows)
     features = torch.cat(parts).to(kind)
-    labels = task.data.labels["train"]
-    targets = F.one_hot(labels, task.data.classes)
-    return convex.with_ones(features), targets.mT.to(kind)
+    labels = data.labels["train"]
+    targets = F.one_hot(labels, data.classes)
+    X = convex.with_ones(features)
+    Y = targets.mT.to(kind)
+    return X, Y
 
 
-def _at_a_time(classes: int, gates: int, n: int, d: int) -> int:
+def _at_a_time(
+    classes: int,
+    gates: int,
+    n: int,
+    d: int,
+) -> int:
     """How many members of a seed are solved at a time; at least 1."""
     iterate = 2 * gates * classes * (n + d)
     needed = COPIES * iterate
@@ -305,12 +399,19 @@ def _iterate(held: Mapping[str, Tensor], part: Tensor) -> Iterate:
     """The programs of the members at `part`, the classes of one after each other."""
     fields: dict[str, Tensor] = {}
     for field in dataclasses.fields(Iterate):
-        column = held[field.name]
-        fields[field.name] = column[part].flatten(0, 1)
+        name = field.name
+        column = held[name]
+        own = column[part]
+        fields[name] = own.flatten(0, 1)
     return Iterate(**fields)
 
 
-def _layers(v: Tensor, X: Tensor, Y: Tensor, refit: bool) -> dict[str, Tensor]:
+def _layers(
+    v: Tensor,
+    X: Tensor,
+    Y: Tensor,
+    refit: bool,
+) -> dict[str, Tensor]:
     """Step 3: the network of neurons v (C, 2, P, d), its bias apart, and what of it is kept."""
     hidden, outer = convex.layers(v)
     is_neuron = v.norm(dim=-1).flatten() > 0
@@ -318,14 +419,16 @@ def _layers(v: Tensor, X: Tensor, Y: Tensor, refit: bool) -> dict[str, Tensor]:
     offset = outer.new_zeros(len(Y))
     if refit:
         given = X @ hidden[is_neuron].mT
-        again = convex.refit(given.clamp(min=0), Y).to(outer)
+        active = given.clamp(min=0)
+        again = convex.refit(active, Y).to(outer)
         outer = torch.zeros_like(outer)
         outer[:, is_neuron] = again[:, :-1]
         kept = is_neuron.expand_as(outer)
         offset = again[:, -1]
+    features = hidden.shape[1] - 1
     return {
         "hidden": hidden[:, :-1],
-        "hidden kept": is_neuron[:, None].expand(-1, hidden.shape[1] - 1),
+        "hidden kept": is_neuron[:, None].expand(-1, features),
         "bias": hidden[:, -1],
         "bias kept": is_neuron,
         "outer": outer,

@@ -87,9 +87,13 @@ class CronosAM(GradientPruner):
         return hp["head"] != "convex"
 
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
-        task = super().parent(task, hp)
+        parent = super().parent(task, hp)
         return dataclasses.replace(
-            task, optimizer="dadapt_adam", lr=1.0, weight_decay=0.0, schedule="constant"
+            parent,
+            optimizer="dadapt_adam",
+            lr=1.0,
+            weight_decay=0.0,
+            schedule="constant",
         )
 
     def skip(self, task: Task) -> str | None:
@@ -97,13 +101,14 @@ class CronosAM(GradientPruner):
         head = graph.head(task.template, task.structure)
         if head is None or head[0].bias is None or head[1].bias is None:
             return f"the model ends in linear, ReLU, linear, with biases; {task.model} does not"
+        first, last = head
         least = 2 * task.data.classes
-        units = head[0].units
-        if units < least:
+        if first.units < least:
             rule = f"the last hidden layer has two units for each class, {least} or more"
-            return f"{rule}; {task.model} has {units}"
-        solved = {*head[0].parameters, *head[1].parameters}
-        if solved >= {name for name, _ in task.template.named_parameters()}:
+            return f"{rule}; {task.model} has {first.units}"
+        solved = {*first.parameters, *last.parameters}
+        names = {name for name, _ in task.template.named_parameters()}
+        if solved >= names:
             rule = "there are parameters before the last two layers, to be trained"
             return f"{rule}; {task.model} has none"
         return None
@@ -112,26 +117,34 @@ class CronosAM(GradientPruner):
         if reason := self.skip(task):  # another `width` of the model may have too few units
             raise Mistake(reason)
 
-    def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
+    def begin(
+        self,
+        task: Task,
+        members: Sequence[Member],
+        dense: Dense,
+    ) -> State:
         state = super().begin(task, members, dense)
         begun = time.perf_counter()
+        hp = members[0].hp
         first, last = _head_layers(task)
-        seeds = state.members["seed"]
-        nothing = torch.full_like(state.members["hp"]["beta"], torch.nan)
-        pruning = {
-            "spent": 0 * seeds,
-            "neurons": 0 * seeds + first.units,
+        zeros = 0 * state.members["seed"]
+        beta = state.members["hp"]["beta"]
+        nothing = torch.full_like(beta, torch.nan)
+        pruning: dict[str, Any] = {
+            "spent": zeros,
+            "neurons": zeros + first.units,
             "primal": nothing,
             "gap": nothing.clone(),
         }
-        if members[0].hp["head"] != "trained":
+        if hp["head"] != "trained":
             params = state.members["params"]
             names = (*first.parameters, *last.parameters)
             pruning["head"] = {name: params[name].clone() for name in names}
         state.members["pruning"] = pruning
-        if _solves(members[0].hp):
+        if _solves(hp):
             self._solve(task, state)
-        state.scalars["seconds"] += (time.perf_counter() - begun) / state.size
+        spent = time.perf_counter() - begun
+        state.scalars["seconds"] += spent / state.size
         return state
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
@@ -139,7 +152,9 @@ class CronosAM(GradientPruner):
         return {**params, **pruning.get("head", {})}
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return (logits - F.one_hot(labels, logits.shape[1])).square().sum() / 2
+        targets = F.one_hot(labels, logits.shape[1])
+        squares = (logits - targets).square()
+        return squares.sum() / 2
 
     def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         if not _solves(ctx.hp):
@@ -157,17 +172,25 @@ class CronosAM(GradientPruner):
     def networks(self, task: Task, state: State) -> Networks:
         trained = super().networks(task, state)
         distance = state.members["optimizer"][DISTANCE]
-        metrics = {**trained.metrics, "d": distance}
         spent = state.members["pruning"]["spent"]
-        search = {"flops": spent, "seconds": 0 * spent}
-        return dataclasses.replace(trained, metrics=metrics, search=search)
+        return dataclasses.replace(
+            trained,
+            metrics={**trained.metrics, "d": distance},
+            search={"flops": spent, "seconds": 0 * spent},
+        )
 
     def due(self, hp: Mapping[str, Any], step: int, steps: int) -> bool:
         if not _solves(hp):
             return False
         return step == steps or step % hp["checkpoint"] == 0
 
-    def every(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
+    def every(
+        self,
+        task: Task,
+        state: State,
+        x: Tensor,
+        y: Tensor,
+    ) -> State:
         self._solve(task, state)
         return state
 
@@ -177,16 +200,22 @@ class CronosAM(GradientPruner):
         memory of one.
         """
         first, _ = _head_layers(task)
-        solve = HEADS[state.scalars["static"]["head"]]
-        body = graph.before(task.template.eval(), first.name)
+        head = state.scalars["static"]["head"]
+        solve = HEADS[head]
+        module = task.template.eval()
+        body = graph.before(module, first.name)
         call = stack.Call(body)
-        labels = task.data.labels["train"]
-        targets = F.one_hot(labels, task.data.classes).double()
+        data = task.data
+        labels = data.labels["train"]
+        targets = F.one_hot(labels, data.classes)
+        targets = targets.double()
         for k in range(state.size):
             pulse.tell("head", k, state.size)
             problem = _problem(task, state, k, call, targets)
-            if problem is not None:
-                _write(task, state, k, solve(problem))
+            if problem is None:
+                continue
+            solved = solve(problem)
+            _write(task, state, k, solved)
 
 
 # ---- heads
@@ -216,7 +245,8 @@ class _Problem:
 
         Features are divided by it at every solve, so that beta and the gates keep their meaning.
         """
-        return torch.where(self.size > 0, self.size, 1.0)
+        is_positive = self.size > 0
+        return torch.where(is_positive, self.size, 1.0)
 
     @property
     def vectors(self) -> Tensor:
@@ -247,20 +277,28 @@ def _convex(problem: _Problem) -> _Solved:
     features = problem.features / problem.unit
     x = convex.with_ones(features)
     vectors = problem.vectors
+    targets = problem.targets
     given = x @ vectors.mT
     optimum = convex.solve(
         x,
-        problem.targets.mT,
+        targets.mT,
         given >= 0,
         problem.beta[None],
         iterations=problem.iterations,
         tolerance=TOLERANCE,
     )
-    hidden, outer = convex.layers(optimum.v[0].mT)
-    bias = problem.targets.new_zeros(problem.targets.shape[1])
-    flops = _given_flops(problem, vectors) + int(optimum.flops[0])
-    proof = optimum.objective[0], optimum.gap[0]
-    return _Solved(hidden, problem.unit, outer, bias, flops, proof)
+    v = optimum.v[0]
+    hidden, outer = convex.layers(v.mT)
+    flops = _given_flops(problem, vectors)
+    flops += int(optimum.flops[0])
+    return _Solved(
+        hidden=hidden,
+        size=problem.unit,
+        outer=outer,
+        bias=targets.new_zeros(targets.shape[1]),
+        flops=flops,
+        proof=(optimum.objective[0], optimum.gap[0]),
+    )
 
 
 def _least_squares(problem: _Problem) -> _Solved:
@@ -281,8 +319,13 @@ def _regressed(problem: _Problem, hidden: Tensor, size: Tensor) -> _Solved:
     n, classes = problem.targets.shape
     m = len(hidden) + 1
     regression = 2 * n * m * (m + classes)  # Gram matrix and right-hand side
-    flops = _given_flops(problem, hidden) + regression
-    return _Solved(hidden, size, outer, bias, flops)
+    return _Solved(
+        hidden=hidden,
+        size=size,
+        outer=outer,
+        bias=bias,
+        flops=_given_flops(problem, hidden) + regression,
+    )
 
 
 HEADS: Mapping[str, Callable[[_Problem], _Solved]] = {
@@ -301,33 +344,33 @@ def _given_flops(problem: _Problem, hidden: Tensor) -> int:
 
 
 def _problem(
-    task: Task, state: State, k: int, call: stack.Call, targets: Tensor
+    task: Task,
+    state: State,
+    k: int,
+    call: stack.Call,
+    targets: Tensor,
 ) -> _Problem | None:
     """What the head of member `k` is solved for; None if it has diverged, and goes on with the head
     that it has.
 
     call: the features of given inputs.
     """
-    params = take(state.members["params"], k)
-    buffers = take(state.members.get("buffers", {}), k)
-    parts: list[Tensor] = []
-    for x, _ in task.data.parts("train", EXAMPLES):
-        parts.append(call(params, dict(buffers), x))
-    features = torch.cat(parts).double()
+    members = state.members
+    features = _features(task, state, k, call)
     size = features.square().mean().sqrt()
     if not torch.isfinite(size):
         return None
     first, last = _head_layers(task)
     layers = task.counts.layers
     body = task.counts.flops - layers[first.name] - layers[last.name]
-    head = take(state.members["pruning"]["head"], k)
+    head = take(members["pruning"]["head"], k)
     bias = head[str(first.bias)]
     own = torch.cat([head[first.weight], bias[:, None]], 1).double()
     return _Problem(
         features=features,
         targets=targets,
-        beta=state.members["hp"]["beta"][k],
-        seed=state.members["seed"][k],
+        beta=members["hp"]["beta"][k],
+        seed=members["seed"][k],
         size=size,
         own=own,
         flops=len(features) * body,
@@ -335,7 +378,28 @@ def _problem(
     )
 
 
-def _write(task: Task, state: State, k: int, solved: _Solved) -> None:
+def _features(
+    task: Task,
+    state: State,
+    k: int,
+    call: stack.Call,
+) -> Tensor:
+    """What member `k` gives its head for each example, (n, d) float64."""
+    params = take(state.members["params"], k)
+    buffers = take(state.members.get("buffers", {}), k)
+    parts: list[Tensor] = []
+    for x, _ in task.data.parts("train", EXAMPLES):
+        features = call(params, dict(buffers), x)
+        parts.append(features)
+    return torch.cat(parts).double()
+
+
+def _write(
+    task: Task,
+    state: State,
+    k: int,
+    solved: _Solved,
+) -> None:
     """Put a head in place of member `k`'s; units that it lacks are zero."""
     first, last = _head_layers(task)
     pruning = state.members["pruning"]
@@ -354,10 +418,11 @@ def _write(task: Task, state: State, k: int, solved: _Solved) -> None:
     is_neuron = head[last.weight].any(0)
     pruning["neurons"][k] = is_neuron.sum()
     pruning["spent"][k] += solved.flops
-    if solved.proof is not None:
-        primal, gap = solved.proof
-        pruning["primal"][k] = primal
-        pruning["gap"][k] = gap
+    if solved.proof is None:
+        return
+    primal, gap = solved.proof
+    pruning["primal"][k] = primal
+    pruning["gap"][k] = gap
 
 
 def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -367,11 +432,15 @@ def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor
     hidden: (n, m).  targets: (n, C).  beta: () > 0.
     """
     x = convex.with_ones(hidden)
-    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    damping = beta * identity
-    gram = x.mT @ x + damping
+    identity = torch.eye(
+        x.shape[1],
+        dtype=x.dtype,
+        device=x.device,
+    )
+    gram = x.mT @ x + beta * identity
     right = x.mT @ targets
-    solution = torch.linalg.solve_ex(gram, right).result.mT
+    solved = torch.linalg.solve_ex(gram, right)
+    solution = solved.result.mT
     weights = solution[:, :-1]
     biases = solution[:, -1]
     return weights, biases

@@ -82,19 +82,22 @@ class DNS(GradientPruner):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         c = hp["c"]
         layers = len(task.structure.layers)
-        if isinstance(c, tuple) and len(c) != layers:
-            rule = f"`c` has one number for each of the model's {layers} removable layers"
-            raise Mistake(f"{rule}; got {len(c)}")
+        if not isinstance(c, tuple) or len(c) == layers:
+            return
+        rule = f"`c` has one number for each of the model's {layers} removable layers"
+        raise Mistake(f"{rule}; got {len(c)}")
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         mask: dict[str, Tensor] = {}
         returned: dict[str, Tensor] = {}
         for name in ctx.structure.parameters:
-            mask[name] = torch.ones_like(params[name], dtype=torch.bool)
-            returned[name] = torch.zeros_like(mask[name])
+            whole = torch.ones_like(params[name], dtype=torch.bool)
+            mask[name] = whole
+            returned[name] = torch.zeros_like(whole)
         thresholds = _thresholds(params, ctx)
         for layer in _operated(ctx):
-            mask |= _surgery(layer, params, mask, thresholds[layer.name])
+            t = thresholds[layer.name]
+            mask |= _surgery(layer, params, mask, t)
         return {
             "mask": mask,
             "threshold": thresholds,
@@ -103,18 +106,29 @@ class DNS(GradientPruner):
             "first": _count(mask),
         }
 
-    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+    def effective(
+        self,
+        params: Params,
+        pruning: Pruning,
+        ctx: Context,
+    ) -> Params:
         masked = masks.apply(params, pruning["mask"])
         straight: dict[str, Tensor] = {}
         for name, w in params.items():
-            straight[name] = w + (masked[name] - w).detach()  # the gradient reaches all of w
+            change = masked[name] - w
+            straight[name] = w + change.detach()  # the gradient reaches all of w
         return straight
 
-    def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
+    def after_step(
+        self,
+        params: Params,
+        pruning: Pruning,
+        ctx: Context,
+    ) -> tuple[Params, Pruning]:
         layers = _operated(ctx)
-        begun = _begun(ctx)
         if not layers:
             return params, pruning
+        begun = _begun(ctx)
         thresholds = dict(pruning["threshold"])
         if ctx.step <= begun:
             thresholds |= _thresholds(params, ctx)
@@ -123,9 +137,11 @@ class DNS(GradientPruner):
         splices = pruning["splices"]
         rarity = 1 + ctx.hp["gamma"] * (ctx.step - begun)
         probability = rarity ** -ctx.hp["power"]
-        updates = probability > ctx.uniform("dns", (len(layers),))
-        for layer, update in zip(layers, updates.unbind(), strict=True):
-            operated = _surgery(layer, params, mask, thresholds[layer.name], update)
+        lots = ctx.uniform("dns", (len(layers),))
+        updates = (probability > lots).unbind()
+        for layer, update in zip(layers, updates, strict=True):
+            t = thresholds[layer.name]
+            operated = _surgery(layer, params, mask, t, update)
             for name, after in operated.items():
                 spliced = after > mask[name]
                 splices = splices + spliced.sum()
@@ -147,9 +163,10 @@ class DNS(GradientPruner):
         kept_first: in the first mask.
         """
         mask = pruning["mask"]
+        returned = pruning["returned"]
         both: dict[str, Tensor] = {}
         for name, kept in mask.items():
-            both[name] = kept & pruning["returned"][name]
+            both[name] = kept & returned[name]
         count = _count(mask).clamp(min=1)
         return {
             "splices": pruning["splices"],
@@ -162,16 +179,20 @@ def threshold(theta: Tensor, c: float) -> float:
     """t of one layer: max(mean + c * deviation, 0) of |theta|, zeros left out. theta: weights and
     biases, flattened (n,).
     """
-    mean, deviation = _moments(torch.as_tensor(theta))
+    tensor = torch.as_tensor(theta)
+    mean, deviation = _moments(tensor)
     t = mean + c * deviation
     return float(t.clamp(min=0))
 
 
 def _moments(theta: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of |theta| over the non-zero entries of theta (n,)."""
-    count = (theta != 0).sum().clamp(min=1)
-    mean = theta.abs().sum() / count
-    mean_square = theta.square().sum() / count
+    is_counted = theta != 0
+    count = is_counted.sum().clamp(min=1)
+    total = theta.abs().sum()
+    total_square = theta.square().sum()
+    mean = total / count
+    mean_square = total_square / count
     variance = mean_square - mean.square()
     deviation = variance.clamp(min=0).sqrt()
     return mean, deviation
@@ -179,23 +200,31 @@ def _moments(theta: Tensor) -> tuple[Tensor, Tensor]:
 
 def _thresholds(params: Params, ctx: Context) -> dict[str, Tensor]:
     """t by layer: from `c` if it is given, and else from the sparsity of the first mask."""
-    theta = {layer.name: masks.flat(layer, params) for layer in ctx.structure.layers}
-    if "c" in ctx.hp:
-        return _from_c(theta, ctx.hp["c"])
-    if ctx.hp["scope"] == "global":
-        return _from_global_sparsity(theta, ctx.hp["sparsity"])
+    hp = ctx.hp
+    theta: dict[str, Tensor] = {}
+    for layer in ctx.structure.layers:
+        theta[layer.name] = masks.flat(layer, params)
+    if "c" in hp:
+        return _from_c(theta, hp["c"])
+    sparsity = hp["sparsity"]
+    if hp["scope"] == "global":
+        return _from_global_sparsity(theta, sparsity)
     thresholds: dict[str, Tensor] = {}
     for name, values in theta.items():
-        thresholds[name] = _cut(values.abs(), ctx.hp["sparsity"]) / LOW
+        cut = _cut(values.abs(), sparsity)
+        thresholds[name] = cut / LOW
     return thresholds
 
 
 def _from_c(theta: Params, c: Tensor) -> dict[str, Tensor]:
     """t by layer for the c (layers,) of each layer."""
     thresholds: dict[str, Tensor] = {}
-    for (name, values), own in zip(theta.items(), c.unbind(), strict=True):
+    of_layers = c.unbind()
+    for name, own in zip(theta, of_layers, strict=True):
+        values = theta[name]
         mean, deviation = _moments(values)
-        t = mean + own.to(mean.dtype) * deviation
+        factor = own.to(mean.dtype)
+        t = mean + factor * deviation
         thresholds[name] = t.clamp(min=0)
     return thresholds
 
@@ -206,12 +235,16 @@ def _from_global_sparsity(theta: Params, sparsity: Tensor) -> dict[str, Tensor]:
     |w| <= 0.9 (mu + c std) at the c of its own for every entry: the sparsity's quantile of those is
     the common c.
     """
-    moments = {name: _moments(values) for name, values in theta.items()}
+    moments: dict[str, tuple[Tensor, Tensor]] = {}
     own: list[Tensor] = []
-    for name, (mean, deviation) in moments.items():
-        size = theta[name].abs() / LOW
-        own.append((size - mean) / deviation)
-    common = _cut(torch.cat(own), sparsity)
+    for name, values in theta.items():
+        mean, deviation = _moments(values)
+        size = values.abs() / LOW
+        c = (size - mean) / deviation
+        moments[name] = mean, deviation
+        own.append(c)
+    entries = torch.cat(own)
+    common = _cut(entries, sparsity)
     thresholds: dict[str, Tensor] = {}
     for name, (mean, deviation) in moments.items():
         t = mean + common * deviation
@@ -224,16 +257,22 @@ def _cut(values: Tensor, sparsity: Tensor) -> Tensor:
     of them at sparsity 0.
     """
     below_all = values.min()[None] - 1
+    size = len(values)
     ordered = values.sort().values
     ranked = torch.cat([below_all, ordered])
-    kept = masks.kept_count(sparsity, len(values))
-    removed = len(values) - kept.long()
+    kept = masks.kept_count(sparsity, size)
+    removed = size - kept.long()
     neighbours = torch.stack([removed, removed + 1])
-    return ranked.take_along_dim(neighbours, 0).mean()
+    around = ranked.take_along_dim(neighbours, 0)
+    return around.mean()
 
 
 def _surgery(
-    layer: Layer, params: Params, mask: Params, t: Tensor, update: Tensor | None = None
+    layer: Layer,
+    params: Params,
+    mask: Params,
+    t: Tensor,
+    update: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Equation (2) for one layer, where `update` () bool says so (None: always)."""
     low = LOW * t
@@ -251,19 +290,23 @@ def _surgery(
 
 def _begun(ctx: Context) -> int:
     """The step at which the present phase of surgery began."""
-    half = round(ctx.hp["stop"] * ctx.steps / 2)
-    is_second = ctx.hp["phases"] == "conv,fc" and ctx.step >= half
-    return half if is_second else 0
+    if ctx.hp["phases"] != "conv,fc":
+        return 0
+    operating = ctx.hp["stop"] * ctx.steps
+    half = round(operating / 2)
+    return half if ctx.step >= half else 0
 
 
 def _operated(ctx: Context) -> list[Layer]:
     """The layers whose masks may change at this step."""
-    if ctx.step > 0 and ctx.step >= round(ctx.hp["stop"] * ctx.steps):
+    layers = ctx.structure.layers
+    stop = round(ctx.hp["stop"] * ctx.steps)
+    if ctx.step > 0 and ctx.step >= stop:
         return []
     if ctx.hp["phases"] == "all":
-        return list(ctx.structure.layers)
+        return list(layers)
     kind = "fc" if _begun(ctx) else "conv"
-    return [layer for layer in ctx.structure.layers if layer.kind == kind]
+    return [layer for layer in layers if layer.kind == kind]
 
 
 def _count(mask: Params) -> Tensor:
