@@ -35,15 +35,20 @@ PACKAGE = __name__.rpartition(".")[0]
 def known() -> dict[str, Algorithm]:
     """Every algorithm by name, sorted. Raises Mistake for an entry point that cannot be loaded."""
     algorithms: dict[str, Algorithm] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            algorithms[module.name] = _only(importlib.import_module(f"{__name__}.{module.name}"))
+    for file in pkgutil.iter_modules(__path__):
+        name = file.name
+        if not name.startswith("_"):
+            module = importlib.import_module(f"{__name__}.{name}")
+            algorithms[name] = _only(module)
     for entry in importlib.metadata.entry_points(group=GROUP):
-        if entry.name in algorithms:
-            rule = f"algorithm {entry.name}: its name is one of prunefront's own"
+        name = entry.name
+        if name in algorithms:
+            rule = f"algorithm {name}: its name is one of prunefront's own"
             raise Mistake(f"{rule}; got it from entry point {entry.value} too")
-        algorithms[entry.name] = _made(entry.name, _loaded(entry))
-    return dict(sorted(algorithms.items()))
+        kind = _loaded(entry)
+        algorithms[name] = _made(name, kind)
+    by_name = sorted(algorithms.items())
+    return dict(by_name)
 
 
 def _only(module: ModuleType) -> Algorithm:
@@ -52,7 +57,8 @@ def _only(module: ModuleType) -> Algorithm:
     for name, value in vars(module).items():
         if not inspect.isclass(value) or value.__module__ != module.__name__:
             continue
-        if issubclass(value, Algorithm) and not name.startswith("_"):
+        is_part = name.startswith("_")
+        if issubclass(value, Algorithm) and not is_part:
             own.append(value)
     assert len(own) == 1, f"{module.__name__} holds one algorithm; got {own}"
     return own[0]()
@@ -79,7 +85,9 @@ def find(name: str) -> Algorithm:
     """
     if name in known():
         return known()[name]
-    return _made(name, lookup(name, dict.fromkeys(known(), object), "algorithm"))
+    names = dict.fromkeys(known(), object)
+    kind = lookup(name, names, "algorithm")
+    return _made(name, kind)
 
 
 def _made(name: str, kind: object) -> Algorithm:
@@ -89,15 +97,7 @@ def _made(name: str, kind: object) -> Algorithm:
     if not (inspect.isclass(kind) and issubclass(kind, Algorithm)):
         rule = "an algorithm is a class that implements the contract"
         raise Mistake(f"algorithm {name}: {rule}; got {kind!r}")
-    for attribute in ("source", "space"):
-        if not hasattr(kind, attribute):
-            raise Mistake(f"algorithm {name}: an algorithm has a `{attribute}`; got none")
-    if not _is_space(kind.space):
-        rule = "`space` is a dict of Domains by name"
-        raise Mistake(f"algorithm {name}: {rule}; got {kind.space!r}")
-    if type(kind.version) is not int:
-        raise Mistake(f"algorithm {name}: `version` is a whole number; got {kind.version!r}")
-    if issubclass(kind, Hooks) and (wrong := misdeclared(kind)):
+    if wrong := _misdescribed(kind):
         raise Mistake(f"algorithm {name}: {wrong}")
     for method, function in inspect.getmembers(kind, inspect.isfunction):
         _check_arguments(name, kind, method, function)
@@ -108,13 +108,33 @@ def _made(name: str, kind: object) -> Algorithm:
         raise Mistake(f"algorithm {name}: {rule}; it raised {raised(error)}") from error
 
 
+def _misdescribed(kind: type[Algorithm]) -> str | None:
+    """What a class says of itself that is not so; None if all is well."""
+    for attribute in ("source", "space"):
+        if not hasattr(kind, attribute):
+            return f"an algorithm has a `{attribute}`; got none"
+    if not _is_space(kind.space):
+        rule = "`space` is a dict of Domains by name"
+        return f"{rule}; got {kind.space!r}"
+    if type(kind.version) is not int:
+        return f"`version` is a whole number; got {kind.version!r}"
+    if issubclass(kind, Hooks):
+        return misdeclared(kind)
+    return None
+
+
 def _is_space(space: object) -> bool:
     if not isinstance(space, Mapping):
         return False
     return all(isinstance(domain, Domain) for domain in space.values())
 
 
-def _check_arguments(name: str, kind: type[Algorithm], method: str, function: Any) -> None:
+def _check_arguments(
+    name: str,
+    kind: type[Algorithm],
+    method: str,
+    function: Any,
+) -> None:
     """Raise Mistake if a method takes other arguments than the one of ours that it overrides."""
     for base in kind.__mro__:
         ours = vars(base).get(method)
@@ -122,8 +142,9 @@ def _check_arguments(name: str, kind: type[Algorithm], method: str, function: An
             continue
         parameters = inspect.signature(ours).parameters.values()
         required = [given for given in parameters if given.default is given.empty]
+        signature = inspect.signature(function)
         try:
-            inspect.signature(function).bind(*required)
+            signature.bind(*required)
         except TypeError as error:
             names = ", ".join(given.name for given in required)
             rule = f"algorithm {name}: `{method}` takes {names}"

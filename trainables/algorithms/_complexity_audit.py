@@ -10,7 +10,7 @@ from ..structure.flips import Sample, Stack, worths
 from ..structure.shapes import shaped
 from ..task import Task
 from ..training import draws
-from ._complexity_gates import Gates, beside, draw, flat, flops_alive, unflat
+from ._complexity_gates import Gates, beside, charge, draw, flat, flops_alive, unflat
 from ._complexity_prices import prices
 from ._complexity_schedule import AUDITS
 
@@ -34,21 +34,23 @@ def audited(task: Task, state: State, learns: Tensor) -> Gates:
     order = ranked.argsort(descending=True, stable=True)
     rank = order.argsort(stable=True)
     count = fails.sum(1, keepdim=True)
-    is_worse = fails & (2 * rank < count)
-    return unflat(is_worse, costs)
+    is_worse = 2 * rank < count
+    return unflat(fails & is_worse, costs)
 
 
 def _charge(task: Task, state: State, sample: Sample) -> None:
     """Charge each flip of an audit as a whole forward pass."""
-    pruning = state.members["pruning"]
-    alive = {name: pruning["alive"][name] for name in sample.wanted}
-    is_flipped = flat(sample.wanted) & flat(alive)
+    gates = state.members["pruning"]["alive"]
+    wanted = sample.wanted
+    alive = {name: gates[name] for name in wanted}
+    is_flipped = flat(wanted) & flat(alive)
+    flipped = is_flipped.sum(1)
     size = min(task.batch_size, len(sample.rows))
     batches = sample.batches.to(is_flipped.device)
     examples = batches * size
-    passes = is_flipped.sum(1) * examples
+    passes = flipped * examples
     spent = passes * flops_alive(task, state)
-    pruning["spent"] = pruning["spent"] + spent
+    charge(state, spent)
 
 
 def certificate(task: Task, state: State) -> Tensor:
@@ -59,7 +61,8 @@ def certificate(task: Task, state: State) -> Tensor:
     costs = flat(_costs(task, state, sample))
     is_known = costs.isfinite()
     pays = (costs < 0) & is_known
-    return pays.sum(1).double() / is_known.sum(1)
+    paying = pays.sum(1).double()
+    return paying / is_known.sum(1)
 
 
 def _costs(task: Task, state: State, sample: Sample) -> dict[str, Tensor]:
@@ -73,16 +76,19 @@ def _costs(task: Task, state: State, sample: Sample) -> dict[str, Tensor]:
     price, _ = prices(task, state)
     networks = Stack.of(task, state, alive)
     slopes = worths(networks, sample)
-    costs: dict[str, Tensor] = {}
     # Not in the order of a tree, which is another after it was saved.
-    for part in (*structure.hidden, *structure.blocks):
+    parts = (*structure.hidden, *structure.blocks)
+    costs: dict[str, Tensor] = {}
+    for part in parts:
         name = part.name
         there = alive[name]
+        wanted = sample.wanted[name]
         cost = beside(price[name], there)
         is_free = cost == 0
-        is_measured = there & sample.wanted[name]
+        is_measured = there & wanted
+        is_unknown = ~is_measured | is_free
         total = slopes[name] + cost
-        costs[name] = total.masked_fill(~is_measured | is_free, -torch.inf)
+        costs[name] = total.masked_fill(is_unknown, -torch.inf)
     return costs
 
 
@@ -94,10 +100,11 @@ def _sample(task: Task, state: State) -> Sample:
     and gates are cut by about the same factor.
     """
     pruning = state.members["pruning"]
+    alive = pruning["alive"]
     rows = _rows(task, state)
     size = min(task.batch_size, len(rows))
     whole = len(rows) // size
-    gates = flat(pruning["alive"]).sum(1)
+    gates = flat(alive).sum(1)
     passes = _passes(task, state)
     wanted = len(rows) * gates.clamp(min=1)
     part = passes / wanted
@@ -106,46 +113,60 @@ def _sample(task: Task, state: State) -> Sample:
     affordable = passes // (size * batches)
     count = torch.minimum(gates, affordable)
     measured = batches * count
-    pruning["audited"] = measured.double() / (whole * gates)
-    if bool((count == gates).all()):
-        everything = _everything(pruning["alive"])
-        return Sample(rows, batches, everything)
-    return Sample(rows, batches, _drawn(task, state, count))
+    everything = whole * gates
+    pruning["audited"] = measured.double() / everything
+    is_whole = count == gates
+    if bool(is_whole.all()):
+        return Sample(rows, batches, _everything(alive))
+    some = _drawn(task, state, count)
+    return Sample(rows, batches, some)
 
 
 def _everything(alive: Gates) -> dict[str, Tensor]:
-    return {name: torch.ones_like(gate) for name, gate in alive.items()}
+    whole: dict[str, Tensor] = {}
+    for name, gate in alive.items():
+        whole[name] = torch.ones_like(gate)
+    return whole
 
 
 def _passes(task: Task, state: State) -> Tensor:
     """Forward passes of an example that one audit may take, (K,) int64."""
     steps = task.steps - state.scalars["before"]
-    share = state.scalars["static"]["audit_share"]
-    flops = 3 * share * steps * task.batch_size * task.counts.flops
+    hp = state.scalars["static"]
+    share = 3 * hp["audit_share"]
+    examples = share * steps * task.batch_size
+    flops = examples * task.counts.flops
     flops = flops / (AUDITS + 1)
-    each = flops_alive(task, state).clamp(min=1)
-    return (flops / each).long()
+    of_pass = flops_alive(task, state).clamp(min=1)
+    affordable = flops / of_pass
+    return affordable.long()
 
 
 def _drawn(task: Task, state: State, count: Tensor) -> dict[str, Tensor]:
     """So many, (K,), of the gates that are alive, at random."""
-    alive = state.members["pruning"]["alive"]
+    pruning = state.members["pruning"]
+    alive = pruning["alive"]
     _, lots = draw(task, state)
     ranked: dict[str, Tensor] = {}
     for name, gate in alive.items():
-        ranked[name] = lots[name].masked_fill(~gate, 2.0)
-    order = flat(ranked).argsort(dim=1, stable=True)
+        lot = lots[name]
+        ranked[name] = lot.masked_fill(~gate, 2.0)
+    ranks = flat(ranked)
+    order = ranks.argsort(dim=1, stable=True)
     place = order.argsort(1)
     is_first = place < count[:, None]
-    return unflat(flat(alive) & is_first, alive)
+    is_drawn = flat(alive) & is_first
+    return unflat(is_drawn, alive)
 
 
 def _rows(task: Task, state: State) -> Tensor:
     """The training examples of audits and certificate: whole batches, or one if there are fewer."""
     examples = len(task.data.labels["train"])
-    most = max(2, state.scalars["static"]["audit"])
+    hp = state.scalars["static"]
+    most = max(2, hp["audit"])
     key = draws.key(torch.tensor(0), "audit")
-    rows = draws.permutation(key, examples)[:most]
+    order = draws.permutation(key, examples)
+    rows = order[:most]
     size = min(task.batch_size, len(rows))
     batches = len(rows) // size
     return rows[: batches * size]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..contract import State
 from ..structure.shapes import shaped
-from ..structure.units import Structure, expected, node_masks
+from ..structure.units import Block, Layer, Structure, expected, node_masks
 from ..task import Task
 from ..training import stack
 from ..training.hooks import contexts, varying
@@ -28,17 +28,25 @@ def initial(structure: Structure, seed: Tensor) -> Pruning:
     one = torch.ones((), dtype=torch.float64, device=seed.device)
     theta: dict[str, Tensor] = {}
     for layer in structure.hidden:
-        theta[layer.name] = one.expand(layer.units).clone()
+        row = one.expand(layer.units)
+        theta[layer.name] = row.clone()
     for block in structure.blocks:
         theta[block.name] = one.clone()
+    alive: dict[str, Tensor] = {}
+    zeros: dict[str, Tensor] = {}
+    slope: dict[str, Tensor] = {}
+    for name, gate in theta.items():
+        alive[name] = gate > 0
+        zeros[name] = gate.long() * 0
+        slope[name] = gate * 0
     count = sum(gate.numel() for gate in theta.values())
     numbers = torch.arange(count, device=seed.device)
     return {
         "theta": theta,
-        "alive": {name: gate > 0 for name, gate in theta.items()},
+        "alive": alive,
         "lot": split(numbers, theta),
-        "zeros": {name: gate.long() * 0 for name, gate in theta.items()},  # updates at 0, in a row
-        "slope": {name: gate * 0 for name, gate in theta.items()},  # d objective / d theta, smooth
+        "zeros": zeros,  # updates at 0, in a row
+        "slope": slope,  # d objective / d theta, smooth
         "kappa": one * 0,  # the largest |d E[C] / d theta| seen, by the norm of the unit
         "held": seed * 0,
         "spent": seed * 0,  # FLOPs of learning the gates
@@ -66,19 +74,22 @@ def unflat(matrix: Tensor, like: Gates) -> dict[str, Tensor]:
     """Gates shaped like `like` out of (K, all gates)."""
     sizes = [gate[0].numel() for gate in like.values()]
     parts = matrix.split(sizes, 1)
-    gates: dict[str, Tensor] = {}
-    for (name, gate), part in zip(like.items(), parts, strict=True):
-        gates[name] = part.view(gate.shape)
-    return gates
+    return _by_name(parts, like)
 
 
 def split(vector: Tensor, like: Gates) -> dict[str, Tensor]:
     """One network's gates, shaped like `like`, out of a vector of them all."""
     sizes = [gate.numel() for gate in like.values()]
     parts = vector.split(sizes)
+    return _by_name(parts, like)
+
+
+def _by_name(parts: Sequence[Tensor], like: Gates) -> dict[str, Tensor]:
+    """The parts that gates shaped like `like` were laid out in."""
     gates: dict[str, Tensor] = {}
-    for (name, gate), part in zip(like.items(), parts, strict=True):
-        gates[name] = part.view(gate.shape)
+    for name, part in zip(like, parts, strict=True):
+        shape = like[name].shape
+        gates[name] = part.view(shape)
     return gates
 
 
@@ -90,10 +101,12 @@ def beside(column: Tensor, like: Tensor) -> Tensor:
 
 def drawn(pruning: Pruning, ctx: Context, site: str) -> dict[str, Tensor]:
     """Gates that are on with probability theta."""
-    theta = [gate.flatten() for gate in pruning["theta"].values()]
-    probability = torch.cat(theta)
-    is_on = _uniform(pruning, ctx, site) < probability
-    return split(is_on, pruning["theta"])
+    theta = pruning["theta"]
+    vectors = [gate.flatten() for gate in theta.values()]
+    probability = torch.cat(vectors)
+    numbers = _uniform(pruning, ctx, site)
+    is_on = numbers < probability
+    return split(is_on, theta)
 
 
 def _uniform(pruning: Pruning, ctx: Context, site: str) -> Tensor:
@@ -102,24 +115,28 @@ def _uniform(pruning: Pruning, ctx: Context, site: str) -> Tensor:
     for name in pruning["theta"]:
         lot = pruning["lot"][name]
         lots.append(lot.flatten())
-    return ctx.uniform(site, (), torch.cat(lots))
+    joined = torch.cat(lots)
+    return ctx.uniform(site, (), joined)
 
 
 def draw(task: Task, state: State) -> tuple[Gates, Gates]:
     """A draw of all gates, and another number in [0, 1) for each of them."""
     context = contexts(task, state)
     step = state.scalars["step"]
+    members = state.members
 
     def one(pruning: Pruning, given: Params) -> dict[str, Any]:
         ctx = context(given, step)
         numbers = _uniform(pruning, ctx, "lot")
-        lots = split(numbers, pruning["theta"])
-        gates = drawn(pruning, ctx, "other")
-        return {"gates": gates, "lots": lots}
+        return {
+            "gates": drawn(pruning, ctx, "other"),
+            "lots": split(numbers, pruning["theta"]),
+        }
 
     lifted = stack.lift(one, state.size)
-    made = lifted(state.members["pruning"], varying(state.members))
-    return made["gates"], made["lots"]
+    made = lifted(members["pruning"], varying(members))
+    gates, lots = made["gates"], made["lots"]
+    return gates, lots
 
 
 def rounded(structure: Structure, pruning: Pruning) -> dict[str, Tensor]:
@@ -134,10 +151,13 @@ def rounded(structure: Structure, pruning: Pruning) -> dict[str, Tensor]:
         alive = pruning["alive"][name]
         slope = torch.where(alive, pruning["slope"][name], torch.inf)
         steepest = slope.argmin()
-        is_best = torch.arange(layer.units, device=slope.device) == steepest
+        places = torch.arange(layer.units, device=slope.device)
+        is_best = places == steepest
         survives = on[name] & alive
-        is_last = is_best & ~survives.any()
-        on[name] = alive & (on[name] | is_last)
+        is_bare = ~survives.any()
+        is_last = is_best & is_bare
+        stays = on[name] | is_last
+        on[name] = alive & stays
     return on
 
 
@@ -145,7 +165,8 @@ def kept_by(structure: Structure, params: Params, on: Gates) -> dict[str, Tensor
     """What is kept of each removable parameter, and the blocks, where these gates are on."""
     blocks: dict[str, Tensor] = {}
     for block in structure.blocks:
-        blocks[block.name] = on[block.name]
+        name = block.name
+        blocks[name] = on[name]
     return node_masks(structure, on, params, blocks)
 
 
@@ -155,16 +176,19 @@ def remove(task: Task, state: State, condemned: Gates) -> bool:
     Returns whether anything went.
     """
     pruning = state.members["pruning"]
+    alive = pruning["alive"]
+    theta = pruning["theta"]
     dead = _dead(task, state, condemned)
-    going = {name: gone & pruning["alive"][name] for name, gone in dead.items()}
+    going: dict[str, Tensor] = {}
+    for name, gone in dead.items():
+        going[name] = gone & alive[name]
     goes = [gone.any() for gone in going.values()]
     if not torch.stack(goes).any():
         return False
     for name, gone in going.items():
-        alive = pruning["alive"][name] & ~gone
-        theta = pruning["theta"][name]
-        pruning["alive"][name] = alive
-        pruning["theta"][name] = torch.where(alive, theta, 0.0)
+        left = alive[name] & ~gone
+        alive[name] = left
+        theta[name] = torch.where(left, theta[name], 0.0)
     return True
 
 
@@ -172,27 +196,37 @@ def _dead(task: Task, state: State, condemned: Gates) -> dict[str, Tensor]:
     """What goes, and with a block all of its units; a unit that stays against the rule is noted."""
     structure = shaped(task, state.shape).structure
     pruning = state.members["pruning"]
+    theta = pruning["theta"]
     dead: dict[str, Tensor] = {}
     for block in structure.blocks:
-        if block.name in condemned:
-            dead[block.name] = condemned[block.name]
+        name = block.name
+        if name in condemned:
+            dead[name] = condemned[name]
     for layer in structure.hidden:
         name = layer.name
         alive = pruning["alive"][name]
-        off = condemned.get(name, torch.zeros_like(alive))
-        gone = torch.zeros_like(alive[:, 0])
+        slope = pruning["slope"][name]
+        nothing = torch.zeros_like(alive)
+        off = condemned.get(name, nothing)
+        gone = nothing[:, 0]
         block = structure.block_of(name)
         if block is not None:
             gone = dead.get(block.name, gone)
-        held = _held(alive, off, gone, pruning["slope"][name])
-        pruning["held"] = pruning["held"] + held.sum(1)
-        theta = pruning["theta"][name]
-        pruning["theta"][name] = torch.where(held, 1.0, theta)
-        dead[name] = (off & ~held) | gone[:, None]
+        held = _held(alive, off, gone, slope)
+        held_now = held.sum(1)
+        pruning["held"] = pruning["held"] + held_now
+        theta[name] = torch.where(held, 1.0, theta[name])
+        goes = off & ~held
+        dead[name] = goes | gone[:, None]
     return dead
 
 
-def _held(alive: Tensor, off: Tensor, gone: Tensor, slope: Tensor) -> Tensor:
+def _held(
+    alive: Tensor,
+    off: Tensor,
+    gone: Tensor,
+    slope: Tensor,
+) -> Tensor:
     """(K, units): the unit that stays against the rule where a layer would lose all of its own.
 
     gone: (K,), where the layer's block goes and the layer with it.
@@ -206,32 +240,57 @@ def _held(alive: Tensor, off: Tensor, gone: Tensor, slope: Tensor) -> Tensor:
     return nothing.scatter(1, best, is_bare[:, None])
 
 
-def sums(task: Task, state: State, key: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def sums(
+    task: Task,
+    state: State,
+    key: str,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Sums over gates, (K,) float64 by name, of the parent's hidden layers and of its blocks; 0 for
     those that are gone.
     """
     gates = gates_of(state.members["pruning"], key)
     parent = task.structure
-    layer_names = [layer.name for layer in parent.hidden]
-    block_names = [block.name for block in parent.blocks]
-    units = _sums(task, state, gates, layer_names)
-    blocks = _sums(task, state, gates, block_names)
+    units = _sums(task, state, gates, parent.hidden)
+    blocks = _sums(task, state, gates, parent.blocks)
     return units, blocks
 
 
-def _sums(task: Task, state: State, gates: Gates, names: Sequence[str]) -> dict[str, Tensor]:
+def _sums(
+    task: Task,
+    state: State,
+    gates: Gates,
+    parts: Sequence[Layer | Block],
+) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
-    for name in names:
+    for part in parts:
+        name = part.name
         if name in gates:
             own = gates[name].double()
-            total[name] = own.view(state.size, -1).sum(1)
+            by_member = own.view(state.size, -1)
+            total[name] = by_member.sum(1)
         else:
-            total[name] = torch.zeros(state.size, dtype=torch.float64, device=task.torch_device)
+            total[name] = torch.zeros(
+                state.size,
+                dtype=torch.float64,
+                device=task.torch_device,
+            )
     return total
 
 
 def flops_alive(task: Task, state: State) -> Tensor:
     """FLOPs of an example's forward pass through what is alive, (K,) int64."""
     units, blocks = sums(task, state, "alive")
-    flops, _ = expected(task.structure, task.counts, units, blocks)
+    flops, _ = expected(
+        task.structure,
+        task.counts,
+        units,
+        blocks,
+    )
     return flops.round().long()
+
+
+def charge(state: State, flops: Tensor) -> None:
+    """Count FLOPs (K,) among those of learning the gates."""
+    pruning = state.members["pruning"]
+    before = pruning["spent"]
+    pruning["spent"] = before + flops

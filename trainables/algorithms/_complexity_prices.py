@@ -14,12 +14,23 @@ LEAST = 1e-12
 """A mean price below this counts as this."""
 
 
-def complexity(task: Task, units: Gates, blocks: Gates, alpha: Tensor, beta: Tensor) -> Tensor:
+def complexity(
+    task: Task,
+    units: Gates,
+    blocks: Gates,
+    alpha: Tensor,
+    beta: Tensor,
+) -> Tensor:
     """J, (...): 1 for the whole network. units: hidden layer -> mean number of units (...).
     blocks: block -> theta (...).
     """
-    flops, params = expected(task.structure, task.counts, units, blocks)
     whole = task.counts
+    flops, params = expected(
+        task.structure,
+        whole,
+        units,
+        blocks,
+    )
     share_flops = alpha * flops / whole.flops
     share_params = (1 - alpha) * params / whole.params
     width = share_flops + share_params
@@ -32,24 +43,40 @@ def prices(task: Task, state: State) -> tuple[Gates, Gates]:
     """d (nu J) / d theta of any gate of each hidden layer and block, (K,) by name; and its mean
     over all units, or blocks.
     """
+    price = _slopes(task, state)
+    nothing = torch.zeros_like(state.members["hp"]["nu"])
+    means: dict[str, Tensor] = {}
+    for kind in sums(task, state, "alive"):
+        total = nothing
+        count = nothing
+        for name, alive in kind.items():
+            total = total + price[name] * alive
+            count = count + alive
+        mean = total / count.clamp(min=1)
+        mean = mean.clamp(min=LEAST)
+        means |= dict.fromkeys(kind, mean)
+    return price, means
+
+
+def _slopes(task: Task, state: State) -> dict[str, Tensor]:
+    """d (nu J) / d theta of any gate of each hidden layer and block, (K,) by name."""
     hp = state.members["hp"]
     units, blocks = sums(task, state, "theta")
     leaves = {**units, **blocks}
     for total in leaves.values():
         total.requires_grad_()
     with torch.enable_grad():
-        whole = complexity(task, units, blocks, hp["alpha"], hp["beta"])
+        whole = complexity(
+            task,
+            units,
+            blocks,
+            alpha=hp["alpha"],
+            beta=hp["beta"],
+        )
         cost = hp["nu"] * whole
-        inputs = list(leaves.values())
-        slopes = torch.autograd.grad(cost.sum(), inputs, materialize_grads=True)
-    price = dict(zip(leaves, slopes, strict=True))
-    means: dict[str, Tensor] = {}
-    for kind in sums(task, state, "alive"):
-        total = torch.zeros_like(hp["nu"])
-        count = torch.zeros_like(total)
-        for name, alive in kind.items():
-            total = total + price[name] * alive
-            count = count + alive
-        mean = total / count.clamp(min=1)
-        means |= dict.fromkeys(kind, mean.clamp(min=LEAST))
-    return price, means
+        slopes = torch.autograd.grad(
+            cost.sum(),
+            list(leaves.values()),
+            materialize_grads=True,
+        )
+    return dict(zip(leaves, slopes, strict=True))

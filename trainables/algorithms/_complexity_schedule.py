@@ -39,9 +39,10 @@ class Schedule(NamedTuple):
         the end.
         """
         rest = self.steps - self.settle
+        parts = AUDITS + 1
         after: list[int] = []
-        for number in range(1, AUDITS + 1):
-            waited = rest * number // (AUDITS + 1)
+        for number in range(1, parts):
+            waited = rest * number // parts
             after.append(self.settle + waited)
         return after
 
@@ -58,10 +59,12 @@ class Schedule(NamedTuple):
         """Steps between updates: as given, or such that a unit is flipped OFTEN times, as far as
         the steps allow.
         """
-        if self.hp["interval"]:
-            return self.hp["interval"]
+        given = self.hp["interval"]
+        if given:
+            return given
         units = sum(layer.units for layer in structure.hidden)
-        chances = self.hp["flips"] * (self.settle - self.warm)
+        learning = self.settle - self.warm
+        chances = self.hp["flips"] * learning
         wanted = OFTEN * max(1, units)
         return max(1, chances // wanted)
 

@@ -19,7 +19,7 @@ from ..structure.units import gated
 from ..task import Task
 from ..training import draws, stack
 from ..training.hooks import Params
-from ._complexity_gates import Gates, draw, flops_alive
+from ._complexity_gates import Gates, charge, draw, flops_alive
 
 SUBSET = 0.1
 """Share of the gates that the subset estimator sets to a uniform number."""
@@ -38,7 +38,12 @@ class Slope(NamedTuple):
 Slopes = Mapping[str, Slope]
 
 
-def flips(task: Task, state: State, x: Tensor, y: Tensor) -> Slopes:
+def flips(
+    task: Task,
+    state: State,
+    x: Tensor,
+    y: Tensor,
+) -> Slopes:
     """C(xi = 1) - C(xi = 0) for some units of one layer and for its block, on one draw of all other
     gates.
     """
@@ -54,14 +59,20 @@ def flips(task: Task, state: State, x: Tensor, y: Tensor) -> Slopes:
     slopes: dict[str, Slope] = {}
     if layer is not None:
         units = _block_gate(task, state, layer) * flipped.units
-        like = lots[layer]
-        value = torch.zeros_like(like).scatter(1, order, units)
-        nothing = torch.zeros_like(like, dtype=torch.bool)
-        slopes[layer] = Slope(value, nothing.scatter(1, order, True))
+        slopes[layer] = _of_units(units, order, lots[layer])
     if block is not None:
         everything = torch.ones_like(flipped.block, dtype=torch.bool)
         slopes[block] = Slope(flipped.block, everything)
     return slopes
+
+
+def _of_units(units: Tensor, order: Tensor, like: Tensor) -> Slope:
+    """The slope of a layer whose units at `order` (K, k) were flipped; like: (K, units)."""
+    zeros = torch.zeros_like(like)
+    value = zeros.scatter(1, order, units)
+    nothing = torch.zeros_like(like, dtype=torch.bool)
+    tried = nothing.scatter(1, order, True)
+    return Slope(value, tried)
 
 
 def _chosen(task: Task, state: State) -> Site:
@@ -69,31 +80,41 @@ def _chosen(task: Task, state: State) -> Site:
 
     A layer is as likely as it has units, those removed included.
     """
-    parent = task.structure
-    units = {layer.name: layer.units for layer in parent.hidden}
-    shares = [units.get(layer or "", 1) for layer, _ in parent.sites]
+    sites = task.structure.sites
+    units = {layer.name: layer.units for layer in task.structure.hidden}
+    shares = [units.get(layer or "", 1) for layer, _ in sites]
     ends = torch.tensor(shares).cumsum(0)
-    key = draws.key(torch.tensor(0), state.scalars["step"], "site")
+    step = state.scalars["step"]
+    key = draws.key(torch.tensor(0), step, "site")
     lot = draws.uniform(key) * ends[-1]
-    place = int((lot >= ends).sum())
-    layer, block = parent.sites[place]
+    is_over = lot >= ends
+    place = int(is_over.sum())
+    layer, block = sites[place]
     left = shaped(task, state.shape).structure
-    if layer not in {own.name for own in left.hidden}:
+    layers_left = {own.name for own in left.hidden}
+    pruning = state.members["pruning"]
+    if layer not in layers_left:
         layer = None
-    if block not in state.members["pruning"]["theta"]:
+    if block not in pruning["theta"]:
         block = None
     return layer, block
 
 
 def _order(state: State, layer: str | None, lots: Gates) -> Tensor:
     """(K, k): the units of a layer that are flipped in each member, drawn out of those alive."""
+    members = state.members
     if layer is None:
-        device = state.members["seed"].device
-        return torch.zeros(state.size, 0, dtype=torch.long, device=device)
-    alive = state.members["pruning"]["alive"][layer]
-    picked = torch.where(alive, lots[layer], 2.0)
+        return torch.zeros(
+            state.size,
+            0,
+            dtype=torch.long,
+            device=members["seed"].device,
+        )
+    alive = members["pruning"]["alive"][layer]
+    ranked = torch.where(alive, lots[layer], 2.0)
+    order = ranked.argsort(stable=True)
     count = state.scalars["static"]["flips"]
-    return picked.argsort(stable=True)[:, :count]
+    return order[:, :count]
 
 
 def _block_gate(task: Task, state: State, layer: str) -> Tensor | float:
@@ -106,47 +127,69 @@ def _block_gate(task: Task, state: State, layer: str) -> Tensor | float:
     return theta[around.name][:, None]
 
 
-def _charge_flips(task: Task, state: State, site: Site, examples: int) -> None:
+def _charge_flips(
+    task: Task,
+    state: State,
+    site: Site,
+    examples: int,
+) -> None:
     """Charge each flip as a whole forward pass, and one more for the loss without any."""
-    pruning = state.members["pruning"]
+    alive = state.members["pruning"]["alive"]
     there: list[Tensor] = []
     for name in site:
         if name is not None:
-            alive = pruning["alive"][name].view(state.size, -1)
-            there.append(alive.sum(1))
+            gates = alive[name].view(state.size, -1)
+            there.append(gates.sum(1))
     most = state.scalars["static"]["flips"] + 1
-    count = torch.stack(there).sum(0).clamp(max=most)
+    count = torch.stack(there).sum(0)
+    count = count.clamp(max=most)
     passes = torch.where(count > 0, count + 1, 0)
     spent = passes * examples * flops_alive(task, state)
-    pruning["spent"] = pruning["spent"] + spent
+    charge(state, spent)
 
 
-def subset(task: Task, state: State, x: Tensor, y: Tensor) -> Slopes:
+def subset(
+    task: Task,
+    state: State,
+    x: Tensor,
+    y: Tensor,
+) -> Slopes:
     """d C / d xi at the random gates that are set to u ~ U(0, 1)."""
     gates, lots = draw(task, state)
     values: dict[str, Tensor] = {}
     tried: dict[str, Tensor] = {}
     for name, lot in lots.items():
-        tried[name] = lot < SUBSET
+        is_tried = lot < SUBSET
         uniform = lot / SUBSET
         drawn = gates[name].double()
-        values[name] = torch.where(tried[name], uniform, drawn)
+        tried[name] = is_tried
+        values[name] = torch.where(is_tried, uniform, drawn)
     return _derivatives(task, state, values, tried, x, y)
 
 
-def straight_through(task: Task, state: State, x: Tensor, y: Tensor) -> Slopes:
+def straight_through(
+    task: Task,
+    state: State,
+    x: Tensor,
+    y: Tensor,
+) -> Slopes:
     """d C / d xi at all gates, as they are drawn."""
-    gates, lots = draw(task, state)
+    gates, _ = draw(task, state)
     values: dict[str, Tensor] = {}
     tried: dict[str, Tensor] = {}
-    for name, lot in lots.items():
-        values[name] = gates[name].double()
-        tried[name] = torch.ones_like(lot, dtype=torch.bool)
+    for name, drawn in gates.items():
+        values[name] = drawn.double()
+        tried[name] = torch.ones_like(drawn, dtype=torch.bool)
     return _derivatives(task, state, values, tried, x, y)
 
 
 def _derivatives(
-    task: Task, state: State, values: Gates, tried: Gates, x: Tensor, y: Tensor
+    task: Task,
+    state: State,
+    values: Gates,
+    tried: Gates,
+    x: Tensor,
+    y: Tensor,
 ) -> Slopes:
     """d C / d xi at gates of these values."""
     model = shaped(task, state.shape)
@@ -154,7 +197,13 @@ def _derivatives(
     buffers = state.members.get("buffers", {})
     held = without_statistics(model.module, buffers)
 
-    def loss(params: Params, held: Params, gates: Gates, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def loss(
+        params: Params,
+        held: Params,
+        gates: Gates,
+        x: Tensor,
+        y: Tensor,
+    ) -> dict[str, Tensor]:
         effective = gated(model.structure, params, gates, gates)
         logits = call(effective, dict(held), x)
         mean = F.cross_entropy(logits, y)
@@ -163,13 +212,22 @@ def _derivatives(
     lifted = stack.lift(loss, state.size)
     with torch.enable_grad():
         leaves = {name: value.requires_grad_() for name, value in values.items()}
-        losses = lifted(state.members["params"], held, leaves, x, y)["loss"]
-        inputs = list(leaves.values())
-        grads = torch.autograd.grad(losses.sum(), inputs, materialize_grads=True)
+        made = lifted(
+            state.members["params"],
+            held,
+            leaves,
+            x,
+            y,
+        )
+        losses = made["loss"]
+        grads = torch.autograd.grad(
+            losses.sum(),
+            list(leaves.values()),
+            materialize_grads=True,
+        )
     _note_loss(state, losses.detach().double())
-    pruning = state.members["pruning"]
     spent = 3 * x.shape[1] * flops_alive(task, state)
-    pruning["spent"] = pruning["spent"] + spent
+    charge(state, spent)
     slopes: dict[str, Slope] = {}
     for name, grad in zip(leaves, grads, strict=True):
         slopes[name] = Slope(grad, tried[name])

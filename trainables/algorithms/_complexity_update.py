@@ -35,12 +35,18 @@ TINY = 1e-12
 """Norms and slopes below this count as this where they divide."""
 
 
-def learn(task: Task, state: State, x: Tensor, y: Tensor) -> Gates:
+def learn(
+    task: Task,
+    state: State,
+    x: Tensor,
+    y: Tensor,
+) -> Gates:
     """Make one projected step of the gates whose slope is measured; returns those that the rule
     condemns.
     """
     pruning = state.members["pruning"]
-    estimate = ESTIMATORS[state.scalars["static"]["estimator"]]
+    hp = state.scalars["static"]
+    estimate = ESTIMATORS[hp["estimator"]]
     slopes = estimate(task, state, x, y)
     learns = has_learnt(task, state)
     if slopes:
@@ -49,29 +55,46 @@ def learn(task: Task, state: State, x: Tensor, y: Tensor) -> Gates:
     rate = _rate(task, state)
     condemned: dict[str, Tensor] = {}
     for name, slope in slopes.items():
-        cost = beside(price[name], slope.value)
-        total = slope.value + cost
+        value = slope.value
+        alive = pruning["alive"][name]
+        cost = beside(price[name], value)
+        total = value + cost
         pace = beside(rate, total)
         move = pace * total / beside(mean[name], total)
         is_priced = cost > 0  # what is free stays
-        may_move = pruning["alive"][name] & is_priced
+        may_move = alive & is_priced
         may_move = may_move & beside(learns, total)
         now = slope.tried & may_move
         _step(pruning, name, total, move, now)
-        worthless = _is_worthless(task, state, name, slope.value, cost, now)
+        worthless = _is_worthless(
+            task,
+            state,
+            name,
+            value,
+            cost,
+            now,
+        )
         is_patient = pruning["zeros"][name] >= PATIENCE
-        condemned[name] = pruning["alive"][name] & is_patient & worthless
+        condemned[name] = alive & is_patient & worthless
     return condemned
 
 
 def _rate(task: Task, state: State) -> Tensor:
     """How far a gate moves at the mean price, (K,): falls linearly to 0."""
     schedule = schedule_of(task.steps, state)
-    progress = schedule.progress(state.scalars["step"])
-    return state.members["hp"]["rate"] * (1 - progress)
+    step = state.scalars["step"]
+    left = 1 - schedule.progress(step)
+    rate = state.members["hp"]["rate"]
+    return rate * left
 
 
-def _step(pruning: dict[str, Any], name: str, total: Tensor, move: Tensor, now: Tensor) -> None:
+def _step(
+    pruning: dict[str, Any],
+    name: str,
+    total: Tensor,
+    move: Tensor,
+    now: Tensor,
+) -> None:
     """Step the gates of a layer or block that are moved now, and note their slope."""
     theta = pruning["theta"][name]
     zeros = pruning["zeros"][name]
@@ -79,7 +102,8 @@ def _step(pruning: dict[str, Any], name: str, total: Tensor, move: Tensor, now: 
     move = move.clamp(-LARGEST_MOVE, LARGEST_MOVE)
     moved = (theta - move).clamp(0, 1)
     theta = torch.where(now, moved, theta)
-    in_a_row = torch.where(theta > 0, 0, zeros + 1)
+    is_above = theta > 0
+    in_a_row = torch.where(is_above, 0, zeros + 1)
     smoothed = smooth.lerp(total, SMOOTHING)
     pruning["theta"][name] = theta
     pruning["zeros"][name] = torch.where(now, in_a_row, zeros)
@@ -87,7 +111,12 @@ def _step(pruning: dict[str, Any], name: str, total: Tensor, move: Tensor, now: 
 
 
 def _is_worthless(
-    task: Task, state: State, name: str, slope: Tensor, cost: Tensor, now: Tensor
+    task: Task,
+    state: State,
+    name: str,
+    slope: Tensor,
+    cost: Tensor,
+    now: Tensor,
 ) -> Tensor:
     """Whether a gate at 0 is in the domain of attraction of 0: smoothed slope + price > 0 or, of a
     unit, theta + |w| < price / kappa.
@@ -102,27 +131,31 @@ def _is_worthless(
     steepest = torch.where(now, steepness, 0).amax(1)
     pruning["kappa"] = torch.maximum(before, steepest)
     kappa = beside(before, cost).clamp(min=TINY)
+    radius = cost / kappa
     reach = pruning["theta"][name] + norm
-    return worthless | (reach < cost / kappa)
+    return worthless | (reach < radius)
 
 
 def _norms(task: Task, state: State, layer: str) -> Tensor:
     """(K, units): norms of what sets how much a unit gives."""
     structure = shaped(task, state.shape).structure
+    params = state.members["params"]
     squares: list[Tensor] = []
     for name in structure.scale(layer):
-        square = state.members["params"][name].double().square()
+        square = params[name].double().square()
         if square.ndim > 2:
             square = square.flatten(2).sum(2)
         squares.append(square)
-    return torch.stack(squares).sum(0).sqrt()
+    total = torch.stack(squares).sum(0)
+    return total.sqrt()
 
 
 def has_learnt(task: Task, state: State) -> Tensor:
     """(K,): whether gates may be learnt. If what can be learnt is worth less than `nu`, the empty
     network is right.
     """
-    known = entropy(task.data.labels["train"])
+    labels = task.data.labels["train"]
+    known = entropy(labels)
     loss = state.members["pruning"]["loss"]
     has_learnt_something = loss < LEARNT * known
     is_dear = state.members["hp"]["nu"] >= known

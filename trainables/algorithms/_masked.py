@@ -29,7 +29,8 @@ class Masked(GradientPruner):
 
     def mask(self, params: Params, ctx: Context) -> Params:
         """What is kept, name -> bool: removable parameters, and blocks if they may be gone."""
-        return masks.weights(ctx.structure, self.scores(params, ctx), ctx.hp["sparsity"])
+        scores = self.scores(params, ctx)
+        return masks.weights(ctx.structure, scores, ctx.hp["sparsity"])
 
     def fixed(self, hp: Mapping[str, Value]) -> bool:
         return True
@@ -50,7 +51,9 @@ def removed(structure: Structure, params: Params, mask: Params) -> dict[str, Ten
     """
     left = masks.apply(params, mask)
     for block in structure.blocks:
-        if block.name in mask:
-            for name in block.last:
-                left[name] = left[name] * mask[block.name]
+        if block.name not in mask:
+            continue
+        stays = mask[block.name]
+        for name in block.last:
+            left[name] = left[name] * stays
     return left

@@ -36,7 +36,9 @@ class Chance(Masked):
     )
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        if hp["granularity"] == "node" and (why := no_units(task)):
+        if hp["granularity"] != "node":
+            return
+        if why := no_units(task):
             raise Mistake(f"`granularity` node: {why}")
 
     def mask(self, params: Params, ctx: Context) -> Params:
@@ -46,5 +48,10 @@ class Chance(Masked):
             return ctx.uniform(f"chance/{site}", shape)
 
         return masks.at_random(
-            ctx.structure, params, draw, hp["sparsity"], hp["granularity"], hp["allocation"]
+            ctx.structure,
+            params,
+            draw,
+            hp["sparsity"],
+            hp["granularity"],
+            hp["allocation"],
         )

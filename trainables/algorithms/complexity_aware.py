@@ -147,42 +147,61 @@ class ComplexityAware(GradientPruner):
         return f"{needs}; model {task.model} has none{obstacle(task)}"
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        if hp["beta"] and not task.structure.blocks:
+        structure = task.structure
+        if hp["beta"] and not structure.blocks:
             rule = "`beta` above 0 is for models with residual blocks"
             raise Mistake(f"{rule}; {task.model} has none")
         schedule = Schedule(hp, task.steps)
-        first, last = schedule.warm + 1, schedule.settle - 1
-        interval = schedule.interval(task.structure)
-        if not any(step % interval == 0 for step in range(first, last + 1)):
+        first = schedule.warm + 1
+        last = schedule.settle - 1
+        interval = schedule.interval(structure)
+        learning = range(first, last + 1)
+        if not any(step % interval == 0 for step in learning):
             where = f"between `warmup` and `settle`, after steps {first} to {last}"
             raise Mistake(f"`interval` is such that gates are learnt {where}; got {interval}")
-        shaped(task, None).halves(task.structure.sites[0])
+        model = shaped(task, None)
+        model.halves(structure.sites[0])
 
-    def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
+    def begin(
+        self,
+        task: Task,
+        members: Sequence[Member],
+        dense: Dense,
+    ) -> State:
         state = super().begin(task, members, dense)
-        schedule = Schedule(members[0].hp, task.steps - dense.steps)
-        state.scalars["static"]["interval"] = schedule.interval(task.structure)
+        hp = members[0].hp
+        schedule = Schedule(hp, task.steps - dense.steps)
+        static = state.scalars["static"]
+        static["interval"] = schedule.interval(task.structure)
         return state
 
     def init(self, params: Params, ctx: Context) -> Pruning:
         return gates.initial(ctx.structure, ctx.seed)
 
-    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        is_warming_up = ctx.step < Schedule(ctx.hp, ctx.steps).warm
+    def effective(
+        self,
+        params: Params,
+        pruning: Pruning,
+        ctx: Context,
+    ) -> Params:
+        schedule = Schedule(ctx.hp, ctx.steps)
+        is_warming_up = ctx.step < schedule.warm
         if is_warming_up or not gates_of(pruning, "theta"):
             return params
         xi = gates.drawn(pruning, ctx, "step")
         return gated(ctx.structure, params, xi, xi)
 
     def measured(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return removed(ctx.structure, params, self.kept(params, pruning, ctx))
+        mask = self.kept(params, pruning, ctx)
+        return removed(ctx.structure, params, mask)
 
     def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         on = gates.rounded(ctx.structure, pruning)
         return gates.kept_by(ctx.structure, params, on)
 
     def lasting(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        return gates.kept_by(ctx.structure, params, gates_of(pruning, "alive"))
+        alive = gates_of(pruning, "alive")
+        return gates.kept_by(ctx.structure, params, alive)
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:
         """gates: units and blocks that are left.  interior: those with theta inside (0, 1).  held:
@@ -198,8 +217,14 @@ class ComplexityAware(GradientPruner):
             interior = interior + is_inside.sum()
         for alive in gates_of(pruning, "alive").values():
             left = left + alive.sum()
-        own = {name: pruning[name] for name in ("held", "certificate", "audited", "waited")}
-        return {"gates": left, "interior": interior, **own}
+        return {
+            "gates": left,
+            "interior": interior,
+            "held": pruning["held"],
+            "certificate": pruning["certificate"],
+            "audited": pruning["audited"],
+            "waited": pruning["waited"],
+        }
 
     def networks(self, task: Task, state: State) -> Networks:
         networks = super().networks(task, state)
@@ -209,46 +234,90 @@ class ComplexityAware(GradientPruner):
 
     def due(self, hp: Mapping[str, Any], step: int, steps: int) -> bool:
         schedule = Schedule(hp, steps)
-        if step in (schedule.settle, *schedule.audits, steps):
+        certain = (schedule.settle, *schedule.audits, steps)
+        if step in certain:
             return True
-        return schedule.learns(step) and step % hp["interval"] == 0
+        if not schedule.learns(step):
+            return False
+        return step % hp["interval"] == 0
 
     @torch.no_grad()
-    def every(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
+    def every(
+        self,
+        task: Task,
+        state: State,
+        x: Tensor,
+        y: Tensor,
+    ) -> State:
         """Learn gates; round them; let go what does not pay; at the end certify what is kept."""
-        hp, step = state.scalars["static"], state.scalars["step"]
-        schedule = schedule_of(task.steps, state)
         if not _any_left(state):
             return state
+        hp = state.scalars["static"]
+        step = state.scalars["step"]
+        schedule = schedule_of(task.steps, state)
         if schedule.learns(step):
-            examples = max(2, round(hp["share"] * task.batch_size))  # batch-norm needs two
-            condemned = learn(task, state, x[:, :examples], y[:, :examples])
-            state = self._without(task, state, condemned)
+            state = self._learn(task, state, x, y)
         if step == schedule.settle:
             state = self._round(task, state)
-        is_exact = hp["audit"] and hp["estimator"] == "flips"
-        if step in schedule.audits and is_exact and _any_left(state):
-            off = audited(task, state, has_learnt(task, state))
-            state = self._without(task, state, off)
-        if step == schedule.steps and hp["audit"] and _any_left(state):
-            state.members["pruning"]["certificate"] = certificate(task, state)
+        if step in schedule.audits:
+            state = self._audit(task, state)
+        is_last = step == schedule.steps
+        if is_last and hp["audit"] and _any_left(state):
+            pruning = state.members["pruning"]
+            pruning["certificate"] = certificate(task, state)
         return state
+
+    def _learn(
+        self,
+        task: Task,
+        state: State,
+        x: Tensor,
+        y: Tensor,
+    ) -> State:
+        """Update gates on a part of the batch."""
+        hp = state.scalars["static"]
+        examples = round(hp["share"] * task.batch_size)
+        examples = max(2, examples)  # batch-norm needs two
+        condemned = learn(
+            task,
+            state,
+            x[:, :examples],
+            y[:, :examples],
+        )
+        return self._without(task, state, condemned)
+
+    def _audit(self, task: Task, state: State) -> State:
+        """Measure what is left, if flips are what gates are learnt by."""
+        hp = state.scalars["static"]
+        is_exact = hp["audit"] and hp["estimator"] == "flips"
+        if not is_exact or not _any_left(state):
+            return state
+        learns = has_learnt(task, state)
+        condemned = audited(task, state, learns)
+        return self._without(task, state, condemned)
 
     def _round(self, task: Task, state: State) -> State:
         """Every theta at 0 or 1."""
         pruning = state.members["pruning"]
-        theta = pruning["theta"]
-        # If a last unit must stay, the likeliest.
-        pruning["slope"] = {name: -gate for name, gate in theta.items()}
-        state = self._without(task, state, {name: gate < 0.5 for name, gate in theta.items()})
+        slope: dict[str, Tensor] = {}
+        is_off: dict[str, Tensor] = {}
+        for name, gate in pruning["theta"].items():
+            slope[name] = -gate  # if a last unit must stay, the likeliest
+            is_off[name] = gate < 0.5
+        pruning["slope"] = slope
+        state = self._without(task, state, is_off)
         pruning = state.members["pruning"]
-        if alive := gates_of(pruning, "alive"):
-            pruning["theta"] = {name: there.double() for name, there in alive.items()}
+        alive = gates_of(pruning, "alive")
+        if not alive:
+            return state
+        pruning["theta"] = {name: there.double() for name, there in alive.items()}
         return state
 
     def _without(self, task: Task, state: State, condemned: Gates) -> State:
         """Members without their condemned units and blocks."""
-        return self.compact(task, state) if gates.remove(task, state, condemned) else state
+        if not gates.remove(task, state, condemned):
+            return state
+        return self.compact(task, state)
 
 
 def _any_left(state: State) -> bool:

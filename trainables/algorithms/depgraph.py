@@ -45,7 +45,13 @@ class DepGraph(Structured):
     def init(self, params: Params, ctx: Context) -> Pruning:
         return {}
 
-    def init_member(self, task: Task, member: Member, params: Params, buffers: Params) -> Pruning:
+    def init_member(
+        self,
+        task: Task,
+        member: Member,
+        params: Params,
+        buffers: Params,
+    ) -> Pruning:
         sparsity = torch.tensor(member.hp["sparsity"], dtype=torch.float64)
         alive = chosen(task, params, buffers, sparsity)
         mask = node_masks(task.structure, alive, params)
@@ -53,12 +59,19 @@ class DepGraph(Structured):
 
 
 def chosen(
-    task: Task, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], sparsity: Tensor
+    task: Task,
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    sparsity: Tensor,
 ) -> dict[str, Tensor]:
     """Hidden layer -> (units,) bool: the units of one network that Torch-Pruning keeps."""
     alive: dict[str, Tensor] = {}
     for layer in task.structure.hidden:
-        alive[layer.name] = torch.ones(layer.units, dtype=torch.bool, device=task.torch_device)
+        alive[layer.name] = torch.ones(
+            layer.units,
+            dtype=torch.bool,
+            device=task.torch_device,
+        )
     if not alive:
         return alive
     import torch_pruning as tp
@@ -69,7 +82,8 @@ def chosen(
     ignored: list[nn.Module] = []
     for name, part in module.named_modules():
         names[part] = name
-        if isinstance(part, nn.Linear | nn.modules.conv._ConvNd) and name not in alive:
+        is_layer = isinstance(part, nn.Linear | nn.modules.conv._ConvNd)
+        if is_layer and name not in alive:
             ignored.append(part)
     pruner = tp.pruner.GroupNormPruner(
         module,
@@ -80,17 +94,23 @@ def chosen(
     )
     for group in pruner.step(interactive=True) or ():
         dependency, units = group[0]
-        alive[names[dependency.target.module]][units] = False
+        layer_name = names[dependency.target.module]
+        alive[layer_name][units] = False
     return alive
 
 
-def _ratios(task: Task, module: nn.Module, sparsity: Tensor) -> dict[nn.Module, float]:
+def _ratios(
+    task: Task,
+    module: nn.Module,
+    sparsity: Tensor,
+) -> dict[nn.Module, float]:
     """The share of its units that Torch-Pruning is to remove from each hidden layer."""
     ratios: dict[nn.Module, float] = {}
     for layer in task.structure.hidden:
         # Half a unit more than is kept, since the number that is left is rounded down there.
         kept = masks.kept_count(sparsity, layer.units)
         left = float(kept) + 0.5
+        share_left = left / layer.units
         part = module.get_submodule(layer.name)
-        ratios[part] = 1 - left / layer.units
+        ratios[part] = 1 - share_left
     return ratios

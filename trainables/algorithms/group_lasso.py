@@ -20,7 +20,7 @@ from torch import Tensor
 from ...analysis.rows.mistake import Mistake
 from ..domain import Domain, Value
 from ..structure import masks
-from ..structure.units import Layer, node_masks
+from ..structure.units import Layer, Structure, node_masks
 from ..task import Task
 from ..training.pruner import Context, Params, Pruning, space
 from ._structured import Structured
@@ -57,26 +57,39 @@ class GroupLasso(Structured):
         return False
 
     def mask(self, params: Params, ctx: Context) -> Params:
+        structure = ctx.structure
+        seed = ctx.seed
         units: dict[str, Tensor] = {}
-        for layer in ctx.structure.hidden:
-            units[layer.name] = torch.ones(layer.units, dtype=torch.bool, device=ctx.seed.device)
+        for layer in structure.hidden:
+            units[layer.name] = torch.ones(
+                layer.units,
+                dtype=torch.bool,
+                device=seed.device,
+            )
         blocks: dict[str, Tensor] = {}
-        for block in ctx.structure.blocks:
-            blocks[block.name] = torch.ones_like(ctx.seed, dtype=torch.bool)
-        return node_masks(ctx.structure, units, params, blocks)
+        for block in structure.blocks:
+            blocks[block.name] = torch.ones_like(seed, dtype=torch.bool)
+        return node_masks(structure, units, params, blocks)
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
         if ctx.step < _end(ctx):
             return params
         return super().effective(params, pruning, ctx)
 
-    def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
-        if ctx.step > _end(ctx):
+    def after_step(
+        self,
+        params: Params,
+        pruning: Pruning,
+        ctx: Context,
+    ) -> tuple[Params, Pruning]:
+        end = _end(ctx)
+        if ctx.step > end:
             return params, pruning
         structure = ctx.structure
         shrunk = dict(params)
         alive: dict[str, Tensor] = {}
-        threshold = ctx.hp["lr"] * ctx.schedule(ctx.step - 1) * ctx.hp["penalty"]
+        rate = ctx.hp["lr"] * ctx.schedule(ctx.step - 1)
+        threshold = rate * ctx.hp["penalty"]
         for layer in structure.hidden:
             group = {name: params[name] for name in structure.scale(layer.name)}
             stays = structure.block_of(layer.name) is None
@@ -84,36 +97,56 @@ class GroupLasso(Structured):
             for name, parameter in group.items():
                 shrunk[name] = parameter * _beside(factors, parameter)
             alive[layer.name] = factors > 0
-        if ctx.step < _end(ctx):
+        if ctx.step < end:
             return shrunk, pruning
-        blocks: dict[str, Tensor] = {}
-        for block in structure.blocks:
-            there = [pruning["mask"][block.name]]
-            there += [alive[name].any() for name in block.layers if name in alive]
-            blocks[block.name] = torch.stack(there).all()
-        return shrunk, {"mask": node_masks(structure, alive, params, blocks)}
+        blocks = _blocks(structure, pruning["mask"], alive)
+        mask = node_masks(structure, alive, params, blocks)
+        return shrunk, {"mask": mask}
+
+
+def _blocks(structure: Structure, mask: Params, alive: Params) -> dict[str, Tensor]:
+    """The blocks that were there and in which every layer keeps a unit."""
+    blocks: dict[str, Tensor] = {}
+    for block in structure.blocks:
+        there = [mask[block.name]]
+        for name in block.layers:
+            if name in alive:
+                there.append(alive[name].any())
+        blocks[block.name] = torch.stack(there).all()
+    return blocks
 
 
 def _end(ctx: Context) -> int:
     """The step after which units at zero are removed."""
-    return max(1, round(ctx.hp["stop"] * ctx.steps))
+    penalised = ctx.hp["stop"] * ctx.steps
+    return max(1, round(penalised))
 
 
-def _factors(layer: Layer, group: Params, threshold: Tensor, stays: bool) -> Tensor:
+def _factors(
+    layer: Layer,
+    group: Params,
+    threshold: Tensor,
+    stays: bool,
+) -> Tensor:
     """What each unit is multiplied by, (units,) in [0, 1]. stays: the largest unit is left as it is
     if it would go to zero.
     """
-    rows = torch.cat([parameter.reshape(layer.units, -1) for parameter in group.values()], 1)
+    parts = [parameter.reshape(layer.units, -1) for parameter in group.values()]
+    rows = torch.cat(parts, 1)
     norms = rows.norm(dim=1)
-    share_lost = threshold * math.sqrt(rows.shape[1]) / norms
-    factors = (1 - share_lost).clamp(min=0).nan_to_num(nan=0)
+    size = math.sqrt(rows.shape[1])
+    share_lost = threshold * size / norms
+    factors = (1 - share_lost).clamp(min=0)
+    factors = factors.nan_to_num(nan=0)
     if not stays:
         return factors
-    is_last = masks.top(norms, 1) & (factors == 0)
+    is_largest = masks.top(norms, 1)
+    is_last = is_largest & (factors == 0)
     return torch.where(is_last, 1.0, factors)
 
 
 def _beside(factors: Tensor, parameter: Tensor) -> Tensor:
     """Factors (units,) in the type of a parameter (units, ...), to be multiplied by it."""
     ones = (1,) * (parameter.ndim - 1)
-    return factors.to(parameter.dtype).view(-1, *ones)
+    alike = factors.to(parameter.dtype)
+    return alike.view(-1, *ones)

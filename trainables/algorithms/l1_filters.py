@@ -32,9 +32,12 @@ class L1Filters(Structured):
     space = space(sparsity=UNIT_SPARSITY)
 
     def mask(self, params: Params, ctx: Context) -> Params:
+        structure = ctx.structure
+        sparsity = ctx.hp["sparsity"]
         alive: dict[str, Tensor] = {}
-        for layer in ctx.structure.hidden:
-            sums = params[layer.weight].abs().flatten(1).sum(1)
-            count = masks.kept_count(ctx.hp["sparsity"], layer.units)
+        for layer in structure.hidden:
+            weight = params[layer.weight]
+            sums = weight.abs().flatten(1).sum(1)
+            count = masks.kept_count(sparsity, layer.units)
             alive[layer.name] = masks.top(sums, count)
-        return node_masks(ctx.structure, alive, params)
+        return node_masks(structure, alive, params)

@@ -76,16 +76,21 @@ class Magnitude(Masked):
             return
         sparsity = torch.tensor(hp["sparsity"], dtype=torch.float64)
         floor = torch.tensor(hp["floor"], dtype=torch.float64)
-        total = least = 0
+        total = 0
+        least = 0
         for layer in task.structure.layers:
-            parameters = [task.template.get_parameter(name) for name in layer.parameters]
-            size = sum(parameter.numel() for parameter in parameters)
+            size = 0
+            for name in layer.parameters:
+                parameter = task.template.get_parameter(name)
+                size += parameter.numel()
+            floored = masks.floor_count(floor, size)
             total += size
-            least += int(masks.floor_count(floor, size))
+            least += int(floored)
         kept = int(masks.kept_count(sparsity, total))
-        if least > kept:
-            rule = f"`floor` keeps {least} of {total} at least"
-            raise Mistake(f"{rule}, `sparsity` {float(sparsity):g} keeps {kept}")
+        if least <= kept:
+            return
+        rule = f"`floor` keeps {least} of {total} at least"
+        raise Mistake(f"{rule}, `sparsity` {float(sparsity):g} keeps {kept}")
 
     def fixed(self, hp: Mapping[str, Value]) -> bool:
         return hp["schedule"] == "one-shot"
@@ -96,25 +101,38 @@ class Magnitude(Masked):
             sparsity = torch.zeros_like(sparsity)
         return _largest(params, ctx, sparsity)
 
-    def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
-        if ctx.hp["schedule"] == "one-shot":
+    def after_step(
+        self,
+        params: Params,
+        pruning: Pruning,
+        ctx: Context,
+    ) -> tuple[Params, Pruning]:
+        hp = ctx.hp
+        if hp["schedule"] == "one-shot":
             return params, pruning
-        is_between = ctx.step % ctx.hp["every"] > 0
+        is_between = ctx.step % hp["every"] > 0
         if is_between and ctx.step != ctx.steps:
             return params, pruning
-        ramp = ctx.hp["ramp"] * ctx.steps
+        ramp = hp["ramp"] * ctx.steps
         progress = torch.clamp(ctx.step / ramp, max=1)
         share = 1 - (1 - progress) ** 3
-        sparsity = ctx.hp["sparsity"] * share
+        sparsity = hp["sparsity"] * share
         left = masks.apply(params, pruning["mask"])
-        return params, {"mask": _largest(left, ctx, sparsity)}
+        mask = _largest(left, ctx, sparsity)
+        return params, {"mask": mask}
 
 
 def _largest(params: Params, ctx: Context, sparsity: Tensor) -> dict[str, Tensor]:
     """The mask that keeps the weights and biases of largest absolute value."""
-    scores: dict[str, Tensor] = {}
-    for name in ctx.structure.parameters:
-        scores[name] = params[name].abs()
-    if ctx.hp["scope"] == "global":
-        return masks.weights(ctx.structure, scores, sparsity, "global", ctx.hp["floor"])
-    return masks.weights(ctx.structure, scores, sparsity)
+    structure = ctx.structure
+    hp = ctx.hp
+    scores = {name: params[name].abs() for name in structure.parameters}
+    if hp["scope"] != "global":
+        return masks.weights(structure, scores, sparsity)
+    return masks.weights(
+        structure,
+        scores,
+        sparsity,
+        allocation="global",
+        floor=hp["floor"],
+    )

@@ -17,14 +17,13 @@ from ..controls import Check
 from ..domain import Domain, Value, complete, hyperparameters
 from ..records.networks import load_masks
 from ..structure import masks
-from ..structure.alive import alive
 from ..structure.units import Structure, node_masks
 from ..task import Task, identity
 from ..training import draws
 from ..training.pruner import Context, Params, Pruning, space
 from ..training.start import Dense
 from ._masked import Masked
-from .scratch import found
+from .scratch import found, live_units
 
 
 class Sanity(Masked):
@@ -75,7 +74,8 @@ class Sanity(Masked):
         return {**hp, "of": None}
 
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
-        name, of = str(hp["check"]), hp["of"]
+        name = str(hp["check"])
+        of = hp["of"]
         check = self.checks[name]
         if check.needs_initial and task.loaded_reason:
             raise Mistake(f"`check` {name}: {task.loaded_reason}")
@@ -85,9 +85,16 @@ class Sanity(Masked):
     def before(self, task: Task, hp: Mapping[str, Value]) -> int:
         return task.dense_steps if hp["check"] == "shuffled" else 0
 
-    def begin(self, task: Task, members: Sequence[Member], dense: Dense) -> State:
-        if members[0].hp["check"] == "reinitialised":
-            dense = dataclasses.replace(dense, **_drawn_anew(task, members))
+    def begin(
+        self,
+        task: Task,
+        members: Sequence[Member],
+        dense: Dense,
+    ) -> State:
+        check = members[0].hp["check"]
+        if check == "reinitialised":
+            drawn = _drawn_anew(task, members)
+            dense = dataclasses.replace(dense, **drawn)
         state = super().begin(task, members, dense)
         rows = self._masks(task, members)
         stacked: dict[str, Tensor] = {}
@@ -102,10 +109,7 @@ class Sanity(Masked):
 
     def _masks(self, task: Task, members: Sequence[Member]) -> list[dict[str, Tensor]]:
         """The mask of each member; files are read once for all of them."""
-        names: dict[int, str] = {}
-        for k, member in enumerate(members):
-            if member.hp["of"] is not None:
-                names[k] = member_of(task, str(member.hp["of"]), member.seed)
+        names = _names(task, members)
         kept: Mapping[str, Params] = {}
         if names:
             if self.folder is None:
@@ -114,8 +118,24 @@ class Sanity(Masked):
         made = [_whole(task) for _ in members]
         for k, name in names.items():
             member = members[k]
-            made[k] |= checked(task.structure, kept[name], str(member.hp["check"]), member.seed)
+            check = str(member.hp["check"])
+            made[k] |= checked(
+                task.structure,
+                kept[name],
+                check,
+                member.seed,
+            )
         return made
+
+
+def _names(task: Task, members: Sequence[Member]) -> dict[int, str]:
+    """The member that each of `members` checks, by its place; without those that check none."""
+    names: dict[int, str] = {}
+    for k, member in enumerate(members):
+        of = member.hp["of"]
+        if of is not None:
+            names[k] = member_of(task, str(of), member.seed)
+    return names
 
 
 def member_of(task: Task, of: str, seed: int) -> str:
@@ -126,7 +146,9 @@ def member_of(task: Task, of: str, seed: int) -> str:
 
     name, _, hp = of.partition(" ")
     algorithm = find(name)
-    member = Member(complete(algorithm.space, hyperparameters(hp)), seed)
+    given = hyperparameters(hp)
+    setting = complete(algorithm.space, given)
+    member = Member(setting, seed)
     return identity(task, name, algorithm, member)
 
 
@@ -134,7 +156,8 @@ def _drawn_anew(task: Task, members: Sequence[Member]) -> dict[str, dict[str, Te
     """Parameters and buffers of networks with the initial weights of other seeds."""
     seeds: list[int] = []
     for member in members:
-        key = draws.key(torch.tensor(member.seed), "reinitialised")
+        seed = torch.tensor(member.seed)
+        key = draws.key(seed, "reinitialised")
         seeds.append(int(key))
     params, buffers = task.initial(seeds)
     return {"params": params, "buffers": buffers}
@@ -142,17 +165,22 @@ def _drawn_anew(task: Task, members: Sequence[Member]) -> dict[str, dict[str, Te
 
 def _whole(task: Task) -> dict[str, Tensor]:
     """The mask of one network that keeps everything."""
+    structure = task.structure
     like = dict(task.template.named_parameters())
     mask: dict[str, Tensor] = {}
-    for name in task.structure.parameters:
-        mask[name] = torch.ones_like(like[name], dtype=torch.bool)
-    for block in task.structure.blocks:
+    for name in structure.parameters:
+        parameter = like[name]
+        mask[name] = torch.ones_like(parameter, dtype=torch.bool)
+    for block in structure.blocks:
         mask[block.name] = torch.ones((), dtype=torch.bool)
     return mask
 
 
 def checked(
-    structure: Structure, kept: Mapping[str, Tensor], check: str, seed: int
+    structure: Structure,
+    kept: Mapping[str, Tensor],
+    check: str,
+    seed: int,
 ) -> dict[str, Tensor]:
     """The mask of one network for a check.
 
@@ -168,40 +196,53 @@ def checked(
 def _first_units(structure: Structure, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole layers of as many units as can influence the output."""
     counts = found(structure, kept)
+    hidden = structure.hidden
+    blocks = structure.blocks
+    widths = counts[: len(hidden)]
+    stay = counts[len(hidden) :]
     first: dict[str, Tensor] = {}
-    for layer, count in zip(structure.hidden, counts, strict=False):
+    for layer, width in zip(hidden, widths, strict=True):
+        count = int(width)
         places = torch.arange(layer.units)
-        first[layer.name] = places < int(count)
+        first[layer.name] = places < count
     there: dict[str, Tensor] = {}
-    stay = counts[len(first) :]
-    for block, stays in zip(structure.blocks, stay, strict=True):
-        there[block.name] = torch.tensor(bool(stays))
+    for block, stays in zip(blocks, stay, strict=True):
+        is_there = bool(stays)
+        there[block.name] = torch.tensor(is_there)
     return node_masks(structure, first, kept, there)
 
 
-def _shuffled(structure: Structure, kept: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+def _shuffled(
+    structure: Structure,
+    kept: Mapping[str, Tensor],
+    seed: int,
+) -> dict[str, Tensor]:
     """As many weights of each layer, or units where the mask is one of whole units, at random."""
 
     def shuffled(site: str, mask: Tensor) -> Tensor:
-        key = draws.key(torch.tensor(seed), "sanity", site)
+        number = torch.tensor(seed)
+        key = draws.key(number, "sanity", site)
         order = draws.permutation(key, len(mask))
         return mask[order]
 
     blocks: dict[str, Tensor] = {}
     for block in structure.blocks:
-        if block.name in kept:
-            blocks[block.name] = kept[block.name]
-    stacked = {name: mask[None] for name, mask in kept.items()}
-    live, _ = alive(structure, stacked)
-    units: dict[str, Tensor] = {}
-    for layer in structure.hidden:
-        units[layer.name] = live[layer.name][0]
+        name = block.name
+        if name in kept:
+            blocks[name] = kept[name]
+    units = live_units(structure, kept)
     of_units = node_masks(structure, units, kept, blocks)
-    if all(torch.equal(kept[name], mask) for name, mask in of_units.items()):
-        mixed_units = {name: shuffled(name, mask) for name, mask in units.items()}
+    is_of_units = True
+    for name, mask in of_units.items():
+        is_of_units &= torch.equal(kept[name], mask)
+    if is_of_units:
+        mixed_units: dict[str, Tensor] = {}
+        for name, mask in units.items():
+            mixed_units[name] = shuffled(name, mask)
         return node_masks(structure, mixed_units, kept, blocks)
     mixed = dict(blocks)
     for layer in structure.layers:
-        mask = shuffled(layer.name, masks.flat(layer, kept))
+        mask = masks.flat(layer, kept)
+        mask = shuffled(layer.name, mask)
         mixed |= masks.unflat(layer, mask, kept)
     return mixed

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...analysis.rows.mistake import Mistake
 from ..domain import Domain, Value
 from ..structure.alive import alive
-from ..structure.units import Structure, node_masks
+from ..structure.units import Layer, Structure, node_masks
 from ..task import Task
 from ..training.pruner import Context, Params, space
 from ._structured import Structured
@@ -49,7 +49,8 @@ class Scratch(Structured):
             _check_units(task.structure, hp["units"])
 
     def mask(self, params: Params, ctx: Context) -> Params:
-        structure, device = ctx.structure, ctx.seed.device
+        structure = ctx.structure
+        device = ctx.seed.device
         counts = ctx.hp.get("units")
         if counts is None:
             widths = [layer.units for layer in structure.hidden]
@@ -58,34 +59,53 @@ class Scratch(Structured):
         numbers = iter(counts.unbind())
         first: dict[str, Tensor] = {}
         for layer in structure.hidden:
+            width = next(numbers)
             places = torch.arange(layer.units, device=device)
-            first[layer.name] = places < next(numbers)
+            first[layer.name] = places < width
         there: dict[str, Tensor] = {}
         for block in structure.blocks:
-            there[block.name] = next(numbers) > 0
+            stays = next(numbers)
+            there[block.name] = stays > 0
         return node_masks(structure, first, params, there)
 
 
 def _check_units(structure: Structure, units: tuple[float, ...]) -> None:
     """Raise Mistake unless `units` describes networks of the structure."""
-    hidden, blocks = structure.hidden, structure.blocks
-    if len(units) != len(hidden) + len(blocks):
-        wanted = f"{len(hidden)} hidden layers and {len(blocks)} blocks"
-        raise Mistake(f"`units` has one number for each of the model's {wanted}; got {len(units)}")
-    gone: set[str] = set()
-    for block, there in zip(blocks, units[len(hidden) :], strict=True):
-        if there not in (0, 1):
-            rule = "`units` ends with 1 or 0 for each block"
-            raise Mistake(f"{rule}; got {there:g} for {block.name}")
-        if not there:
-            gone.update(block.layers)
+    hidden = structure.hidden
+    layers = len(hidden)
+    blocks = len(structure.blocks)
+    if len(units) != layers + blocks:
+        wanted = f"{layers} hidden layers and {blocks} blocks"
+        rule = f"`units` has one number for each of the model's {wanted}"
+        raise Mistake(f"{rule}; got {len(units)}")
+    there = units[layers:]
+    gone = _layers_gone(structure, there)
     for layer, kept in zip(hidden, units, strict=False):
         is_gone = layer.name in gone
-        low, high = (0, 0) if is_gone else (1, layer.units)
-        if kept != int(kept) or not low <= kept <= high:
-            why = ", in a block that is gone" if is_gone else ""
-            rule = f"`units` of layer {layer.name}{why}: a whole number in [{low}, {high}]"
-            raise Mistake(f"{rule}; got {kept:g}")
+        _check_width(layer, kept, is_gone)
+
+
+def _layers_gone(structure: Structure, there: tuple[float, ...]) -> set[str]:
+    """The layers of blocks that are not there. Raises Mistake if a number is not 1 or 0."""
+    gone: set[str] = set()
+    for block, stays in zip(structure.blocks, there, strict=True):
+        if stays not in (0, 1):
+            rule = "`units` ends with 1 or 0 for each block"
+            raise Mistake(f"{rule}; got {stays:g} for {block.name}")
+        if not stays:
+            gone.update(block.layers)
+    return gone
+
+
+def _check_width(layer: Layer, kept: float, is_gone: bool) -> None:
+    """Raise Mistake unless a layer can keep so many units."""
+    low, high = (0, 0) if is_gone else (1, layer.units)
+    is_whole = kept == int(kept)
+    if is_whole and low <= kept <= high:
+        return
+    why = ", in a block that is gone" if is_gone else ""
+    rule = f"`units` of layer {layer.name}{why}: a whole number in [{low}, {high}]"
+    raise Mistake(f"{rule}; got {kept:g}")
 
 
 def found(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[float, ...]:
@@ -96,18 +116,35 @@ def found(structure: Structure, kept: Mapping[str, Tensor]) -> tuple[float, ...]
     block through which nothing passes is gone, though the constant that it may still add is lost
     with it.
     """
-    stacked = {name: mask[None] for name, mask in kept.items()}
-    live, _ = alive(structure, stacked)
     survivors: dict[str, int] = {}
-    for layer in structure.hidden:
-        survivors[layer.name] = int(live[layer.name].sum())
-    counts = {name: float(max(1, count)) for name, count in survivors.items()}
+    widths: dict[str, float] = {}
+    live = live_units(structure, kept)
+    for name, units in live.items():
+        count = int(units.sum())
+        survivors[name] = count
+        widths[name] = float(max(1, count))
     there: list[float] = []
     for block in structure.blocks:
+        is_kept = bool(kept[block.name])
         passes = all(survivors.get(name, 1) for name in block.layers)
-        stays = bool(kept[block.name]) and passes
+        stays = is_kept and passes
         there.append(float(stays))
-        if not stays:
-            for name in counts.keys() & set(block.layers):
-                counts[name] = 0.0
-    return (*counts.values(), *there)
+        if stays:
+            continue
+        for name in block.layers:
+            if name in widths:
+                widths[name] = 0.0
+    return (*widths.values(), *there)
+
+
+def live_units(structure: Structure, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Hidden layer -> (units,) bool: the units of one network that can influence the output."""
+    stacked: dict[str, Tensor] = {}
+    for name, mask in kept.items():
+        stacked[name] = mask[None]
+    live, _ = alive(structure, stacked)
+    units: dict[str, Tensor] = {}
+    for layer in structure.hidden:
+        own = live[layer.name]
+        units[layer.name] = own[0]
+    return units

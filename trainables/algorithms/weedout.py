@@ -58,9 +58,14 @@ class _Candidate(Masked):
     )
 
     def mask(self, params: Params, ctx: Context) -> Params:
-        hp, draw = ctx.hp, _draw(ctx)
+        hp = ctx.hp
         return masks.at_random(
-            ctx.structure, params, draw, hp["sparsity"], hp["granularity"], hp["allocation"]
+            ctx.structure,
+            params,
+            _draw(ctx),
+            hp["sparsity"],
+            hp["granularity"],
+            hp["allocation"],
         )
 
 
@@ -70,7 +75,9 @@ def _draw(ctx: Context) -> masks.Draw:
     """
 
     def draw(site: str, shape: tuple[int, ...]) -> Tensor:
-        return ctx.uniform(f"chance/{site}", shape, ctx.hp["candidate"].long())
+        number = ctx.hp["candidate"].long()
+        name = f"chance/{site}"
+        return ctx.uniform(name, shape, number)
 
     return draw
 
@@ -128,26 +135,22 @@ class Weedout(Algorithm):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if hp["granularity"] == "node" and (why := no_units(task)):
             raise Mistake(f"`granularity` node: {why}")
+        warmup = _whole(hp["warmup"])
         most = task.steps - task.rungs
-        if _whole(hp["warmup"]) > most:
+        if warmup > most:
             rule = f"`warmup` leaves at least a step for each rung: it is at most {most}"
-            raise Mistake(f"{rule}; got {hp['warmup']}")
+            raise Mistake(f"{rule}; got {warmup}")
 
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """Search once for each seed and sparsity, and begin to train the distinct winners."""
-        seeds = list(dict.fromkeys(member.seed for member in members))
-        warmup = _whole(members[0].hp["warmup"])
+        hp = members[0].hp
+        distinct = dict.fromkeys(member.seed for member in members)
+        seeds = list(distinct)
+        warmup = _whole(hp["warmup"])
         parents = dense_networks(task, seeds, warmup)
         columns = _choose(task, parents, seeds, members)
-        networks: list[Member] = []
-        places: dict[str, int] = {}
-        of: list[int] = []
-        for member, number in zip(members, columns["winner"].tolist(), strict=True):
-            network = _inherit(member, number - 1)
-            place = places.setdefault(repr(network), len(networks))
-            if place == len(networks):
-                networks.append(network)
-            of.append(place)
+        winners = columns["winner"].tolist()
+        networks, of = _distinct(members, winners)
         columns["slot"] = torch.arange(len(members))
         columns["of"] = torch.tensor(of)
         inner = _begin(task, parents, seeds, networks)
@@ -158,10 +161,11 @@ class Weedout(Algorithm):
 
     def advance(self, task: Task, state: State) -> State:
         """Train the networks that members still use."""
-        used, of = torch.unique(state.members["of"], return_inverse=True)
+        members = dict(state.members)
+        used, of = torch.unique(members["of"], return_inverse=True)
+        members["of"] = of
         inner = _inside(state).select(used)
         inner = _TRAINING.advance(task, inner)
-        members = {**state.members, "of": of}
         return _around(inner, members)
 
     def networks(self, task: Task, state: State) -> Networks:
@@ -170,9 +174,12 @@ class Weedout(Algorithm):
         """
         held = state.members
         trained = _TRAINING.networks(task, _inside(state))
-        metrics = {name: held[name] for name in ("score", "winner")}
-        spent = {name: held[name] for name in ("flops", "seconds")}
-        return dataclasses.replace(trained, metrics=metrics, of=held["of"], search=spent)
+        return dataclasses.replace(
+            trained,
+            metrics={name: held[name] for name in ("score", "winner")},
+            of=held["of"],
+            search={name: held[name] for name in ("flops", "seconds")},
+        )
 
 
 def _inside(state: State) -> State:
@@ -182,51 +189,105 @@ def _inside(state: State) -> State:
 
 def _around(inner: State, members: dict[str, Any]) -> State:
     """The state of members who share the networks of `inner`."""
-    return State(members, inner.scalars, inner.members, inner.shape)
+    return State(
+        members,
+        inner.scalars,
+        shared=inner.members,
+        shape=inner.shape,
+    )
 
 
-def _begin(task: Task, parents: Dense, seeds: list[int], networks: Sequence[Member]) -> State:
+def _distinct(
+    members: Sequence[Member],
+    winners: Sequence[int],
+) -> tuple[list[Member], list[int]]:
+    """The networks that are trained, and for each member the place of its own among them."""
+    networks: list[Member] = []
+    places: dict[str, int] = {}
+    of: list[int] = []
+    for member, number in zip(members, winners, strict=True):
+        network = _inherit(member, number - 1)
+        key = repr(network)
+        if key not in places:
+            places[key] = len(networks)
+            networks.append(network)
+        place = places[key]
+        of.append(place)
+    return networks, of
+
+
+def _begin(
+    task: Task,
+    parents: Dense,
+    seeds: list[int],
+    networks: Sequence[Member],
+) -> State:
     """The state of the networks that are trained, each with its parent's weights."""
     places = [seeds.index(network.seed) for network in networks]
     index = torch.tensor(places, device=task.torch_device)
-    params = take(parents.params, index)
-    buffers = take(parents.buffers, index)
-    dense = dataclasses.replace(parents, params=params, buffers=buffers)
+    dense = dataclasses.replace(
+        parents,
+        params=take(parents.params, index),
+        buffers=take(parents.buffers, index),
+    )
     return _TRAINING.begin(task, networks, dense)
 
 
 def _inherit(member: Member, candidate: int) -> Member:
     """The network that is trained for `member`: one for all members with this winner."""
     hp = {name: member.hp[name] for name in _INHERITED}
-    return Member({**hp, "candidate": candidate}, member.seed)
+    hp["candidate"] = candidate
+    return Member(hp, member.seed)
 
 
 def _choose(
-    task: Task, parents: Dense, seeds: list[int], members: Sequence[Member]
+    task: Task,
+    parents: Dense,
+    seeds: list[int],
+    members: Sequence[Member],
 ) -> dict[str, Tensor]:
     """Each member's candidate: its number from 1, its score, and what its own count of candidates
     cost, (K,) each.
     """
-    searches: dict[Any, list[int]] = {}  # which members share one
-    for k, member in enumerate(members):
-        shared = member.seed, member.hp["sparsity"]
-        searches.setdefault(shared, []).append(k)
     score, seconds = torch.zeros(2, len(members), dtype=torch.float64)
     winner, flops = torch.zeros(2, len(members), dtype=torch.int64)
-    for group in searches.values():
+    for group in _sharing(members):
         first = members[group[0]]
-        counts = torch.tensor([_whole(members[k].hp["candidates"]) for k in group])
+        candidates = [_whole(members[k].hp["candidates"]) for k in group]
+        counts = torch.tensor(candidates)
         place = seeds.index(first.seed)
-        searched = search(task, parents, place, first, int(counts.max()))
+        searched = search(
+            task,
+            parents,
+            place,
+            first,
+            count=max(candidates),
+        )
         ranked = searched.losses
         if first.hp["pick"] == "worst":
             ranked = -ranked
-        chosen = records(ranked)[counts - 1]
+        winners = records(ranked)
+        chosen = winners[counts - 1]
         score[group] = searched.losses[chosen]
         winner[group] = chosen + 1
         flops[group] = counts * searched.flops
         seconds[group] = counts.double() * searched.seconds
-    return {"score": score, "winner": winner, "flops": flops, "seconds": seconds}
+    return {
+        "score": score,
+        "winner": winner,
+        "flops": flops,
+        "seconds": seconds,
+    }
+
+
+def _sharing(members: Sequence[Member]) -> list[list[int]]:
+    """Which members share a search: those of one seed and sparsity."""
+    searches: dict[Any, list[int]] = {}
+    for k, member in enumerate(members):
+        shared = member.seed, member.hp["sparsity"]
+        group = searches.setdefault(shared, [])
+        group.append(k)
+    return list(searches.values())
 
 
 class Search(NamedTuple):
@@ -240,7 +301,13 @@ class Search(NamedTuple):
 
 
 @torch.no_grad()
-def search(task: Task, parents: Dense, place: int, member: Member, count: int) -> Search:
+def search(
+    task: Task,
+    parents: Dense,
+    place: int,
+    member: Member,
+    count: int,
+) -> Search:
     """Scores of the first `count` candidates of the parent at `place`, for the seed, sparsity and
     options of `member`.
     """
@@ -248,29 +315,45 @@ def search(task: Task, parents: Dense, place: int, member: Member, count: int) -
     begun = time.perf_counter()
     losses: list[Tensor] = []
     for start in range(0, count, CHUNK):
-        numbers = torch.arange(start, start + CHUNK, device=task.torch_device)
+        end = start + CHUNK
+        numbers = torch.arange(start, end, device=task.torch_device)
         mask = vmap(scoring.mask)(numbers)
         losses.append(scoring.losses(mask))
-        pulse.tell("candidate", start + CHUNK, count)
+        pulse.tell("candidate", end, count)
     joined = torch.cat(losses).cpu()
     spent = time.perf_counter() - begun
-    flops = len(scoring.rows) * task.counts.flops
-    return Search(joined[:count], flops, spent / len(joined))
+    return Search(
+        losses=joined[:count],
+        flops=len(scoring.rows) * task.counts.flops,
+        seconds=spent / len(joined),
+    )
 
 
 class _Scoring:
     """The untrained candidates of one parent, and their loss on a fixed subset of training data."""
 
-    def __init__(self, task: Task, parents: Dense, place: int, member: Member) -> None:
-        hp, device = member.hp, task.torch_device
-        self.task, self.hp = task, hp
+    def __init__(
+        self,
+        task: Task,
+        parents: Dense,
+        place: int,
+        member: Member,
+    ) -> None:
+        hp = member.hp
+        device = task.torch_device
+        self.task = task
+        self.hp = hp
         self.structure = task.structure  # found before `vmap`, under which no model can be built
         module = task.template
         if task.stackable:
             module = stack.features_first(module)
         self.call = stack.Call(module.eval())
         self.seed = torch.tensor(member.seed, device=device)
-        self.sparsity = torch.tensor(hp["sparsity"], dtype=torch.float64, device=device)
+        self.sparsity = torch.tensor(
+            hp["sparsity"],
+            dtype=torch.float64,
+            device=device,
+        )
         self.kind = task.torch_dtype
         if hp["precision"] == "bfloat16":
             self.kind = torch.bfloat16
@@ -285,34 +368,55 @@ class _Scoring:
         """Tensors in the type that candidates are scored in; whole numbers as they are."""
         converted: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            is_real = tensor.is_floating_point()
-            converted[name] = tensor.to(self.kind) if is_real else tensor
+            if tensor.is_floating_point():
+                tensor = tensor.to(self.kind)
+            converted[name] = tensor
         return converted
 
     def mask(self, number: Tensor) -> dict[str, Tensor]:
         """Step 2: the mask of one candidate, counted from 0."""
         structure = self.structure
-        ctx = Context({"candidate": number}, self.seed, 0, self.task.steps, structure)
-        draw, allocation = _draw(ctx), str(self.hp["allocation"])
+        ctx = Context(
+            hp={"candidate": number},
+            seed=self.seed,
+            step=0,
+            steps=self.task.steps,
+            structure=structure,
+        )
+        draw = _draw(ctx)
+        allocation = str(self.hp["allocation"])
         if self.hp["granularity"] == "weight":
             return masks.at_random(
-                structure, self.params, draw, self.sparsity, "weight", allocation
+                structure,
+                self.params,
+                draw,
+                self.sparsity,
+                "weight",
+                allocation,
             )
         # Rows stay whole: the first layer's product is then the same for all candidates, and is
         # computed once.
-        units = masks.random_units(structure, draw, self.sparsity, allocation)
+        units = masks.random_units(
+            structure,
+            draw,
+            self.sparsity,
+            allocation,
+        )
         return column_masks(structure, units, self.params)
 
     def losses(self, mask: Params) -> Tensor:
         """(CHUNK,) float64: the mean loss of the candidates with these masks, (CHUNK, ...) each."""
-        data, device = self.task.data, self.task.torch_device
-        total = torch.zeros(CHUNK, dtype=torch.float64, device=device)
-        outputs_of_one = CHUNK * _largest(self.task)
-        for part in self.rows.split(max(1, OUTPUTS // outputs_of_one)):
+        task = self.task
+        data = task.data
+        total = torch.zeros(CHUNK, dtype=torch.float64, device=task.torch_device)
+        outputs_of_one = CHUNK * _largest(task)
+        size = max(1, OUTPUTS // outputs_of_one)
+        for part in self.rows.split(size):
             inputs = data.examples("train", part).to(self.kind)
-            logits = self._logits(mask, inputs)
-            logits = logits.mT.to(self.task.torch_dtype)  # (CHUNK, classes, examples)
-            wanted = data.labels["train"][part].expand(CHUNK, -1)
+            logits = self._logits(mask, inputs).mT  # (CHUNK, classes, examples)
+            logits = logits.to(task.torch_dtype)
+            labels = data.labels["train"][part]
+            wanted = labels.expand(CHUNK, -1)
             losses = F.cross_entropy(logits, wanted, reduction="none")
             total += losses.sum(1)
         return total / len(self.rows)
@@ -320,11 +424,13 @@ class _Scoring:
     def _logits(self, mask: Params, inputs: Tensor) -> Tensor:
         """(CHUNK, examples, classes)."""
         if self.task.stackable:
-            return vmap(self._logits_of_one, in_dims=(0, None))(mask, inputs)
+            logits_of_all = vmap(self._logits_of_one, in_dims=(0, None))
+            return logits_of_all(mask, inputs)
         alone: list[Tensor] = []
         for c in range(CHUNK):
             own = take(mask, c)
-            alone.append(self._logits_of_one(own, inputs))
+            logits = self._logits_of_one(own, inputs)
+            alone.append(logits)
         return torch.stack(alone)
 
     def _logits_of_one(self, mask: Params, inputs: Tensor) -> Tensor:
@@ -337,8 +443,9 @@ def _largest(task: Task) -> int:
     most = 1
     for layer in task.structure.layers:
         flops = task.counts.layers.get(layer.name, 0)
-        flops_of_one = 2 * layer.columns * math.prod(layer.kernel)
-        most = max(most, flops // flops_of_one)
+        products = layer.columns * math.prod(layer.kernel)
+        outputs = flops // (2 * products)
+        most = max(most, outputs)
     return most
 
 
@@ -348,13 +455,18 @@ def records(losses: Tensor) -> Tensor:
 
     losses: (N,); NaN counts as infinite.
     """
-    losses = losses.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    losses = losses.nan_to_num(
+        nan=torch.inf,
+        posinf=torch.inf,
+        neginf=-torch.inf,
+    )
     infinite = torch.full((1,), torch.inf, dtype=losses.dtype)
     least = losses.cummin(0).values
     least_before = torch.cat([infinite, least[:-1]])
     is_record = losses < least_before
     places = torch.arange(len(losses))
-    latest = torch.where(is_record, places, 0).cummax(0)
+    record_places = torch.where(is_record, places, 0)
+    latest = record_places.cummax(0)
     return latest.values
 
 

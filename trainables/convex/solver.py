@@ -399,10 +399,12 @@ class Problem:
     def _has_neurons(self, beta: Tensor) -> Tensor:
         """Whether the optimum at a weight is not the empty network; beta: (B C,)."""
         weights = len(beta) // len(self.Y)
-        most = beta_max(self.program, self.Y).repeat(weights)
+        most = beta_max(self.program, self.Y)
+        most = most.repeat(weights)
         # How `most` is rounded differs by machine.
         rounding = 16 * torch.finfo(most.dtype).eps
-        return beta < most * (1 - rounding)
+        bound = most * (1 - rounding)
+        return beta < bound
 
     def _scaled(self, betas: Tensor) -> Tensor:
         """The weight of each program, (B C,), in the scale of its X."""
