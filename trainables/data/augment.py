@@ -42,7 +42,8 @@ def _cropped(x: Tensor, key: Tensor) -> Tensor:
     windows = rows.unfold(3, width, 1)
     places = 2 * PADDING + 1
     batch = x.shape[1]
-    corners = draws.uniform(key, (batch, 2)) * places
+    drawn = draws.uniform(key, (batch, 2))
+    corners = drawn * places
     pairs = corners.long().view(-1, 2)
     top, left = pairs.T
     which = torch.arange(len(images), device=x.device)

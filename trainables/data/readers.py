@@ -128,14 +128,16 @@ def idx(root: str) -> Arrays:
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images_path = _plain_or_gz(folder / f"{prefix}-images-idx3-ubyte")
         labels_path = _plain_or_gz(folder / f"{prefix}-labels-idx1-ubyte")
-        if split == "test" and not images_path.exists() and not labels_path.exists():
+        is_there = images_path.exists() or labels_path.exists()
+        if split == "test" and not is_there:
             continue
         images = _idx(images_path, 3)
         labels = _idx(labels_path, 1)
         if len(images) != len(labels):
             rule = f"has a label for each of the {len(images)} images"
             raise Mistake(f"{labels_path}: {rule}; got {len(labels)}")
-        splits[split] = images[:, None], labels
+        with_channel = images[:, None]
+        splits[split] = with_channel, labels
     return splits
 
 
@@ -167,7 +169,8 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
         shape.append(extent)
     values = content[start:]
     if len(values) != math.prod(shape):
-        told = " x ".join(map(str, shape))
+        extents = map(str, shape)
+        told = " x ".join(extents)
         raise Mistake(f"{path}: holds as many bytes as its header says, {told}; got {len(values)}")
     array = np.frombuffer(values, np.uint8)
     return array.reshape(shape)
@@ -207,9 +210,10 @@ def npz(path: str) -> Arrays:
         if split != "train" and not is_there:
             continue
         for name in (x, y):
-            if name not in arrays:
-                has = ", ".join(arrays) or "no arrays"
-                raise Mistake(f"{file}: `{name}` is missing; it has {has}")
+            if name in arrays:
+                continue
+            has = ", ".join(arrays) or "no arrays"
+            raise Mistake(f"{file}: `{name}` is missing; it has {has}")
         splits[split] = arrays[x], arrays[y]
     return splits
 
@@ -219,7 +223,8 @@ def _archive(file: Path) -> dict[str, np.ndarray]:
     try:
         # Opened here: NumPy leaves a file open that it cannot read.
         with file.open("rb") as opened, zipfile.ZipFile(opened) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            files = archive.namelist()
+        names = [file_name.removesuffix(".npy") for file_name in files]
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
     except FileNotFoundError:
@@ -255,7 +260,8 @@ def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
             raise Mistake(f"{place}: {rule}; only one of them has {got}")
         digest = _names_and_sizes(place, dataset)
         images = Images(dataset, size, mode, digest)
-        splits[split] = images, np.asarray(dataset.targets)
+        labels = np.asarray(dataset.targets)
+        splits[split] = images, labels
     return splits
 
 
@@ -357,7 +363,10 @@ def _split_words(takes: Set[str]) -> dict[str, list[dict[str, Any]]]:
     split; they are tried in turn.
     """
     if "train" in takes:
-        return {"train": [{"train": True}], "test": [{"train": False}]}
+        return {
+            "train": [{"train": True}],
+            "test": [{"train": False}],
+        }
     if "split" in takes:
         return {
             "train": [{"split": "train"}, {"split": "trainval"}],
@@ -390,7 +399,8 @@ def _arguments(kind: type) -> set[str]:
         code = getattr(parent.__init__, "__code__", None)
         if code is not None:
             count = code.co_argcount + code.co_kwonlyargcount
-            names.update(code.co_varnames[:count])
+            arguments = code.co_varnames[:count]
+            names.update(arguments)
     return names
 
 
@@ -402,7 +412,10 @@ def _arrays(dataset: Any, size: int) -> tuple[np.ndarray | Lazy, np.ndarray]:
     if labels is None:
         labels = getattr(dataset, "labels", None)
     if labels is None:
-        labels = [dataset[row][1] for row in range(len(dataset))]
+        labels = []
+        for row in range(len(dataset)):
+            example = dataset[row]
+            labels.append(example[1])
     images = Images(dataset, size, "")
     label_array = np.asarray(labels)
     if not hasattr(dataset, "data"):
@@ -482,7 +495,8 @@ def features(
     table.  label: name of a column.  Nothing else is read.
     """
     names = _distinct("columns", columns)
-    if _text("label", label) in names:
+    label = _text("label", label)
+    if label in names:
         rule = "`columns` are what the label is to be found from"
         raise Mistake(f"{rule}; got `{label}`, the label itself")
     paths = {"train": _path("train", train)}
@@ -595,9 +609,10 @@ def _is_list(kind: Any) -> bool:
     """Whether values are lists of numbers."""
     from pyarrow import types
 
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _is_number(kind.value_type)
-    return False
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not is_list:
+        return False
+    return _is_number(kind.value_type)
 
 
 def _rows(path: Path, name: str, column: Any) -> np.ndarray:
@@ -618,7 +633,8 @@ def _rows(path: Path, name: str, column: Any) -> np.ndarray:
     length = 0
     if lengths:
         length = lengths[0]
-    flat = pa.chunked_array(values).to_numpy()
+    chunks = pa.chunked_array(values)
+    flat = chunks.to_numpy()
     return flat.reshape(len(column), length)
 
 
@@ -669,9 +685,8 @@ def _flag(name: str, value: object) -> bool:
 
 def _size(value: object) -> int:
     if type(value) is not int or value < 0:
-        raise Mistake(
-            f"`size` is a whole number of pixels, or 0 to leave images as they are; got {value!r}"
-        )
+        rule = "`size` is a whole number of pixels, or 0 to leave images as they are"
+        raise Mistake(f"{rule}; got {value!r}")
     return value
 
 

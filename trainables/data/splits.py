@@ -80,7 +80,7 @@ def _load(
     stream: str,
 ) -> Data:
     where = f"dataset {name}"
-    given = json.loads(options)
+    given: dict[str, Any] = json.loads(options)
     returned = call("dataset", name, DATASETS, **given)
     sources = check_sources(where, returned)
     try:
@@ -156,7 +156,8 @@ def _must_stream(stream: str, size: int, device: torch.device) -> bool:
 
 def _resident(x: Stream, shape: tuple[int, ...]) -> Tensor:
     """All inputs of a stream, on its device."""
-    rows = torch.arange(len(x.source))
+    count = len(x.source)
+    rows = torch.arange(count)
     return x.whole(rows, shape)
 
 
@@ -188,7 +189,8 @@ def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tenso
         seed = torch.tensor(0)
         key = draws.key(seed, "sample")
         order = draws.permutation(key, count)
-        rows = order[:most].sort().values
+        drawn = order[:most]
+        rows = drawn.sort().values
     zero = torch.zeros((), dtype=dtype)
     one = torch.ones((), dtype=dtype)
     unchanged = Stream(source, zero, one)
@@ -243,8 +245,8 @@ def _digest(splits: Mapping[str, Split], glimpses: Mapping[str, np.ndarray]) -> 
     for split in sorted(splits):
         x, labels = splits[split]
         if isinstance(x, Guarded):
-            own = getattr(x.source, "digest", "")
-            digest.update(str(own).encode())
+            own = str(getattr(x.source, "digest", ""))
+            digest.update(own.encode())
         for array in (glimpses[split], labels):
             head = f"{split}{array.dtype}{array.shape}"
             digest.update(head.encode())
