@@ -56,13 +56,18 @@ _CURES = {
 }
 
 
-def check_types(where: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+def check_types(
+    where: str,
+    dtype: np.dtype[np.generic],
+    shape: tuple[int, ...],
+) -> None:
     """Refuses inputs whose type is not one that torch takes. shape: (n, ...)."""
-    if dtype.kind in "biu":
+    kind = dtype.kind
+    if kind in "biu":
         return
-    if dtype.kind == "f" and dtype.itemsize <= 8:
+    if kind == "f" and dtype.itemsize <= 8:
         return
-    cure = _CURES.get(dtype.kind, "make them numbers")
+    cure = _CURES.get(kind, "make them numbers")
     rule = "inputs are numbers (n, ...) of at most 64 bits"
     raise Mistake(f"{where}: {rule}; got {dtype} {shape}; {cure}")
 
@@ -127,13 +132,17 @@ def _label_counts(labels: np.ndarray) -> str:
     if len(shown) > NAMED_ITEMS + 1:
         shown[NAMED_ITEMS:-1] = ["..."]
     number = len(known)
-    got = _several("1 label", f"{number:,} labels", number)
+    several = f"{number:,} labels"
+    got = _several("1 label", several, number)
     examples = _examples(len(labels))
     listed = ", ".join(shown)
     return f"got {got} in {examples}: {listed}"
 
 
-def missing_classes(labels: Mapping[str, np.ndarray], classes: int) -> Iterator[str]:
+def missing_classes(
+    labels: Mapping[str, np.ndarray],
+    classes: int,
+) -> Iterator[str]:
     """Cautions about classes that a split has no examples of. labels: of all splits, what was
     carved out of `train` too.
 
@@ -190,7 +199,8 @@ def _not_meant(values: np.ndarray) -> np.ndarray:
     dtype = values.dtype
     holds = float(np.finfo(dtype).max)
     most = min(LARGEST_MAGNITUDE, holds)
-    is_meant = np.abs(values) <= dtype.type(most)
+    limit = dtype.type(most)
+    is_meant = np.abs(values) <= limit
     return ~is_meant  # NaN is no number to compare with
 
 
@@ -220,7 +230,11 @@ def _told_number(
     return f"{value} ({at}{others})"
 
 
-def doubt_marks(where: str, inputs: np.ndarray, names: Sequence[str] = ()) -> list[str]:
+def doubt_marks(
+    where: str,
+    inputs: np.ndarray,
+    names: Sequence[str] = (),
+) -> list[str]:
     """Cautions about values that may stand for "no value" in inputs (n, d). Refuses those that
     leave nothing of the others.
     """
@@ -231,7 +245,8 @@ def doubt_marks(where: str, inputs: np.ndarray, names: Sequence[str] = ()) -> li
     low_sizes = np.abs(low)
     high_sizes = np.abs(high)
     sizes = np.maximum(low_sizes, high_sizes)
-    large = np.flatnonzero(sizes >= MARK_MAGNITUDE)
+    is_large = sizes >= MARK_MAGNITUDE
+    large = np.flatnonzero(is_large)
     cautions: list[str] = []
     for place in large.tolist():
         name = column_name(names, place)
@@ -308,7 +323,10 @@ def doubt_columns(
     return [f"split train: {caution}{seen}" for caution in cautions]
 
 
-def doubt_overlap(train: np.ndarray, others: Mapping[str, np.ndarray]) -> Iterator[str]:
+def doubt_overlap(
+    train: np.ndarray,
+    others: Mapping[str, np.ndarray],
+) -> Iterator[str]:
     """Cautions about examples of other splits, (n, ...) each, that are training examples too,
     looked for by a glance.
     """
@@ -415,7 +433,8 @@ class _Columns:
             if len(distinct) != len(examples):
                 return
         copies = alone or telling
-        what = f"{self.named(copies)}, with one value for each class"
+        named = self.named(copies)
+        what = f"{named}, with one value for each class"
         them = _several("it", "them", len(copies))
         rule = "features are no copies of the label, shifted or renamed"
         raise Mistake(f"split train: {rule}; got {what}; leave {them} out")
@@ -482,7 +501,8 @@ class _Columns:
         accident.
         """
         columns = self.inputs.shape[1]
-        if self.repeats < 10 + math.log2(columns):
+        least = 10 + math.log2(columns)
+        if self.repeats < least:
             return []
         glances = self.glance[:, places]
         likely = _are_functions(glances, self.glance_labels)

@@ -131,14 +131,23 @@ def idx(root: str) -> Arrays:
         is_there = images_path.exists() or labels_path.exists()
         if split == "test" and not is_there:
             continue
-        images = _idx(images_path, 3)
-        labels = _idx(labels_path, 1)
-        if len(images) != len(labels):
-            rule = f"has a label for each of the {len(images)} images"
-            raise Mistake(f"{labels_path}: {rule}; got {len(labels)}")
-        with_channel = images[:, None]
-        splits[split] = with_channel, labels
+        splits[split] = _idx_pair(images_path, labels_path)
     return splits
+
+
+def _idx_pair(
+    images_path: Path,
+    labels_path: Path,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, 1, height, width) and labels (n,) in two IDX files."""
+    images = _idx(images_path, 3)
+    labels = _idx(labels_path, 1)
+    count = len(images)
+    if len(labels) != count:
+        rule = f"has a label for each of the {count} images"
+        raise Mistake(f"{labels_path}: {rule}; got {len(labels)}")
+    with_channel = images[:, None]
+    return with_channel, labels
 
 
 def _plain_or_gz(path: Path) -> Path:
@@ -253,8 +262,9 @@ def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
     splits: dict[str, tuple[Images, np.ndarray]] = {}
     for split, dataset in datasets.items():
         place = places[split]
-        if dataset.classes != train_classes:
-            odd = sorted(set(dataset.classes) ^ set(train_classes))
+        classes = dataset.classes
+        if classes != train_classes:
+            odd = sorted(set(classes) ^ set(train_classes))
             rule = f"has the classes of {places['train']}"
             got = ", ".join(odd[:5])
             raise Mistake(f"{place}: {rule}; only one of them has {got}")
@@ -304,7 +314,8 @@ def _names_and_sizes(place: Path, dataset: Any) -> str:
         size = os.path.getsize(path)
         files.append((name, size))
     listed = repr(files).encode()
-    return hashlib.sha256(listed).hexdigest()
+    digest = hashlib.sha256(listed)
+    return digest.hexdigest()
 
 
 def torchvision(
@@ -443,10 +454,24 @@ def parquet(
     return {split: _decode(path, image, label) for split, path in paths.items()}
 
 
-def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+def _picture(where: str, code: Any) -> np.ndarray:
+    """The pixels of an encoded image."""
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(code))
+        return _pixels(picture, 0, "")
+    except Exception:  # Pillow raises a dozen kinds of errors for what it cannot decode
+        raise Mistake(f"{where}: not an image that can be decoded") from None
+
+
+def _decode(
+    path: Path,
+    image: str,
+    label: str,
+) -> tuple[np.ndarray, np.ndarray]:
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from PIL import Image
 
     rule = f"a Parquet file has the columns `{image}`, with a field `bytes`, and `{label}`"
     try:
@@ -461,16 +486,11 @@ def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         raise Mistake(f"{path}: {rule}; got `{image}` of type {kind}")
     column = pa.chunked_array(table[image]).combine_chunks()
-    images: list[np.ndarray] = []
     codes = column.field("bytes").to_pylist()
+    images: list[np.ndarray] = []
     for row, code in enumerate(codes):
-        try:
-            picture = Image.open(io.BytesIO(code))
-            pixels = _pixels(picture, 0, "")
-            images.append(pixels)
-        except Exception:  # Pillow raises a dozen kinds of errors for what it cannot decode
-            where = f"{path}: row {row} of `{image}`"
-            raise Mistake(f"{where}: not an image that can be decoded") from None
+        where = f"{path}: row {row} of `{image}`"
+        images.append(_picture(where, code))
     shapes = sorted({pixels.shape for pixels in images})
     if len(shapes) != 1:
         some = map(str, shapes[:3])
@@ -523,7 +543,8 @@ def _distinct(name: str, value: object) -> list[str]:
     texts: list[Any] = list(value)
     if not all(isinstance(text, str) for text in texts):
         raise mistake
-    if len(set(texts)) != len(texts):
+    distinct = set(texts)
+    if len(distinct) != len(texts):
         raise mistake
     return texts
 

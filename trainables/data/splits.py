@@ -197,7 +197,11 @@ def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tenso
     return unchanged.whole(rows, shape)
 
 
-def _doubted(sources: Sources, glimpses: Mapping[str, np.ndarray], dtype: torch.dtype) -> list[str]:
+def _doubted(
+    sources: Sources,
+    glimpses: Mapping[str, np.ndarray],
+    dtype: torch.dtype,
+) -> list[str]:
     """Cautions about inputs; those that cannot be meant are refused."""
     names = sources.names
     kind = np.dtype(str(dtype).removeprefix("torch."))
@@ -220,8 +224,9 @@ def _doubted(sources: Sources, glimpses: Mapping[str, np.ndarray], dtype: torch.
         if split == "train":
             cautions += doubts.doubt_columns(known, labels, names, kind, is_array)
     train = arrays.pop("train", None)
-    if train is not None and arrays:
-        cautions += doubts.doubt_overlap(train, arrays)
+    if train is None or not arrays:
+        return cautions
+    cautions += doubts.doubt_overlap(train, arrays)
     return cautions
 
 
@@ -235,7 +240,10 @@ def _glimpse(source: Source) -> np.ndarray:
     return fetch(source, rows)
 
 
-def _digest(splits: Mapping[str, Split], glimpses: Mapping[str, np.ndarray]) -> str:
+def _digest(
+    splits: Mapping[str, Split],
+    glimpses: Mapping[str, np.ndarray],
+) -> str:
     """Names the data: 16 hexadecimal digits of a hash of all arrays.
 
     Of inputs that are read when they are reached, which would cost an epoch: their own `digest`, if
@@ -247,7 +255,8 @@ def _digest(splits: Mapping[str, Split], glimpses: Mapping[str, np.ndarray]) -> 
         if isinstance(x, Guarded):
             own = str(getattr(x.source, "digest", ""))
             digest.update(own.encode())
-        for array in (glimpses[split], labels):
+        glimpse = glimpses[split]
+        for array in (glimpse, labels):
             head = f"{split}{array.dtype}{array.shape}"
             digest.update(head.encode())
             values = np.ascontiguousarray(array)
