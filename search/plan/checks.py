@@ -38,7 +38,8 @@ def cautions(study: Study) -> list[str]:
         what = name or "all of it"
         looks = "stays whole, though it looked as if it could go"
         sentences.append(f"model {model}: {what} {looks}: {why}")
-    return [*sentences, *controls.cautions(study)]
+    sentences += controls.cautions(study)
+    return sentences
 
 
 def check(study: Study) -> None:
@@ -54,14 +55,18 @@ def check(study: Study) -> None:
         rule = "at least one arm can run on the task"
         raise Mistake(f'{rule}; got none: arm "{first}": {reasons[first]}')
     for arm in arms:
-        if reasons[arm.name] is None:
-            with at(f'arm "{arm.name}"'):
-                _check_arm(arm, study.task)
+        if reasons[arm.name] is not None:
+            continue
+        with at(f'arm "{arm.name}"'):
+            _check_arm(arm, study.task)
 
 
 def skipped(arm: Arm, task: Task) -> str | None:
     """Why an arm cannot run on the task, or None if it can."""
-    with at(f'arm "{arm.name}"'), _blamed(arm, "says whether it can run on the task"):
+    with (
+        at(f'arm "{arm.name}"'),
+        _blamed(arm, "says whether it can run on the task"),
+    ):
         return arm.algorithm.skip(task)
 
 
@@ -70,7 +75,9 @@ def check_memory(study: Study, workers: int) -> None:
     machine.
     """
     room = allowance(study.task.torch_device, workers)
-    noun = "worker" if workers == 1 else "workers"
+    noun = "workers"
+    if workers == 1:
+        noun = "worker"
     for arm in study.arms:
         if arm.follows or arm.sampler in MODELLED:
             continue  # its configurations are not known yet
@@ -93,11 +100,15 @@ def _check_arm(arm: Arm, task: Task) -> None:
         is_new = path not in parents
         if is_new:
             parents[path] = _checked_parent(arm, task, hp)
+        parent = parents[path]
         with _blamed(arm, "checks its hyper-parameters"):
-            algorithm.check(parents[path], hp)
-        if is_new and not is_ours(algorithm) and len(parents) <= REHEARSED_CODE_PATHS:
-            with contextlib.suppress(LateError), within(REHEARSAL_SECONDS):
-                rehearse_algorithm(arm.algorithm_name, algorithm, parents[path], hp)
+            algorithm.check(parent, hp)
+        if not is_new or is_ours(algorithm):
+            continue
+        if len(parents) > REHEARSED_CODE_PATHS:
+            continue
+        with contextlib.suppress(LateError), within(REHEARSAL_SECONDS):
+            rehearse_algorithm(arm.algorithm_name, algorithm, parent, hp)
 
 
 def _checked_parent(arm: Arm, task: Task, hp: Configuration) -> Task:
@@ -114,9 +125,11 @@ def _check_arm_memory(arm: Arm, task: Task, room: int) -> None:
     checked = set[object]()
     for hp in proposals(arm):
         path = code_path(algorithm.space, hp)
-        if path not in checked:
-            checked.add(path)
-            fitting_shapes(algorithm.parent(task, hp), algorithm, hp, 1, room)
+        if path in checked:
+            continue
+        checked.add(path)
+        parent = algorithm.parent(task, hp)
+        fitting_shapes(parent, algorithm, hp, 1, room)
 
 
 @contextlib.contextmanager

@@ -58,13 +58,16 @@ class Batch:
 
     def member(self, place: int) -> Member:
         """The member at a place."""
-        configuration, seed = divmod(place, len(self.seeds))
-        return Member(self.configurations[configuration], self.seeds[seed])
+        configuration, number = divmod(place, len(self.seeds))
+        hp = self.configurations[configuration]
+        seed = self.seeds[number]
+        return Member(hp, seed)
 
     def digest(self, member: Member) -> int:
         """What a member is known by in a plan."""
         arm = self.arm
-        return member_digest(arm.name, arm.algorithm_name, arm.algorithm.version, member)
+        version = arm.algorithm.version
+        return member_digest(arm.name, arm.algorithm_name, version, member)
 
 
 @dataclasses.dataclass
@@ -105,7 +108,10 @@ def form(
 
     First those that train the dense networks which others start from.
     """
-    unplanned = [(batch, _enter(batch, ledger)) for batch in batches]
+    unplanned: list[tuple[Batch, list[int]]] = []
+    for batch in batches:
+        places = _enter(batch, ledger)
+        unplanned.append((batch, places))
     yield from _dense_cohorts(study, workers, unplanned, ledger)
     count = sum(len(places) for _, places in unplanned)
     share = max(LEAST_MEMBERS, -(-count // workers.count))
@@ -120,9 +126,10 @@ def _enter(batch: Batch, ledger: Ledger) -> list[int]:
     places: list[int] = []
     for place, member in enumerate(batch):
         digest = batch.digest(member)
-        if digest not in ledger.members:
-            ledger.members.add(digest)
-            places.append(place)
+        if digest in ledger.members:
+            continue
+        ledger.members.add(digest)
+        places.append(place)
     return places
 
 
@@ -134,18 +141,21 @@ def _dense_cohorts(
 ) -> Iterator[Cohort]:
     needed: set[int] = set()
     for batch, places in unplanned:
-        if batch.arm.algorithm.from_dense:
-            for place in places:
-                seed = place % len(batch.seeds)
-                needed.add(batch.seeds[seed])
+        if not batch.arm.algorithm.from_dense:
+            continue
+        for place in places:
+            number = place % len(batch.seeds)
+            needed.add(batch.seeds[number])
     seeds = sorted(needed.difference(ledger.dense))
     lacking = [[seed] for seed in seeds]
     size = study.about.max_cohort
     if size == "auto":  # all else waits for them, and so they are spread over all workers
-        size = max(LEAST_MEMBERS, -(-len(lacking) // workers.count))
+        share = -(-len(lacking) // workers.count)
+        size = max(LEAST_MEMBERS, share)
     for seeds in _parts(lacking, size):
         members = tuple(Member({}, seed) for seed in seeds)
-        cohort = _named(Cohort("", "", "", members), ledger)
+        unnamed = Cohort("", "", "", members)
+        cohort = _named(unnamed, ledger)
         ledger.dense |= dict.fromkeys(seeds, cohort.name)
         yield cohort
 
@@ -162,10 +172,10 @@ def _group_cohorts(
     arm = batch.arm
     first = batch.member(units[0][0])
     longest = max(map(len, units))
-    size, bytes_each = _size(
-        study, workers, arm, first, max(share, LEAST_MEMBERS * longest), ledger
-    )
-    fits = _fits(study, workers, arm, first, max(size, longest))
+    share = max(share, LEAST_MEMBERS * longest)
+    size, bytes_each = _size(study, workers, arm, first, share, ledger)
+    most = max(size, longest)
+    fits = _fits(study, workers, arm, first, most)
     if fits is not None:
         units = _cut(units, fits)
         size = min(size, fits)
@@ -175,13 +185,13 @@ def _group_cohorts(
         if arm.algorithm.from_dense:
             after = {ledger.dense[member.seed] for member in members}
         cohort = Cohort(
-            "",
-            arm.name,
-            arm.algorithm_name,
-            members,
-            tuple(sorted(after)),
-            arm.algorithm.version,
-            bytes_each,
+            name="",
+            arm=arm.name,
+            algorithm=arm.algorithm_name,
+            members=members,
+            after=tuple(sorted(after)),
+            version=arm.algorithm.version,
+            bytes=bytes_each,
         )
         yield _named(cohort, ledger)
 
@@ -191,10 +201,12 @@ def _named(cohort: Cohort, ledger: Ledger) -> Cohort:
     members = [[member.hp, member.seed] for member in cohort.members]
     parts = [cohort.arm, cohort.algorithm, cohort.version, members]
     content = json.dumps(parts, sort_keys=True)
-    digest = hashlib.sha256(content.encode()).hexdigest()
+    digest = hashlib.sha256(content.encode())
+    told = digest.hexdigest()[:12]
     number = ledger.cohorts
     ledger.cohorts += 1
-    return dataclasses.replace(cohort, name=f"{number:05d}-{digest[:12]}")
+    name = f"{number:05d}-{told}"
+    return dataclasses.replace(cohort, name=name)
 
 
 def _fits(
@@ -273,8 +285,10 @@ def _groups(batch: Batch, places: Sequence[int]) -> list[list[Unit]]:
             for name in algorithm.together:
                 apart.pop(name, None)
             unit = json.dumps([apart, member.seed], sort_keys=True)
-        group = groups.setdefault(code_path(algorithm.space, member.hp), {})
-        group.setdefault(unit, []).append(place)
+        path = code_path(algorithm.space, member.hp)
+        group = groups.setdefault(path, {})
+        places_of_unit = group.setdefault(unit, [])
+        places_of_unit.append(place)
     return [list(units.values()) for units in groups.values()]
 
 
@@ -282,7 +296,8 @@ def _cut(units: list[Unit], most: int) -> list[Unit]:
     """Units of at most `most` members: memory is stronger than what should share a cohort."""
     cut: list[Unit] = []
     for unit in units:
-        cut += _equal_parts(unit, -(-len(unit) // most))
+        count = -(-len(unit) // most)
+        cut += _equal_parts(unit, count)
     return cut
 
 
@@ -291,18 +306,23 @@ def _parts(units: list[Unit], size: int) -> Iterator[list[int]]:
     as can be.
     """
     members = sum(map(len, units))
-    fewest = min(-(-members // size), len(units))
-    for count in range(max(1, fewest), len(units) + 1):
+    whole_parts = -(-members // size)
+    fewest = min(whole_parts, len(units))
+    fewest = max(1, fewest)
+    for count in range(fewest, len(units) + 1):
         parts = _equal_parts(units, count)
-        if all(_is_small(part, size) for part in parts):
-            for part in parts:
-                yield list(itertools.chain.from_iterable(part))
-            return
+        if not all(_is_small(part, size) for part in parts):
+            continue
+        for part in parts:
+            yield list(itertools.chain.from_iterable(part))
+        return
 
 
 def _is_small(part: list[Unit], size: int) -> bool:
+    if len(part) == 1:
+        return True
     members = sum(map(len, part))
-    return members <= size or len(part) == 1
+    return members <= size
 
 
 def _equal_parts(whole: list[_T], count: int) -> list[list[_T]]:
@@ -311,6 +331,7 @@ def _equal_parts(whole: list[_T], count: int) -> list[list[_T]]:
     begin = 0
     for index in range(1, count + 1):
         end = len(whole) * index // count
-        parts.append(whole[begin:end])
+        part = whole[begin:end]
+        parts.append(part)
         begin = end
     return parts

@@ -100,9 +100,12 @@ class Plan:
             return self.total, False
         known = 0
         for arm in followers:
-            known += len(self.rounds[arm.name])
-        checks = controls.expected(self.arms, self._sizes())
-        to_come = max(0, sum(checks.values()) - known)
+            rounds = self.rounds[arm.name]
+            known += len(rounds)
+        sizes = self._sizes()
+        checks = controls.expected(self.arms, sizes)
+        needed = sum(checks.values())
+        to_come = max(0, needed - known)
         members = to_come * len(self.study.about.seeds)
         return self.total + members, True
 
@@ -112,8 +115,12 @@ class Plan:
         """
         task = self.study.task
         self.arms = [arm for arm in self.study.arms if skipped(arm, task) is None]
-        self._beforehand = {arm.name: _beforehand(arm) for arm in self.arms}
-        self._exhausted = {arm.name for arm in self.arms if arm.follows}
+        self._beforehand = {}
+        self._exhausted = set()
+        for arm in self.arms:
+            self._beforehand[arm.name] = _beforehand(arm)
+            if arm.follows:
+                self._exhausted.add(arm.name)
         place = self.folder / "plan"
         about = _about(self.study)
         with at(self.folder):
@@ -129,7 +136,8 @@ class Plan:
         about["arms"] = {arm.name: arm.algorithm_name for arm in self.study.arms}
         about["removed"] = stored.removed
         about["cautions"] = cautions(self.study)
-        with atomic(place / "study.json") as temporary:
+        written_down = place / "study.json"
+        with atomic(written_down) as temporary:
             temporary.write_text(json.dumps(about))
 
     def grow(self, propose: Propose) -> list[Planned]:
@@ -139,9 +147,11 @@ class Plan:
         batches = self._pending
         self._pending = []
         for arm in self.arms:
-            if arm.name in self.rounds and arm.name not in self._exhausted:
-                proposed = self._next_round(arm, propose)
-                batches.append(Batch(arm, proposed, self.study.about.seeds))
+            if arm.name not in self.rounds or arm.name in self._exhausted:
+                continue
+            proposed = self._next_round(arm, propose)
+            batch = Batch(arm, proposed, self.study.about.seeds)
+            batches.append(batch)
         return self._write(batches)
 
     def follow(self, wanted: Mapping[str, Hps]) -> list[Planned]:
@@ -156,7 +166,8 @@ class Plan:
             rounds = self.rounds[arm.name]
             known = _canonicals(arm, rounds)
             for hp in wanted.get(arm.name, []):
-                if canonical(arm.algorithm.space, hp) not in known:
+                key = canonical(arm.algorithm.space, hp)
+                if key not in known:
                     rounds.append((self._generations, dict(hp)))
             batches.append(self._batch(arm))
         return self._write(batches)
@@ -165,7 +176,8 @@ class Plan:
         """What an arm proposes next, which is entered in its rounds."""
         number = self._generations
         rounds = self.rounds[arm.name]
-        left = (arm.members or 0) - len(rounds)
+        members = arm.members or 0
+        left = members - len(rounds)
         count = min(left, self.study.about.batch)
         configurations: list[Configuration] = []
         if count > 0:
@@ -173,7 +185,8 @@ class Plan:
         if len(configurations) < count or count <= 0:
             self._exhausted.add(arm.name)
         # As `_read_rounds` has them.
-        configurations.sort(key=functools.partial(canonical, arm.algorithm.space))
+        by_json = functools.partial(canonical, arm.algorithm.space)
+        configurations.sort(key=by_json)
         rounds += [(number, hp) for hp in configurations]
         return configurations
 
@@ -187,20 +200,24 @@ class Plan:
             return []
         new: list[Planned] = []
         name = f"cohorts-{self._generations:03d}.jsonl"
-        with atomic(self.folder / "plan" / name) as temporary, temporary.open("wb") as file:
+        path = self.folder / "plan" / name
+        with atomic(path) as temporary, temporary.open("wb") as file:
             offset = 0
             for cohort in itertools.chain([first], cohorts):
                 line = cohort.to_json().encode() + b"\n"
                 file.write(line)
-                new.append(_planned(cohort, (name, offset, len(line))))
-                offset += len(line)
+                length = len(line)
+                planned = _planned(cohort, (name, offset, length))
+                new.append(planned)
+                offset += length
         self._generations += 1
         self.cohorts += new
         return new
 
     def _batch(self, arm: Arm) -> Batch:
         """All members of an arm that are known so far."""
-        return Batch(arm, self._configurations(arm), self.study.about.seeds)
+        configurations = self._configurations(arm)
+        return Batch(arm, configurations, self.study.about.seeds)
 
     def _configurations(self, arm: Arm) -> Hps:
         """Those of an arm that are known so far."""
@@ -212,7 +229,9 @@ class Plan:
         """How many configurations each arm will have, as far as is known."""
         sizes: dict[str, int] = {}
         for arm in self.arms:
-            known = self.rounds.get(arm.name, self._beforehand[arm.name])
+            known: Sequence[object] = self._beforehand[arm.name]
+            if arm.name in self.rounds:
+                known = self.rounds[arm.name]
             sizes[arm.name] = arm.members or len(known)
         return sizes
 
@@ -220,7 +239,8 @@ class Plan:
 def read_cohort(folder: Location, planned: Planned) -> Cohort:
     """A cohort of the plan with its members."""
     name, offset, length = planned.line
-    line = read_range(folder / "plan" / name, offset, length)
+    path = folder / "plan" / name
+    line = read_range(path, offset, length)
     return Cohort.from_json(line.decode())
 
 
@@ -230,7 +250,9 @@ def members(arm: Arm, seeds: Sequence[int]) -> list[Member]:
     """
     if arm.sampler in MODELLED or arm.follows:
         arm = dataclasses.replace(arm, sampler="grid", space={})
-    return list(Batch(arm, proposals(arm), seeds))
+    configurations = proposals(arm)
+    every = Batch(arm, configurations, seeds)
+    return list(every)
 
 
 def _beforehand(arm: Arm) -> Hps:
@@ -261,7 +283,9 @@ def _about(study: Study) -> About:
 def _make_way(folder: Location, about: About) -> None:
     """Remove the plan of another study or task. Raises Mistake if something was measured of it."""
     before = table.planned(folder)
-    difference = None if before is None else _difference(before, about)
+    if before is None:
+        return
+    difference = _difference(before, about)
     if difference is None:
         return
     if _measured(folder):
@@ -279,15 +303,17 @@ def _difference(before: About, now: About) -> str | None:
     if before["name"] != now["name"]:
         return f'holds the study "{before["name"]}"; got "{now["name"]}"; give it another --out'
     was = _flat(before["description"])
-    is_now = _flat(json.loads(json.dumps(now["description"])))
+    as_read = json.loads(json.dumps(now["description"]))
+    is_now = _flat(as_read)
     for key in sorted(was.keys() | is_now.keys()):
         if key == "model_options":
             continue
-        if was.get(key) != is_now.get(key):
-            rule = "was begun with another task, and its rows would not compare"
-            values = f"`{key}` was {was.get(key)!r}"
-            got = f"got {is_now.get(key)!r}"
-            return f"{rule}: {values}; {got}; give it another --out"
+        old = was.get(key)
+        new = is_now.get(key)
+        if old == new:
+            continue
+        rule = "was begun with another task, and its rows would not compare"
+        return f"{rule}: `{key}` was {old!r}; got {new!r}; give it another --out"
     return None
 
 
@@ -310,16 +336,25 @@ def _read_lines(path: Location) -> Iterator[tuple[Planned, Cohort]]:
     for line in path.read_bytes().splitlines(keepends=True):
         with part_of_plan(path):
             cohort = Cohort.from_json(line.decode())
-        yield _planned(cohort, (path.name, offset, len(line))), cohort
-        offset += len(line)
+        length = len(line)
+        planned = _planned(cohort, (path.name, offset, length))
+        yield planned, cohort
+        offset += length
 
 
 def _planned(cohort: Cohort, line: tuple[str, int, int]) -> Planned:
     seeds: tuple[int, ...] = ()
     if not cohort.algorithm:
         seeds = tuple(member.seed for member in cohort.members)
-    size = len(cohort.members)
-    return Planned(cohort.name, cohort.arm, cohort.algorithm, size, cohort.after, seeds, line)
+    return Planned(
+        name=cohort.name,
+        arm=cohort.arm,
+        algorithm=cohort.algorithm,
+        size=len(cohort.members),
+        after=cohort.after,
+        seeds=seeds,
+        line=line,
+    )
 
 
 def _read_rounds(files: Iterable[Location], arms: Sequence[Arm]) -> Rounds:
@@ -331,15 +366,18 @@ def _read_rounds(files: Iterable[Location], arms: Sequence[Arm]) -> Rounds:
     if not learning:
         return rounds
     for path in files:
-        number = int(path.name.removesuffix(".jsonl").rpartition("-")[2])
+        _, _, digits = path.name.removesuffix(".jsonl").rpartition("-")
+        number = int(digits)
         in_file = _read_configurations(path, learning)
         for arm in learning:
             earlier = rounds[arm.name]
             known = _canonicals(arm, earlier)
             new = in_file[arm.name]
             for key in sorted(new):
-                if key not in known:
-                    earlier.append((number, dict(new[key])))
+                if key in known:
+                    continue
+                hp = dict(new[key])
+                earlier.append((number, hp))
             rounds[arm.name] = earlier[: arm.members]
     return rounds
 
@@ -347,8 +385,10 @@ def _read_rounds(files: Iterable[Location], arms: Sequence[Arm]) -> Rounds:
 def _canonicals(arm: Arm, rounds: Sequence[tuple[int, Configuration]]) -> set[str]:
     """What the configurations of an arm are known by."""
     known: set[str] = set()
+    space = arm.algorithm.space
     for _, hp in rounds:
-        known.add(canonical(arm.algorithm.space, hp))
+        key = canonical(space, hp)
+        known.add(key)
     return known
 
 
@@ -358,10 +398,12 @@ def _read_configurations(path: Location, arms: Sequence[Arm]) -> dict[str, ByJso
     configurations: dict[str, ByJson] = {arm.name: {} for arm in arms}
     for _, cohort in _read_lines(path):
         arm = by_names.get((cohort.arm, cohort.algorithm))
-        if arm is not None:
-            for member in cohort.members:
-                key = canonical(arm.algorithm.space, member.hp)
-                configurations[arm.name].setdefault(key, member.hp)
+        if arm is None:
+            continue
+        by_json = configurations[arm.name]
+        for member in cohort.members:
+            key = canonical(arm.algorithm.space, member.hp)
+            by_json.setdefault(key, member.hp)
     return configurations
 
 
@@ -378,15 +420,22 @@ class _Stored:
     ledger: Ledger
 
 
-def _read_stored(files: Sequence[Location], task: Task, batches: Sequence[Batch]) -> _Stored:
+def _read_stored(
+    files: Sequence[Location],
+    task: Task,
+    batches: Sequence[Batch],
+) -> _Stored:
     """batches: all members that the study has as it is now."""
     ledger = Ledger()
     cohorts: list[Planned] = []
     dense: list[Planned] = []
     removed: dict[str, list[str]] = {}
-    wanted = _digests(batches) if files else set[int]()
+    wanted: set[int] = set()
+    if files:
+        wanted = _digests(batches)
     arms = _by_names([batch.arm for batch in batches])
-    for planned, cohort in itertools.chain.from_iterable(map(_read_lines, files)):
+    lines = map(_read_lines, files)
+    for planned, cohort in itertools.chain.from_iterable(lines):
         ledger.cohorts += 1
         if not cohort.algorithm:
             ledger.dense |= dict.fromkeys(planned.seeds, planned.name)
@@ -404,7 +453,9 @@ def _read_stored(files: Sequence[Location], task: Task, batches: Sequence[Batch]
             names += _identities(task, arm, cohort, gone)
         if len(gone) < len(cohort.members):
             cohorts.append(planned)
-    needed = {name for planned in cohorts for name in planned.after}
+    needed: set[str] = set()
+    for planned in cohorts:
+        needed.update(planned.after)
     cohorts += [planned for planned in dense if planned.name in needed]
     cohorts.sort(key=lambda planned: planned.name)
     return _Stored(cohorts, removed, ledger)
@@ -414,14 +465,16 @@ def _by_names(arms: Sequence[Arm]) -> dict[tuple[str, str], Arm]:
     """By their own names and those of their algorithms, as cohorts have them."""
     by_names: dict[tuple[str, str], Arm] = {}
     for arm in arms:
-        by_names[arm.name, arm.algorithm_name] = arm
+        names = (arm.name, arm.algorithm_name)
+        by_names[names] = arm
     return by_names
 
 
 def _digests(batches: Sequence[Batch]) -> set[int]:
     digests: set[int] = set()
     for batch in batches:
-        digests.update(batch.digest(member) for member in batch)
+        for member in batch:
+            digests.add(batch.digest(member))
     return digests
 
 

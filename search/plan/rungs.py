@@ -42,7 +42,10 @@ class Measured:
             return
         file = pq.ParquetFile(source(path))
         known = set(file.schema_arrow.names)
-        columns = [name for name in self._columns() if name in known]
+        columns: list[str] = []
+        for name in self._columns():
+            if name in known:
+                columns.append(name)
         frame = file.read(columns=columns).to_pandas()
         for name in self.goals.columns:
             if name not in frame:
@@ -56,7 +59,8 @@ class Measured:
             return pd.DataFrame(columns=[*KEYS, *self.goals.columns])
         if self._rows is None:  # arms ask one after the other
             frames = [self._frames[name] for name in sorted(self._frames)]
-            self._rows = table.settled(pd.concat(frames, ignore_index=True))
+            joined = pd.concat(frames, ignore_index=True)
+            self._rows = table.settled(joined)
         return self._rows
 
     def _columns(self) -> list[str]:
@@ -76,7 +80,8 @@ def told(
     budget was left when the configuration was stopped.
     """
     is_arm = measured["arm"] == arm.name
-    mine = measured[is_arm & (measured["status"] != table.RUNNING)]
+    has_ended = measured["status"] != table.RUNNING
+    mine = measured[is_arm & has_ended]
     seed_count = measured["seed"].nunique()
     # Arrays: frames of a few rows each take milliseconds, for every arm.
     seeds = mine["seed"].to_numpy()
@@ -86,20 +91,27 @@ def told(
     violations = goals.violations(mine)
     measurements: dict[str, Measurement] = {}
     for hp, places in mine.groupby("hp").indices.items():
-        if len(set(seeds[places].tolist())) < seed_count:
+        own_seeds = set(seeds[places].tolist())
+        if len(own_seeds) < seed_count:
             continue
         mean = values[places].mean(axis=0)
         broken = violations[places].mean(axis=0).tolist()
-        budget_left = 1 - reached[places].mean() / rungs
+        budget_spent = reached[places].mean() / rungs
+        budget_left = 1 - budget_spent
         broken.append(float(budget_left))
         is_finite = np.isfinite([*mean, *broken]).all()
-        is_fit = is_finite and not unfit[places].any()
-        objectives = tuple(mean.tolist()) if is_fit else None
+        objectives = None
+        if is_finite and not unfit[places].any():
+            objectives = tuple(mean.tolist())
         measurements[str(hp)] = objectives, tuple(broken)
     return measurements
 
 
-def decided(measured: pd.DataFrame, study: Study, rung: int) -> dict[Setting, str]:
+def decided(
+    measured: pd.DataFrame,
+    study: Study,
+    rung: int,
+) -> dict[Setting, str]:
     """The settings, (arm, hp), all of whose seeds are at `rung`: why each does not go on, empty if
     it does.
     """
@@ -107,7 +119,8 @@ def decided(measured: pd.DataFrame, study: Study, rung: int) -> dict[Setting, st
     assert about.reduction_factor is not None
     pool = settings_at(measured, rung, study.goals)
     decisions = decide(pool, study.goals, about.reduction_factor, about.floor)
-    reasons = decisions["reason"].where(~decisions["go"], "")
+    stays = ~decisions["go"]
+    reasons = decisions["reason"].where(stays, "")
     return dict(zip(decisions.index, reasons, strict=True))
 
 
@@ -137,7 +150,8 @@ def record(
 ) -> str:
     """Write a decision down, before anything is done about it; returns the name of its file."""
     path = decision(folder, cohort, rung)
-    content = json.dumps(dict(sorted(gone.items())))
+    in_order = dict(sorted(gone.items()))
+    content = json.dumps(in_order)
     with atomic(path) as temporary:
         temporary.write_text(content)
     return path.name
@@ -158,14 +172,17 @@ def stop(
         gone: dict[str, str] = dict(json.loads(recorded.read_text()))
     path = rows_path(folder, cohort, f"stopped-{rung}")
     if not path.exists():
-        rows = source(rows_path(folder, cohort, rung))
-        at_rung = pq.read_table(rows)
+        measured = rows_path(folder, cohort, rung)
+        at_rung = pq.read_table(source(measured))
         last: list[dict[str, object]] = []
         for row in at_rung.to_pylist():
             reason = gone.get(row["member"])
-            if reason is not None:
-                last.append({**row, "status": "stopped", "reason": reason})
-        stamp = json.loads((at_rung.schema.metadata or {})[table.FOOTER])
-        footer = {key: value for key, value in stamp.items() if key != "schema"}
-        table.write(path, last, hp_types(arm.algorithm.space), footer)
+            if reason is None:
+                continue
+            last.append({**row, "status": "stopped", "reason": reason})
+        metadata = at_rung.schema.metadata or {}
+        footer: dict[str, object] = json.loads(metadata[table.FOOTER])
+        footer.pop("schema", None)
+        types = hp_types(arm.algorithm.space)
+        table.write(path, last, types, footer)
     return len(gone)

@@ -35,7 +35,8 @@ def proposals(arm: Arm) -> Proposals:
     assert arm.sampler in ("grid", "random", "sobol"), "the others propose from what was measured"
     if arm.sampler == "grid":
         no_points = np.empty((0, len(arm.space)))
-        return Proposals(arm, no_points, _combinations(arm))
+        places = _combinations(arm)
+        return Proposals(arm, no_points, places)
     return _draws(arm)
 
 
@@ -60,13 +61,16 @@ class Proposals(Sequence[Configuration]):
     def __getitem__(self, index: slice) -> list[Configuration]: ...
     def __getitem__(self, index: int | slice) -> Configuration | list[Configuration]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            indices = range(*index.indices(len(self)))
+            return [self[i] for i in indices]
         i = range(len(self))[index]  # counts from the end, and raises, as any sequence does
         drawn = len(self.points)
         if i < drawn:
-            hp = place(self.arm.space, self.points[i])
+            point = self.points[i]
+            hp = place(self.arm.space, point)
         else:
-            hp = _combination(self.arm, int(self.places[i - drawn]))
+            place_on_grid = int(self.places[i - drawn])
+            hp = _combination(self.arm, place_on_grid)
         return settled(self.arm, hp)
 
 
@@ -75,8 +79,10 @@ def active(arm: Arm, hp: Hp, name: str) -> bool:
     condition names.
     """
     domains = arm.algorithm.space
-    for other, values in arm.when.get(name, {}).items():
-        if hp.get(other, domains[other].default) not in values:
+    condition = arm.when.get(name, {})
+    for other, values in condition.items():
+        default = domains[other].default
+        if hp.get(other, default) not in values:
             return False
     return True
 
@@ -103,7 +109,8 @@ def place(space: Space, point: Points) -> Configuration:
         if isinstance(values, Span):
             hp[name] = _in_span(values, u)
         else:
-            hp[name] = values[int(u * len(values))]
+            index = int(u * len(values))
+            hp[name] = values[index]
     return hp
 
 
@@ -113,9 +120,11 @@ def _in_span(span: Span, u: float) -> float | int:
         return _whole_in_span(span, u)
     if not span.log:
         return _between(span.low, span.high, u)
-    logarithm = _between(math.log(span.low), math.log(span.high), u)
-    number = math.exp(logarithm)
-    return min(max(number, span.low), span.high)
+    low = math.log(span.low)
+    high = math.log(span.high)
+    number = math.exp(_between(low, high, u))
+    number = max(number, span.low)
+    return min(number, span.high)
 
 
 def _whole_in_span(span: Span, u: float) -> int:
@@ -123,7 +132,8 @@ def _whole_in_span(span: Span, u: float) -> int:
     high = span.high + 0.5
     if span.log:
         least = math.log(max(low, 0.5))
-        number = math.exp(_between(least, math.log(high), u))
+        most = math.log(high)
+        number = math.exp(_between(least, most, u))
     else:
         number = _between(low, high, u)
     nearest = max(round(number), span.low)
@@ -140,24 +150,28 @@ def _draws(arm: Arm) -> Proposals:
     wanted = min(arm.members, _most(arm))
     seen: set[bytes] = set()
     # A power of two at a time keeps the balance of the sequence; what is too many is cut off.
-    count = 2 ** math.ceil(math.log2(arm.members))
+    exponent = math.ceil(math.log2(arm.members))
+    count = 2**exponent
     points = [np.empty((0, len(arm.space)))]
     draw = _source(arm)
     for _ in range(MOST_TURNS):
         if len(seen) >= wanted:
             break
         drawn = draw(count)
-        points.append(drawn[_new_points(arm, drawn, wanted, seen)])
+        new = _new_points(arm, drawn, wanted, seen)
+        points.append(drawn[new])
     places: list[int] = []
     size = _size(arm)
     if len(seen) < wanted and math.isfinite(size):
         # What is rare on a logarithm may be missed in every turn.
         for index in range(int(size)):
-            if _is_new(arm, _combination(arm, index), seen):
+            hp = _combination(arm, index)
+            if _is_new(arm, hp, seen):
                 places.append(index)
             if len(seen) == wanted:
                 break
-    return Proposals(arm, np.concatenate(points), places)
+    all_points = np.concatenate(points)
+    return Proposals(arm, all_points, places)
 
 
 def _source(arm: Arm) -> Callable[[int], Points]:
@@ -185,7 +199,8 @@ def _new_points(
     for index, point in enumerate(points):
         if len(seen) >= wanted:
             break
-        if _is_new(arm, place(arm.space, point), seen):
+        hp = place(arm.space, point)
+        if _is_new(arm, hp, seen):
             new.append(index)
     return new
 
@@ -193,7 +208,8 @@ def _new_points(
 def _is_new(arm: Arm, hp: Hp, seen: set[bytes]) -> bool:
     """Whether a configuration is not among those seen, among which it is from now on."""
     before = len(seen)
-    seen.add(digest(settled(arm, hp)))
+    complete_hp = settled(arm, hp)
+    seen.add(digest(complete_hp))
     return len(seen) > before
 
 
@@ -225,7 +241,9 @@ def _columns(arm: Arm) -> dict[str, Sequence[Value]]:
     columns: dict[str, Sequence[Value]] = {}
     for name, values in arm.space.items():
         if isinstance(values, Span):
-            values = range(int(values.low), int(values.high) + 1)
+            low = int(values.low)
+            high = int(values.high)
+            values = range(low, high + 1)
         columns[name] = values
     return columns
 
@@ -233,7 +251,8 @@ def _columns(arm: Arm) -> dict[str, Sequence[Value]]:
 def _combination(arm: Arm, place: int) -> Configuration:
     """The combination of values at a place of the grid, the last one varying fastest."""
     hp: Configuration = {}
-    for name, values in reversed(_columns(arm).items()):
+    columns = _columns(arm)
+    for name, values in reversed(columns.items()):
         place, digit = divmod(place, len(values))
         hp[name] = values[digit]
     return hp
@@ -248,8 +267,11 @@ def _combinations(arm: Arm) -> Places:
     size = math.prod(lengths)
     if not arm.when:
         return range(size)
-    values = {name: list(column) for name, column in columns.items()}
-    indices = np.unravel_index(np.arange(size), lengths)
+    values: dict[str, list[Value]] = {}
+    for name, column in columns.items():
+        values[name] = list(column)
+    places = np.arange(size)
+    indices = np.unravel_index(places, lengths)
     codes = dict(zip(columns, indices, strict=True))
     for name, condition in arm.when.items():
         default = arm.algorithm.space[name].default
@@ -259,10 +281,11 @@ def _combinations(arm: Arm) -> Places:
         for other, wanted in condition.items():
             fitting = _indices(values[other], wanted)
             is_active &= np.isin(codes[other], fitting)
-        code = values[name].index(default)
-        codes[name] = np.where(is_active, codes[name], code)
+        default_code = values[name].index(default)
+        codes[name] = np.where(is_active, codes[name], default_code)
     settled_lengths = [len(values[name]) for name in columns]
-    settled_places = np.ravel_multi_index(tuple(codes.values()), settled_lengths)
+    settled_codes = tuple(codes.values())
+    settled_places = np.ravel_multi_index(settled_codes, settled_lengths)
     _, first = np.unique(settled_places, return_index=True)
     return np.sort(first)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # optuna takes a second to import
     from optuna import Study
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
     from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
     Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
 
@@ -66,12 +67,15 @@ def propose(
     known = {digest(configuration.hp) for configuration in told}
     unseen = _unseen(arm, known, len(told) + count)
     held = _in_space(arm, told)
-    if _starts_up(arm, [configuration for configuration, _ in held]):
+    told_in_space = [configuration for configuration, _ in held]
+    if _starts_up(arm, told_in_space):
         return list(itertools.islice(unseen, count))
     configurations: list[Configuration] = []
     with quiet():
         study = _study(arm, goals, held, round)
-        average = _average(study) if arm.sampler == "gp" else None
+        average = None
+        if arm.sampler == "gp":
+            average = _average(study)
         for _ in range(count):
             hp = _ask(arm, study, average)
             if digest(hp) in known:
@@ -106,8 +110,10 @@ def _in_space(arm: Arm, told: Sequence[Told]) -> list[Held]:
 def _starts_up(arm: Arm, told: Sequence[Told]) -> bool:
     """Whether too few are measured to learn from."""
     if arm.sampler == "nsga2":
-        return population.generations(told)[-1] == 0
-    return sum(configuration.measured for configuration in told) < STARTUP
+        *_, current = population.generations(told)
+        return current == 0
+    measured = sum(configuration.measured for configuration in told)
+    return measured < STARTUP
 
 
 def _study(arm: Arm, goals: Goals, held: Sequence[Held], round: int) -> Study:
@@ -154,10 +160,20 @@ def _past(arm: Arm, held: Sequence[Held]) -> list[Past]:
     violations = _padded([configuration.violations for configuration, _ in held])
     trials: list[Past] = []
     for (configuration, params), broken in zip(held, violations, strict=True):
-        used = {name: distributions[name] for name in params}
-        values = configuration.values if configuration.measured else None
-        constraints = {str(index): violation for index, violation in enumerate(broken)}
-        trials.append(Past(configuration.round, params, used, values, constraints))
+        values = None
+        if configuration.measured:
+            values = configuration.values
+        constraints: dict[str, float] = {}
+        for index, violation in enumerate(broken):
+            constraints[str(index)] = violation
+        trial = Past(
+            round=configuration.round,
+            params=params,
+            distributions={name: distributions[name] for name in params},
+            values=values,
+            constraints=constraints,
+        )
+        trials.append(trial)
     return trials
 
 
@@ -175,12 +191,16 @@ def _padded(violations: Sequence[Violations]) -> list[Violations]:
 
 
 def _average(study: Study) -> Average:
-    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    done: list[FrozenTrial] = []
+    for trial in study.trials:
+        if trial.state.name == "COMPLETE":
+            done.append(trial)
     values = np.mean([trial.values for trial in done], axis=0)
     constraints: dict[str, float] = {}
     for name in done[0].constraints:
         violations = [trial.constraints[name] for trial in done]
-        constraints[name] = float(np.mean(violations))
+        mean = np.mean(violations)
+        constraints[name] = float(mean)
     return Average(values.tolist(), constraints)
 
 
@@ -214,7 +234,8 @@ def _distributions(arm: Arm) -> dict[str, Distribution]:
     """What Optuna is told of each hyper-parameter that has several values."""
     distributions: dict[str, Distribution] = {}
     for name, values in arm.space.items():
-        if isinstance(values, Span) or len(values) > 1:
+        has_several = isinstance(values, Span) or len(values) > 1
+        if has_several:
             distributions[name] = _distribution(values)
     return distributions
 
@@ -244,7 +265,9 @@ def _params(arm: Arm, hp: Hp) -> Params | None:
         is_active = active(arm, hp, name)
         if not is_active and arm.sampler == "tpe":
             continue
-        value = hp[name] if is_active else middle[name]
+        value = middle[name]
+        if is_active:
+            value = hp[name]
         code = _encoded(arm.space[name], value)
         if code is None:
             return None
@@ -255,8 +278,11 @@ def _params(arm: Arm, hp: Hp) -> Params | None:
 def _encoded(values: Values, value: Value) -> float | int | None:
     """None if the value is none of `values`."""
     if isinstance(values, Span):
-        is_number = isinstance(value, int | float)
-        return value if is_number and values.low <= value <= values.high else None
+        if not isinstance(value, int | float):
+            return None
+        if not values.low <= value <= values.high:
+            return None
+        return value
     if value not in values:
         return None
     return _sorted(values).index(value)
@@ -270,7 +296,10 @@ def _decoded(values: Values, code: float | int) -> Value:
 
 def _sorted(values: tuple[Value, ...]) -> list[Value]:
     """Values in the order of their codes: numbers from the least on, others as they are."""
-    numbers = [value for value in values if isinstance(value, int | float)]
+    numbers: list[int | float] = []
+    for value in values:
+        if isinstance(value, int | float):
+            numbers.append(value)
     if len(numbers) < len(values):
         return list(values)
     return [*sorted(numbers)]

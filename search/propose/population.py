@@ -63,21 +63,26 @@ class Past:
         import optuna
         from optuna.trial import TrialState
 
-        measured = self.values is not None
+        state = TrialState.FAIL
+        constraints = None
+        if self.values is not None:
+            state = TrialState.COMPLETE
+            constraints = dict(self.constraints)
         return optuna.create_trial(
-            state=TrialState.COMPLETE if measured else TrialState.FAIL,
+            state=state,
             values=self.values,
             params=dict(self.params),
             distributions=dict(self.distributions),
             system_attrs=attributes,
-            constraints=dict(self.constraints) if measured else None,
+            constraints=constraints,
         )
 
 
 def size(told: Sequence[Told]) -> int:
     """Members of a generation."""
     rounds = collections.Counter(configuration.round for configuration in told)
-    return max([LEAST_POPULATION, *rounds.values()])
+    sizes = rounds.values()
+    return max([LEAST_POPULATION, *sizes])
 
 
 def generations(told: Sequence[Told]) -> list[int]:
@@ -128,7 +133,10 @@ def generation_key() -> str | None:
         study.add_trial(trial)
     except Exception:  # of a function that promises nothing
         return None
-    return key if len(sampler.get_population(study, 3)) == 1 else None
+    members = sampler.get_population(study, 3)
+    if len(members) != 1:
+        return None
+    return key
 
 
 def enter(
@@ -189,8 +197,18 @@ def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> float | 
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(distribution, FloatDistribution):
-        return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+        return trial.suggest_float(
+            name,
+            distribution.low,
+            distribution.high,
+            log=distribution.log,
+        )
     if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+        return trial.suggest_int(
+            name,
+            distribution.low,
+            distribution.high,
+            log=distribution.log,
+        )
     assert isinstance(distribution, CategoricalDistribution)
     return trial.suggest_categorical(name, distribution.choices)  # type: ignore[return-value]

@@ -89,8 +89,10 @@ def wanted(study: Study, folder: Location) -> Configurations:
         return configurations
     for point in _points(rows).to_dict("records"):
         algorithm = find(point["algorithm"])
-        hp = complete(algorithm.space, hyperparameters(point["hp"]))
-        if not _has_model_of(study.task, algorithm.parent(study.task, hp)):
+        given = hyperparameters(point["hp"])
+        hp = complete(algorithm.space, given)
+        parent = algorithm.parent(study.task, hp)
+        if not _has_model_of(study.task, parent):
             continue
         for arm in study.arms:
             if arm.follows == point["arm"] and _is_due(arm, point):
@@ -123,9 +125,12 @@ def _checkers() -> dict[str, Algorithm]:
     own: dict[str, Algorithm] = {}
     others: dict[str, Algorithm] = {}
     for name, algorithm in known().items():
-        if offered.checks(algorithm):
-            place = own if is_ours(algorithm) else others
-            place[name] = algorithm
+        if not offered.checks(algorithm):
+            continue
+        if is_ours(algorithm):
+            own[name] = algorithm
+        else:
+            others[name] = algorithm
     return {**own, **others}
 
 
@@ -137,8 +142,9 @@ def _checks(arm: Arm, task: Task) -> list[Arm]:
     from_dense = arm.algorithm.from_dense and task.dense_steps
     for checker, algorithm in _checkers().items():
         for check, about in offered.checks(algorithm).items():
-            lacks_dense = about.from_dense and not from_dense
-            if lacks_dense or (about.needs_initial and task.loaded):
+            if about.from_dense and not from_dense:
+                continue
+            if about.needs_initial and task.loaded:
                 continue
             name = f"{arm.name}, {about.called}"
             if name in checks:
@@ -167,7 +173,14 @@ class _Standard(NamedTuple):
     space: Listing
 
     def arm(self) -> Arm:
-        return Arm(self.name, self.algorithm_name, self.algorithm, "grid", None, self.space)
+        return Arm(
+            name=self.name,
+            algorithm_name=self.algorithm_name,
+            algorithm=self.algorithm,
+            sampler="grid",
+            members=None,
+            space=self.space,
+        )
 
     def is_other(self, task: Task) -> bool:
         """Whether it trains another network than the task's model: a narrower one, say. Mistake if
@@ -178,12 +191,14 @@ class _Standard(NamedTuple):
         for key, values in self.space.items():
             hp[key] = values[0]
         hp = complete(algorithm.space, hp)
-        return algorithm.parent(task, hp) != task
+        parent = algorithm.parent(task, hp)
+        return parent != task
 
 
 def _standard_arms() -> Iterator[_Standard]:
     for algorithm_name, algorithm in known().items():
-        for name, space in offered.baselines(algorithm).items():
+        baselines = offered.baselines(algorithm)
+        for name, space in baselines.items():
             yield _Standard(name, algorithm_name, algorithm, space)
 
 
@@ -191,7 +206,9 @@ def _needing_initial(task: Task) -> list[str]:
     """What checks and standard arms that need new initial weights are called."""
     names: list[str] = []
     for checker in _checkers().values():
-        names += [about.called for about in offered.checks(checker).values() if about.needs_initial]
+        for about in offered.checks(checker).values():
+            if about.needs_initial:
+                names.append(about.called)
     for arm in _standard_arms():
         with contextlib.suppress(Mistake):
             if arm.is_other(task):
@@ -203,8 +220,9 @@ def _is_same(one: Arm, other: Arm) -> bool:
     """Whether two arms are of one algorithm and search the same hyper-parameters, with the same
     value where it is one.
     """
-    same_algorithm = one.algorithm_name == other.algorithm_name
-    return same_algorithm and _searched(one) == _searched(other)
+    if one.algorithm_name != other.algorithm_name:
+        return False
+    return _searched(one) == _searched(other)
 
 
 def _searched(arm: Arm) -> dict[str, object]:
@@ -215,7 +233,9 @@ def _searched(arm: Arm) -> dict[str, object]:
     for name, values in arm.space.items():
         if not isinstance(values, tuple) or len(values) != 1:
             searched[name] = None
-        elif values != (arm.algorithm.space[name].default,):
+            continue
+        domain = arm.algorithm.space[name]
+        if values != (domain.default,):
             searched[name] = values
     return searched
 
@@ -223,18 +243,21 @@ def _searched(arm: Arm) -> dict[str, object]:
 def _checkable(study: Study, folder: Location) -> pd.DataFrame:
     """Last rows of the members of settings that may be checked."""
     current = table.current(folder, table.read(folder))
-    rows = front.selectable(table.last(current))
+    last = table.last(current)
+    rows = front.selectable(last)
     followed = {arm.follows for arm in study.arms if arm.follows}
     is_followed = rows["arm"].isin(followed)
     is_control = rows["control"].astype(bool)
     rows = rows[is_followed & ~is_control]
     is_done = rows["status"].eq("done")
-    is_kept = rows["member"].isin(kept_members(folder))
+    kept = kept_members(folder)
+    is_kept = rows["member"].isin(kept)
     is_pruned = rows["sparsity"].gt(0)
     is_whole = is_done & is_kept & is_pruned
     setting_of = [rows["arm"], rows["hp"]]
     seeds = is_whole.groupby(setting_of).transform("sum")
-    return rows[seeds == len(study.about.seeds)]
+    has_all = seeds == len(study.about.seeds)
+    return rows[has_all]
 
 
 def _points(rows: pd.DataFrame) -> pd.DataFrame:
@@ -253,8 +276,10 @@ def _points(rows: pd.DataFrame) -> pd.DataFrame:
     alike = unsearched.groupby([points["arm"], unsearched])
     points["first"] = alike.cumcount() == 0
     is_cut = rows["flops_shrunk"] < rows["flops_dense"]
-    smaller = is_cut.groupby([rows["arm"], rows["hp"]]).all()
-    return points.join(smaller.rename("smaller"), on=["arm", "hp"])
+    setting_of = [rows["arm"], rows["hp"]]
+    smaller = is_cut.groupby(setting_of).all()
+    smaller = smaller.rename("smaller")
+    return points.join(smaller, on=["arm", "hp"])
 
 
 def _has_model_of(task: Task, parent: Task) -> bool:
@@ -266,7 +291,9 @@ def _is_due(arm: Arm, point: Row) -> bool:
     about = _about(arm)
     if about.smaller and not point["smaller"]:
         return False
-    return point["best"] if about.front else point["first"]
+    if about.front:
+        return point["best"]
+    return point["first"]
 
 
 def _configuration(arm: Arm, point: Row, hp: Hp) -> dict[str, Value]:
@@ -274,8 +301,9 @@ def _configuration(arm: Arm, point: Row, hp: Hp) -> dict[str, Value]:
     space = arm.algorithm.space
     given: dict[str, Value] = {}
     for name in SHARED:
-        if name in space and hp.get(name) is not None:
-            given[name] = hp[name]
+        value = hp.get(name)
+        if name in space and value is not None:
+            given[name] = value
     if "of" in space:
         given["of"] = setting(point["algorithm"], point["hp"])
     given["check"] = _check_name(arm)
@@ -283,7 +311,8 @@ def _configuration(arm: Arm, point: Row, hp: Hp) -> dict[str, Value]:
 
 
 def _about(arm: Arm) -> Check:
-    return offered.checks(arm.algorithm)[_check_name(arm)]
+    checks = offered.checks(arm.algorithm)
+    return checks[_check_name(arm)]
 
 
 def _check_name(arm: Arm) -> str:

@@ -10,7 +10,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...analysis.rows.mistake import Mistake
 
@@ -52,16 +52,24 @@ def find(top: str | os.PathLike[str]) -> Iterator[Found]:
         seen.add(real)
         yield from _torchvision(here)
         has_train = "train" in folders
-        classes = _classes(here / "train" if has_train else here)
+        classes_folder = here
+        if has_train:
+            classes_folder = here / "train"
+        classes = _classes(classes_folder)
         if classes:
-            yield Found(here, f"images in folders: {classes} classes", _task("folder", root=here))
+            task = _task("folder", root=here)
+            yield Found(here, f"images in folders: {classes} classes", task)
             # What is left of them are other data sets; without splits, all of them are classes.
-            folders[:] = set(folders) - SPLITS if has_train else []
+            others: set[str] = set()
+            if has_train:
+                others = set(folders) - SPLITS
+            folders[:] = others
         for file in sorted(files):
             data_set = _look(here / file)
             if data_set is not None:
                 yield data_set
-        if len(here.relative_to(top).parts) == MOST_LEVELS:
+        below = here.relative_to(top)
+        if len(below.parts) == MOST_LEVELS:
             folders.clear()
         shown = [folder for folder in folders if not folder.startswith(".")]
         folders[:] = sorted(shown)
@@ -70,9 +78,11 @@ def find(top: str | os.PathLike[str]) -> Iterator[Found]:
 def _torchvision(folder: Path) -> Iterator[Found]:
     for title, name in TORCHVISION.items():
         file = folder / name
-        if os.path.isfile(file):
-            task = _task("torchvision", name=title, root=folder)
-            yield Found(file.parent, f"{title} of torchvision", task)
+        if not os.path.isfile(file):
+            continue
+        task = _task("torchvision", name=title, root=folder)
+        what = f"{title} of torchvision"
+        yield Found(file.parent, what, task)
 
 
 def _classes(folder: Path) -> int:
@@ -80,8 +90,9 @@ def _classes(folder: Path) -> int:
     _, names, _ = _inside(folder)
     if len(names) < 2:
         return 0
-    full = all(_has_image(folder / name) for name in names)
-    return len(names) if full else 0
+    if not all(_has_image(folder / name) for name in names):
+        return 0
+    return len(names)
 
 
 def _has_image(folder: Path) -> bool:
@@ -114,21 +125,30 @@ def _look(path: Path) -> Found | None:
 def _idx(images: Path) -> Found:
     """The MNIST family, from the file of its training images."""
     count, *size = _idx_shape(images)
-    labels = images.with_name(images.name.replace("images-idx3", "labels-idx1"))
+    labels_name = images.name.replace("images-idx3", "labels-idx1")
+    labels = images.with_name(labels_name)
     if _idx_shape(labels) != (count,):
         raise Mistake(f"there is not one label for each of {count:,} images")
-    pixels = " x ".join(map(str, size))
-    task = _task("idx", root=images.parent)
-    return Found(images.parent, f"IDX images: {count:,} of {pixels}", task)
+    extents = map(str, size)
+    pixels = " x ".join(extents)
+    folder = images.parent
+    task = _task("idx", root=folder)
+    return Found(folder, f"IDX images: {count:,} of {pixels}", task)
 
 
 def _idx_shape(path: Path) -> tuple[int, ...]:
     """What the header of an IDX file of bytes says."""
     packed = path.suffix == ".gz"
-    with gzip.open(path) if packed else path.open("rb") as file:
-        start, dimensions = struct.unpack(">3sB", file.read(4))
-        shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
-    size = 4 + 4 * dimensions + math.prod(shape)
+    opened: Any = gzip.open
+    if not packed:
+        opened = open
+    with opened(path, "rb") as file:
+        head = file.read(4)
+        start, dimensions = struct.unpack(">3sB", head)
+        extents = file.read(4 * dimensions)
+        shape = struct.unpack(f">{dimensions}I", extents)
+    header = 4 + 4 * dimensions
+    size = header + math.prod(shape)
     whole = packed or path.stat().st_size == size
     if start != IDX_BYTES or not whole:
         raise Mistake(f"{quoted(path.name)} is no IDX file of bytes, or is cut short")
@@ -137,11 +157,13 @@ def _idx_shape(path: Path) -> tuple[int, ...]:
 
 def _npz(path: Path) -> Found | None:
     with zipfile.ZipFile(path) as archive:
-        names = {name.removesuffix(".npy") for name in archive.namelist()}
+        files = archive.namelist()
+    names = {name.removesuffix(".npy") for name in files}
     if not names >= {"x_train", "y_train"}:
         return None
     arrays = ", ".join(sorted(names))
-    return Found(path, f"arrays: {arrays}", _task("npz", path=path))
+    task = _task("npz", path=path)
+    return Found(path, f"arrays: {arrays}", task)
 
 
 def _parquet(path: Path) -> Found | None:
@@ -158,7 +180,9 @@ def _parquet(path: Path) -> Found | None:
     labels = [field.name for field in schema if pa.types.is_integer(field.type)]
     train = path.with_name(path.name.replace("test", "train"))
     test = path.with_name(path.name.replace("train", "test"))
-    if not labels or (train != path and train.is_file()):
+    if not labels:
+        return None
+    if train != path and train.is_file():
         return None
     files = {"train": path}
     if test != path and test.is_file():
@@ -171,7 +195,8 @@ def _parquet(path: Path) -> Found | None:
     if "label" not in labels or len(numbers) < 2:
         return None
     what = f"features in Parquet: {rows:,} rows, {len(schema):,} columns"
-    return Found(path, what, _task("features", **files))
+    task = _task("features", **files)
+    return Found(path, what, task)
 
 
 def _is_image(field: pa.Field) -> bool:
@@ -203,12 +228,15 @@ def _image_columns(images: Names, labels: Names) -> dict[str, str]:
 
 def _task(dataset: str, **options: str | Path) -> str:
     """Lines of [task], TOML; what lies below $PRUNEFRONT_DATA is written so."""
-    base = os.path.abspath(os.environ.get("PRUNEFRONT_DATA") or os.devnull)
+    base = os.environ.get("PRUNEFRONT_DATA") or os.devnull
+    base = os.path.abspath(base)
     lines = [f"dataset = {quoted(dataset)}"]
     for key, value in options.items():
         if isinstance(value, Path) and value.is_relative_to(base):
-            value = Path("$PRUNEFRONT_DATA", value.relative_to(base))
-        lines.append(f"{key} = {quoted(value)}")
+            below = value.relative_to(base)
+            value = Path("$PRUNEFRONT_DATA", below)
+        text = quoted(value)
+        lines.append(f"{key} = {text}")
     return "\n".join(lines)
 
 
@@ -221,5 +249,6 @@ def raised(error: Exception) -> str:
     """An exception on one line. (That of `trainables.models` needs torch, which may be what is
     missing.)
     """
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
+    first, *_ = str(error).splitlines() or [""]
+    kind = type(error).__name__
+    return f"{kind}: {first}"

@@ -55,7 +55,8 @@ def checked_copy(tables: Content) -> dict[str, Any]:
     paths. Raises Mistake for what TOML has no word for.
     """
     try:
-        return json.loads(json.dumps(dict(tables), default=os.fspath))
+        text = json.dumps(dict(tables), default=os.fspath)
+        return json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         rule = "a study has text, numbers, truth values, and lists and tables of these"
         raise Mistake(f"{rule}; got: {error}") from None
@@ -97,7 +98,8 @@ def _check_controlled(about: About) -> None:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        content = tomllib.loads(text)
         json.dumps(content)
     except FileNotFoundError:
         raise Mistake("no such file") from None
@@ -114,7 +116,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _set(content: dict[str, Any], setting: str) -> None:
     key, equals, value = setting.partition("=")
     outer, _, inner = key.strip().partition(".")
-    if not equals or not inner or outer not in ("study", "task"):
+    is_whole = equals and inner
+    if not is_whole or outer not in ("study", "task"):
         raise Mistake(f"--set takes study.KEY=VALUE or task.KEY=VALUE; got {setting!r}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
@@ -142,7 +145,8 @@ def _sentence(error: pydantic.ValidationError, content: Content) -> str:
         key = keys[0]  # what comes after it is inside the value
         fields = TABLES[str(outer)].model_fields
     if details["type"] == "extra_forbidden":
-        return f"{place}`{key}` is no key here;{models.hint(key, fields)}"
+        hint = models.hint(key, fields)
+        return f"{place}`{key}` is no key here;{hint}"
     rule = fields[key].description
     if details["type"] == "missing":
         return f"{place}`{key}` is missing: {rule}"
@@ -185,7 +189,9 @@ def _arm(name: str, table: ArmTable) -> Arm:
     space: dict[str, Values] = {}
     for key, given in table.space.items():
         values = values_of(algorithm, key, given)
-        space[key] = every_whole(values) if on_grid else values
+        if on_grid:
+            values = every_whole(values)
+        space[key] = values
     if on_grid:
         _check_grid(table, space)
     else:

@@ -76,9 +76,12 @@ def schema(tables: type[pydantic.BaseModel]) -> str:
     """The keys of one table of a study file."""
     lines: list[list[str]] = []
     for name, field in tables.model_fields.items():
-        default = "required" if field.is_required() else shown(field.default)
+        default = "required"
+        if not field.is_required():
+            default = shown(field.default)
         key = f"`{name}`"
-        lines.append([key, default, str(field.description)])
+        meaning = str(field.description)
+        lines.append([key, default, meaning])
     return grid(["key", "default", "what it is"], lines)
 
 
@@ -98,9 +101,11 @@ def task() -> str:
 def key_of_task(name: str) -> tuple[str, str] | None:
     """What a field of a task means, and its values; None if it is no key of a study."""
     if name in DOMAINS:
-        return DOMAINS[name].about, allowed(DOMAINS[name])
+        domain = DOMAINS[name]
+        return domain.about, allowed(domain)
     if name == "augment":
-        return "what is done to training images", f"a list out of {words(AUGMENTATIONS)}"
+        values = f"a list out of {words(AUGMENTATIONS)}"
+        return "what is done to training images", values
     if name in ("dataset", "model"):
         noun = name.replace("dataset", "data set")
         return f"the {noun}", "a name, or a dotted path"
@@ -110,12 +115,14 @@ def key_of_task(name: str) -> tuple[str, str] | None:
 def functions(functions: Functions, given: int) -> Iterator[str]:
     """Functions by name, with the options that they take after their first `given` arguments."""
     for name, function in functions.items():
-        parameters = list(inspect.signature(function).parameters.values())
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())
         options = [option(parameter) for parameter in parameters[given:]]
         yield f"### `{name}`\n"
         yield prose(function)
         if options:
-            yield f"Options: {', '.join(options)}.\n"
+            listed = ", ".join(options)
+            yield f"Options: {listed}.\n"
 
 
 def option(parameter: inspect.Parameter) -> str:
@@ -124,7 +131,8 @@ def option(parameter: inspect.Parameter) -> str:
         return "others of its own"
     if parameter.default is parameter.empty:
         return f"`{parameter.name}` (required)"
-    return f"`{parameter.name}` ({shown(parameter.default)})"
+    default = shown(parameter.default)
+    return f"`{parameter.name}` ({default})"
 
 
 def section(name: str, algorithm: Algorithm) -> Iterator[str]:
@@ -135,8 +143,12 @@ def section(name: str, algorithm: Algorithm) -> Iterator[str]:
         yield f"Source: {algorithm.source}.\n"
     lines: list[list[str]] = []
     for parameter, domain in algorithm.space.items():
-        meaning = f"{domain.about}; {STATIC}" if domain.static else domain.about
-        default = "" if domain.default is None else shown(domain.default)
+        meaning = domain.about
+        if domain.static:
+            meaning = f"{meaning}; {STATIC}"
+        default = ""
+        if domain.default is not None:
+            default = shown(domain.default)
         key = f"`{parameter}`"
         values = allowed(domain)
         lines.append([key, default, values, meaning])

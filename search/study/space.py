@@ -64,14 +64,22 @@ def conditions(algorithm: Algorithm, given: Content, space: Space) -> Conditions
     for key, value in given.items():
         if _has_condition(value):
             needs[key] = _condition(algorithm, key, given, space)
-    others = {key: list(condition) for key, condition in needs.items()}
+    others: dict[str, list[str]] = {}
+    for key, condition in needs.items():
+        others[key] = list(condition)
+    sorter = graphlib.TopologicalSorter(others)
     try:
-        order = list(graphlib.TopologicalSorter(others).static_order())
+        order = list(sorter.static_order())
     except graphlib.CycleError as error:
-        names = [f"`{name}`" for name in reversed(error.args[1])]
+        _, cycle = error.args
+        names = [f"`{name}`" for name in reversed(cycle)]
         circle = " on ".join(names)
         raise Mistake(f"no hyper-parameter depends on itself; got {circle}") from None
-    return {key: needs[key] for key in order if key in needs}
+    in_order: dict[str, dict[str, Listed]] = {}
+    for key in order:
+        if key in needs:
+            in_order[key] = needs[key]
+    return in_order
 
 
 def shown(value: object) -> str:
@@ -79,7 +87,8 @@ def shown(value: object) -> str:
     text = repr(value)
     if len(text) <= MOST_SHOWN:
         return text
-    return f"{text[: MOST_SHOWN - 3]}..."
+    start = text[: MOST_SHOWN - 3]
+    return f"{start}..."
 
 
 def _has_condition(given: Any) -> bool:
@@ -134,7 +143,9 @@ def _listed(domain: Domain, given: Any) -> Listed:
     several = isinstance(given, list)
     if several and domain.kind == "reals":  # of which one is a list
         several = bool(given) and isinstance(given[0], list)
-    candidates = given if several else [given]
+    candidates = [given]
+    if several:
+        candidates = given
     values = tuple(domain.check(value) for value in candidates)
     if not values or len(set(values)) < len(values):
         raise Mistake(f"has distinct values, at least one; got {shown(given)}")
@@ -145,7 +156,8 @@ def _span(domain: Domain, given: Content) -> Span:
     if domain.kind not in ("real", "whole"):
         raise Mistake(f"is {domain.about}: a list of values; got the range {given}")
     log = given.get("log", domain.log)
-    known = {"low", "high"} <= given.keys() <= {"low", "high", "log"}
+    required = {"low", "high"}
+    known = required <= given.keys() <= {*required, "log"}
     if not known or not isinstance(log, bool):
         raise Mistake(f"has a range of low, high and, if need be, log = true or false; got {given}")
     for end in ("low", "high"):
@@ -157,4 +169,5 @@ def _span(domain: Domain, given: Content) -> Span:
     if log and low <= 0:
         rule = "has a logarithmic range above 0 (log = false makes it linear)"
         raise Mistake(f"{rule}; got low {low:g}")
-    return Span(low, high, log, domain.kind == "whole")
+    whole = domain.kind == "whole"
+    return Span(low, high, log, whole)

@@ -62,7 +62,9 @@ class Finding:
     def mark(self) -> str:
         if self.bad:
             return "bad"
-        return "note" if self.advice else "ok"
+        if self.advice:
+            return "note"
+        return "ok"
 
 
 def examine(console: Console, data: str | os.PathLike[str] | None = None) -> int:
@@ -90,7 +92,9 @@ def _data_folders(data: str | os.PathLike[str] | None) -> list[str]:
     """Folders that are there, each once."""
     folders: list[str] = []
     for given in (os.environ.get("PRUNEFRONT_DATA"), data):
-        folder = os.path.abspath(given) if given else ""
+        if not given:
+            continue
+        folder = os.path.abspath(given)
         if os.path.isdir(folder) and folder not in folders:
             folders.append(folder)
     return folders
@@ -178,8 +182,12 @@ def pytorch() -> Iterator[Finding]:
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")  # torch says in a warning why it sees no GPU
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    target = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
+        count = 0
+        if torch.cuda.is_available():
+            count = torch.cuda.device_count()
+    target = "the CPU only"
+    if torch.version.cuda:
+        target = f"CUDA {torch.version.cuda}"
     what = f"torch {torch.__version__}, built for {target}"
     if count:
         yield Finding(f"{what}; {count} GPU{'s' * (count > 1)}")
@@ -188,7 +196,8 @@ def pytorch() -> Iterator[Finding]:
     elif NVIDIA.exists() or shutil.which("nvidia-smi"):
         why = ""
         if caught:
-            why = f" ({str(caught[0].message).splitlines()[0]})"
+            message = str(caught[0].message)
+            why = f" ({message.splitlines()[0]})"
         yield Finding(
             f"{what}; an NVIDIA driver, but no GPU that torch can use{why}: trains on the CPU",
             "install a torch built for the CUDA that `nvidia-smi` names, "
@@ -272,8 +281,10 @@ def cores_and_memory() -> Iterator[Finding]:
     advice = ""
     needed = DRIVER + WORKER * len(cores)
     if free < needed:
-        workers = max(1, int((free - DRIVER) / WORKER))
-        fit = ",".join(map(str, cores[:workers]))
+        fitting = int((free - DRIVER) / WORKER)
+        workers = max(1, fitting)
+        numbers = map(str, cores[:workers])
+        fit = ",".join(numbers)
         take = f"Ray and a worker on each core take {_gib(needed)} before they train"
         advice = f"{take}: taskset -c {fit} prunefront run ..."
     yield Finding(what, advice)
@@ -283,13 +294,16 @@ def _memory_bytes() -> dict[str, int]:
     """Name with its colon -> bytes, as the system has it."""
     memory: dict[str, int] = {}
     for line in MEMINFO.read_text().splitlines():
-        name, kib, *_ = line.split()
-        memory[name] = int(kib) << 10
+        name, size, *_ = line.split()
+        kib = int(size)
+        memory[name] = kib << 10
     return memory
 
 
 def runs_folder() -> Iterator[Finding]:
-    runs = Path("runs") if Path("runs").is_dir() else Path()
+    runs = Path("runs")
+    if not runs.is_dir():
+        runs = Path()
     yield _disk("output (runs/)", runs.absolute(), "run where there is room, or give --out")
 
 
@@ -300,7 +314,10 @@ def _disk(what: str, folder: Path, advice: str) -> Finding:
         return Finding(f"{place} {why}", advice, bad=True)
     room = shutil.disk_usage(folder)
     free = f"{_gib(room.free)} free of {_gib(room.total)}"
-    return Finding(f"{place}: {free}", advice if room.free < DISK else "")
+    what = f"{place}: {free}"
+    if room.free < DISK:
+        return Finding(what, advice)
+    return Finding(what)
 
 
 def _unwritable(folder: Path) -> str:
@@ -329,7 +346,9 @@ def variables() -> Iterator[Finding]:
 
 
 def _variable(name: str, value: str | None) -> str:
-    return f"{name} is {'not set' if value is None else quoted(value)}"
+    if value is None:
+        return f"{name} is not set"
+    return f"{name} is {quoted(value)}"
 
 
 def data_sets(folders: Iterable[str]) -> Iterator[Finding]:

@@ -48,14 +48,17 @@ def export(folder: Where, url: str, wanted: Goals) -> list[str]:
             raise Mistake(f"{folder}: {rule}; they have no {name!r}")
     running = rows[rows["status"] == table.RUNNING]
     studies: dict[str, pd.DataFrame] = {}
-    for arm, last in table.last(rows).groupby("arm"):
-        studies[f"{last['study'].iloc[0]}/{arm}"] = last
+    last_rows = table.last(rows)
+    for arm, last in last_rows.groupby("arm"):
+        study = last["study"].iloc[0]
+        studies[f"{study}/{arm}"] = last
     with quiet():
         storage = _storage(url)
         _check_new(storage, url, studies)
         for name, last in studies.items():
             arm = last["arm"].iloc[0]
-            earlier = running[running["arm"] == arm]
+            is_arm = running["arm"] == arm
+            earlier = running[is_arm]
             _add_study(storage, name, last, earlier, wanted)
     return list(studies)
 
@@ -105,7 +108,9 @@ def _add_study(
 
 
 def _trials(
-    last: pd.DataFrame, earlier: Mapping[Any, Sequence[Row]], goals: Goals
+    last: pd.DataFrame,
+    earlier: Mapping[Any, Sequence[Row]],
+    goals: Goals,
 ) -> list[FrozenTrial]:
     """A trial for each of an arm's last rows. earlier: member -> its rows of rungs before."""
     rows = last.to_dict("records")
@@ -118,7 +123,8 @@ def _trials(
         before = earlier.get(row["member"], [])
         attributes = {name: row[name] for name in ATTRIBUTES}
         for at_rung in (*before, row):
-            attributes[f"rung {at_rung['rung']}"] = _figures(at_rung)
+            rung = at_rung["rung"]
+            attributes[f"rung {rung}"] = _figures(at_rung)
         limits: dict[str, float] = {}
         for limit, by in zip(goals.constraints, broken, strict=True):
             limits[str(limit)] = float(by)
@@ -145,12 +151,19 @@ def _trial(
     numbers = [*values, *limits.values()]
     ended_well = stopped or status == "done"
     measured = ended_well and all(map(math.isfinite, numbers))
+    if not measured:
+        return optuna.create_trial(
+            state=TrialState.FAIL,
+            params=dict(hp),
+            distributions=dict(distributions),
+            user_attrs=dict(attributes),
+        )
     return optuna.create_trial(
-        state=TrialState.COMPLETE if measured else TrialState.FAIL,
-        values=values if measured else None,
+        state=TrialState.COMPLETE,
+        values=values,
         params=dict(hp),
         distributions=dict(distributions),
-        constraints={**limits, "stopped": float(stopped)} if measured else None,
+        constraints={**limits, "stopped": float(stopped)},
         user_attrs=dict(attributes),
     )
 
@@ -162,8 +175,10 @@ def _params(row: Row) -> Params:
     params: Params = {}
     for key, value in row.items():
         column = str(key)
-        if column.startswith("hp_") and not pd.isna(value):
-            params[column.removeprefix("hp_")] = value
+        if not column.startswith("hp_") or pd.isna(value):
+            continue
+        name = column.removeprefix("hp_")
+        params[name] = value
     for name, value in json.loads(row["hp"]).items():
         if isinstance(value, list):
             params[name] = json.dumps(value)

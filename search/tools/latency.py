@@ -51,7 +51,8 @@ def measure(study: Study, folder: Where, console: Console) -> None:
         networks, front_count = _networks(study, folder)
         pending: list[str] = []
         for member in networks:
-            if not latency.path(folder, member, place).exists():
+            path = latency.path(folder, member, place)
+            if not path.exists():
                 pending.append(member)
         before = len(networks) - len(pending)
         console.say(
@@ -61,12 +62,18 @@ def measure(study: Study, folder: Where, console: Console) -> None:
             f"{before} networks measured before"
         )
         for number, member in enumerate(pending, 1):
-            network = networks[member]().to(device).eval()
-            about: Row = {"study": study.about.name, "member": member}
-            about |= {"parent": member.startswith(PARENT), **place}
+            network = networks[member]()
+            network = network.to(device).eval()
+            about: Row = {
+                "study": study.about.name,
+                "member": member,
+                "parent": member.startswith(PARENT),
+                **place,
+            }
             progress = f"{number}/{len(pending)}"
             rows = _timed(network, task, about, progress, console)
-            latency.write(latency.path(folder, member, place), rows)
+            path = latency.path(folder, member, place)
+            latency.write(path, rows)
 
 
 def _timed(
@@ -92,14 +99,18 @@ def _networks(study: Study, folder: Location) -> tuple[Networks, int]:
     """How to get the networks to measure, by member, the parent first; and how many members are on
     the front.
     """
-    last = table.last(table.current(folder, table.read(folder)))
+    current = table.current(folder, table.read(folder))
+    last = table.last(current)
     task = study.task
     members: list[str] = []
     front_count = 0
-    if (last["status"] == "done").any():
-        members, front_count = latency.spread(last, kept_members(folder))
+    is_done = last["status"] == "done"
+    if is_done.any():
+        kept = kept_members(folder)
+        members, front_count = latency.spread(last, kept)
     networks: Networks = {}
-    networks[_parent_name(task)] = functools.partial(task.build, 0)
+    parent = _parent_name(task)
+    networks[parent] = functools.partial(task.build, 0)
     for member in members:
         networks[member] = functools.partial(load_shrunk, folder, member)
     return networks, front_count
@@ -107,6 +118,8 @@ def _networks(study: Study, folder: Location) -> tuple[Networks, int]:
 
 def _parent_name(task: Task) -> str:
     data = task.data
-    model = [task.model, dict(task.model_options)]
-    content = json.dumps([*model, data.shape, data.classes, task.dtype])
-    return PARENT + hashlib.sha256(content.encode()).hexdigest()[:12]
+    options = dict(task.model_options)
+    parts = [task.model, options, data.shape, data.classes, task.dtype]
+    content = json.dumps(parts)
+    digest = hashlib.sha256(content.encode())
+    return PARENT + digest.hexdigest()[:12]

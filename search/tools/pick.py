@@ -89,7 +89,8 @@ def pick(
 def _check_apart(folder: Location, out: Location) -> None:
     own = _path(folder)
     place = _path(out)
-    if place.startswith(own) and not place.startswith(f"{own}picked/"):
+    picked = f"{own}picked/"
+    if place.startswith(own) and not place.startswith(picked):
         raise Mistake(f"--out: is a folder outside of the study's, or in its picked/; got {out}")
 
 
@@ -106,11 +107,14 @@ def _say_chosen(chosen: picking.Pick, console: Console) -> None:
     why_setting, why_member = chosen.why
     setting = f"{point['arm']}: {point['setting']}"
     console.say(f"setting  {setting} ({why_setting})")
-    console.say(f"         {_figures(point, point['done'])}")
+    figures = _figures(point, point["done"])
+    console.say(f"         {figures}")
     member = f"{row['member']}, seed {row['seed']}"
     console.say(f"member   {member} ({why_member})")
-    console.say(f"         {_figures(row)}")
-    uncounted = front.uncounted(front.unknown_operations(pd.DataFrame([row])))
+    figures = _figures(row)
+    console.say(f"         {figures}")
+    unknown = front.unknown_operations(pd.DataFrame([row]))
+    uncounted = front.uncounted(unknown)
     if uncounted:
         console.say(f"beware   {uncounted}")
 
@@ -127,12 +131,16 @@ def _write_network(
     """
     module, kept, parent = network
     small = shrink(module, kept, parent)
-    small = written(place / deploy.WEIGHTS, small, module, parent, row, task.data)
+    file = place / deploy.WEIGHTS
+    small = written(file, small, module, parent, row, task.data)
     columns = {*TOLD, *front.SCORES, *front.COUNTS, "unknown_ops"}
     about: dict[str, Any] = {}
     for name, value in row.items():
-        if name in columns:
-            about[name] = value.item() if hasattr(value, "item") else value
+        if name not in columns:
+            continue
+        if hasattr(value, "item"):
+            value = value.item()
+        about[name] = value
     deploy.save(place, small, parent, task.data, {"row": about})
     return small
 
@@ -170,15 +178,19 @@ def _convert(
 
 
 def _say_written(target: Location, converted: Converted, console: Console) -> None:
-    console.say(f"wrote    {_size(target / deploy.WEIGHTS)}")
-    console.say(f"         {_size(target / deploy.ABOUT)}: architecture, preprocessing, the row")
+    weights = _size(target / deploy.WEIGHTS)
+    console.say(f"wrote    {weights}")
+    about = _size(target / deploy.ABOUT)
+    console.say(f"         {about}: architecture, preprocessing, the row")
     if converted.call is not None:
-        console.say(f"         {_size(target / deploy.ONNX)}, any batch")
+        onnx = _size(target / deploy.ONNX)
+        console.say(f"         {onnx}, any batch")
     console.say(converted.sentence)
 
 
 def _size(path: Location) -> str:
-    return f"{path}, {len(path.read_bytes()):,} bytes"
+    content = path.read_bytes()
+    return f"{path}, {len(content):,} bytes"
 
 
 def _say_latencies(
@@ -205,7 +217,8 @@ def _say_latencies(
 def _latency(call: Call, batch: int, parent: Parent) -> str:
     dtype = getattr(torch, parent.dtype)
     x = torch.zeros(batch, *parent.input_shape, dtype=dtype)
-    times = timing.timed(call, x.uniform_(-1, 1))
+    x.uniform_(-1, 1)
+    times = timing.timed(call, x)
     least = times["milliseconds_min"]
     most = times["milliseconds_max"]
     median = times["milliseconds"]
@@ -231,18 +244,24 @@ def _leaving(chosen: picking.Pick) -> str:
 
 def _bound(line: Row) -> str:
     """A sign before FLOPs of which not all are counted."""
-    return "≥ " if line.get("unknown_ops") else ""
+    if line.get("unknown_ops"):
+        return "≥ "
+    return ""
 
 
 def _figures(line: Row, n: int | None = None) -> str:
     """Accuracies and counts of a member, or the means and deviations of `n` members of a
     setting.
     """
-    accuracies = ", ".join(_accuracy(line, score, n) for score in front.SCORES)
-    count = "" if n is None else f" (n = {n})"
-    flops = _counts(line, "flops_", _bound(line))
+    accuracies = [_accuracy(line, score, n) for score in front.SCORES]
+    listed = ", ".join(accuracies)
+    count = ""
+    if n is not None:
+        count = f" (n = {n})"
+    bound = _bound(line)
+    flops = _counts(line, "flops_", bound)
     parameters = _counts(line, "params_", "")
-    return f"{accuracies}{count}; FLOPs {flops}; parameters {parameters}"
+    return f"{listed}{count}; FLOPs {flops}; parameters {parameters}"
 
 
 def _accuracy(line: Row, score: str, n: int | None) -> str:
@@ -253,15 +272,18 @@ def _accuracy(line: Row, score: str, n: int | None) -> str:
         deviation = 100 * line[f"{score}_std"]
         spread = f" ± {deviation:.2f}"
     split = score.removeprefix("accuracy_")
-    return f"{split} accuracy {100 * line[score]:.2f}{spread} %"
+    percent = 100 * line[score]
+    return f"{split} accuracy {percent:.2f}{spread} %"
 
 
 def _counts(line: Row, kind: str, bound: str) -> str:
     counts: list[str] = []
     for name in front.COUNTS:
-        if name.startswith(kind):
-            what = name.removeprefix(kind)
-            counts.append(f"{bound}{line[name]:,.0f} {what}")
+        if not name.startswith(kind):
+            continue
+        what = name.removeprefix(kind)
+        count = line[name]
+        counts.append(f"{bound}{count:,.0f} {what}")
     return ", ".join(counts)
 
 

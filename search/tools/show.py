@@ -53,23 +53,27 @@ def show(folder: Where, member: str, console: Console) -> None:
     _say_end(last, console)
     uncounted = front.unknown_operations(mine)
     if uncounted:
-        console.say(front.uncounted(uncounted))
+        beware = front.uncounted(uncounted)
+        console.say(beware)
     console.width = max(console.width, WIDTH)  # or digits would be cut off
     ended = last["status"] != table.RUNNING
-    console.grid("rung by rung, FLOPs", _rungs(steps, ended, bool(uncounted)))
+    by_rung = _rungs(steps, ended, bool(uncounted))
+    console.grid("rung by rung, FLOPs", by_rung)
     if member not in kept_members(folder):
         why = "the study kept no network of it (`keep` says which are kept when it ends)"
         console.say(f"layers are not shown: {why}")
         return
     module, kept, parent = load(folder, member)
     lines, whole = layers(module, kept, parent)
-    console.grid("layer by layer, FLOPs", _layers(lines, whole, bool(uncounted)))
+    by_layer_grid = _layers(lines, whole, bool(uncounted))
+    console.grid("layer by layer, FLOPs", by_layer_grid)
     gone: list[str] = []
     for block in parent.structure.blocks:
         if not kept.get(block.name, True):
             gone.append(block.name)
     if gone:
-        console.say(f"residual blocks removed: {', '.join(gone)}")
+        listed = ", ".join(gone)
+        console.say(f"residual blocks removed: {listed}")
 
 
 def _say_origin(mine: pd.DataFrame, last: Row, console: Console) -> None:
@@ -80,28 +84,44 @@ def _say_origin(mine: pd.DataFrame, last: Row, console: Console) -> None:
     arms: list[str] = []
     pairs = zip(mine["arm"], mine["control"], strict=True)
     for arm, control in set(pairs):
-        arms.append(f"{arm} (control)" if control else str(arm))
+        if control:
+            arms.append(f"{arm} (control)")
+        else:
+            arms.append(str(arm))
     names = ", ".join(sorted(arms))
     study = f"of {names} in the study {last['study']}"
     console.say(f"{study}; cohort {last['cohort']}")
-    hp: Line = {}
-    for name, value in last.items():
-        if name.startswith("hp_") and not pd.isna(value):
-            hp[name.removeprefix("hp_")] = value
-    hp |= json.loads(last["hp"])
+    hp = _hyperparameters(last)
     settings = [f"{name} {hp[name]}" for name in sorted(hp)]
-    console.say(f"hyper-parameters: {', '.join(settings) or 'none'}")
+    listed = ", ".join(settings) or "none"
+    console.say(f"hyper-parameters: {listed}")
+
+
+def _hyperparameters(row: Row) -> Line:
+    """The hyper-parameters of a row by name."""
+    hp: Line = {}
+    for column, value in row.items():
+        if not column.startswith("hp_") or pd.isna(value):
+            continue
+        name = column.removeprefix("hp_")
+        hp[name] = value
+    hp |= json.loads(row["hp"])
+    return hp
 
 
 def _say_end(last: Row, console: Console) -> None:
     """How far a member came, and what it cost."""
-    status = "running" if last["status"] == table.RUNNING else last["status"]
-    reason = f": {last['reason']}" if last["reason"] else ""
+    status = last["status"]
+    if status == table.RUNNING:
+        status = "running"
+    reason = ""
+    if last["reason"]:
+        reason = f": {last['reason']}"
     console.say(f"{status} at rung {last['rung']}{reason}")
+    of_search = f"{last['search_flops']:,.0f} of them for a search"
     costs = (
         f"{last['seconds']:.3g} s",
-        f"{last['train_flops']:,.0f} training FLOPs "
-        f"({last['search_flops']:,.0f} of them for a search)",
+        f"{last['train_flops']:,.0f} training FLOPs ({of_search})",
         f"{last['steps']:,.0f} steps",
         f"{last['examples']:,.0f} examples",
     )
@@ -109,7 +129,9 @@ def _say_end(last: Row, console: Console) -> None:
 
 
 def layers(
-    module: nn.Module, kept: Mapping[str, Tensor], parent: Parent
+    module: nn.Module,
+    kept: Mapping[str, Tensor],
+    parent: Parent,
 ) -> tuple[list[Line], Counts]:
     """What is left of each removable layer of one network, in order, and in all, as its row counts
     it.
@@ -120,19 +142,25 @@ def layers(
     """
     structure = parent.structure
     counts = flops.count(module, parent.input_shape)
-    stack = {name: mask[None] for name, mask in kept.items()}
+    stack: dict[str, Tensor] = {}
+    for name, mask in kept.items():
+        stack[name] = mask[None]
     units, columns = alive(structure, stack)
     others = elsewhere(structure, counts, stack, columns)
     left = by_layer(structure, counts, stack, units, columns, others)
     lines: list[Line] = []
     for layer in structure.layers:
         dense_flops = counts.layers.get(layer.name, 0)
-        lines.append(_layer_line(layer, kept, left[layer.name], dense_flops))
-    rest = counts.flops - sum(line[DENSE] for line in lines)
+        line = _layer_line(layer, kept, left[layer.name], dense_flops)
+        lines.append(line)
+    in_layers = sum(line[DENSE] for line in lines)
+    rest = counts.flops - in_layers
     if rest:
-        lines.append({"layer": "elsewhere", **dict.fromkeys(COUNTS, rest)})
-    whole = compression(structure, counts, stack)
-    return lines, {DENSE: counts.flops, **_left_flops(whole)}
+        rest_line: Line = {"layer": "elsewhere"}
+        rest_line |= dict.fromkeys(COUNTS, rest)
+        lines.append(rest_line)
+    whole = _left_flops(compression(structure, counts, stack))
+    return lines, {DENSE: counts.flops, **whole}
 
 
 def _layer_line(
@@ -165,10 +193,12 @@ def _left_flops(left: Row) -> Counts:
 
 def _layers(lines: list[Line], whole: Counts, uncounted: bool) -> Table:
     """uncounted: whether FLOPs are lower bounds."""
-    grid = columns(["layer", "weight", "kept", "units", "removed", *COUNTS], left=("layer",))
+    heads = ["layer", "weight", "kept", "units", "removed", *COUNTS]
+    grid = columns(heads, left=("layer",))
     for line in lines:
+        weight = _weight(line)
         counts = [_count(line[kind], False) for kind in COUNTS]
-        grid.add_row(line["layer"], *_weight(line), *counts)
+        grid.add_row(line["layer"], *weight, *counts)
     grid.add_section()
     totals = [_count(whole[kind], uncounted) for kind in COUNTS]
     grid.add_row("all", "", "", "", "", *totals)
@@ -179,9 +209,12 @@ def _weight(line: Row) -> list[str]:
     """Shape of the weight, what is kept of the parameters, units and those removed."""
     if "shape" not in line:
         return ["", "", "", ""]
-    shape = "x".join(map(str, line["shape"]))
-    kept = f"{100 * line['kept'] / line['parameters']:.1f} %"
-    return [shape, kept, str(line["units"]), str(line["removed"])]
+    extents = map(str, line["shape"])
+    shape = "x".join(extents)
+    percent = 100 * line["kept"] / line["parameters"]
+    units = str(line["units"])
+    removed = str(line["removed"])
+    return [shape, f"{percent:.1f} %", units, removed]
 
 
 def _rungs(steps: pd.DataFrame, ended: bool, uncounted: bool) -> Table:
@@ -193,27 +226,34 @@ def _rungs(steps: pd.DataFrame, ended: bool, uncounted: bool) -> Table:
         scores = [_percent(row[name]) for name in SCORES.values()]
         if not ended or number < len(steps):
             scores[-1] = ""
+        counts = [_count(row[f"flops_{kind}"], uncounted) for kind in LEFT]
         grid.add_row(
             str(row["rung"]),
             _real(row["epochs"], ".4g"),
             _real(row["loss_valid"], ".4f"),
             *scores,
             _real(row["sparsity"], ".4f"),
-            *(_count(row[f"flops_{kind}"], uncounted) for kind in LEFT),
+            *counts,
         )
     return grid
 
 
 def _percent(share: float) -> str:
-    return "" if pd.isna(share) else f"{100 * share:.2f}"
+    if pd.isna(share):
+        return ""
+    return f"{100 * share:.2f}"
 
 
 def _real(value: float, form: str) -> str:
-    return "" if math.isnan(value) else format(value, form)
+    if math.isnan(value):
+        return ""
+    return format(value, form)
 
 
 def _count(value: float, uncounted: bool) -> str:
     if math.isnan(value):
         return ""
-    bound = "≥ " if uncounted else ""
+    bound = ""
+    if uncounted:
+        bound = "≥ "
     return f"{bound}{value:,.0f}"

@@ -38,13 +38,14 @@ def _cropped(x: Tensor, key: Tensor) -> Tensor:
     all_sides = (PADDING,) * 4
     padded = F.pad(images, all_sides)
     # Views: (U B, channels, top, left, height, width).
-    rows = padded.unfold(2, height, 1)
-    windows = rows.unfold(3, width, 1)
+    bands = padded.unfold(2, height, 1)
+    windows = bands.unfold(3, width, 1)
     places = 2 * PADDING + 1
     batch = x.shape[1]
-    corners = draws.uniform(key, (batch, 2)) * places
-    pairs = corners.long().view(-1, 2)
-    top, left = pairs.T
+    drawn = draws.uniform(key, (batch, 2))
+    corners = drawn * places
+    corners = corners.long()
+    top, left = corners.view(-1, 2).T
     which = torch.arange(len(images), device=x.device)
     crops = windows[which, :, top, left]
     return crops.view(x.shape)

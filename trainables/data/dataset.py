@@ -38,7 +38,8 @@ class Data:
         rows = rows.to(device)
         if isinstance(x, Stream):
             return x[rows]
-        flat = x.index_select(0, rows.flatten())
+        flat_rows = rows.flatten()
+        flat = x.index_select(0, flat_rows)
         return flat.view(*rows.shape, *self.shape)
 
     def feed(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -64,6 +65,7 @@ class Data:
             inputs: Iterable[Tensor] = x.split(size)
         else:
             rows = torch.arange(len(labels))
-            inputs = x.feed(rows.split(size))
+            row_parts = rows.split(size)
+            inputs = x.feed(row_parts)
         label_parts = labels.split(size)
         return zip(inputs, label_parts, strict=True)

@@ -56,16 +56,20 @@ _CURES = {
 }
 
 
-def check_types(where: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+def check_types(
+    where: str,
+    dtype: np.dtype[np.generic],
+    shape: tuple[int, ...],
+) -> None:
     """Refuses inputs whose type is not one that torch takes. shape: (n, ...)."""
-    if dtype.kind in "biu":
+    kind = dtype.kind
+    if kind in "biu":
         return
-    if dtype.kind == "f" and dtype.itemsize <= 8:
+    if kind == "f" and dtype.itemsize <= 8:
         return
-    cure = _CURES.get(dtype.kind, "make them numbers")
-    raise Mistake(
-        f"{where}: inputs are numbers (n, ...) of at most 64 bits; got {dtype} {shape}; {cure}"
-    )
+    cure = _CURES.get(kind, "make them numbers")
+    rule = "inputs are numbers (n, ...) of at most 64 bits"
+    raise Mistake(f"{where}: {rule}; got {dtype} {shape}; {cure}")
 
 
 def whole_labels(where: str, labels: np.ndarray) -> np.ndarray:
@@ -74,7 +78,8 @@ def whole_labels(where: str, labels: np.ndarray) -> np.ndarray:
     if labels.dtype.kind not in "biu":
         first = str(labels[:3].tolist())
         on_one_line = " ".join(first.split())
-        raise Mistake(f"{rule}; got {labels.dtype} {on_one_line[:100]}")
+        start = on_one_line[:100]
+        raise Mistake(f"{rule}; got {labels.dtype} {start}")
     lowest = int(labels.min())
     highest = int(labels.max())
     most = np.iinfo(np.int64).max
@@ -93,11 +98,9 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
     count = len(known)
     cure = "number the classes so, and leave out rows that have none"
     if count >= ORDER_EXAMPLES and 2 * count > len(train):
+        rule = "a class has two training examples or more, on average"
         got = _label_counts(train)
-        raise Mistake(
-            "split train: a class has two training examples or more, on average; "
-            f"{got}; is the label an identifier?"
-        )
+        raise Mistake(f"split train: {rule}; {got}; is the label an identifier?")
     if known[-1] != count - 1:
         rule = "labels number the classes 0, 1, 2, ... without a gap, each with training examples"
         is_off = known != np.arange(count)
@@ -129,13 +132,17 @@ def _label_counts(labels: np.ndarray) -> str:
     if len(shown) > NAMED_ITEMS + 1:
         shown[NAMED_ITEMS:-1] = ["..."]
     number = len(known)
-    got = _several("1 label", f"{number:,} labels", number)
+    several = f"{number:,} labels"
+    got = _several("1 label", several, number)
     examples = _examples(len(labels))
     listed = ", ".join(shown)
     return f"got {got} in {examples}: {listed}"
 
 
-def missing_classes(labels: Mapping[str, np.ndarray], classes: int) -> Iterator[str]:
+def missing_classes(
+    labels: Mapping[str, np.ndarray],
+    classes: int,
+) -> Iterator[str]:
     """Cautions about classes that a split has no examples of. labels: of all splits, what was
     carved out of `train` too.
 
@@ -192,7 +199,8 @@ def _not_meant(values: np.ndarray) -> np.ndarray:
     dtype = values.dtype
     holds = float(np.finfo(dtype).max)
     most = min(LARGEST_MAGNITUDE, holds)
-    is_meant = np.abs(values) <= dtype.type(most)
+    limit = dtype.type(most)
+    is_meant = np.abs(values) <= limit
     return ~is_meant  # NaN is no number to compare with
 
 
@@ -222,7 +230,11 @@ def _told_number(
     return f"{value} ({at}{others})"
 
 
-def doubt_marks(where: str, inputs: np.ndarray, names: Sequence[str] = ()) -> list[str]:
+def doubt_marks(
+    where: str,
+    inputs: np.ndarray,
+    names: Sequence[str] = (),
+) -> list[str]:
     """Cautions about values that may stand for "no value" in inputs (n, d). Refuses those that
     leave nothing of the others.
     """
@@ -230,8 +242,11 @@ def doubt_marks(where: str, inputs: np.ndarray, names: Sequence[str] = ()) -> li
         return []
     low = inputs.min(0).astype(np.float64)
     high = inputs.max(0).astype(np.float64)
-    sizes = np.maximum(np.abs(low), np.abs(high))
-    large = np.flatnonzero(sizes >= MARK_MAGNITUDE)
+    low_sizes = np.abs(low)
+    high_sizes = np.abs(high)
+    sizes = np.maximum(low_sizes, high_sizes)
+    is_large = sizes >= MARK_MAGNITUDE
+    large = np.flatnonzero(is_large)
     cautions: list[str] = []
     for place in large.tolist():
         name = column_name(names, place)
@@ -308,11 +323,16 @@ def doubt_columns(
     return [f"split train: {caution}{seen}" for caution in cautions]
 
 
-def doubt_overlap(train: np.ndarray, others: Mapping[str, np.ndarray]) -> Iterator[str]:
+def doubt_overlap(
+    train: np.ndarray,
+    others: Mapping[str, np.ndarray],
+) -> Iterator[str]:
     """Cautions about examples of other splits, (n, ...) each, that are training examples too,
     looked for by a glance.
     """
-    known = {row.tobytes() for row in train}
+    known: set[bytes] = set()
+    for row in train:
+        known.add(row.tobytes())
     for split, inputs in others.items():
         rows = spread(len(inputs), GLANCE_EXAMPLES)
         glance = inputs[rows].astype(train.dtype)
@@ -350,12 +370,14 @@ class _Columns:
     def named(self, places: Sequence[int]) -> str:
         """`columns a, b, c`."""
         if len(places) == 1:
-            return column_name(self.names, places[0])
+            place = places[0]
+            return column_name(self.names, place)
         count = self.inputs.shape[1]
         shown: Iterable[object] = places
         if self.names:
             shown = [self.names[place] for place in places]
-        return f"{len(places):,} of {count:,} columns ({_listed(shown)})"
+        listed = _listed(shown)
+        return f"{len(places):,} of {count:,} columns ({listed})"
 
     def constant(self) -> list[int]:
         """Columns of one value, as training will see them."""
@@ -411,7 +433,8 @@ class _Columns:
             if len(distinct) != len(examples):
                 return
         copies = alone or telling
-        what = f"{self.named(copies)}, with one value for each class"
+        named = self.named(copies)
+        what = f"{named}, with one value for each class"
         them = _several("it", "them", len(copies))
         rule = "features are no copies of the label, shifted or renamed"
         raise Mistake(f"split train: {rule}; got {what}; leave {them} out")
@@ -478,7 +501,8 @@ class _Columns:
         accident.
         """
         columns = self.inputs.shape[1]
-        if self.repeats < 10 + math.log2(columns):
+        least = 10 + math.log2(columns)
+        if self.repeats < least:
             return []
         glances = self.glance[:, places]
         likely = _are_functions(glances, self.glance_labels)
@@ -491,7 +515,10 @@ class _Columns:
                 telling.append(place)
         return telling
 
-    def _glance_then_all(self, place: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _glance_then_all(
+        self,
+        place: int,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """A column and its labels: of few examples, which are quick to judge, and of all."""
         glance = self.glance[:, place]
         yield glance, self.glance_labels
@@ -502,7 +529,8 @@ class _Columns:
         """Whether the label is a function of a column, whose values repeat."""
         for column, labels in self._glance_then_all(place):
             values, which = np.unique(column, return_inverse=True)
-            if not 1 < len(values) <= len(column) / 4:
+            most = len(column) / 4
+            if not 1 < len(values) <= most:
                 return False
             if not _are_functions(labels[:, None], which)[0]:
                 return False
@@ -533,8 +561,8 @@ class _Columns:
         sorted_up = (later >= earlier).all(0)
         sorted_down = (later <= earlier).all(0)
         ranked = np.sort(glance, axis=0)
-        changes = ranked[1:] != ranked[:-1]
-        distinct = changes.all(0)
+        is_change = ranked[1:] != ranked[:-1]
+        distinct = is_change.all(0)
         if glance.dtype.kind == "f":
             whole = glance == np.floor(glance)
             distinct &= whole.all(0)
@@ -612,7 +640,8 @@ def _are_functions(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     starts = np.flatnonzero(begins)
     least = np.minimum.reduceat(values, starts, 0)
     most = np.maximum.reduceat(values, starts, 0)
-    return (least == most).all(0)
+    is_one_value = least == most
+    return is_one_value.all(0)
 
 
 def spread(count: int, most: int) -> np.ndarray:

@@ -128,15 +128,26 @@ def idx(root: str) -> Arrays:
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images_path = _plain_or_gz(folder / f"{prefix}-images-idx3-ubyte")
         labels_path = _plain_or_gz(folder / f"{prefix}-labels-idx1-ubyte")
-        if split == "test" and not images_path.exists() and not labels_path.exists():
+        is_there = images_path.exists() or labels_path.exists()
+        if split == "test" and not is_there:
             continue
-        images = _idx(images_path, 3)
-        labels = _idx(labels_path, 1)
-        if len(images) != len(labels):
-            rule = f"has a label for each of the {len(images)} images"
-            raise Mistake(f"{labels_path}: {rule}; got {len(labels)}")
-        splits[split] = images[:, None], labels
+        splits[split] = _idx_pair(images_path, labels_path)
     return splits
+
+
+def _idx_pair(
+    images_path: Path,
+    labels_path: Path,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, 1, height, width) and labels (n,) in two IDX files."""
+    images = _idx(images_path, 3)
+    labels = _idx(labels_path, 1)
+    count = len(images)
+    if len(labels) != count:
+        rule = f"has a label for each of the {count} images"
+        raise Mistake(f"{labels_path}: {rule}; got {len(labels)}")
+    with_channel = images[:, None]
+    return with_channel, labels
 
 
 def _plain_or_gz(path: Path) -> Path:
@@ -167,7 +178,8 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
         shape.append(extent)
     values = content[start:]
     if len(values) != math.prod(shape):
-        told = " x ".join(map(str, shape))
+        extents = map(str, shape)
+        told = " x ".join(extents)
         raise Mistake(f"{path}: holds as many bytes as its header says, {told}; got {len(values)}")
     array = np.frombuffer(values, np.uint8)
     return array.reshape(shape)
@@ -207,9 +219,10 @@ def npz(path: str) -> Arrays:
         if split != "train" and not is_there:
             continue
         for name in (x, y):
-            if name not in arrays:
-                has = ", ".join(arrays) or "no arrays"
-                raise Mistake(f"{file}: `{name}` is missing; it has {has}")
+            if name in arrays:
+                continue
+            has = ", ".join(arrays) or "no arrays"
+            raise Mistake(f"{file}: `{name}` is missing; it has {has}")
         splits[split] = arrays[x], arrays[y]
     return splits
 
@@ -219,7 +232,8 @@ def _archive(file: Path) -> dict[str, np.ndarray]:
     try:
         # Opened here: NumPy leaves a file open that it cannot read.
         with file.open("rb") as opened, zipfile.ZipFile(opened) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            files = archive.namelist()
+        names = [file_name.removesuffix(".npy") for file_name in files]
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
     except FileNotFoundError:
@@ -248,14 +262,16 @@ def folder(root: str, size: int = 0, grey: bool = False) -> Arrays:
     splits: dict[str, tuple[Images, np.ndarray]] = {}
     for split, dataset in datasets.items():
         place = places[split]
-        if dataset.classes != train_classes:
-            odd = sorted(set(dataset.classes) ^ set(train_classes))
+        classes = dataset.classes
+        if classes != train_classes:
+            odd = sorted(set(classes) ^ set(train_classes))
             rule = f"has the classes of {places['train']}"
             got = ", ".join(odd[:5])
             raise Mistake(f"{place}: {rule}; only one of them has {got}")
         digest = _names_and_sizes(place, dataset)
         images = Images(dataset, size, mode, digest)
-        splits[split] = images, np.asarray(dataset.targets)
+        labels = np.asarray(dataset.targets)
+        splits[split] = images, labels
     return splits
 
 
@@ -298,7 +314,8 @@ def _names_and_sizes(place: Path, dataset: Any) -> str:
         size = os.path.getsize(path)
         files.append((name, size))
     listed = repr(files).encode()
-    return hashlib.sha256(listed).hexdigest()
+    digest = hashlib.sha256(listed)
+    return digest.hexdigest()
 
 
 def torchvision(
@@ -357,7 +374,10 @@ def _split_words(takes: Set[str]) -> dict[str, list[dict[str, Any]]]:
     split; they are tried in turn.
     """
     if "train" in takes:
-        return {"train": [{"train": True}], "test": [{"train": False}]}
+        return {
+            "train": [{"train": True}],
+            "test": [{"train": False}],
+        }
     if "split" in takes:
         return {
             "train": [{"split": "train"}, {"split": "trainval"}],
@@ -390,7 +410,8 @@ def _arguments(kind: type) -> set[str]:
         code = getattr(parent.__init__, "__code__", None)
         if code is not None:
             count = code.co_argcount + code.co_kwonlyargcount
-            names.update(code.co_varnames[:count])
+            arguments = code.co_varnames[:count]
+            names.update(arguments)
     return names
 
 
@@ -402,7 +423,10 @@ def _arrays(dataset: Any, size: int) -> tuple[np.ndarray | Lazy, np.ndarray]:
     if labels is None:
         labels = getattr(dataset, "labels", None)
     if labels is None:
-        labels = [dataset[row][1] for row in range(len(dataset))]
+        labels = []
+        for row in range(len(dataset)):
+            example = dataset[row]
+            labels.append(example[1])
     images = Images(dataset, size, "")
     label_array = np.asarray(labels)
     if not hasattr(dataset, "data"):
@@ -430,10 +454,24 @@ def parquet(
     return {split: _decode(path, image, label) for split, path in paths.items()}
 
 
-def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+def _picture(where: str, code: Any) -> np.ndarray:
+    """The pixels of an encoded image."""
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(code))
+        return _pixels(picture, 0, "")
+    except Exception:  # Pillow raises a dozen kinds of errors for what it cannot decode
+        raise Mistake(f"{where}: not an image that can be decoded") from None
+
+
+def _decode(
+    path: Path,
+    image: str,
+    label: str,
+) -> tuple[np.ndarray, np.ndarray]:
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from PIL import Image
 
     rule = f"a Parquet file has the columns `{image}`, with a field `bytes`, and `{label}`"
     try:
@@ -448,16 +486,11 @@ def _decode(path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         raise Mistake(f"{path}: {rule}; got `{image}` of type {kind}")
     column = pa.chunked_array(table[image]).combine_chunks()
-    images: list[np.ndarray] = []
     codes = column.field("bytes").to_pylist()
+    images: list[np.ndarray] = []
     for row, code in enumerate(codes):
-        try:
-            picture = Image.open(io.BytesIO(code))
-            pixels = _pixels(picture, 0, "")
-            images.append(pixels)
-        except Exception:  # Pillow raises a dozen kinds of errors for what it cannot decode
-            where = f"{path}: row {row} of `{image}`"
-            raise Mistake(f"{where}: not an image that can be decoded") from None
+        where = f"{path}: row {row} of `{image}`"
+        images.append(_picture(where, code))
     shapes = sorted({pixels.shape for pixels in images})
     if len(shapes) != 1:
         some = map(str, shapes[:3])
@@ -482,7 +515,8 @@ def features(
     table.  label: name of a column.  Nothing else is read.
     """
     names = _distinct("columns", columns)
-    if _text("label", label) in names:
+    label = _text("label", label)
+    if label in names:
         rule = "`columns` are what the label is to be found from"
         raise Mistake(f"{rule}; got `{label}`, the label itself")
     paths = {"train": _path("train", train)}
@@ -509,7 +543,8 @@ def _distinct(name: str, value: object) -> list[str]:
     texts: list[Any] = list(value)
     if not all(isinstance(text, str) for text in texts):
         raise mistake
-    if len(set(texts)) != len(texts):
+    distinct = set(texts)
+    if len(distinct) != len(texts):
         raise mistake
     return texts
 
@@ -595,9 +630,10 @@ def _is_list(kind: Any) -> bool:
     """Whether values are lists of numbers."""
     from pyarrow import types
 
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _is_number(kind.value_type)
-    return False
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not is_list:
+        return False
+    return _is_number(kind.value_type)
 
 
 def _rows(path: Path, name: str, column: Any) -> np.ndarray:
@@ -618,7 +654,8 @@ def _rows(path: Path, name: str, column: Any) -> np.ndarray:
     length = 0
     if lengths:
         length = lengths[0]
-    flat = pa.chunked_array(values).to_numpy()
+    chunks = pa.chunked_array(values)
+    flat = chunks.to_numpy()
     return flat.reshape(len(column), length)
 
 
@@ -669,9 +706,8 @@ def _flag(name: str, value: object) -> bool:
 
 def _size(value: object) -> int:
     if type(value) is not int or value < 0:
-        raise Mistake(
-            f"`size` is a whole number of pixels, or 0 to leave images as they are; got {value!r}"
-        )
+        rule = "`size` is a whole number of pixels, or 0 to leave images as they are"
+        raise Mistake(f"{rule}; got {value!r}")
     return value
 
 

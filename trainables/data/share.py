@@ -104,7 +104,10 @@ def forget() -> None:
     unpack.cache_clear()
 
 
-def _on(device: torch.device, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def _on(
+    device: torch.device,
+    arrays: Mapping[str, np.ndarray],
+) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for split, array in arrays.items():
         tensor = torch.from_numpy(array)

@@ -44,7 +44,8 @@ class Guarded:
             other = f"{example.shape} {example.dtype}"
             got = f"{first} and, in row {row}, {other}"
             raise Mistake(f"inputs have one shape and type; got {got}")
-        doubts.check_numbers(f"split {self.split}", example[None], row=row)
+        alone = example[None]
+        doubts.check_numbers(f"split {self.split}", alone, row=row)
         return example
 
 
@@ -98,8 +99,8 @@ def check_sources(where: str, returned: Any) -> Sources:
     for split, pair in returned.items():
         inputs, labels = _split(where, split, pair)
         splits[split] = inputs, labels
-        _, *shape = _whole_shape(inputs)
-        shapes[split] = tuple(shape)
+        whole_shape = _whole_shape(inputs)
+        shapes[split] = whole_shape[1:]
         if split == "train":
             names = _feature_names(pair[0], shapes[split])
     distinct = set(shapes.values())
@@ -112,8 +113,10 @@ def _check_splits(where: str, returned: Any) -> None:
     """Refuses what is no mapping of splits with one to train on."""
     rule = f"{where}: is a mapping with a split `train`, and perhaps `valid` and `test`"
     if not isinstance(returned, Mapping):
-        raise Mistake(f"{rule}; got {type(returned).__name__}")
-    if "train" not in returned or not returned.keys() <= set(SPLITS):
+        got = type(returned).__name__
+        raise Mistake(f"{rule}; got {got}")
+    known = set(SPLITS)
+    if "train" not in returned or not returned.keys() <= known:
         raise Mistake(f"{rule}; got {list(returned)}")
 
 

@@ -80,7 +80,7 @@ def _load(
     stream: str,
 ) -> Data:
     where = f"dataset {name}"
-    given = json.loads(options)
+    given: dict[str, Any] = json.loads(options)
     returned = call("dataset", name, DATASETS, **given)
     sources = check_sources(where, returned)
     try:
@@ -156,7 +156,8 @@ def _must_stream(stream: str, size: int, device: torch.device) -> bool:
 
 def _resident(x: Stream, shape: tuple[int, ...]) -> Tensor:
     """All inputs of a stream, on its device."""
-    rows = torch.arange(len(x.source))
+    count = len(x.source)
+    rows = torch.arange(count)
     return x.whole(rows, shape)
 
 
@@ -188,14 +189,19 @@ def _sample(source: Source, shape: tuple[int, ...], dtype: torch.dtype) -> Tenso
         seed = torch.tensor(0)
         key = draws.key(seed, "sample")
         order = draws.permutation(key, count)
-        rows = order[:most].sort().values
+        drawn = order[:most]
+        rows = drawn.sort().values
     zero = torch.zeros((), dtype=dtype)
     one = torch.ones((), dtype=dtype)
     unchanged = Stream(source, zero, one)
     return unchanged.whole(rows, shape)
 
 
-def _doubted(sources: Sources, glimpses: Mapping[str, np.ndarray], dtype: torch.dtype) -> list[str]:
+def _doubted(
+    sources: Sources,
+    glimpses: Mapping[str, np.ndarray],
+    dtype: torch.dtype,
+) -> list[str]:
     """Cautions about inputs; those that cannot be meant are refused."""
     names = sources.names
     kind = np.dtype(str(dtype).removeprefix("torch."))
@@ -218,8 +224,9 @@ def _doubted(sources: Sources, glimpses: Mapping[str, np.ndarray], dtype: torch.
         if split == "train":
             cautions += doubts.doubt_columns(known, labels, names, kind, is_array)
     train = arrays.pop("train", None)
-    if train is not None and arrays:
-        cautions += doubts.doubt_overlap(train, arrays)
+    if train is None or not arrays:
+        return cautions
+    cautions += doubts.doubt_overlap(train, arrays)
     return cautions
 
 
@@ -233,7 +240,10 @@ def _glimpse(source: Source) -> np.ndarray:
     return fetch(source, rows)
 
 
-def _digest(splits: Mapping[str, Split], glimpses: Mapping[str, np.ndarray]) -> str:
+def _digest(
+    splits: Mapping[str, Split],
+    glimpses: Mapping[str, np.ndarray],
+) -> str:
     """Names the data: 16 hexadecimal digits of a hash of all arrays.
 
     Of inputs that are read when they are reached, which would cost an epoch: their own `digest`, if
@@ -243,9 +253,10 @@ def _digest(splits: Mapping[str, Split], glimpses: Mapping[str, np.ndarray]) -> 
     for split in sorted(splits):
         x, labels = splits[split]
         if isinstance(x, Guarded):
-            own = getattr(x.source, "digest", "")
-            digest.update(str(own).encode())
-        for array in (glimpses[split], labels):
+            own = str(getattr(x.source, "digest", ""))
+            digest.update(own.encode())
+        glimpse = glimpses[split]
+        for array in (glimpse, labels):
             head = f"{split}{array.dtype}{array.shape}"
             digest.update(head.encode())
             values = np.ascontiguousarray(array)

@@ -26,12 +26,13 @@ def read(structure: Structure, kept: Kept) -> Live:
     units: Live = {}
     for link in structure.links:
         weight = kept[structure.weights[link.consumer]]
-        columns = _connections(weight).any(1)
+        connected = _connections(weight)
+        columns = connected.any(1)
         live = _of_units(columns, link)
         block = structure.block_of(link.producer)
         if block is not None and block.name in kept:
-            there = kept[block.name]
-            live = live & there[:, None]
+            there = kept[block.name][:, None]
+            live = live & there
         if link.producer in units:
             live = units[link.producer] | live
         units[link.producer] = live
@@ -54,7 +55,8 @@ def alive(structure: Structure, kept: Kept) -> tuple[Live, Live]:
     while (count := paths.count()) != before:
         before = count
         for layer in structure.hidden:
-            paths.settle(layer, outgoing[layer.name])
+            links = outgoing[layer.name]
+            paths.settle(layer, links)
     return paths.units, paths.columns
 
 
@@ -88,7 +90,8 @@ class _Paths:
             shifts = any(link.shifts for link in links)
             needed = fed | constant | shifts
         is_read = self._read(links)
-        live = self.units[name] & is_read & needed
+        live = self.units[name] & is_read
+        live = live & needed
         self.units[name] = live
         dropped = ~live & ~fed
         for link in links:
@@ -118,7 +121,9 @@ class _Paths:
             connected = self.connected[link.consumer] & readers[:, :, None]
             columns = connected.any(1)
             live = _of_units(columns, link)
-            units = live if units is None else units | live
+            if units is not None:
+                live = units | live
+            units = live
         assert units is not None, "a hidden layer has a link"
         return units
 
@@ -161,9 +166,10 @@ def _gone(structure: Structure, kept: Kept) -> Live:
     """Layers in blocks that may be gone: layer -> (M,) bool, where they are."""
     gone: Live = {}
     for block in structure.blocks:
-        if block.name in kept:
-            off = ~kept[block.name]
-            gone |= dict.fromkeys(block.layers, off)
+        if block.name not in kept:
+            continue
+        off = ~kept[block.name]
+        gone |= dict.fromkeys(block.layers, off)
     return gone
 
 

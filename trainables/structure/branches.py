@@ -24,16 +24,19 @@ class Branch:
 
 
 def branches(
-    graph: fx.Graph, layers: Mapping[str, Layer], modules: Mapping[str, Any]
+    graph: fx.Graph,
+    layers: Mapping[str, Layer],
+    modules: Mapping[str, Any],
 ) -> list[Branch]:
     """Every residual branch of a graph, in its order."""
     search = _Search(graph, layers, modules)
     residual: list[Branch] = []
     for total in graph.nodes:
-        if operations.is_sum_of_two(total):
-            branch = search.branch(total)
-            if branch is not None:
-                residual.append(branch)
+        if not operations.is_sum_of_two(total):
+            continue
+        branch = search.branch(total)
+        if branch is not None:
+            residual.append(branch)
     return residual
 
 
@@ -41,9 +44,13 @@ class _Search:
     """What a graph calls, for judging the sides of its sums."""
 
     def __init__(
-        self, graph: fx.Graph, layers: Mapping[str, Layer], modules: Mapping[str, Any]
+        self,
+        graph: fx.Graph,
+        layers: Mapping[str, Layer],
+        modules: Mapping[str, Any],
     ) -> None:
-        self.graph, self.modules = graph, modules
+        self.graph = graph
+        self.modules = modules
         self.called = calls(graph)
         outside = read_outside(graph)
         self.layers: set[str] = set()
@@ -59,10 +66,13 @@ class _Search:
         to_shortcut = closure([shortcut], inputs_of)
         nodes = _without(to_end, to_shortcut)
         others = _without(to_shortcut, to_end)
-        if self._weight(nodes) == self._weight(others):
+        weight = self._weight(nodes)
+        other_weight = self._weight(others)
+        if weight == other_weight:
             return None  # neither side is the shortcut of the other
-        if self._weight(nodes) < self._weight(others):
-            end, nodes = shortcut, others
+        if weight < other_weight:
+            end = shortcut
+            nodes = others
         last = self._last_affine(end)
         if last is None or last not in nodes:
             return None
@@ -90,7 +100,8 @@ class _Search:
             if name in self.layers:
                 layers.append(name)
             elif self._is_norm(name):
-                norms.append(Norm.of(name, self.modules[name]))
+                norm = Norm.of(name, self.modules[name])
+                norms.append(norm)
         scale: list[str] = []
         for own, _ in self.modules[last].named_parameters():
             scale.append(f"{last}.{own}")
@@ -102,8 +113,11 @@ class _Search:
     def _is_harmless(self, node: fx.Node) -> bool:
         """Whether a node of a branch seems not to hinder the branch's removal."""
         part = module_of(node, self.modules)
-        if operations.is_unitwise(node, part) or operations.reshapes(node, part):
-            return True  # without parameters it may be called anywhere else too
+        # Without parameters it may be called anywhere else too.
+        if operations.is_unitwise(node, part):
+            return True
+        if operations.reshapes(node, part):
+            return True
         if node.op != "call_module":
             return False
         if operations.is_average(part):
@@ -123,10 +137,14 @@ class _Search:
             part = module_of(node, self.modules)
             if _is_affine(part):
                 trained = all(parameter.requires_grad for parameter in part.parameters())
-                return node if trained else None
+                if not trained:
+                    return None
+                return node
             if not operations.is_unitwise(node, part):
                 return None
-            if operations.shifts(node, part) or not node.all_input_nodes:
+            if operations.shifts(node, part):
+                return None
+            if not node.all_input_nodes:
                 return None
             node = node.all_input_nodes[0]
 

@@ -49,7 +49,8 @@ class Constant(nn.Module):
         if self.bias is None:
             return zeros
         positions = (1,) * (len(self.shape) - 1)
-        return zeros + self.bias.view(-1, *positions)
+        bias = self.bias.view(-1, *positions)
+        return zeros + bias
 
 
 def shrunk(
@@ -77,10 +78,12 @@ def shrunk(
     index: Named = {}
     widths: dict[str, int] = {}
     for layer in structure.hidden:
-        if layer.name not in lost:
-            places = units[layer.name].nonzero()[:, 1]
-            index[layer.name] = places[None]
-            widths[layer.name] = len(places)
+        name = layer.name
+        if name in lost:
+            continue
+        places = units[name].nonzero()[:, 1]
+        index[name] = places[None]
+        widths[name] = len(places)
     cut = Cut(widths, tuple(gone))
     folds: dict[str, bool] = {}
     for link in structure.links:
@@ -90,12 +93,14 @@ def shrunk(
         seen = _watched(module, folds, input_shape)
     values = tensors(module)
     for layer in structure.layers:
-        if layer.bias is not None and folds.get(layer.name):
-            given, _ = seen[layer.name]
-            left = columns[layer.name][0]
-            constant = given.double().masked_fill(left, 0)
-            weight = values[layer.weight]
-            values[layer.bias] = _folded(weight, values[layer.bias], constant)
+        if layer.bias is None or not folds.get(layer.name):
+            continue
+        given, _ = seen[layer.name]
+        left = columns[layer.name][0]
+        constant = given.double().masked_fill(left, 0)
+        weight = values[layer.weight]
+        bias = values[layer.bias]
+        values[layer.bias] = _folded(weight, bias, constant)
     shapes: dict[str, Shape] = {}
     for name, (_, shape) in seen.items():
         shapes[name] = shape
@@ -109,9 +114,11 @@ def _folded(weight: Tensor, bias: Tensor, constant: Tensor) -> Tensor:
     """The bias of a layer, and what constant inputs (columns,) float64 add to it."""
     rows, columns, *_ = weight.shape
     kernels = weight.detach().double()
-    sums = kernels.reshape(rows, columns, -1).sum(-1)
+    kernels = kernels.reshape(rows, columns, -1)
+    sums = kernels.sum(-1)
     added = sums @ constant
-    folded = bias.detach().double() + added
+    before = bias.detach().double()
+    folded = before + added
     return folded.to(bias.dtype)
 
 
@@ -129,11 +136,12 @@ def cut_module(
     small = narrowed_module(module, structure, cut)
     empty: dict[str, nn.Module] = {}
     for layer in narrowed(structure, cut).layers:
-        if not layer.columns:
-            _, *positions = shapes.get(layer.name, (0,))
-            shape = (layer.units, *positions)
-            part: Any = small.get_submodule(layer.name)
-            empty[layer.name] = Constant(shape, part.bias)
+        if layer.columns:
+            continue
+        _, *positions = shapes.get(layer.name, (0,))
+        shape = (layer.units, *positions)
+        part: Any = small.get_submodule(layer.name)
+        empty[layer.name] = Constant(shape, part.bias)
     if structure.flow:
         return graph.replaced(small, empty)
     for name, part in empty.items():  # code that cannot be traced is called as it is
@@ -167,7 +175,8 @@ def _watched(module: nn.Module, readers: Iterable[str], input_shape: Shape) -> S
         hook = part.register_forward_hook(watch(name), with_kwargs=True)
         hooks.append(hook)
     try:
-        module(blank_inputs(module, input_shape))
+        blank = blank_inputs(module, input_shape)
+        module(blank)
     finally:
         for hook in hooks:
             hook.remove()

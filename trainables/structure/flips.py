@@ -176,19 +176,23 @@ def worths(networks: Stack, sample: Sample) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     for name, gates in networks.gates.items():
         sums[name] = torch.zeros(gates.shape, dtype=torch.float64, device=gates.device)
-    sites = shaped(networks.task, networks.shape).structure.sites
+    model = shaped(networks.task, networks.shape)
+    sites = model.structure.sites
     parts = _parts(networks.task, sample)
+    total = len(sites) * len(parts)
     for place, site in enumerate(sites):
         order = _order(sample, site)
         asked = _asked(sample, site)
         batches = sample.batches.to(asked.device)
         for number, part in enumerate(parts):
-            is_measured = asked & (batches > number)
+            has_batch = batches > number
+            is_measured = asked & has_batch
             here = is_measured.nonzero()[:, 0]
-            if len(here):
-                done = place * len(parts) + number
-                pulse.tell("audited batch", done, len(sites) * len(parts))
-                _add(networks, sample, site, here, order, part, sums)
+            if not len(here):
+                continue
+            done = place * len(parts) + number
+            pulse.tell("audited batch", done, total)
+            _add(networks, sample, site, here, order, part, sums)
     return sums
 
 
@@ -211,9 +215,14 @@ def _add(
     labels = task.data.labels["train"][part]
     x = inputs.expand(len(here), *inputs.shape)
     y = labels.expand(len(here), *labels.shape)
-    tried = [flip(networks, site, some, x, y) for some in order.split(TOGETHER, 1)]
+    tried: list[Flipped] = []
+    for some in order.split(TOGETHER, 1):
+        flipped = flip(networks, site, some, x, y)
+        tried.append(flipped)
     most = len(_parts(task, sample))
-    share = sample.batches.to(here.device).clamp(max=most)[here]
+    batches = sample.batches.to(here.device)
+    batches = batches.clamp(max=most)
+    share = batches[here]
     if layer is not None:
         units = torch.cat([flipped.units for flipped in tried], 1)
         mean = units / share[:, None]
@@ -225,7 +234,8 @@ def _add(
 
 def _parts(task: Task, sample: Sample) -> tuple[Tensor, ...]:
     """The examples of a sample, batch by batch."""
-    size = min(task.batch_size, len(sample.rows))
+    examples = len(sample.rows)
+    size = min(task.batch_size, examples)
     rows = sample.rows.to(task.torch_device)
     return rows.split(size)
 
@@ -235,9 +245,10 @@ def _asked(sample: Sample, site: Site) -> Tensor:
     members = len(sample.batches)
     asked: list[Tensor] = []
     for name in site:
-        if name is not None:
-            wanted = sample.wanted[name].view(members, -1)
-            asked.append(wanted.any(1))
+        if name is None:
+            continue
+        wanted = sample.wanted[name].view(members, -1)
+        asked.append(wanted.any(1))
     return torch.stack(asked).any(0)
 
 
@@ -245,18 +256,21 @@ def _order(sample: Sample, site: Site) -> Tensor:
     """(K, k): the units that are tried, all that any member wants among them; none of no layer."""
     layer, block = site
     if layer is None:
+        members = len(sample.batches)
         device = sample.wanted[str(block)].device
-        return torch.zeros(len(sample.batches), 0, dtype=torch.long, device=device)
+        return torch.zeros(members, 0, dtype=torch.long, device=device)
     wanted = sample.wanted[layer].int()
     order = wanted.argsort(dim=1, descending=True, stable=True)
-    count = int(wanted.sum(1).max())
-    return order[:, :count]
+    counts = wanted.sum(1)
+    most = int(counts.max())
+    return order[:, :most]
 
 
 def on_batches(module: nn.Module) -> nn.Module:
     """`module`, its batch-norm layers in training and all else in evaluation."""
     for part in module.modules():
-        part.train(isinstance(part, _BatchNorm))
+        is_norm = isinstance(part, _BatchNorm)
+        part.train(is_norm)
     return module
 
 
@@ -266,9 +280,10 @@ def without_statistics(module: nn.Module, buffers: Tensors) -> Tensors:
     """
     running: set[str] = set()
     for name, part in module.named_modules():
-        if isinstance(part, _BatchNorm):
-            for own, _ in part.named_buffers():
-                running.add(f"{name}.{own}")
+        if not isinstance(part, _BatchNorm):
+            continue
+        for own, _ in part.named_buffers():
+            running.add(f"{name}.{own}")
     left: dict[str, Tensor] = {}
     for name, value in buffers.items():
         if name not in running:

@@ -27,11 +27,13 @@ def without(module: nn.Module, structure: Structure, gone: Iterable[str]) -> nn.
         return module
     graph = traced(module)
     for branch in _branches_of(graph, structure):
-        if branch.block.name in gone:
-            sides = branch.total.all_input_nodes
-            shortcut = next(node for node in sides if node is not branch.end)
-            branch.total.replace_all_uses_with(shortcut)
-            graph.graph.erase_node(branch.total)
+        if branch.block.name not in gone:
+            continue
+        total = branch.total
+        sides = total.all_input_nodes
+        shortcut = next(node for node in sides if node is not branch.end)
+        total.replace_all_uses_with(shortcut)
+        graph.graph.erase_node(total)
     return _swept(graph)
 
 
@@ -39,7 +41,8 @@ def _branches_of(graph: fx.GraphModule, structure: Structure) -> list[Branch]:
     """Branches of a traced model whose structure is known, by the names there."""
     names = {block.name for block in structure.blocks}
     of_structure: list[Branch] = []
-    for branch in branches(graph.graph, structure.by_name, known(graph)):
+    modules = known(graph)
+    for branch in branches(graph.graph, structure.by_name, modules):
         if branch.block.name in names:
             of_structure.append(branch)
     return of_structure
@@ -57,7 +60,8 @@ def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     entry = next(node for node in graph.graph.nodes if node.op == "placeholder")
     for node in calling(graph.graph):
         if node.target in parts:
-            node.args, node.kwargs = (entry,), {}
+            node.args = (entry,)
+            node.kwargs = {}
     for name, part in parts.items():
         graph.set_submodule(name, part)
     return _swept(graph)
@@ -69,12 +73,15 @@ def _swept(graph: fx.GraphModule) -> fx.GraphModule:
     """
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
-    called = tuple(f"{node.target}." for node in calling(graph.graph))
+    called = [f"{node.target}." for node in calling(graph.graph)]
+    in_called = tuple(called)
     read = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
     for name in tensors(graph):
-        if name not in read and not name.startswith(called):
-            holder, _, own = name.rpartition(".")
-            delattr(graph.get_submodule(holder), own)
+        if name in read or name.startswith(in_called):
+            continue
+        place, _, own = name.rpartition(".")
+        holder = graph.get_submodule(place)
+        delattr(holder, own)
     graph.recompile()
     return graph
 
@@ -95,8 +102,10 @@ def head(module: nn.Module, structure: Structure) -> tuple[Layer, Layer] | None:
             return None
         node = node.all_input_nodes[0]
         part = module_of(node, modules)
+        if len(node.users) != 1:
+            return None
         called = kind is nn.ReLU and operations.is_relu(node)
-        if len(node.users) != 1 or not (called or isinstance(part, kind)):
+        if not called and not isinstance(part, kind):
             return None
         names.append(str(node.target))
     last, _, first = names
@@ -107,8 +116,9 @@ def _linked(structure: Structure, first: str, last: str) -> tuple[Layer, Layer] 
     """Two layers by name, if each unit of the first feeds one column of the last."""
     layers = structure.by_name
     for link in structure.links:
-        ends = (link.producer, link.consumer)
-        if ends == (first, last) and link.repeat == 1:
+        if link.producer != first or link.consumer != last:
+            continue
+        if link.repeat == 1:
             return layers[first], layers[last]
     return None
 
@@ -119,7 +129,9 @@ def before(module: nn.Module, layer: str) -> nn.Module:
     """
     graph = traced(module)
     reader = next(node for node in calling(graph.graph) if node.target == layer)
-    output_of(graph.graph).args = (reader.all_input_nodes[0],)
+    given = reader.all_input_nodes[0]
+    output = output_of(graph.graph)
+    output.args = (given,)
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()
@@ -229,16 +241,20 @@ def _scaled(
     scaled: dict[fx.Node, _Scaled] = {}
     for node in calling(graph):
         repeat = repeats.get(str(node.target))
-        if repeat is not None:
-            source = node.all_input_nodes[0]
-            scaled[node] = _Scaled(source, "gates", repeat)
+        if repeat is None:
+            continue
+        source = node.all_input_nodes[0]
+        scaled[node] = _Scaled(source, "gates", repeat)
     for branch in _branches_of(traced_module, structure):
         if branch.block.name == block:
             scaled[branch.total] = _Scaled(branch.end, "switch", 1)
     return scaled
 
 
-def _first_half(nodes: Iterable[fx.Node], crossing: Iterable[fx.Node]) -> fx.Graph:
+def _first_half(
+    nodes: Iterable[fx.Node],
+    crossing: Iterable[fx.Node],
+) -> fx.Graph:
     """A graph of `nodes` that gives the values of those that are `crossing`."""
     half = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -250,12 +266,18 @@ def _first_half(nodes: Iterable[fx.Node], crossing: Iterable[fx.Node]) -> fx.Gra
 
 
 def _second_half(
-    nodes: Iterable[fx.Node], crossing: Iterable[fx.Node], scaled: Mapping[fx.Node, _Scaled]
+    nodes: Iterable[fx.Node],
+    crossing: Iterable[fx.Node],
+    scaled: Mapping[fx.Node, _Scaled],
 ) -> fx.Graph:
     """A graph of `nodes` from the values of those that are `crossing`, gates and switch."""
     half = fx.Graph()
-    copies = {node: half.placeholder(node.name) for node in crossing}
-    factors = {name: half.placeholder(name) for name in ("gates", "switch")}
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in crossing:
+        copies[node] = half.placeholder(node.name)
+    factors: dict[str, fx.Node] = {}
+    for name in ("gates", "switch"):
+        factors[name] = half.placeholder(name)
     for node in nodes:
         inputs = dict(copies)
         if node in scaled:
@@ -272,5 +294,6 @@ def _scale(values: Tensor, factors: Tensor, repeat: int) -> Tensor:
     """Values (batch, units * repeat, ...) times a factor for each unit (units,), or for all ()."""
     if factors.ndim:
         behind = (1,) * (values.ndim - 2)
-        factors = factors.repeat_interleave(repeat).view(-1, *behind)
+        factors = factors.repeat_interleave(repeat)
+        factors = factors.view(-1, *behind)
     return values * factors

@@ -29,7 +29,8 @@ ALLOCATION = Domain(
 
 def flat(layer: Layer, values: Tensors) -> Tensor:
     """One layer's weights and biases in one vector (n,)."""
-    return torch.cat([values[name].flatten() for name in layer.parameters])
+    vectors = [values[name].flatten() for name in layer.parameters]
+    return torch.cat(vectors)
 
 
 def unflat(layer: Layer, vector: Tensor, like: Tensors) -> Named:
@@ -52,13 +53,15 @@ def top(scores: Tensor, count: Tensor | int) -> Tensor:
 
 def kept_count(sparsity: Tensor, size: int) -> Tensor:
     """How many of `size` a sparsity keeps: the nearest whole number, and at least one."""
-    count = torch.round((1 - sparsity) * size)
+    share = 1 - sparsity
+    count = torch.round(share * size)
     return torch.clamp(count, min=1)
 
 
 def floor_count(floor: Tensor, size: int) -> Tensor:
     """The least that a share `floor` of `size` comes to: rounded up, and at least one."""
-    return torch.clamp(torch.ceil(floor * size), min=1)
+    count = torch.ceil(floor * size)
+    return torch.clamp(count, min=1)
 
 
 def allocate(
@@ -83,8 +86,11 @@ def allocate(
         shares = _erdos_renyi(structure, vectors, sparsity)
     masks: Masks = {}
     for name, vector in vectors.items():
-        removed = 1 - shares[name] if name in shares else sparsity
-        masks[name] = top(vector, kept_count(removed, len(vector)))
+        removed = sparsity
+        if name in shares:
+            removed = 1 - shares[name]
+        count = kept_count(removed, len(vector))
+        masks[name] = top(vector, count)
     return masks
 
 
@@ -92,13 +98,17 @@ def _ranked_together(vectors: Tensors, sparsity: Tensor, floor: Tensor | None) -
     """The highest of all scores, and of each layer at least one, or the share `floor`."""
     lifted: list[Tensor] = []
     for vector in vectors.values():
-        least = 1 if floor is None else floor_count(floor, len(vector))
-        protected = top(vector, least)
-        lifted.append(vector.masked_fill(protected, torch.inf))
+        least: Tensor | int = 1
+        if floor is not None:
+            least = floor_count(floor, len(vector))
+        is_protected = top(vector, least)
+        safe = vector.masked_fill(is_protected, torch.inf)
+        lifted.append(safe)
     joined = torch.cat(lifted)
     count = kept_count(sparsity, len(joined))
     sizes = [len(vector) for vector in lifted]
-    parts = top(joined, count).split(sizes)
+    kept = top(joined, count)
+    parts = kept.split(sizes)
     return dict(zip(vectors, parts, strict=True))
 
 
@@ -110,7 +120,8 @@ def _erdos_renyi(structure: Structure, vectors: Tensors, sparsity: Tensor) -> Te
     for name, vector in vectors.items():
         layer = layers[name]
         extents = (layer.units, layer.columns, *layer.kernel)
-        densities.append(sum(extents) / math.prod(extents))
+        density_of_layer = sum(extents) / math.prod(extents)
+        densities.append(density_of_layer)
         sizes.append(len(vector))
     device = sparsity.device
     density = torch.tensor(densities, dtype=torch.float64).to(device)
@@ -120,11 +131,13 @@ def _erdos_renyi(structure: Structure, vectors: Tensors, sparsity: Tensor) -> Te
     # In each turn, layers whose share would exceed 1 are kept whole, and the others lose more.
     for _ in sizes:
         taken = (size * whole).sum()
-        budget = (1 - sparsity) * size.sum() - taken
+        kept_in_all = (1 - sparsity) * size.sum()
+        budget = kept_in_all - taken
         weight = (density * size * ~whole).sum()
         scaled = density * budget / weight.clamp(min=1e-12)
         shares = torch.where(whole, 1.0, scaled)
-        whole = whole | (shares >= 1)
+        exceeds = shares >= 1
+        whole = whole | exceeds
     kept = shares.clamp(0, 1).unbind()
     return dict(zip(vectors, kept, strict=True))
 
@@ -189,7 +202,9 @@ def apply(params: Tensors, masks: Tensors) -> Named:
     """Parameters with what is removed set to zero; the gradient of a removed entry is zero."""
     left = dict(params)
     for name, parameter in params.items():
-        if name in masks:
-            # As bytes: torch multiplies by a bool mask entry by entry on a CPU, three times slower.
-            left[name] = parameter * masks[name].view(torch.uint8)
+        if name not in masks:
+            continue
+        # As bytes: torch multiplies by a bool mask entry by entry on a CPU, three times slower.
+        mask = masks[name].view(torch.uint8)
+        left[name] = parameter * mask
     return left

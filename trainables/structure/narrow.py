@@ -60,15 +60,17 @@ def narrowed(structure: Structure, cut: Cut) -> Structure:
             entries[norm.name] = width
 
     def narrower(layer: Layer) -> Layer:
-        units = cut.widths.get(layer.name, layer.units)
-        fed = columns.get(layer.name, layer.columns)
+        name = layer.name
+        units = cut.widths.get(name, layer.units)
+        fed = columns.get(name, layer.columns)
         return dataclasses.replace(layer, units=units, columns=fed)
 
     def with_norms(old: _Normed) -> _Normed:
         norms = []
         for norm in old.norms:
             units = entries.get(norm.name, norm.units)
-            norms.append(dataclasses.replace(norm, units=units))
+            narrow_norm = dataclasses.replace(norm, units=units)
+            norms.append(narrow_norm)
         return dataclasses.replace(old, norms=tuple(norms))
 
     layers: list[Layer] = []
@@ -103,7 +105,8 @@ def narrowed_module(module: nn.Module, structure: Structure, cut: Cut) -> nn.Mod
     for layer in new.layers:
         # Of a layer that nothing calls there may be nothing left: it went with a block.
         if layer.name in parts:
-            _resize_layer(parts[layer.name], layer)
+            part = parts[layer.name]
+            _resize_layer(part, layer)
     for norm in norm_producers(new):
         part = parts[norm.name]
         setattr(part, "num_features", norm.units)  # noqa: B010 - modules take it for a tensor
@@ -120,7 +123,8 @@ def _resize_layer(part: nn.Module, layer: Layer) -> None:
         part.in_features = layer.columns
     elif isinstance(part, CONVOLUTIONS):
         part.out_channels = layer.units
-        part.in_channels = layer.columns * int(part.groups)
+        groups = int(part.groups)
+        part.in_channels = layer.columns * groups
     shape = (layer.units, layer.columns, *layer.kernel)
     _resize(part, "weight", shape)
     _resize(part, "bias", (layer.units,))
@@ -144,7 +148,8 @@ def survivors(structure: Structure, alive: Tensors, gone: Tensors) -> tuple[Cut,
     """
     lost: list[str] = []
     for block in structure.blocks:
-        if gone[block.name].all():
+        is_gone = gone[block.name]
+        if is_gone.all():
             lost.append(block.name)
     inside = _layers_in(structure, lost)
     widths: dict[str, int] = {}
@@ -152,14 +157,18 @@ def survivors(structure: Structure, alive: Tensors, gone: Tensors) -> tuple[Cut,
     for layer in structure.hidden:
         if layer.name in inside:
             continue
-        live = alive[layer.name]
-        most = int(live.sum(1).max())
+        name = layer.name
+        live = alive[name]
+        counts = live.sum(1)
+        most = int(counts.max())
+        width = _width(layer, most)
         order = torch.argsort(~live, dim=1, stable=True)
-        first = order[:, : _width(layer, most)]
+        first = order[:, :width]
         lives = live.take_along_dim(first, 1)
-        index[layer.name] = torch.where(lives, first, -1)
-        widths[layer.name] = first.shape[1]
-    return Cut(widths, tuple(lost)), index
+        index[name] = torch.where(lives, first, -1)
+        widths[name] = first.shape[1]
+    cut = Cut(widths, tuple(lost))
+    return cut, index
 
 
 def _width(layer: Layer, survivors: int) -> int:
@@ -221,7 +230,8 @@ def cleared(
     for block in structure.blocks:
         off = gone[block.name]
         lost |= dict.fromkeys(structure.inside(block), off)
-    clear = leaves(gathered(tree, structure, Cut({}), index))
+    uncut = Cut({})
+    clear = leaves(gathered(tree, structure, uncut, index))
     for path, tensor in clear.items():
         off = lost.get(_last_word(path))
         if off is not None:
@@ -269,9 +279,11 @@ def _inverse(places: Tensor, width: int) -> Tensor:
     members, own = places.shape
     order = torch.arange(own, device=places.device)
     # What is padding goes to the last column.
-    sources = torch.where(places < 0, width, places)
+    is_padding = places < 0
+    sources = torch.where(is_padding, width, places)
     back = places.new_full((members, width + 1), -1)
-    back.scatter_(1, sources, order.expand_as(places))
+    orders = order.expand_as(places)
+    back.scatter_(1, sources, orders)
     return back[:, :-1]
 
 
@@ -280,7 +292,8 @@ def _gather(tensor: Tensor, axes: Sequence[Axis], index: Index) -> Tensor:
     False, or -1 (int64).
     """
     for dim, layer, repeat in axes:
-        places = _repeated(index[layer], repeat)
+        units = index[layer]
+        places = _repeated(units, repeat)
         tensor = _gather_along(tensor, dim + 1, places)
     return tensor
 
@@ -292,7 +305,9 @@ def _repeated(places: Tensor, repeat: int) -> Tensor:
     inner = torch.arange(repeat, device=places.device)
     units = places[..., None]
     entries = units * repeat + inner
-    return torch.where(units < 0, -1, entries).flatten(1)
+    is_padding = units < 0
+    entries = torch.where(is_padding, -1, entries)
+    return entries.flatten(1)
 
 
 def _gather_along(tensor: Tensor, dim: int, places: Tensor) -> Tensor:
@@ -303,8 +318,12 @@ def _gather_along(tensor: Tensor, dim: int, places: Tensor) -> Tensor:
     if len(places) == 1:  # of one network, for which there is a faster way
         tensor = tensor.index_select(dim, sources[0])
     else:
-        tensor = tensor.take_along_dim(sources.view(sizes), dim)
+        sources = sources.view(sizes)
+        tensor = tensor.take_along_dim(sources, dim)
     if not bool(padding.any()):
         return tensor
-    nothing = -1 if tensor.dtype == torch.long else 0
-    return tensor.masked_fill(padding.view(sizes), nothing)
+    nothing = 0
+    if tensor.dtype == torch.long:
+        nothing = -1
+    padding = padding.view(sizes)
+    return tensor.masked_fill(padding, nothing)

@@ -82,7 +82,8 @@ def reshapes(node: fx.Node, part: Any) -> bool:
 def asks_shape(node: fx.Node) -> bool:
     """Whether an operation reads the shape or type of a tensor, and not its values."""
     if node.target is getattr:
-        return node.args[1] in _ATTRIBUTES
+        name = node.args[1]
+        return name in _ATTRIBUTES
     return node.op == "call_method" and node.target in ("size", "dim")
 
 

@@ -87,7 +87,8 @@ def unread(network: Network) -> Kept:
             rows = mask
             if mask.ndim > 1:
                 rows = mask.flatten(1).any(1)
-            kept[name] = mask | ~_as_rows(rows, mask)
+            is_there = _as_rows(rows, mask)
+            kept[name] = mask | ~is_there
     return kept
 
 
@@ -97,7 +98,8 @@ def unfed(network: Network) -> Kept:
     for layer in network.structure.hidden:
         stay = network.chance(layer.units) >= 0.4
         weight = kept[layer.weight]
-        kept[layer.weight] = weight & _as_rows(stay, weight)
+        rows = _as_rows(stay, weight)
+        kept[layer.weight] = weight & rows
         if layer.bias is not None:
             constant = network.chance(layer.units) >= 0.5
             kept[layer.bias] = stay | constant
@@ -121,7 +123,9 @@ def dead_layers(network: Network) -> Kept:
     for layer in network.structure.hidden:
         drawn = network.chance(layer.units)
         is_dead = float(network.chance()) < 0.34
-        share = 1.0 if is_dead else 0.3
+        share = 0.3
+        if is_dead:
+            share = 1.0
         alive[layer.name] = drawn >= share
     return network.with_units(alive)
 

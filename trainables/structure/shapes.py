@@ -35,7 +35,14 @@ class Shaped:
         if self._graph is None:
             self._graph = graph.divisible(self.module)
         if site not in self._halves:
-            self._halves[site] = graph.halves(self.module, self._graph, self.structure, *site)
+            layer, block = site
+            self._halves[site] = graph.halves(
+                self.module,
+                self._graph,
+                self.structure,
+                layer,
+                block,
+            )
         return self._halves[site]
 
 
@@ -45,15 +52,21 @@ _remembered: dict[_Key, Shaped] = {}
 
 def shaped(task: Task, shape: Cut | None) -> Shaped:
     """The task's model in a shape; None: in the parent's."""
-    cut = Cut({}) if shape is None else shape
-    key = (task.template, tuple(sorted(cut.widths.items())), cut.gone)
-    if key not in _remembered:
-        if shape is None:
-            made = Shaped(task.template, task.structure)
-        else:
-            module = narrowed_module(task.template, task.structure, shape)
-            made = Shaped(module, narrowed(task.structure, shape))
-        while len(_remembered) >= SHAPES:
-            del _remembered[next(iter(_remembered))]
-        _remembered[key] = made
-    return _remembered[key]
+    cut = shape
+    if cut is None:
+        cut = Cut({})
+    widths = sorted(cut.widths.items())
+    key = (task.template, tuple(widths), cut.gone)
+    if key in _remembered:
+        return _remembered[key]
+    if shape is None:
+        made = Shaped(task.template, task.structure)
+    else:
+        module = narrowed_module(task.template, task.structure, shape)
+        structure = narrowed(task.structure, shape)
+        made = Shaped(module, structure)
+    while len(_remembered) >= SHAPES:
+        oldest = next(iter(_remembered))
+        del _remembered[oldest]
+    _remembered[key] = made
+    return made

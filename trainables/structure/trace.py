@@ -54,21 +54,29 @@ def find(module: nn.Module, input_shape: Shape) -> Structure:
         # Tracing runs the user's code on symbols, which may fail in any way; without a graph every
         # unit counts as live.
         why = f"torch.fx cannot follow the model's code: {raised(error)}"
-        opaque = Structure(layers, (), obstacles=(*obstacles, ("", why)))
-        return dataclasses.replace(_declared(module) or opaque, flow=())
+        obstacles.append(("", why))
+        opaque = Structure(layers, (), obstacles=tuple(obstacles))
+        own = _declared(module) or opaque
+        return dataclasses.replace(own, flow=())
     modules = known(module)
     whole = _whole(graph.graph, layers)
     obstacles += whole.items()
-    once = {layer.name: layer for layer in layers if layer.name not in whole}
+    once: dict[str, Layer] = {}
+    for layer in layers:
+        if layer.name not in whole:
+            once[layer.name] = layer
     links, unfollowed = _links(graph.graph, once, modules)
     obstacles += unfollowed.items()
-    residual = branches(graph.graph, once, modules) if is_constant(module) else []
+    residual: list[Branch] = []
+    if is_constant(module):
+        residual = branches(graph.graph, once, modules)
     blocks = tuple(branch.block for branch in residual)
     seen = Structure(layers, tuple(links), blocks, tuple(obstacles))
     own = _declared(module) or seen
     added = _added(own, residual)
     with evaluating(graph):
-        flow = steps(graph, blank_inputs(module, input_shape), added)
+        inputs = blank_inputs(module, input_shape)
+        flow = steps(graph, inputs, added)
     return dataclasses.replace(own, flow=flow)
 
 
@@ -99,7 +107,9 @@ def _declared(module: nn.Module) -> Structure | None:
     if not callable(method):
         return None
     declared = method()
-    return declared if isinstance(declared, Structure) else None
+    if not isinstance(declared, Structure):
+        return None
+    return declared
 
 
 def _added(structure: Structure, residual: Iterable[Branch]) -> Added:
@@ -162,7 +172,10 @@ def known(module: nn.Module) -> dict[str, nn.Module]:
     """The parts of a model by name, without those whose type does not say all that they do."""
     parts: dict[str, nn.Module] = {}
     for name, part in module.named_modules():
-        parts[name] = Unknown(part) if hooked(part) else part
+        if hooked(part):
+            parts[name] = Unknown(part)
+        else:
+            parts[name] = part
     return parts
 
 
@@ -188,7 +201,8 @@ def _layers(module: nn.Module) -> tuple[tuple[Layer, ...], list[Obstacle]]:
     obstacles: list[Obstacle] = []
     uses: Counter[int] = Counter()
     for part in module.modules():
-        uses.update(id(parameter) for parameter in part.parameters(recurse=False))
+        own = part.parameters(recurse=False)
+        uses.update(id(parameter) for parameter in own)
     for name, part in module.named_modules():
         if not isinstance(part, LAYERS) or isinstance(part, TRANSPOSED):
             continue
@@ -204,10 +218,11 @@ def _why_not_ours(part: nn.Module, uses: Mapping[int, int]) -> str | None:
     """Why rows of a layer's weight cannot be taken out; None if nothing speaks against it."""
     own = dict(part.named_parameters())
     if "weight" not in own or not own.keys() <= {"weight", "bias"}:
-        return f"its weight is computed from {', '.join(own) or 'buffers'}"
-    shares = [uses[id(parameter)] > 1 for parameter in own.values()]
-    if any(shares):
-        return "it shares parameters with another layer"
+        source = ", ".join(own) or "buffers"
+        return f"its weight is computed from {source}"
+    for parameter in own.values():
+        if uses[id(parameter)] > 1:
+            return "it shares parameters with another layer"
     if not all(parameter.requires_grad for parameter in own.values()):
         return "it is frozen"
     if hooked(part):
@@ -216,14 +231,22 @@ def _why_not_ours(part: nn.Module, uses: Mapping[int, int]) -> str | None:
 
 
 def _layer(name: str, part: Any) -> Layer:
-    prefix = f"{name}." if name else ""
+    prefix = ""
+    if name:
+        prefix = f"{name}."
+    bias = None
+    if part.bias is not None:
+        bias = f"{prefix}bias"
+    kind = "fc"
     convolution = isinstance(part, CONVOLUTIONS)
+    if convolution:
+        kind = "conv"
     units, columns, *kernel = part.weight.shape
     return Layer(
         name=name,
         weight=f"{prefix}weight",
-        bias=None if part.bias is None else f"{prefix}bias",
-        kind="conv" if convolution else "fc",
+        bias=bias,
+        kind=kind,
         units=units,
         columns=columns,
         kernel=tuple(kernel),
@@ -249,7 +272,11 @@ def _whole(graph: fx.Graph, layers: Iterable[Layer]) -> dict[str, str]:
 # ---- links
 
 
-def _links(graph: fx.Graph, layers: Layers, modules: Modules) -> tuple[list[Link], dict[str, str]]:
+def _links(
+    graph: fx.Graph,
+    layers: Layers,
+    modules: Modules,
+) -> tuple[list[Link], dict[str, str]]:
     """Links from all layers whose readers are known, and why there are none from the others."""
     links: list[Link] = []
     obstacles: dict[str, str] = {}
@@ -337,7 +364,9 @@ def _link(way: _Way, layer: Layer, consumer: Layer, part: Any) -> Link | str:
 
 def _kind(shape: Shape) -> str:
     """The kind of layers that give or take values of a shape."""
-    return "fc" if len(shape) == 2 else "conv"
+    if len(shape) == 2:
+        return "fc"
+    return "conv"
 
 
 def _is_padded(part: Any) -> bool:
@@ -353,8 +382,10 @@ def _onwards(way: _Way, layer: Layer, user: fx.Node, part: Any) -> _Way | str:
         _, entries, *_ = _shape(way.node)
         if entries == layer.units:
             norm = Norm.of(str(user.target), part)
-            return _Way(user, (*way.norms, norm), shifts=True)
-    if operations.is_unitwise(user, part) or operations.is_unpadded_average(part):
+            norms = (*way.norms, norm)
+            return _Way(user, norms, shifts=True)
+    is_unitwise = operations.is_unitwise(user, part)
+    if is_unitwise or operations.is_unpadded_average(part):
         shifts = operations.shifts(user, part)
         return way.to(user, shifts)
     if operations.reshapes(user, part):
@@ -362,13 +393,16 @@ def _onwards(way: _Way, layer: Layer, user: fx.Node, part: Any) -> _Way | str:
         batch, *behind = _shape(user)
         if batch == 2 and len(behind) == 1:
             return way.to(user)
-    return f"they are read by {_told(user, part)}"
+    reader = _told(user, part)
+    return f"they are read by {reader}"
 
 
 def _told(node: fx.Node, part: Any) -> str:
     """An operation and where it is, for people."""
     if node.op == "call_module":
-        kind = part.told if isinstance(part, Unknown) else type(part).__name__
+        kind = type(part).__name__
+        if isinstance(part, Unknown):
+            kind = part.told
         return f"{kind} ({node.target})"
     name = node.target
     if not isinstance(name, str):

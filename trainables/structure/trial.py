@@ -54,7 +54,9 @@ def find(module: nn.Module, input_shape: Shape) -> Structure:
     if not elements:
         return hints
     device = next(module.parameters()).device
-    generators = [device] if device.type == "cuda" else []
+    generators: list[torch.device] = []
+    if device.type == "cuda":
+        generators.append(device)
     reasons: Reasons = {}
     with torch.random.fork_rng(devices=generators):
         try:
@@ -62,16 +64,20 @@ def find(module: nn.Module, input_shape: Shape) -> Structure:
         except Exception as error:
             # A model that runs in its own type and mode only: nothing can be said of it.
             why = f"the model cannot be tried: {raised(error)}"
-            return _with_reasons(hints, [], {("", ""): why})
+            reasons[("", "")] = why
+            return _with_reasons(hints, [], reasons)
         sound = _sound(trial, hints, elements, reasons)
     return _with_reasons(hints, sound, reasons)
 
 
 def _elements(structure: Structure) -> list[Element]:
     """All that can be removed, as far as a structure says."""
-    units = [("units", layer.name) for layer in structure.hidden]
-    blocks = [("block", block.name) for block in structure.blocks]
-    return units + blocks
+    elements: list[Element] = []
+    for layer in structure.hidden:
+        elements.append(("units", layer.name))
+    for block in structure.blocks:
+        elements.append(("block", block.name))
+    return elements
 
 
 def _with_reasons(hints: Structure, sound: Sequence[Element], reasons: Reasons) -> Structure:
@@ -116,7 +122,8 @@ def _sound(
         reasons[elements[0]] = why
         return []
     middle = len(elements) // 2
-    first, second = elements[:middle], elements[middle:]
+    first = elements[:middle]
+    second = elements[middle:]
     sound = _sound(trial, structure, first, reasons)
     others = _sound(trial, structure, second, reasons)
     together = [*sound, *others]
@@ -140,7 +147,8 @@ class _Trial:
     def __init__(self, module: nn.Module, input_shape: Shape) -> None:
         self.shape = input_shape
         self.random = torch.Generator().manual_seed(0)
-        self.module = _scrambled(copied(module), self.random)
+        own = copied(module)
+        self.module = _scrambled(own, self.random)
         self.x = self._suiting_inputs()
         self.counts: Counts = count(self.module, input_shape)
 
@@ -189,7 +197,12 @@ class _Trial:
         drawn = torch.rand(shape, generator=self.random)
         return drawn.to(self.x.device)
 
-    def _difference(self, structure: Structure, kept: Kept, in_training: bool) -> str | None:
+    def _difference(
+        self,
+        structure: Structure,
+        kept: Kept,
+        in_training: bool,
+    ) -> str | None:
         """How the masked and the smaller network differ; None if they do not."""
         masked = _masked(self.module, structure, kept)
         small = shrunk(masked, structure, kept, self.shape)
@@ -198,7 +211,12 @@ class _Trial:
             why = self._outputs_differ(masked, small, training=True)
         return why or self._counts_differ(structure, kept, small)
 
-    def _outputs_differ(self, masked: nn.Module, small: nn.Module, training: bool) -> str | None:
+    def _outputs_differ(
+        self,
+        masked: nn.Module,
+        small: nn.Module,
+        training: bool,
+    ) -> str | None:
         expected = outputs(masked, self.x, training)
         got = outputs(small, self.x, training)
         if expected.shape != got.shape:
@@ -207,13 +225,21 @@ class _Trial:
         largest = expected.abs().max().clamp(min=1e-30)
         difference = (got - expected).abs().max()
         apart = float(difference / largest)
-        if apart <= AGREEMENT.get(self.x.dtype, 1e-3):
+        tolerance = AGREEMENT.get(self.x.dtype, 1e-3)
+        if apart <= tolerance:
             return None
-        when = "in training" if training else "in evaluation"
+        when = "in evaluation"
+        if training:
+            when = "in training"
         differ = f"outputs differ from the masked network's {when}"
         return f"without some of it {differ}, by {apart:.0e} of the largest"
 
-    def _counts_differ(self, structure: Structure, kept: Kept, small: nn.Module) -> str | None:
+    def _counts_differ(
+        self,
+        structure: Structure,
+        kept: Kept,
+        small: nn.Module,
+    ) -> str | None:
         told = compression(structure, self.counts, restacked(kept))
         flops = int(told["flops_shrunk"])
         params = int(told["params_shrunk"])
@@ -230,7 +256,8 @@ def outputs(module: nn.Module, x: Tensor, training: bool) -> Tensor:
     """What the module gives for `x` with dropout off, in the mode; the same draws each time."""
     torch.manual_seed(0)
     with _NoDropout():
-        logits = module.train(training)(x.clone())
+        module = module.train(training)
+        logits = module(x.clone())
     if not isinstance(logits, Tensor):
         raise TypeError(f"a model gives a tensor of logits; got {type(logits).__name__}")
     return logits.detach().double()
@@ -247,9 +274,12 @@ class _NoDropout(TorchFunctionMode):
         kwargs: Any = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if "dropout" in getattr(func, "__name__", ""):
-            return args[0] if args else kwargs["input"]
-        return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if "dropout" not in name:
+            return func(*args, **kwargs)
+        if args:
+            return args[0]
+        return kwargs["input"]
 
 
 @torch.no_grad()
@@ -260,14 +290,19 @@ def _scrambled(module: nn.Module, random: torch.Generator) -> nn.Module:
             part.p = 0.0
     for parameter in module.parameters():
         if parameter.is_floating_point():
-            parameter.copy_(_like_parameter(parameter, random))
+            drawn = _like_parameter(parameter, random)
+            parameter.copy_(drawn)
     for part in module.modules():
-        if isinstance(part, _WITH_STATISTICS):
-            mean, variance = part.running_mean, part.running_var
-            if mean is not None and variance is not None:
-                mean.copy_(torch.rand(mean.shape, generator=random))
-                drawn = torch.rand(variance.shape, generator=random)
-                variance.copy_(drawn + 0.5)
+        if not isinstance(part, _WITH_STATISTICS):
+            continue
+        mean = part.running_mean
+        variance = part.running_var
+        if mean is None or variance is None:
+            continue
+        drawn = torch.rand(mean.shape, generator=random)
+        mean.copy_(drawn)
+        drawn = torch.rand(variance.shape, generator=random)
+        variance.copy_(drawn + 0.5)
     return module
 
 
@@ -276,7 +311,8 @@ def _like_parameter(parameter: Tensor, random: torch.Generator) -> Tensor:
     drawn = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
     if parameter.ndim > 1:
         inputs = parameter[0].numel()
-        return drawn * inputs**-0.5
+        deviation = inputs**-0.5
+        return drawn * deviation
     return drawn * 0.5 + 0.3
 
 
@@ -288,7 +324,8 @@ def _masked(module: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
     for name in structure.parameters:
         params[name].mul_(kept[name])
     for block in structure.blocks:
-        if not kept[block.name]:
-            for name in block.last:
-                params[name].zero_()
+        if kept[block.name]:
+            continue
+        for name in block.last:
+            params[name].zero_()
     return masked

@@ -197,7 +197,10 @@ class Structure:
             for norm in link.norms:
                 for name in norm.tensors:
                     axes[name][entries] = None
-        return {name: tuple(several) for name, several in axes.items()}
+        ordered: dict[str, tuple[Axis, ...]] = {}
+        for name, several in axes.items():
+            ordered[name] = tuple(several)
+        return ordered
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -212,7 +215,8 @@ class Structure:
         closed = {layer: block for block, layer in ends.items()}
         sites: list[Site] = []
         for layer in self.hidden:
-            sites.append((layer.name, closed.get(layer.name)))
+            own_block = closed.get(layer.name)
+            sites.append((layer.name, own_block))
         for block in self.blocks:
             if block.name not in ends:
                 sites.append((None, block.name))
@@ -280,26 +284,31 @@ def expected(
     flops = one * counts.flops
     params = one * counts.params
     for layer in structure.layers:
-        on = there.get(layer.name, one)
-        rows = units.get(layer.name, one * layer.units)
-        columns = fed.get(layer.name, one * layer.columns)
+        name = layer.name
+        on = there.get(name, one)
+        rows = units.get(name, one * layer.units)
+        columns = fed.get(name, one * layer.columns)
         size = layer.units * layer.columns
-        missing = 1 - on * rows * columns / size
-        spent = counts.layers.get(layer.name, 0)
+        share = on * rows * columns / size
+        missing = 1 - share
+        spent = counts.layers.get(name, 0)
         flops = flops - spent * missing
         weights = size * math.prod(layer.kernel)
         params = params - weights * missing
         if layer.bias is not None:
-            params = params - (layer.units - on * rows)
+            lost = layer.units - on * rows
+            params = params - lost
     inner = norm_producers(structure)
     for norm, producer in inner.items():
-        left = there.get(producer, one) * units[producer]
+        on = there.get(producer, one)
+        left = on * units[producer]
         lost = norm.units - left
         params = params - len(norm.parameters) * lost
     for norm, block in _norm_blocks(structure).items():
         if norm not in inner:
             entries = len(norm.parameters) * norm.units
-            params = params - entries * (1 - blocks[block])
+            missing = 1 - blocks[block]
+            params = params - entries * missing
     return flops, params
 
 
@@ -338,7 +347,8 @@ def node_masks(
         live = alive[layer.name]
         for name in layer.parameters:
             mask = masks[name]
-            masks[name] = mask & _along(live, 0, mask.ndim)
+            rows = _along(live, 0, mask.ndim)
+            masks[name] = mask & rows
     for name, columns in column_masks(structure, alive, like).items():
         masks[name] = masks[name] & columns
     for block in structure.blocks:
@@ -361,7 +371,8 @@ def column_masks(structure: Structure, alive: Tensors, like: Tensors) -> Named:
     for link in structure.links:
         weight = structure.weights[link.consumer]
         columns = alive[link.producer].repeat_interleave(link.repeat)
-        mask = _along(columns, 1, like[weight].ndim)
+        dimensions = like[weight].ndim
+        mask = _along(columns, 1, dimensions)
         if weight in masks:
             mask = masks[weight] & mask
         masks[weight] = mask
@@ -387,7 +398,8 @@ def gated(
         if link.repeat > 1:
             factors = factors.repeat_interleave(link.repeat)
         factors = factors.to(weight.dtype)
-        scaled[name] = weight * _along(factors, 1, weight.ndim)
+        factors = _along(factors, 1, weight.ndim)
+        scaled[name] = weight * factors
     for block in structure.blocks:
         for name in block.last:
             weight = scaled[name]
