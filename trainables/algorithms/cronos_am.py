@@ -1,0 +1,488 @@
+"""CRONOS-AM (Feng, Frangella, Pilanci; NeurIPS 2024; arXiv 2411.01088): alternating minimisation of
+a deep network.
+
+    min 1/2 sum over examples |a_2 (a_1 f(x) + b)_+ - e_label|^2 + regulariser
+
+The features f are stepped by D-Adaptation AdamW with the last two layers frozen; every `checkpoint`
+steps these are solved for anew on the features of the whole training set, as a convex program.
+There is no guarantee that this converges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...analysis.rows.mistake import Mistake
+from .. import convex, pulse
+from ..contract import Member, Networks, State
+from ..domain import Domain, Value
+from ..structure import graph, heads
+from ..structure.units import Layer
+from ..task import Task
+from ..training import stack
+from ..training.optimizers import DISTANCE
+from ..training.pruner import Context, GradientPruner, Params, Pruning, space
+from ..training.start import Dense
+from ..tree import take
+
+TOLERANCE = 1e-4
+"""At which a solve of the convex head ends, if it comes so near."""
+WARMUP = 0.1
+"""The share of the steps in which the rate rises, unless the task has a schedule of its own."""
+EXAMPLES = 256
+"""Examples whose features are computed at a time; fixed, so that results do not depend on the
+cohort.
+"""
+
+
+class CronosAM(GradientPruner):
+    """Trains the features by gradient and solves for the head: the last two layers of a model that
+    ends Linear-ReLU-Linear.
+
+    head convex: P gates for a hidden layer of H units, which holds a neuron for each class, sign
+    and gate; beta brings neurons to zero, and what is zero is removed.
+    least_squares: the hidden layer stays as initialised, the last one is a ridge regression.
+    random_features: the hidden layer is random, drawn as gates are, the last one is a ridge
+    regression.  frozen: both stay as initialised.  trained: both are stepped like the features,
+    nothing is solved.
+    beta: of the convex head and of ridges; the loss is a sum over examples.  head_units: H, in
+    place of the model's own; the parent has it too.  lr: a factor of the rate that D-Adaptation
+    finds; it has a linear decay after a warm-up of a tenth of the steps, unless the task names a
+    schedule.
+    iterations: of the mode solve of `cronos`; the paper's five, with its rho and its sketch, gave
+    worse heads on digits. Solves are charged as `search_flops`. A row before the last shows the
+    head of the last solve before it.
+    """
+
+    source = (
+        "Feng, Frangella, Pilanci 2024 (arXiv 2411.01088); "
+        "Defazio & Mishchenko 2023 (arXiv 2301.07733)"
+    )
+    version = 2
+    charges = True
+    space = space(
+        head=Domain(
+            "choice",
+            "convex",
+            "how the last two layers are found",
+            choices=("convex", "least_squares", "random_features", "frozen", "trained"),
+            static=True,
+        ),
+        beta=Domain(
+            "real",
+            1.0,
+            "the weight of the regulariser, beside a sum over examples",
+            low=1e-9,
+            log=True,
+        ),
+        gates=Domain(
+            "whole", None, "the number of gates P (default: H // (2 classes))", low=1, static=True
+        ),
+        head_units=Domain(
+            "whole",
+            None,
+            "units of the last hidden layer (default: the model's)",
+            low=1,
+            static=True,
+        ),
+        optimizer=Domain(
+            "choice",
+            "dadapt_adamw",
+            "of the features: with Adam's bias correction, or without",
+            choices=("dadapt_adamw", "dadapt_adam"),
+            static=True,
+        ),
+        checkpoint=Domain("whole", 100, "the number of steps between solves", low=1, static=True),
+        iterations=Domain(
+            "whole", 25, "ADMM iterations of a solve of the convex head", low=1, static=True
+        ),
+    )
+
+    def is_control(self, hp: Mapping[str, Value]) -> bool:
+        return hp["head"] != "convex"
+
+    def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
+        task = super().parent(task, hp)
+        if hp["head_units"] is not None:
+            options = {**task.model_options, "of": task.model, "units": hp["head_units"]}
+            task = dataclasses.replace(task, model=heads.PATH, model_options=options)
+        if task.schedule == "auto":
+            task = dataclasses.replace(task, schedule="linear", warmup=task.warmup or WARMUP)
+        return dataclasses.replace(task, optimizer=hp["optimizer"], lr=1.0, weight_decay=0.0)
+
+    def skip(self, task: Task) -> str | None:
+        """Why the model has no head to be solved for, or nothing before it; None if it has."""
+        head = graph.head(task.template, task.structure)
+        if head is None or head[0].bias is None or head[1].bias is None:
+            return f"the model ends in linear, ReLU, linear, with biases; {task.model} does not"
+        first, last = head
+        least = 2 * task.data.classes
+        if first.units < least:
+            rule = f"the last hidden layer has two units for each class, {least} or more"
+            return f"{rule}; {task.model} has {first.units}"
+        solved = {*first.parameters, *last.parameters}
+        names = {name for name, _ in task.template.named_parameters()}
+        if solved >= names:
+            rule = "there are parameters before the last two layers, to be trained"
+            return f"{rule}; {task.model} has none"
+        return None
+
+    def check(self, task: Task, hp: Mapping[str, Value]) -> None:
+        if reason := self.skip(task):  # another `width` of the model may have too few units
+            raise Mistake(reason)
+        gates = hp["gates"]
+        first, _ = _head_layers(task)
+        most = first.units // (2 * task.data.classes)
+        if gates is not None and int(gates) > most:  # type: ignore[arg-type]
+            rule = "`gates` is at most the units of the last hidden layer by two for each class"
+            raise Mistake(f"{rule}, {most} for {first.units} units (`head_units`); got {gates}")
+
+    def begin(
+        self,
+        task: Task,
+        members: Sequence[Member],
+        dense: Dense,
+    ) -> State:
+        state = super().begin(task, members, dense)
+        begun = time.perf_counter()
+        hp = members[0].hp
+        first, last = _head_layers(task)
+        zeros = 0 * state.members["seed"]
+        beta = state.members["hp"]["beta"]
+        nothing = torch.full_like(beta, torch.nan)
+        pruning: dict[str, Any] = {
+            "spent": zeros,
+            "neurons": zeros + first.units,
+            "primal": nothing,
+            "gap": nothing.clone(),
+        }
+        if hp["head"] != "trained":
+            params = state.members["params"]
+            names = (*first.parameters, *last.parameters)
+            pruning["head"] = {name: params[name].clone() for name in names}
+        state.members["pruning"] = pruning
+        if _solves(hp):
+            self._solve(task, state)
+        spent = time.perf_counter() - begun
+        state.scalars["seconds"] += spent / state.size
+        return state
+
+    def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        # The head is not a parameter of the optimiser, whose weight decay would reach it.
+        return {**params, **pruning.get("head", {})}
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        targets = F.one_hot(labels, logits.shape[1])
+        squares = (logits - targets).square()
+        return squares.sum() / 2
+
+    def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        if not _solves(ctx.hp):
+            return {}
+        return {name: tensor != 0 for name, tensor in pruning["head"].items()}
+
+    def metrics(self, params: Params, pruning: Pruning) -> Params:
+        """neurons: of the head's hidden layer that are left.  primal, gap: of the last solve's
+        convex program, for its gates.
+
+        d, in `networks`: the distance that D-Adaptation has found.
+        """
+        return {name: pruning[name] for name in ("neurons", "primal", "gap")}
+
+    def networks(self, task: Task, state: State) -> Networks:
+        trained = super().networks(task, state)
+        distance = state.members["optimizer"][DISTANCE]
+        spent = state.members["pruning"]["spent"]
+        return dataclasses.replace(
+            trained,
+            metrics={**trained.metrics, "d": distance},
+            search={"flops": spent, "seconds": 0 * spent},
+        )
+
+    def due(self, hp: Mapping[str, Any], step: int, steps: int) -> bool:
+        if not _solves(hp):
+            return False
+        return step == steps or step % hp["checkpoint"] == 0
+
+    def every(
+        self,
+        task: Task,
+        state: State,
+        x: Tensor,
+        y: Tensor,
+    ) -> State:
+        self._solve(task, state)
+        return state
+
+    @torch.no_grad()
+    def _solve(self, task: Task, state: State) -> None:
+        """Solve for the head of each member anew, in place: one after the other, each with the
+        memory of one.
+        """
+        first, _ = _head_layers(task)
+        head = state.scalars["static"]["head"]
+        solve = HEADS[head]
+        module = task.template.eval()
+        body = graph.before(module, first.name)
+        call = stack.Call(body)
+        data = task.data
+        labels = data.labels["train"]
+        targets = F.one_hot(labels, data.classes)
+        targets = targets.double()
+        for k in range(state.size):
+            pulse.tell("head", k, state.size)
+            problem = _problem(task, state, k, call, targets)
+            if problem is None:
+                continue
+            solved = solve(problem)
+            _write(task, state, k, solved)
+
+
+# ---- heads
+
+
+@dataclasses.dataclass
+class _Problem:
+    """What one member's head is solved for.
+
+    features: (n, d) float64.  targets: (n, classes) float64.  size: of a feature, the root of the
+    mean square.  own: the first layer that the member has, (units, d + 1), its bias last.
+    flops: of computing the features.
+    """
+
+    features: Tensor
+    targets: Tensor
+    beta: Tensor
+    seed: Tensor
+    size: Tensor
+    own: Tensor
+    flops: int
+    iterations: int
+    gates: int
+
+    @property
+    def unit(self) -> Tensor:
+        """The size, or 1 where features are all zero.
+
+        Features are divided by it at every solve, so that beta and the gates keep their meaning.
+        """
+        is_positive = self.size > 0
+        return torch.where(is_positive, self.size, 1.0)
+
+    @property
+    def vectors(self) -> Tensor:
+        """The P vectors (P, d + 1) that give the gates."""
+        columns = self.own.shape[1]
+        return convex.gate_vectors(self.seed, self.gates, columns)
+
+    @property
+    def random_units(self) -> Tensor:
+        """As many random vectors (units, d + 1) as the hidden layer has units."""
+        units, columns = self.own.shape
+        return convex.gate_vectors(self.seed, units, columns)
+
+
+class _Solved(NamedTuple):
+    """A head. hidden: (m, d + 1), bias last, for features divided by `size`.  outer: (classes, m).
+    bias: (classes,).  proof: primal value and gap.
+    """
+
+    hidden: Tensor
+    size: Tensor
+    outer: Tensor
+    bias: Tensor
+    flops: int
+    proof: tuple[Tensor, Tensor] | None = None
+
+
+def _convex(problem: _Problem) -> _Solved:
+    """Both layers are the optimum of the convex program for these gates."""
+    features = problem.features / problem.unit
+    x = convex.with_ones(features)
+    vectors = problem.vectors
+    targets = problem.targets
+    given = x @ vectors.mT
+    optimum = convex.solve(
+        x,
+        targets.mT,
+        given >= 0,
+        problem.beta[None],
+        iterations=problem.iterations,
+        tolerance=TOLERANCE,
+    )
+    v = optimum.v[0]
+    hidden, outer = convex.layers(v.mT)
+    flops = _given_flops(problem, vectors)
+    flops += int(optimum.flops[0])
+    return _Solved(
+        hidden=hidden,
+        size=problem.unit,
+        outer=outer,
+        bias=targets.new_zeros(targets.shape[1]),
+        flops=flops,
+        proof=(optimum.objective[0], optimum.gap[0]),
+    )
+
+
+def _least_squares(problem: _Problem) -> _Solved:
+    """The hidden layer stays as it is, the last one is a ridge regression."""
+    return _regressed(problem, problem.own, torch.ones_like(problem.size))
+
+
+def _random_features(problem: _Problem) -> _Solved:
+    """The hidden layer is random, drawn as gates are, and the last one a ridge regression."""
+    return _regressed(problem, problem.random_units, problem.unit)
+
+
+def _regressed(problem: _Problem, hidden: Tensor, size: Tensor) -> _Solved:
+    features = problem.features / size
+    x = convex.with_ones(features)
+    given = x @ hidden.mT
+    outer, bias = ridge(given.relu(), problem.targets, problem.beta)
+    n, classes = problem.targets.shape
+    m = len(hidden) + 1
+    regression = 2 * n * m * (m + classes)  # Gram matrix and right-hand side
+    return _Solved(
+        hidden=hidden,
+        size=size,
+        outer=outer,
+        bias=bias,
+        flops=_given_flops(problem, hidden) + regression,
+    )
+
+
+HEADS: Mapping[str, Callable[[_Problem], _Solved]] = {
+    "convex": _convex,
+    "least_squares": _least_squares,
+    "random_features": _random_features,
+}
+"""How the last two layers are solved for; the other heads are not."""
+
+
+def _given_flops(problem: _Problem, hidden: Tensor) -> int:
+    """FLOPs of what a hidden layer is given by all examples, their features included."""
+    examples = len(problem.features)
+    units, columns = hidden.shape
+    return problem.flops + 2 * examples * columns * units
+
+
+def _problem(
+    task: Task,
+    state: State,
+    k: int,
+    call: stack.Call,
+    targets: Tensor,
+) -> _Problem | None:
+    """What the head of member `k` is solved for; None if it has diverged, and goes on with the head
+    that it has.
+
+    call: the features of given inputs.
+    """
+    members = state.members
+    features = _features(task, state, k, call)
+    size = features.square().mean().sqrt()
+    if not torch.isfinite(size):
+        return None
+    first, last = _head_layers(task)
+    layers = task.counts.layers
+    body = task.counts.flops - layers[first.name] - layers[last.name]
+    head = take(members["pruning"]["head"], k)
+    bias = head[str(first.bias)]
+    own = torch.cat([head[first.weight], bias[:, None]], 1).double()
+    static = state.scalars["static"]
+    return _Problem(
+        features=features,
+        targets=targets,
+        beta=members["hp"]["beta"][k],
+        seed=members["seed"][k],
+        size=size,
+        own=own,
+        flops=len(features) * body,
+        iterations=static["iterations"],
+        gates=static["gates"] or first.units // (2 * task.data.classes),
+    )
+
+
+def _features(
+    task: Task,
+    state: State,
+    k: int,
+    call: stack.Call,
+) -> Tensor:
+    """What member `k` gives its head for each example, (n, d) float64."""
+    params = take(state.members["params"], k)
+    buffers = take(state.members.get("buffers", {}), k)
+    parts: list[Tensor] = []
+    for x, _ in task.data.parts("train", EXAMPLES):
+        features = call(params, dict(buffers), x)
+        parts.append(features)
+    return torch.cat(parts).double()
+
+
+def _write(
+    task: Task,
+    state: State,
+    k: int,
+    solved: _Solved,
+) -> None:
+    """Put a head in place of member `k`'s; units that it lacks are zero."""
+    first, last = _head_layers(task)
+    pruning = state.members["pruning"]
+    head = take(pruning["head"], k)
+    rest = first.units - len(solved.hidden)
+    weight = solved.hidden[:, :-1] / solved.size
+    bias = solved.hidden[:, -1]
+    padded = {
+        first.weight: F.pad(weight, (0, 0, 0, rest)),
+        str(first.bias): F.pad(bias, (0, rest)),
+        last.weight: F.pad(solved.outer, (0, rest)),
+        str(last.bias): solved.bias,
+    }
+    for name, value in padded.items():
+        head[name].copy_(value)
+    is_neuron = head[last.weight].any(0)
+    pruning["neurons"][k] = is_neuron.sum()
+    pruning["spent"][k] += solved.flops
+    if solved.proof is None:
+        return
+    primal, gap = solved.proof
+    pruning["primal"][k] = primal
+    pruning["gap"][k] = gap
+
+
+def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (C, m) and biases (C,) that minimise 1/2 |hidden W' + b - targets|^2 + beta/2 (|W|^2
+    + |b|^2).
+
+    hidden: (n, m).  targets: (n, C).  beta: () > 0.
+    """
+    x = convex.with_ones(hidden)
+    identity = torch.eye(
+        x.shape[1],
+        dtype=x.dtype,
+        device=x.device,
+    )
+    gram = x.mT @ x + beta * identity
+    right = x.mT @ targets
+    solved = torch.linalg.solve_ex(gram, right)
+    solution = solved.result.mT
+    weights = solution[:, :-1]
+    biases = solution[:, -1]
+    return weights, biases
+
+
+def _head_layers(task: Task) -> tuple[Layer, Layer]:
+    head = graph.head(task.template, task.structure)
+    assert head is not None, "`check` has seen it"
+    return head
+
+
+def _solves(hp: Mapping[str, Any]) -> bool:
+    return hp["head"] in HEADS
