@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
@@ -33,7 +32,8 @@ from ..contract import Algorithm, Member, Networks, State
 from ..convex.admm import Iterate
 from ..domain import Domain, Value
 from ..task import Task
-from ..training.dense import dense_networks
+from . import _cronos_gates as gates
+from ._cronos_network import network, random_neurons
 
 NUMBERS = 1 << 28
 """Numbers that the programs solved at a time may hold, with all that accelerates them; more are
@@ -41,16 +41,12 @@ solved in turn.
 """
 COPIES = 24
 """Tensors of the size of a program's iterate that are alive at a time."""
-EXAMPLES = 1024
-"""Examples that are read at a time."""
 SHARE = 0.1
 """beta where none is given: a share of beta_max."""
 PAPER_BETA = 1e-3
 """beta of the mode paper where none is given, as it is."""
 PAPER_ITERATIONS = 5
 """Iterations of ADMM of the mode paper where none are given."""
-GATES: Mapping[str, tuple[int, int]] = {"paper": (10, 32), "solve": (8, 8)}
-"""The number of gates where none is given: for two classes, and for more."""
 
 
 class Cronos(Algorithm):
@@ -173,7 +169,8 @@ class Cronos(Algorithm):
 
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """An MLP with a hidden unit for each program, sign and gate."""
-        units = 2 * _gates(hp, task.data.classes) * _programs(task)
+        neurons = 2 * gates.programs(task)  # of a gate
+        units = neurons * gates.count(task, hp)
         options = {"widths": [units]}
         return dataclasses.replace(task, model="mlp", model_options=options)
 
@@ -188,11 +185,12 @@ class Cronos(Algorithm):
         if hp["beta"] is not None and hp["beta_absolute"] is not None:
             rule = "`beta`, a share of beta_max, is given or `beta_absolute`, not both"
             raise Mistake(f"{rule}; got {hp['beta']} and {hp['beta_absolute']}")
-        gates, examples = _gates(hp, task.data.classes), len(task.data.labels["train"])
-        if gates > examples:
+        count = gates.count(task, hp)
+        examples = len(task.data.labels["train"])
+        if count > examples:
             rule = f"`gates` is at most the number of training examples, {examples}"
-            raise Mistake(f"{rule}; got {gates}")
-        if hp["gates_from"] == "sgd" and not _gate_steps(task, hp):
+            raise Mistake(f"{rule}; got {count}")
+        if hp["gates_from"] == "sgd" and not gates.steps(task, hp):
             rule = "`gate_epochs` makes at least one step of the network that gives gates"
             raise Mistake(f"{rule}; got {hp['gate_epochs']}")
         if hp["candidates"] == "random_features" and hp["select"] != "greedy":
@@ -204,12 +202,12 @@ class Cronos(Algorithm):
     def footprint(self, task: Task, hp: Mapping[str, Value], count: int) -> int:
         n = len(task.data.labels["train"])
         d = task.structure.layers[0].columns + 1
-        classes = _programs(task)
-        gates = _gates(hp, task.data.classes)
+        classes = gates.programs(task)
+        count_of_gates = gates.count(task, hp)
         mode = "paper" if hp["mode"] == "paper" else "solve"
-        room = convex.Room(n, d, classes, gates, mode, task.torch_device)
+        room = convex.Room(n, d, classes, count_of_gates, mode, task.torch_device)
         width = 4 if hp["precision"] == "float32" else 8  # bytes of a number
-        together = min(count, _at_a_time(classes, gates, n, d))
+        together = min(count, _at_a_time(classes, count_of_gates, n, d))
         solving = width * room.solving(together)
         # A certificate is in float64, and of float32 a copy.
         copied = 0
@@ -225,8 +223,8 @@ class Cronos(Algorithm):
     def start(self, task: Task, members: Sequence[Member]) -> State:
         """All neurons zero."""
         hp, device = members[0].hp, task.torch_device
-        programs = (len(members), _programs(task))
-        gates = _gates(hp, task.data.classes)
+        programs = (len(members), gates.programs(task))
+        P = gates.count(task, hp)
         n = len(task.data.labels["train"])
         d = task.structure.layers[0].columns + 1
         kind = getattr(torch, str(hp["precision"]))
@@ -235,17 +233,19 @@ class Cronos(Algorithm):
             return torch.zeros(*programs, *shape, dtype=dtype, device=device)
 
         def numbers(name: str) -> Tensor:
-            values = [member.hp.get(name) for member in members]
-            numbers = [math.nan if value is None else value for value in values]
-            return torch.tensor(numbers, dtype=torch.float64, device=device)
+            values: list[Any] = []
+            for member in members:
+                value = member.hp[name]
+                values.append(math.nan if value is None else value)
+            return torch.tensor(values, dtype=torch.float64, device=device)
 
         begun = time.perf_counter()
-        vectors = _gate_vectors(task, members)
+        vectors = gates.vectors(task, members)
         spent = (time.perf_counter() - begun) / len(members)
         held: dict[str, Any] = {
-            "t": zeros(2, gates, d),
-            "z": zeros(2, gates, n),
-            "u": zeros(2, gates, d),
+            "t": zeros(2, P, d),
+            "z": zeros(2, P, n),
+            "u": zeros(2, P, d),
             "rho": zeros(),
             "used": zeros(dtype=torch.long),
             "made": zeros(dtype=torch.long),
@@ -319,7 +319,7 @@ class Cronos(Algorithm):
                 "steps": made,
                 "epochs": made.double(),
                 "examples": made * len(task.data.labels["train"]),
-                "train_flops": columns["flops"] + _gate_flops(task, hp),
+                "train_flops": columns["flops"] + gates.flops(task, hp),
             },
         )
 
@@ -363,10 +363,12 @@ def _certified(problem: convex.Problem, X: Tensor, state: State, part: Tensor) -
     solved, proof = problem.found(iterate, beta)
     v = solved[0]
     if hp["candidates"] == "random_features":
-        v = _random_neurons(held["seed"][part][0], v)
+        (seed,) = held["seed"][part]
+        v = random_neurons(seed, v)
     if hp["optimal_prune"] == "yes":
         v = convex.prune_dependent(v, X)
-    row = _layers(v, X, problem.Y, hp, int(held["neurons"][part]))
+    most = int(held["neurons"][part])
+    row = network(v, X, problem.Y, hp, most)
     for name in ("primal", "dual", "gap"):
         row[name] = getattr(proof, name).sum()
     for name in ("violation", "stationarity"):
@@ -388,103 +390,30 @@ def _problems(task: Task, state: State) -> Iterator[tuple[convex.Problem, Tensor
     """
     hp = state.scalars["static"]
     seeds = state.members["seed"]
-    X, Y = _data(task, state.members["t"].dtype)
+    kind = state.members["t"].dtype
+    X = gates.inputs(task).to(kind)
+    Y = gates.targets(task).to(kind)
     for seed in seeds.unique():
         is_of_seed = seeds == seed
         members = is_of_seed.nonzero()[:, 0]
         vectors = state.members["vectors"][members[0]]
-        gates = convex.patterns(X, vectors)
-        inner = hp["pcg_iterations"]
-        yield convex.Problem(X, Y, gates, hp["mode"], inner=inner), members
+        opened = convex.patterns(X, vectors)
+        problem = convex.Problem(X, Y, opened, hp["mode"], inner=hp["pcg_iterations"])
+        yield problem, members
 
 
 def _resolve_betas(problem: convex.Problem, state: State, index: Tensor) -> None:
-    """Put the weight in place of a share of beta_max, for the members at `index` that have one."""
-    held, mode = state.members, state.scalars["static"]["mode"]
-    most = convex.beta_max(problem.program, problem.Y).max() * problem.scale
+    """Put the weight in place of a share of beta_max, for the members at `index` that have none."""
+    held = state.members
+    by_program = convex.beta_max(problem.program, problem.Y)
+    most = by_program.max() * problem.scale
     share = held["share"][index]
-    default = torch.full_like(share, PAPER_BETA) if mode == "paper" else SHARE * most
-    wanted = torch.where(share.isnan(), default, share * most)
+    default = torch.full_like(share, PAPER_BETA)
+    if state.scalars["static"]["mode"] == "solve":
+        default = SHARE * most
+    of_share = torch.where(share.isnan(), default, share * most)
     given = held["beta"][index]
-    held["beta"][index] = torch.where(given.isnan(), wanted, given)
-
-
-# ---- data and gates
-
-
-def _data(task: Task, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """X (n, d) with a column of ones, and Y (programs, n): one class against the rest, 1 and 0, and
-    of two classes the second against the first, 1 and -1.
-    """
-    features = _features(task).to(kind)
-    labels = task.data.labels["train"]
-    if task.data.classes == 2:
-        return features, (2 * labels - 1)[None].to(kind)
-    targets = F.one_hot(labels, task.data.classes)
-    return features, targets.mT.to(kind)
-
-
-def _features(task: Task) -> Tensor:
-    parts: list[Tensor] = []
-    for x, _ in task.data.parts("train", EXAMPLES):
-        parts.append(x.flatten(1))
-    return convex.with_ones(torch.cat(parts))
-
-
-def _programs(task: Task) -> int:
-    """How many programs there are for a weight: one of two classes, else one for each."""
-    classes = task.data.classes
-    return 1 if classes == 2 else classes
-
-
-def _gate_vectors(task: Task, members: Sequence[Member]) -> Tensor:
-    """The vectors h of each member's gates, (K, P, d) float64."""
-    hp = members[0].hp
-    count = _gates(hp, task.data.classes)
-    seeds = [member.seed for member in members]
-    if hp["gates_from"] == "sgd":
-        return _trained_units(task, seeds, count, _gate_steps(task, hp))
-    X = _features(task)
-    of_seed: dict[int, Tensor] = {}
-    for seed in seeds:
-        if seed in of_seed:
-            continue
-        drawn_by = torch.tensor(seed, device=X.device)
-        if hp["gates_from"] == "pairs":
-            of_seed[seed] = convex.pair_vectors(drawn_by, count, X)
-        else:
-            of_seed[seed] = convex.gate_vectors(drawn_by, count, X.shape[1])
-    return torch.stack([of_seed[seed] for seed in seeds])
-
-
-def _trained_units(task: Task, seeds: Sequence[int], count: int, steps: int) -> Tensor:
-    """Weights and biases (K, count, d) float64 of the hidden units of small trained networks."""
-    small = _gate_task(task, count)
-    dense = dense_networks(small, seeds, steps)
-    layer = small.structure.layers[0]
-    weight = dense.params[layer.weight]
-    bias = dense.params[str(layer.bias)]
-    return torch.cat([weight, bias[..., None]], -1).double()
-
-
-def _gate_task(task: Task, count: int) -> Task:
-    return dataclasses.replace(task, model="mlp", model_options={"widths": [count]})
-
-
-def _gate_steps(task: Task, hp: Mapping[str, Any]) -> int:
-    return round(hp["gate_epochs"] * task.steps_per_epoch)
-
-
-def _gate_flops(task: Task, hp: Mapping[str, Any]) -> int:
-    """What the network that gives gates cost, if there is one."""
-    if hp["gates_from"] != "sgd":
-        return 0
-    small = _gate_task(task, _gates(hp, task.data.classes))
-    examples = _gate_steps(task, hp) * task.batch_size
-    return 3 * small.counts.flops * examples
-
-
-# ---- networks
+    held["beta"][index] = torch.where(given.isnan(), of_share, given)
 
 
 def _at_a_time(classes: int, gates: int, n: int, d: int) -> int:
@@ -501,83 +430,6 @@ def _iterate(held: Mapping[str, Tensor], part: Tensor) -> Iterate:
         column = held[field.name]
         fields[field.name] = column[part].flatten(0, 1)
     return Iterate(**fields)
-
-
-def _random_neurons(seed: Tensor, like: Tensor) -> Tensor:
-    """Random ReLU units in the place of each neuron, (C, 2, P, d), by which a class, a sign and a
-    gate mean nothing.
-    """
-    count = like[..., 0].numel()
-    drawn = convex.gate_vectors(seed, count, like.shape[-1])
-    return drawn.to(like).view(like.shape)
-
-
-def _layers(v: Tensor, X: Tensor, Y: Tensor, hp: Mapping[str, Any], most: int) -> dict[str, Tensor]:
-    """Steps 3 and 4: the network of neurons v (C, 2, P, d), its bias apart, and what of it is kept.
-
-    most: neurons that are selected at most.
-    """
-    hidden, outer = convex.layers(v)
-    is_neuron = v.norm(dim=-1).flatten() > 0
-    kept = outer != 0
-    offset = outer.new_zeros(len(Y))
-    has_offset = False
-    if hp["select"] == "greedy":
-        is_neuron, again = _selected(hidden, is_neuron, X, Y, most)
-    elif hp["refit"] == "yes":
-        given = X @ hidden[is_neuron].mT
-        again = torch.zeros(len(Y), len(hidden) + 1, dtype=torch.float64, device=X.device)
-        places = is_neuron.nonzero()[:, 0]
-        fitted = convex.refit(given.clamp(min=0), Y)
-        again[:, places] = fitted[:, :-1]
-        again[:, -1] = fitted[:, -1]
-    else:
-        again = None
-    if again is not None:
-        hidden = torch.where(is_neuron[:, None], hidden, 0)
-        outer, offset = again[:, :-1].to(outer), again[:, -1].to(outer)
-        kept = is_neuron.expand_as(outer)
-        has_offset = True
-    if len(outer) == 1:  # of two classes: the second's logit, and its negative
-        outer, offset = torch.cat([-outer, outer]), torch.cat([-offset, offset])
-        kept = kept.expand_as(outer)
-    return {
-        "hidden": hidden[:, :-1],
-        "hidden kept": is_neuron[:, None].expand(-1, hidden.shape[1] - 1),
-        "bias": hidden[:, -1],
-        "bias kept": is_neuron,
-        "outer": outer,
-        "outer kept": kept,
-        "offset": offset,
-        "offset kept": torch.full_like(offset, has_offset, dtype=torch.bool),
-    }
-
-
-def _selected(
-    hidden: Tensor, is_neuron: Tensor, X: Tensor, Y: Tensor, most: int
-) -> tuple[Tensor, Tensor]:
-    """Which units (m,) are selected of those that are neurons, and the second layer (C, m + 1) of
-    all units, bias last.
-    """
-    places = is_neuron.nonzero()[:, 0]
-    active = (X @ hidden[places].mT).clamp(min=0)
-    choice = convex.Selection(active, Y)
-    order = choice.order(most)
-    layer = choice.layer(order)
-    again = torch.zeros(len(Y), len(hidden) + 1, dtype=layer.dtype, device=X.device)
-    again[:, places] = layer[:, :-1]
-    again[:, -1] = layer[:, -1]
-    is_selected = torch.zeros_like(is_neuron)
-    is_selected[places[order]] = True
-    return is_selected, again
-
-
-def _gates(hp: Mapping[str, Any], classes: int) -> int:
-    """The number of gates P."""
-    if hp["gates"] is not None:
-        return hp["gates"]
-    of_two, of_more = GATES[hp["mode"]]
-    return of_two if classes == 2 else of_more
 
 
 def _iterations(task: Task, hp: Mapping[str, Any]) -> int:

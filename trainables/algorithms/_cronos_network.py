@@ -1,0 +1,108 @@
+"""From neurons of a convex program to the network of CRONOS: selection, refit, two classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import convex
+
+
+class _Layers(NamedTuple):
+    """A hidden layer (m, d), bias last, of which `is_neuron` (m,) are units, and a second layer (C,
+    m) with its bias (C,).
+    """
+
+    hidden: Tensor
+    is_neuron: Tensor
+    outer: Tensor
+    offset: Tensor
+    has_offset: bool
+
+
+def network(v: Tensor, X: Tensor, Y: Tensor, hp: Mapping[str, Any], most: int) -> dict[str, Tensor]:
+    """Steps 3 and 4 of CRONOS: the network of neurons v (C, 2, P, d), its bias apart, and what of
+    it is kept.
+
+    most: neurons that are selected at most.
+    """
+    layers = _as_solved(v)
+    if hp["select"] == "greedy":
+        layers = _selected(layers, X, Y, most)
+    elif hp["refit"] == "yes":
+        layers = _refitted(layers, X, Y)
+    is_neuron = layers.is_neuron
+    kept = layers.outer != 0
+    if layers.has_offset:
+        kept = is_neuron.expand_as(layers.outer)
+    outer = _of_classes(layers.outer)
+    offset = _of_classes(layers.offset)
+    columns = layers.hidden.shape[1] - 1
+    return {
+        "hidden": layers.hidden[:, :-1],
+        "hidden kept": is_neuron[:, None].expand(-1, columns),
+        "bias": layers.hidden[:, -1],
+        "bias kept": is_neuron,
+        "outer": outer,
+        "outer kept": kept.expand_as(outer),
+        "offset": offset,
+        "offset kept": torch.full_like(offset, layers.has_offset, dtype=torch.bool),
+    }
+
+
+def random_neurons(seed: Tensor, like: Tensor) -> Tensor:
+    """Random ReLU units in the place of each neuron, (C, 2, P, d), whose class, sign and gate then
+    mean nothing.
+    """
+    *places, columns = like.shape
+    drawn = convex.gate_vectors(seed, torch.Size(places).numel(), columns)
+    return drawn.to(like).view(like.shape)
+
+
+def _as_solved(v: Tensor) -> _Layers:
+    hidden, outer = convex.layers(v)
+    lengths = v.norm(dim=-1)
+    offset = outer.new_zeros(len(outer))
+    return _Layers(hidden, lengths.flatten() > 0, outer, offset, has_offset=False)
+
+
+def _selected(layers: _Layers, X: Tensor, Y: Tensor, most: int) -> _Layers:
+    """The neurons that explain most, with the second layer that fits them best."""
+    places, active = _active(layers, X)
+    choice = convex.Selection(active, Y)
+    order = choice.order(most)
+    fitted = choice.layer(order)
+    is_selected = torch.zeros_like(layers.is_neuron)
+    is_selected[places[order]] = True
+    hidden = torch.where(is_selected[:, None], layers.hidden, 0)
+    outer = torch.zeros_like(layers.outer)
+    outer[:, places] = fitted[:, :-1].to(outer)
+    return _Layers(hidden, is_selected, outer, fitted[:, -1].to(outer), has_offset=True)
+
+
+def _refitted(layers: _Layers, X: Tensor, Y: Tensor) -> _Layers:
+    """All neurons, with the second layer that fits them best."""
+    places, active = _active(layers, X)
+    fitted = convex.refit(active, Y)
+    outer = torch.zeros_like(layers.outer)
+    outer[:, places] = fitted[:, :-1].to(outer)
+    return layers._replace(outer=outer, offset=fitted[:, -1].to(outer), has_offset=True)
+
+
+def _active(layers: _Layers, X: Tensor) -> tuple[Tensor, Tensor]:
+    """The places (k,) of neurons, and their activations (n, k)."""
+    places = layers.is_neuron.nonzero()[:, 0]
+    given = X @ layers.hidden[places].mT
+    return places, given.clamp(min=0)
+
+
+def _of_classes(second: Tensor) -> Tensor:
+    """What a second layer (C, ...) gives each class; of two, which have one program, the second's
+    logit is its value and the first's the negative.
+    """
+    if len(second) > 1:
+        return second
+    return torch.cat([-second, second])
