@@ -28,7 +28,7 @@ from prunefront.trainables.task import Task
 
 Row = Mapping[str, Any]
 PAPER: Mapping[str, Any] = {"mode": "paper"}
-SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "normal, 8 gates": {"gates": 8},
     "normal, 32 gates": {"gates": 32},
@@ -61,8 +61,8 @@ def by_beta(gates: int, sizes: Sequence[int], seeds: int) -> dict[int, list[floa
         accuracy[size] = []
         for seed in range(seeds):
             small = [row for row in rows[seed::seeds] if row["m_neurons"] <= size]
-            best = max(small, key=lambda row: row["accuracy_valid"])
-            accuracy[size].append(100 * best["accuracy_test"])
+            best = max(small, key=lambda row: row["accuracy_valid"], default=None)
+            accuracy[size].append(100 * best["accuracy_test"] if best else np.nan)
     return accuracy
 
 

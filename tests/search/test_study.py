@@ -20,7 +20,7 @@ MAGNITUDE = STUDY + TASK + '[[arm]]\nalgorithm = "magnitude"\n'
 
 SEEDS = "[study]: `seeds` is a list of distinct whole numbers from 0"
 RANGE = "`sparsity` has a range of low, high and, if need be, log = true or false; got"
-SHARE = 'arm "dns": `sparsity` is the share removed by the first mask: a number in [0, 1); got'
+SHARE = 'arm "dns": `sparsity` is the share removed at the end: a number in [0, 1); got'
 LIST = "a list of numbers in (-inf, inf), one for each layer; got"
 MANY = "".join(f"space.{name} = {list(range(101))}\n" for name in ("gamma", "power", "lr"))
 TABLES = "`arm` is a list of tables, [[arm]], at least one"
@@ -100,7 +100,7 @@ BAD: tuple[tuple[str, str, str], ...] = (
      "`split_seed` is the seed of the splits: a whole number in [0, inf); got 4722"),
     ("optimizer", task('optimizer = "adamw"'),
      "[task]: `optimizer` is the optimiser: one of sgd, adam, dadapt_adam, dadapt_adamw; got 'adamw'"),
-    ("schedule", task("schedule = 3"), "`schedule` is the learning rate's course: one of constant, cosine, inverse; got 3"),
+    ("schedule", task("schedule = 3"), "`schedule` is the learning rate's course: one of auto, constant, cosine, inverse, linear; got 3"),
     ("dtype", task('dtype = "float16"'), "`dtype` is the type of parameters: one of float32, float64; got 'float16'"),
     ("device", task('device = "gpu"'), "`device` is where members train: one of auto, cpu, cuda; got 'gpu'"),
     ("dataset is a number", task("dataset = 3"), "[task]: `dataset` is a name or a dotted path; got 3"),
@@ -175,7 +175,7 @@ BAD: tuple[tuple[str, str, str], ...] = (
     ("sparsity huge", DNS + f"space.sparsity = 0x{'f' * 600}", f"{SHARE} "),
     ("sparsity nested", DNS + "space.sparsity = [[0.5]]", f"{SHARE} [0.5]"),
     ("beta 0", STUDY + TASK + '[[arm]]\nalgorithm = "cronos"\nspace.beta = [1, 0]',
-     'arm "cronos": `beta` is the weight of the regulariser, beside a sum over examples: a number in [1e-09, inf); got 0'),
+     'arm "cronos": `beta` is the weight of the regulariser as a share of beta_max (default: 0.1; mode paper: `beta_absolute` 0.001): a number in [1e-09, 1]; got 0'),
     ("no values", DNS + "space.sparsity = []", "`sparsity` has distinct values, at least one; got []"),
     ("same values", DNS + "space.sparsity = [0, 0.0]", "`sparsity` has distinct values, at least one; got [0, 0.0]"),
     ("choice", DNS + 'space.scope = "local"', "`scope` is what `sparsity` counts: one of layerwise, global; got 'local'"),

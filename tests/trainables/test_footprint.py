@@ -48,7 +48,7 @@ def task(**options: int) -> Task:
 
 def cohort_of(betas: int, seeds: int = 1, **hp: Any) -> list[Member]:
     return [
-        Member(complete(CRONOS.space, {"beta": 1.0 + k, **hp}), seed)
+        Member(complete(CRONOS.space, {"beta_absolute": 1.0 + k, **hp}), seed)
         for seed in range(seeds)
         for k in range(betas)
     ]
@@ -165,7 +165,7 @@ batch_size = 8
 rungs = 1
 [[arm]]
 algorithm = "cronos"
-space.beta = [1, 2, 3, 4]
+space.beta_absolute = [1, 2, 3, 4]
 """
 
 

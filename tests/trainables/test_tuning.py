@@ -123,6 +123,6 @@ def test_what_is_wrong_is_said_before_any_trial():
     with pytest.raises(ValueError, match='no algorithm "dsn"; did you mean "dns"'):
         trainable("dsn", TASK)
     with pytest.raises(
-        ValueError, match="`sparsity` is the share removed by the first mask: a number in"
+        ValueError, match="`sparsity` is the share removed at the end: a number in"
     ):
         trainable("dns", TASK)({"sparsity": 1.0})
