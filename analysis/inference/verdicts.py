@@ -198,11 +198,11 @@ def texts(line: dict[Any, Any]) -> dict[str, str]:
     if line["unlike"]:
         verdict = f"{verdict} (trained unlike)"
     if not test["n"]:
-        texts = dict.fromkeys(HEADINGS, "")
-        texts["arm"] = line["arm"]
-        texts["n"] = "0"
-        texts["verdict"] = verdict
-        return texts
+        cells: dict[str, str] = dict.fromkeys(HEADINGS, "")
+        cells["arm"] = line["arm"]
+        cells["n"] = "0"
+        cells["verdict"] = verdict
+        return cells
     values = [
         line["arm"],
         words.large(line["flops"]),
