@@ -229,10 +229,10 @@ def decide(
 def _shared(going: NDArray[np.bool_], pool: pd.DataFrame, goals: Goals) -> NDArray[np.bool_]:
     """Which settings go, or have the measures of one that does."""
     goes = pd.Series(going, index=pool.index)
-    alike = [pool[name] for name in goals.columns]
-    by_measures = goes.groupby(alike, dropna=False)
-    shared = by_measures.transform("any")
-    return shared.to_numpy(dtype=bool)
+    measures = [pool[name] for name in goals.columns]
+    alike = goes.groupby(measures, dropna=False)
+    any_goes = alike.transform("any")
+    return any_goes.to_numpy(dtype=bool)
 
 
 def _rank_texts(places: Places, layers: Places, fit: NDArray[np.bool_]) -> list[str]:

@@ -631,8 +631,10 @@ def ordered(summary: pd.DataFrame, cost: Cost = "flops_masked") -> pd.DataFrame:
     natural = [re.sub(r"\d+", _padded, hp) for hp in seen["hp"]]  # 4 before 16
     other = ~fronts(summary, cost)
     seen = seen.assign(other=other, natural=natural)
-    ascending = {"other": True, cost: False, "arm": True, "control": True, "natural": True}
-    order = seen.sort_values(list(ascending), ascending=list(ascending.values()))
+    order = seen.sort_values(
+        ["other", cost, "arm", "control", "natural"],
+        ascending=[True, False, True, True, True],
+    )
     return summary.loc[order.index]
 
 
