@@ -90,7 +90,10 @@ def _places(checks: pd.Series[str]) -> dict[str, int]:
     """The place of each check: first those of `CHECKS`, then the others by name."""
     others = sorted(checks.unique())
     order = dict.fromkeys([*CHECKS, *others])
-    return {check: place for place, check in enumerate(order)}
+    places: dict[str, int] = {}
+    for place, check in enumerate(order):
+        places[check] = place
+    return places
 
 
 def _named(checks: pd.DataFrame) -> pd.Series[str]:
