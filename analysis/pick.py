@@ -101,10 +101,12 @@ def _within_flops(points: pd.DataFrame, cost: front.Cost, most: float) -> Choice
     """The most accurate point of the front within so many FLOPs."""
     rule = f"at most {most:,.15g} FLOPs ({_kind(cost)})"
     seen = front.selectable(points)
-    within = seen[seen[cost] <= most]
+    keeps = seen[cost] <= most
+    within = seen[keeps]
     cheapest = seen.iloc[-1]
     _check_some(within, rule, cheapest, cost)
-    return within.index[0], f"the most accurate point of the front with {rule}"
+    best = within.index[0]
+    return best, f"the most accurate point of the front with {rule}"
 
 
 def _of_accuracy(points: pd.DataFrame, cost: front.Cost, least: float) -> Choice:
@@ -135,7 +137,10 @@ def _kind(cost: front.Cost) -> str:
 
 
 def _median(
-    last_rows: pd.DataFrame, point: pd.Series[Any], cost: front.Cost, max_flops: float | None
+    last_rows: pd.DataFrame,
+    point: pd.Series[Any],
+    cost: front.Cost,
+    max_flops: float | None,
 ) -> tuple[pd.Series[Any], str]:
     """The member of a setting of the median validation accuracy, and among which it is that."""
     own = last_rows["status"].eq("done")
@@ -144,9 +149,11 @@ def _median(
     members = front.selectable(last_rows[own])
     able = members
     if max_flops is not None:
-        able = members[members[cost] <= max_flops]
+        within = members[cost] <= max_flops
+        able = members[within]
     able = able.sort_values(["accuracy_valid", "seed"])
-    middle = able.index[(len(able) - 1) // 2]
+    place = (len(able) - 1) // 2
+    middle = able.index[place]
     among = f"{len(members)} seeds"
     if len(able) < len(members):
         among = f"the {len(able)} of {among} within the bound"
@@ -161,15 +168,27 @@ def find(rows: pd.DataFrame, member: str) -> str:
     if member in known:
         return member
     matching = sorted(name for name in known if name.startswith(member))
-    if len(matching) == 1:
+    count = len(matching)
+    if count == 1:
         return matching[0]
     if matching:
-        some = ", ".join(matching[:NEAR]) + (", ..." if len(matching) > NEAR else "")
+        some = ", ".join(matching[:NEAR])
+        if count > NEAR:
+            some += ", ..."
         rule = "a member is named by a beginning that no other has"
-        raise Mistake(f"{rule}; {member!r} begins {len(matching)}: {some}")
-    nearest = sorted((-_shared(name, member), name) for name in known)[:NEAR]
-    near = ", ".join(name for _, name in nearest)
+        raise Mistake(f"{rule}; {member!r} begins {count}: {some}")
+    near = _nearest(known, member)
     raise Mistake(f"no member {member!r} among {len(known)}; near: {near}")
+
+
+def _nearest(known: list[str], member: str) -> str:
+    """The names that begin most like a member's."""
+    ranked: list[tuple[int, str]] = []
+    for name in known:
+        shared = _shared(name, member)
+        ranked.append((-shared, name))
+    nearest = sorted(ranked)[:NEAR]
+    return ", ".join(name for _, name in nearest)
 
 
 def _shared(one: str, other: str) -> int:
@@ -182,12 +201,19 @@ def _shared(one: str, other: str) -> int:
     return count
 
 
-def _check_some(within: pd.DataFrame, rule: str, nearest: pd.Series[Any], cost: str) -> None:
+def _check_some(
+    within: pd.DataFrame,
+    rule: str,
+    nearest: pd.Series[Any],
+    cost: str,
+) -> None:
     """Raise Mistake, naming the nearest point, if no point keeps a rule."""
     if not within.empty:
         return
-    has = f"validation accuracy {nearest['accuracy_valid']:.4f}, {nearest[cost]:,.0f} FLOPs"
-    which = f"the nearest is {nearest['arm']}: {nearest['setting']} ({has})"
+    accuracy = format(nearest["accuracy_valid"], ".4f")
+    flops = format(nearest[cost], ",.0f")
+    name = f"{nearest['arm']}: {nearest['setting']}"
+    which = f"the nearest is {name} (validation accuracy {accuracy}, {flops} FLOPs)"
     raise Mistake(f"no point of the front has {rule}; {which}")
 
 

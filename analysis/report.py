@@ -161,7 +161,12 @@ def _headed(title: str, text: str) -> str:
     return f"<h2>{escape(title)}</h2>\n{text}"
 
 
-def _drawn(parts: Parts, section: Section[Any], figures: Any, origin: str) -> dict[str, str]:
+def _drawn(
+    parts: Parts,
+    section: Section[Any],
+    figures: Any,
+    origin: str,
+) -> dict[str, str]:
     """The section's charts that could be drawn."""
     drawings = {}
     for name, draw in section.charts.items():
@@ -235,16 +240,21 @@ def front_table(folder: Where | Study) -> list[list[str]]:
     masked FLOPs alone. The column `front` says by which.  Raises Mistake as `build` does.
     """
     study = folder if isinstance(folder, Study) else open_study(folder)
-    first = page.records(study.summary.head(1))[0]
-    lines = [[*operating.cells(first), "front"]]
-    points = study.points[~front.is_check(study.points)]
+    first = study.summary.head(1)
+    example = page.records(first)[0]
+    heading = operating.cells(example)
+    lines = [[*heading, "front"]]
+    is_check = front.is_check(study.points)
+    points = study.points[~is_check]
     shrunk = front.fronts(points, "flops_shrunk")
     masked = front.fronts(points, "flops_masked")
     points = points.assign(by_shrunk=shrunk, by_masked=masked)
-    chosen = front.ordered(points[shrunk | masked], "flops_shrunk")
+    on_front = points[shrunk | masked]
+    chosen = front.ordered(on_front, "flops_shrunk")
     for point in page.records(chosen):
         cells = operating.cells(point)
-        lines.append([*cells.values(), _which(point)])
+        line = [*cells.values(), _which(point)]
+        lines.append(line)
     return lines
 
 

@@ -46,12 +46,14 @@ def accuracy(drawn: pd.DataFrame) -> AccuracyAxis:
     squeezed, and a note says so (`squeezed`).
     """
     low, high = _range(drawn)
-    pad = 0.03 * (high - low) + 0.002
+    height = high - low
+    pad = 0.03 * height + 0.002
     on_front = drawn.loc[drawn["front"], "accuracy"]
     quarter = float(on_front.quantile(0.25))
-    if math.isnan(quarter) or high - quarter >= (high - low) / 2:
-        return _whole(low - pad, high + pad)
-    return _broken(low - pad, quarter, high)
+    start = low - pad
+    if math.isnan(quarter) or high - quarter >= height / 2:
+        return _whole(start, high + pad)
+    return _broken(start, quarter, high)
 
 
 def _whole(low: float, high: float) -> AccuracyAxis:
@@ -66,20 +68,24 @@ def _broken(low: float, quarter: float, high: float) -> AccuracyAxis:
     upper = _ticks(quarter - below, high, 6)
     middle = upper[0]
     top = high + (high - middle) / 20
-    lower = [tick for tick in _ticks(low, middle, 4) if tick < middle]
+    squeezed_ticks = _ticks(low, middle, 4)
+    lower = [tick for tick in squeezed_ticks if tick < middle]
     scale = alt.Scale(
         domain=[low, middle, top],
         range=[looks.HEIGHT, (1 - SQUEEZED) * looks.HEIGHT, 0],
         zero=False,
         nice=False,
     )
-    return AccuracyAxis(middle, [*lower, *upper], scale, low)
+    ticks = [*lower, *upper]
+    return AccuracyAxis(middle, ticks, scale, low)
 
 
 def _range(drawn: pd.DataFrame) -> tuple[float, float]:
     """The least and the largest accuracy, bars included."""
-    low = drawn[["accuracy", "low"]].min().min()
-    high = drawn[["accuracy", "high"]].max().max()
+    lower = drawn[["accuracy", "low"]]
+    upper = drawn[["accuracy", "high"]]
+    low = lower.min().min()
+    high = upper.max().max()
     if math.isnan(low):  # of attained levels there may be the highest alone,
         low = drawn["high"].min()
     if math.isnan(high):  # or the lowest
@@ -108,7 +114,12 @@ def squeezed(broken: float | None, more: str = "") -> list[alt.Chart]:
     ]
 
 
-def logarithmic(column: str, title: Any, axis: alt.Axis, padding: int) -> alt.X:
+def logarithmic(
+    column: str,
+    title: Any,
+    axis: alt.Axis,
+    padding: int,
+) -> alt.X:
     """A horizontal axis of a column whose values lie above 0. padding: pixels at its ends."""
     return alt.X(
         f"{column}:Q",
@@ -126,15 +137,22 @@ def percent(column: str, scale: alt.Scale) -> alt.Y:
 
 def kind(values: pd.Series) -> Literal["log", "linear"]:
     """Logarithmic where the values are positive and span more than a factor 10."""
-    return "log" if 0 < 10 * values.min() < values.max() else "linear"
+    low = values.min()
+    high = values.max()
+    if 0 < 10 * low < high:
+        return "log"
+    return "linear"
 
 
 def round_ticks(values: pd.Series) -> list[float]:
     """Ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, over three decades the powers
     alone; else the ends.
     """
-    low, high = float(values.min()), float(values.max())
-    multiples = (1, 2, 5) if high <= DECADES * low else (1,)
+    low = float(values.min())
+    high = float(values.max())
+    multiples = (1, 2, 5)
+    if high > DECADES * low:
+        multiples = (1,)
     first = math.floor(math.log10(low))
     last = math.ceil(math.log10(high))
     inside = []
@@ -143,24 +161,31 @@ def round_ticks(values: pd.Series) -> list[float]:
             tick = float(f"{multiple}e{power}")
             if low <= tick <= high:
                 inside.append(tick)
-    return inside if len(inside) > 1 else [low, high]
+    if len(inside) > 1:
+        return inside
+    return [low, high]
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers from `low` to `high`, none above 1, `about` as many as asked."""
-    step = _round_step((high - low) / about)
+    height = high - low
+    step = _round_step(height / about)
     first = math.ceil(low / step)
-    last = math.floor(min(high, 1.0) / step)
+    end = min(high, 1.0)
+    last = math.floor(end / step)
     ticks = []
     for place in range(first, last + 1):
-        ticks.append(round(step * place, 10))
+        tick = round(step * place, 10)
+        ticks.append(tick)
     return ticks
 
 
 def _round_step(least: float) -> float:
     """The least of 1, 2 and 5 times powers of ten that is no less than this."""
-    power = 10.0 ** math.floor(math.log10(least))
+    exponent = math.floor(math.log10(least))
+    power = 10.0**exponent
     for multiple in (1, 2, 5):
-        if power * multiple >= least:
-            return power * multiple
+        step = power * multiple
+        if step >= least:
+            return step
     return power * 10

@@ -31,6 +31,9 @@ def script(version: str) -> str:
 
 def _kept(version: str) -> Path:
     """Where the script of a version is kept, in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    name = f"vega-{metadata.version('vl-convert-python')}-{version}.js"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    if not cache:
+        cache = os.path.expanduser("~/.cache")
+    drawer = metadata.version("vl-convert-python")
+    name = f"vega-{drawer}-{version}.js"
     return Path(cache) / "prunefront" / name

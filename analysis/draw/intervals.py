@@ -20,7 +20,12 @@ NOTE_WIDTH, REASON_WIDTH = 130, 40
 REASON_LINES = 3
 
 
-def differences(lines: pd.DataFrame, study: str, baseline: str, notes: Sequence[str]) -> Picture:
+def differences(
+    lines: pd.DataFrame,
+    study: str,
+    baseline: str,
+    notes: Sequence[str],
+) -> Picture:
     """Differences of accuracy to a baseline at equal FLOPs, with their intervals, a panel for each
     arm, a colour for each cost.
 
@@ -28,11 +33,18 @@ def differences(lines: pd.DataFrame, study: str, baseline: str, notes: Sequence[
     left out with a note.
     notes: sentences about what is unlike.
     """
-    drawn = _drawable(lines[lines["flops"].notna() & (lines["n"] > 0)])
-    shown = drawn["arm"].unique().tolist()[: looks.PANELS]
+    reached = lines["flops"].notna()
+    compared = lines["n"] > 0
+    drawn = _drawable(lines[reached & compared])
+    arms = drawn["arm"].unique().tolist()
+    shown = arms[: looks.PANELS]
     data = Data()
-    panels = [_differing(data, drawn[drawn["arm"] == arm], arm) for arm in shown]
-    seeds, margin = looks.seeds(drawn["n"]), f"{100 * MARGIN:g}"
+    panels: list[alt.LayerChart] = []
+    for arm in shown:
+        own = drawn[drawn["arm"] == arm]
+        panels.append(_differing(data, own, arm))
+    seeds = looks.seeds(drawn["n"])
+    margin = f"{100 * MARGIN:g}"
     said = [
         f"Test accuracy minus that of {baseline}, same seed and FLOPs: mean over {seeds}, "
         "95 % t interval.",
@@ -41,8 +53,10 @@ def differences(lines: pd.DataFrame, study: str, baseline: str, notes: Sequence[
     ]
     left = [arm for arm in lines["arm"].unique() if arm not in shown]
     if left:
-        said.append(f"Not drawn (see the table): {'; '.join(left)}.")
-    said += textwrap.wrap(" ".join(notes), NOTE_WIDTH)
+        names = "; ".join(left)
+        said.append(f"Not drawn (see the table): {names}.")
+    unlike = " ".join(notes)
+    said += textwrap.wrap(unlike, NOTE_WIDTH)
     title = alt.TitleParams(f"{study}: differences at equal FLOPs", subtitle=said)
     return looks.panelled(panels, data, title)
 
@@ -58,12 +72,16 @@ def checks(lines: pd.DataFrame, study: str) -> Picture:
     shown = arms[: looks.PANELS]
     kinds = lines["check"].unique().tolist()
     data = Data()
-    panels = [_checked(data, drawn[drawn["arm"] == arm], arm, kinds) for arm in shown]
+    panels: list[alt.LayerChart] = []
+    for arm in shown:
+        own = drawn[drawn["arm"] == arm]
+        panels.append(_checked(data, own, arm, kinds))
     seeds = looks.seeds(drawn["n"])
+    margin = f"{100 * MARGIN:g}"
     said = [
         f"Test accuracy of a setting minus its check's, same seed: mean over {seeds}, "
         "95 % t interval.",
-        f"Filled: better or worse after Holm's correction. Dotted: ± {100 * MARGIN:g} points.",
+        f"Filled: better or worse after Holm's correction. Dotted: ± {margin} points.",
     ]
     if len(shown) < len(arms):
         said.append(f"Drawn: the first {len(shown)} of {len(arms)} arms.")
@@ -86,7 +104,12 @@ def _differing(data: Data, lines: pd.DataFrame, arm: str) -> alt.LayerChart:
     return alt.LayerChart(layer=layers, width=210, height=170, title=title)
 
 
-def _checked(data: Data, lines: pd.DataFrame, arm: str, kinds: list[str]) -> alt.LayerChart:
+def _checked(
+    data: Data,
+    lines: pd.DataFrame,
+    arm: str,
+    kinds: list[str],
+) -> alt.LayerChart:
     names = ["setting", "check", "flops_masked", "n", "difference", "low", "high", "verdict"]
     axis = alt.Axis(format="~s", tickCount=4)
     x = axes.logarithmic("flops_masked", "masked FLOPs of the setting", axis, 12)
@@ -137,11 +160,11 @@ def _drawable(lines: pd.DataFrame) -> pd.DataFrame:
     """Lines with `sure`, whether a verdict is one, and intervals up to the differences of accuracy
     that there are; of few seeds they are wider.
     """
-    return lines.assign(
-        sure=lines["verdict"].str.startswith(("better", "worse")),
-        low=lines["low"].clip(lower=-1),
-        high=lines["high"].clip(upper=1),
-    )
+    verdicts = lines["verdict"].str
+    sure = verdicts.startswith(("better", "worse"))
+    low = lines["low"].clip(lower=-1)
+    high = lines["high"].clip(upper=1)
+    return lines.assign(sure=sure, low=low, high=high)
 
 
 def _margins() -> list[alt.Chart]:

@@ -73,19 +73,38 @@ def one_mark() -> alt.Chart:
 
 
 def layered(
-    layers: Sequence[alt.Chart], data: Data, title: alt.TitleParams, height: int = HEIGHT
+    layers: Sequence[alt.Chart],
+    data: Data,
+    title: alt.TitleParams,
+    height: int = HEIGHT,
 ) -> Picture:
     """A picture of layers on common axes."""
-    chart = alt.LayerChart(layer=layers, width=WIDTH, height=height, title=title, config=_config())
-    return {**chart.to_dict(validate=False), "datasets": data.sets}
+    chart = alt.LayerChart(
+        layer=layers,
+        width=WIDTH,
+        height=height,
+        title=title,
+        config=_config(),
+    )
+    specification = chart.to_dict(validate=False)
+    return {**specification, "datasets": data.sets}
 
 
 def panelled(
-    panels: Sequence[alt.LayerChart], data: Data, title: alt.TitleParams, columns: int = 3
+    panels: Sequence[alt.LayerChart],
+    data: Data,
+    title: alt.TitleParams,
+    columns: int = 3,
 ) -> Picture:
     """A picture of panels side by side."""
-    chart = alt.ConcatChart(concat=panels, columns=columns, title=title, config=_config())
-    return {**chart.to_dict(validate=False), "datasets": data.sets}
+    chart = alt.ConcatChart(
+        concat=panels,
+        columns=columns,
+        title=title,
+        config=_config(),
+    )
+    specification = chart.to_dict(validate=False)
+    return {**specification, "datasets": data.sets}
 
 
 def panel_title(
@@ -104,7 +123,8 @@ def panel_title(
 
 def labels(frame: pd.DataFrame) -> pd.Series[str]:
     """What a legend calls each line: its arm, controls marked."""
-    return frame["arm"] + frame["control"].map({True: " (control)", False: ""})
+    ending = frame["control"].map({True: " (control)", False: ""})
+    return frame["arm"] + ending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,24 +140,30 @@ def looks(drawn: pd.DataFrame) -> Looks:
     """Looks by the order of the column `label`."""
     arms = drawn.drop_duplicates("label")
     names = arms["label"].tolist()
-    colours = cycled(COLOURS, len(names))
+    count = len(names)
+    colours = cycled(COLOURS, count)
     filling = list(colours)
-    for place, hollow in enumerate(arms["control"].tolist()):
-        if hollow:
+    hollow = arms["control"].tolist()
+    for place, is_hollow in enumerate(hollow):
+        if is_hollow:
             filling[place] = "transparent"
-    shapes = cycled(SHAPES, len(names))
+    shapes = cycled(SHAPES, count)
     legend = alt.Legend(title=None)
+    strokes = alt.Scale(domain=names, range=colours)
+    fills = alt.Scale(domain=names, range=filling)
+    outlines = alt.Scale(domain=names, range=shapes)
     return Looks(
-        alt.Stroke("label:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
-        alt.Fill("label:N", scale=alt.Scale(domain=names, range=filling), legend=legend),
-        alt.Shape("label:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
+        alt.Stroke("label:N", scale=strokes, legend=legend),
+        alt.Fill("label:N", scale=fills, legend=legend),
+        alt.Shape("label:N", scale=outlines, legend=legend),
     )
 
 
 def cycled(looks: Sequence[str], count: int) -> list[str]:
     """So many of these looks, from the first again where there are fewer."""
     endless = itertools.cycle(looks)
-    return list(itertools.islice(endless, count))
+    first = itertools.islice(endless, count)
+    return list(first)
 
 
 def lines(base: alt.Chart, which: str = "", **how: Any) -> list[alt.Chart]:
@@ -159,16 +185,20 @@ def areas(base: alt.Chart, drawn: pd.DataFrame, **how: Any) -> list[alt.Chart]:
     lines.
     """
     names = drawn["label"].unique().tolist()
+    colours = cycled(COLOURS, len(names))
     layers = []
-    for name, colour in zip(names, cycled(COLOURS, len(names)), strict=True):
-        own = base.transform_filter(alt.FieldEqualPredicate(field="label", equal=name))
-        layers.append(own.mark_area(opacity=0.18, color=colour, **how))
+    for name, colour in zip(names, colours, strict=True):
+        is_own = alt.FieldEqualPredicate(field="label", equal=name)
+        own = base.transform_filter(is_own)
+        area = own.mark_area(opacity=0.18, color=colour, **how)
+        layers.append(area)
     return layers
 
 
 def graded(column: str) -> alt.Color:
     """The colour of a column of shares, from few to much."""
-    scale = alt.Scale(domain=[0, 0.5, 1], range=list(GRADED))
+    colours = list(GRADED)
+    scale = alt.Scale(domain=[0, 0.5, 1], range=colours)
     return alt.Color(f"{column}:Q", scale=scale, legend=None)
 
 
@@ -177,23 +207,29 @@ def graded(column: str) -> alt.Color:
 
 def seeds(counts: pd.Series) -> str:
     """How many seeds are behind each mean, in words."""
-    least, most = int(counts.min()), int(counts.max())
+    least = int(counts.min())
+    most = int(counts.max())
     if least < most:
         return f"{least} to {most} seeds"
-    return "1 seed" if most == 1 else f"{most} seeds"
+    if most == 1:
+        return "1 seed"
+    return f"{most} seeds"
 
 
 def tips(frame: pd.DataFrame) -> list[alt.Tooltip]:
     """A tooltip for each column."""
     tooltips = []
     for name, kind in frame.dtypes.items():
-        tooltips.append(_tip(str(name), str(kind)))
+        tip = _tip(str(name), str(kind))
+        tooltips.append(tip)
     return tooltips
 
 
 def _tip(name: str, kind: str) -> alt.Tooltip:
-    path, title = field(name), name.replace("_", " ")
-    form = {"float64": ".4~g", "int64": ","}.get(kind)
+    path = field(name)
+    title = name.replace("_", " ")
+    forms = {"float64": ".4~g", "int64": ","}
+    form = forms.get(kind)
     if form is None:
         return alt.Tooltip(field=path, type="nominal", title=title)
     return alt.Tooltip(field=path, type="quantitative", title=title, format=form)
@@ -214,14 +250,18 @@ def _exact(frame: pd.DataFrame) -> list[dict[str, Any]]:
     for name in frame:
         values = frame[name].tolist()
         columns[str(name)] = [_finite(value) for value in values]
+    rows = zip(*columns.values(), strict=True)
     lines = []
-    for values in zip(*columns.values(), strict=True):
-        lines.append(dict(zip(columns, values, strict=True)))
+    for values in rows:
+        line = dict(zip(columns, values, strict=True))
+        lines.append(line)
     return lines
 
 
 def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _config() -> dict[str, Any]:

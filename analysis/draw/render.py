@@ -47,7 +47,8 @@ def svg(picture: Picture) -> str:
     """The chart as SVG text, without a background. Raises Mistake where nothing can be drawn."""
     if why := hindrance():
         raise Mistake(why)
-    transparent = {**_legal(picture), "background": "transparent"}
+    legal = _legal(picture)
+    transparent = {**legal, "background": "transparent"}
     return vl_convert.vegalite_to_svg(transparent, vl_version=_version())
 
 
@@ -56,7 +57,8 @@ def paper(drawing: str) -> str:
     ours.
     """
     head, rest = drawing.split(">", 1)
-    width = int(re.findall(r'width="(\d+)"', head)[0])
+    widths = re.findall(r'width="(\d+)"', head)
+    width = int(widths[0])
     wider = width + ROOM
     head = head.replace(f'width="{width}"', f'width="{wider}"', 1)
     head = head.replace(f'viewBox="0 0 {width} ', f'viewBox="0 0 {wider} ', 1)
@@ -83,7 +85,8 @@ def script() -> str:
 
 
 def _version() -> str:
-    major_and_minor = alt.SCHEMA_VERSION.lstrip("v").split(".")[:2]
+    version = alt.SCHEMA_VERSION.lstrip("v")
+    major_and_minor = version.split(".")[:2]
     return ".".join(major_and_minor)
 
 

@@ -44,7 +44,9 @@ MEASURES = ("accuracy_valid", *front.COSTS, "flops_dense")
 CORNERS = ["accuracy_high", "relative_low", "accuracy_low", "relative_high", "difference"]
 Key = tuple[Any, ...]
 Objectives = Sequence[str]
-Points = NDArray[np.float64]
+Values = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+Points = Values
 
 
 def points(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.DataFrame:
@@ -57,13 +59,17 @@ def points(last_rows: pd.DataFrame, cost: front.Cost = "flops_masked") -> pd.Dat
     """
     rows = front.selectable(last_rows)
     is_done = rows["status"] == "done"
-    rows = rows[is_done & front.eligible(rows)]
+    is_point = is_done & front.eligible(rows)
+    rows = rows[is_point]
     relative = rows[cost] / rows["flops_dense"]
-    rows = rows.assign(relative=relative, network=front.networks(rows))
+    network = front.networks(rows)
+    rows = rows.assign(relative=relative, network=network)
     measured = rows.dropna(subset=list(OBJECTIVES))
-    networks = _cheapest(measured).sort_index()
+    networks = _cheapest(measured)
+    networks = networks.sort_index()
     columns = [*FRONT, "member", *CHARGES, *OBJECTIVES]
-    return networks[columns].reset_index(drop=True)
+    lines = networks[columns]
+    return lines.reset_index(drop=True)
 
 
 def _cheapest(rows: pd.DataFrame) -> pd.DataFrame:
@@ -105,48 +111,58 @@ class _Fronts:
         number, keys = _numbered(rows, FRONT)
         places = self._places(keys)
         place = places[number]
+        accuracies, costs = values.T
         # Most are no better than a cheaper one that is known, and need not be sorted; NaN is not
         # larger either.
-        bound = self.bounds[place, _bin(values[:, 1])]
-        candidates = np.flatnonzero(values[:, 0] > bound)
-        for i in np.unique(number[candidates]):
-            own = candidates[number[candidates] == i]
+        bound = self.bounds[place, _bin(costs)]
+        candidates = np.flatnonzero(accuracies > bound)
+        fronts = number[candidates]
+        for i in np.unique(fronts):
+            own = candidates[fronts == i]
             self._join(keys[i], values[own])
 
-    def _places(self, keys: Sequence[Key]) -> NDArray[np.int64]:
+    def _places(self, keys: Sequence[Key]) -> Numbers:
         """The place of each key's front, new ones included."""
         for key in keys:
             place = len(self.places)
             self.places.setdefault(key, place)
-        new = len(self.places) - len(self.bounds)
+        known = len(self.bounds)
+        new = len(self.places) - known
         unbounded = np.full((new, BINS), -np.inf)
         self.bounds = np.concatenate([self.bounds, unbounded])
-        return np.array([self.places[key] for key in keys])
+        places = [self.places[key] for key in keys]
+        return np.array(places)
 
     def _join(self, key: Key, more: Points) -> None:
-        known = self.points.get(key, np.empty((0, 2)))
+        nothing = np.empty((0, 2))
+        known = self.points.get(key, nothing)
         joined = _joined(known, more)
         self.points[key] = joined
-        self.bounds[self.places[key]] = _bound(joined)
+        place = self.places[key]
+        self.bounds[place] = _bound(joined)
 
     def frame(self) -> pd.DataFrame:
         """The fronts, in the order of their labels and seeds."""
         lines: list[list[Any]] = []
         for key in sorted(self.points):
-            lines += [[*key, *point] for point in self.points[key]]
-        return pd.DataFrame(lines, columns=[*FRONT, *OBJECTIVES])
+            for point in self.points[key]:
+                lines.append([*key, *point])
+        columns = [*FRONT, *OBJECTIVES]
+        return pd.DataFrame(lines, columns=columns)
 
 
 def _measured(rows: pa.Table, cost: front.Cost) -> Points:
     """(rows, 2): the objectives of each row, NaN for what cannot be on a front."""
     columns = {name: rows[name].to_numpy() for name in MEASURES}
     measured = pd.DataFrame(columns)
-    measured = measured.where(front.eligible(measured))
+    eligible = front.eligible(measured)
+    measured = measured.where(eligible)
+    accuracy = measured["accuracy_valid"]
     relative = measured[cost] / measured["flops_dense"]
-    return np.column_stack([measured["accuracy_valid"], relative])
+    return np.column_stack([accuracy, relative])
 
 
-def _numbered(rows: pa.Table, names: list[str]) -> tuple[NDArray[np.int64], list[Key]]:
+def _numbered(rows: pa.Table, names: list[str]) -> tuple[Numbers, list[Key]]:
     """Which of the distinct values of some columns each row has, and these values."""
     number = np.zeros(rows.num_rows, dtype=np.int64)
     keys: list[Key] = [()]
@@ -156,28 +172,34 @@ def _numbered(rows: pa.Table, names: list[str]) -> tuple[NDArray[np.int64], list
         values = column.dictionary.to_pylist()
         number *= len(values)
         number += column.indices.to_numpy()
-        keys = [(*key, value) for key in keys for value in values]
+        longer: list[Key] = []
+        for key in keys:
+            for value in values:
+                longer.append((*key, value))
+        keys = longer
     return number, keys
 
 
-def _bin(relative: NDArray[np.float64]) -> NDArray[np.int64]:
+def _bin(relative: Values) -> Numbers:
     """The bin of costs: 64 for each factor of 2, the first for all that cost less, the last for all
     that cost more.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        places = np.log2(relative) * 64 + BINS - 128
+        exponents = np.log2(relative)
+        places = exponents * 64 + BINS - 128
         known = np.nan_to_num(places, nan=0)
         known = known.clip(0, BINS - 1)
         return known.astype(np.int64)
 
 
-def _bound(known: Points) -> NDArray[np.float64]:
+def _bound(known: Points) -> Values:
     """For each bin the accuracy of the best of the points whose bin is a cheaper one.  known: a
     front, from the cheapest.
     """
     accuracies, costs = known.T
     best = np.full(BINS + 1, -np.inf)
-    following = _bin(costs) + 1
+    bins = _bin(costs)
+    following = bins + 1
     np.maximum.at(best, following, accuracies)
     best = np.maximum.accumulate(best)
     return best[:BINS]
@@ -189,12 +211,14 @@ def _joined(known: Points, more: Points) -> Points:
     """
     accuracies, costs = known.T
     reached = np.concatenate([[-np.inf], accuracies])
-    place = np.searchsorted(costs, more[:, 1], side="right")
-    better = more[:, 0] > reached[place]
+    new_accuracies, new_costs = more.T
+    place = np.searchsorted(costs, new_costs, side="right")
+    better = new_accuracies > reached[place]
     both = np.concatenate([known, more[better]])
     belongs = front.front(both, front.DIRECTIONS)
     both = both[belongs]
-    order = np.argsort(both[:, 1], kind="stable")
+    _, costs = both.T
+    order = np.argsort(costs, kind="stable")
     return both[order]
 
 
@@ -205,17 +229,23 @@ def timed(found: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     found: as from `points`.  measured: lines of `latency.read` of one of `latency.GROUP`.  Raises
     Mistake if they are of several, or if the parent was not timed.
     """
-    if len(measured[latency.GROUP].drop_duplicates()) > 1:
-        raise Mistake(f"latencies are compared within one {', '.join(latency.GROUP)}; got several")
-    known = measured[measured["milliseconds"].notna()]
-    parent = known.loc[known["parent"].astype(bool), "milliseconds"]
+    groups = measured[latency.GROUP].drop_duplicates()
+    if len(groups) > 1:
+        names = ", ".join(latency.GROUP)
+        raise Mistake(f"latencies are compared within one {names}; got several")
+    was_timed = measured["milliseconds"].notna()
+    known = measured[was_timed]
+    is_parent = known["parent"].astype(bool)
+    parent = known.loc[is_parent, "milliseconds"]
     if parent.empty:
         rule = "latencies are shares of the dense parent's, which was not measured"
         raise Mistake(f"{rule}; `prunefront run --latency` does")
-    by_member = known.drop_duplicates("member").set_index("member")
+    distinct = known.drop_duplicates("member")
+    by_member = distinct.set_index("member")
     shares = by_member["milliseconds"] / parent.iloc[0]
-    shares = shares.reindex(found["member"]).to_numpy(float)
-    return found.assign(latency=shares).dropna(subset="latency", ignore_index=True)
+    shares = shares.reindex(found["member"])
+    points = found.assign(latency=shares.to_numpy(float))
+    return points.dropna(subset="latency", ignore_index=True)
 
 
 def _maximize(objectives: Objectives) -> list[bool]:
@@ -224,19 +254,23 @@ def _maximize(objectives: Objectives) -> list[bool]:
 
 def _losses(found: pd.DataFrame, objectives: Objectives) -> Points:
     """The points with every objective to be minimized."""
-    values = found[list(objectives)].to_numpy(float)
+    names = list(objectives)
+    values = found[names].to_numpy(float)
     return values * _signs(objectives)
 
 
 def _signs(objectives: Objectives) -> Points:
     """What turns objectives into losses, and losses into objectives."""
-    return np.where(_maximize(objectives), -1.0, 1.0)
+    maximize = _maximize(objectives)
+    return np.where(maximize, -1.0, 1.0)
 
 
 def _volume(found: pd.DataFrame, objectives: Objectives) -> float:
-    values = found[list(objectives)]
+    names = list(objectives)
+    values = found[names]
     reference = [WORST[name] for name in objectives]
-    return front.hypervolume(values, reference, _maximize(objectives))
+    maximize = _maximize(objectives)
+    return front.hypervolume(values, reference, maximize)
 
 
 def averaged(lines: pd.DataFrame, by: list[str], name: str) -> pd.DataFrame:
@@ -250,8 +284,10 @@ def averaged(lines: pd.DataFrame, by: list[str], name: str) -> pd.DataFrame:
         values.append(group[name])
     tests = paired.paired_groups(values)
     labels = pd.DataFrame(keys, columns=by)
-    means = paired.columns(tests, name).drop(columns=f"{name}_p")
-    means.insert(0, "seeds", means.pop(f"{name}_n"))
+    means = paired.columns(tests, name)
+    means = means.drop(columns=f"{name}_p")
+    seeds = means.pop(f"{name}_n")
+    means.insert(0, "seeds", seeds)
     return labels.join(means)
 
 
@@ -269,21 +305,25 @@ def surfaces(
     Fonseca, Fonseca & Hall 2001). objectives: two or three, any columns.
     """
     columns = [*LABEL, "seeds", "percent", *objectives]
+    names = list(objectives)
     parts: list[pd.DataFrame] = []
     refused: dict[tuple[str, bool], str] = {}
     for (arm, control), group in found.groupby(LABEL):  # type: ignore[misc]
-        group = group.dropna(subset=list(objectives))
+        label = (str(arm), bool(control))
+        group = group.dropna(subset=names)
         seeds = group["seed"].nunique()
         if seeds < FEWEST:
             rule = f"bands say how seeds differ, and need at least {FEWEST} of them"
-            refused[str(arm), bool(control)] = f"{rule}; got {seeds}"
+            refused[label] = f"{rule}; got {seeds}"
             continue
         corners = _corners(group, objectives)
-        corners = corners.assign(arm=str(arm), control=bool(control), seeds=seeds)
-        parts.append(corners[columns].astype({"percent": int}))
+        corners = corners.assign(arm=label[0], control=label[1], seeds=seeds)
+        corners = corners[columns]
+        parts.append(corners.astype({"percent": int}))
     if not parts:
         return pd.DataFrame(columns=columns), refused
-    return pd.concat(parts, ignore_index=True), refused
+    lines = pd.concat(parts, ignore_index=True)
+    return lines, refused
 
 
 def _corners(group: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
@@ -291,10 +331,13 @@ def _corners(group: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
     group = group.sort_values("seed")  # moocore 0.3.2 mixes sets that are not contiguous
     losses = _losses(group, objectives)
     sets = group["seed"].rank(method="dense")
-    corners = moocore.eaf(losses, sets, percentiles=list(PERCENT))
-    lines = pd.DataFrame(corners, columns=[*objectives, "percent"])
-    lines[list(objectives)] *= _signs(objectives)
-    return lines.sort_values(["percent", objectives[1], objectives[0]])
+    percentiles = list(PERCENT)
+    corners = moocore.eaf(losses, sets, percentiles=percentiles)
+    names = list(objectives)
+    lines = pd.DataFrame(corners, columns=[*names, "percent"])
+    lines[names] *= _signs(objectives)
+    accuracy, cost, *_ = objectives
+    return lines.sort_values(["percent", cost, accuracy])
 
 
 def differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
@@ -307,15 +350,21 @@ def differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     differences of 0 are left out.  Only seeds of both count, as the pairs are compared. Raises
     Mistake for fewer than `FEWEST` of them.
     """
-    seeds = sorted(set(one["seed"]) & set(other["seed"]))
-    if len(seeds) < FEWEST:
+    own_seeds = set(one["seed"])
+    other_seeds = set(other["seed"])
+    seeds = sorted(own_seeds & other_seeds)
+    count = len(seeds)
+    if count < FEWEST:
         rule = f"surfaces are compared over at least {FEWEST} seeds that both have"
-        raise Mistake(f"{rule}; got {len(seeds)}")
-    rectangles = _rectangles(_sets(one, seeds), _sets(other, seeds))
-    rectangles *= [-1, 1, -1, 1, 1 / len(seeds)]
+        raise Mistake(f"{rule}; got {count}")
+    own = _sets(one, seeds)
+    others = _sets(other, seeds)
+    rectangles = _rectangles(own, others)
+    rectangles *= [-1, 1, -1, 1, 1 / count]
     lines = pd.DataFrame(rectangles, columns=CORNERS)
     differs = lines["difference"] != 0
-    return lines[differs].reset_index(drop=True)
+    lines = lines[differs]
+    return lines.reset_index(drop=True)
 
 
 def _sets(side: pd.DataFrame, seeds: Sequence[int]) -> Points:
@@ -329,15 +378,17 @@ def _sets(side: pd.DataFrame, seeds: Sequence[int]) -> Points:
 
 def _rectangles(one: Points, other: Points) -> Points:
     """(rectangles, 5): two corners, and by how many more sets of `one` attain what is between."""
-    if np.array_equal(_attained(one), _attained(other)):
+    attained = _attained(one)
+    if np.array_equal(attained, _attained(other)):
         return np.empty((0, 5))  # where there is no rectangle, moocore 0.3.2 fails
     return moocore.eafdiff(one, other, rectangles=True)
 
 
 def _attained(side: Points) -> Points:
-    order = np.argsort(side[:, 2])
+    number = side[:, 2]
+    order = np.argsort(number)
     losses = side[order, :2]
-    sets = np.sort(side[:, 2])
+    sets = np.sort(number)
     return moocore.eaf(losses, sets)
 
 
@@ -346,11 +397,12 @@ def _attained(side: Points) -> Points:
 
 def volumes(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> pd.DataFrame:
     """Hypervolume of each label and seed up to `WORST`: arm, control, seed, points, hypervolume."""
-    columns = [*FRONT, "points", "hypervolume"]
     lines: list[list[Any]] = []
     for key, group in found.groupby(FRONT):
+        points = len(group)
         volume = _volume(group, objectives)
-        lines.append([*key, len(group), volume])
+        lines.append([*key, points, volume])
+    columns = [*FRONT, "points", "hypervolume"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -358,7 +410,8 @@ def together(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> tuple[
     """Of all labels and seeds at once: how many networks none dominates, and their hypervolume up
     to `WORST`.
     """
-    values = found[list(objectives)]
+    names = list(objectives)
+    values = found[names]
     maximize = _maximize(objectives)
     belongs = front.front(values, maximize)
     volume = _volume(found, objectives)
@@ -372,9 +425,11 @@ def hypervolumes(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> pd
     Columns: as from `averaged`, and points_least and points_most, distinct networks of a seed.
     """
     lines = volumes(found, objectives)
-    sizes = lines.groupby(LABEL)["points"].agg(points_least="min", points_most="max")
+    by_label = lines.groupby(LABEL)
+    sizes = by_label["points"].agg(points_least="min", points_most="max")
+    sizes = sizes.reset_index()
     means = averaged(lines, LABEL, "hypervolume")
-    return means.merge(sizes.reset_index(), on=LABEL)
+    return means.merge(sizes, on=LABEL)
 
 
 def contributions(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> pd.DataFrame:
@@ -385,28 +440,36 @@ def contributions(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> p
     labels are of both), and of `joint`, how many it has. Seeds of which a label has no point do not
     count for it.
     """
-    counted = ["own", "joint"]
     found = found.reset_index(drop=True)
     lines: list[list[Any]] = []
     for _, group in found.groupby("seed"):
         lines += _contributions(group, objectives)
-    frame = pd.DataFrame(lines, columns=[*LABEL, "contribution", *counted])
-    counts = frame.groupby(LABEL)[counted].mean()
+    counted = ["own", "joint"]
+    columns = [*LABEL, "contribution", *counted]
+    frame = pd.DataFrame(lines, columns=columns)
+    by_label = frame.groupby(LABEL)
+    counts = by_label[counted].mean()
+    counts = counts.reset_index()
     means = averaged(frame, LABEL, "contribution")
-    return means.merge(counts.reset_index(), on=LABEL)
+    return means.merge(counts, on=LABEL)
 
 
 def _contributions(group: pd.DataFrame, objectives: Objectives) -> list[list[Any]]:
     """Of one seed: each label, what is lost without it, its points on the joint front, and all."""
     whole = _volume(group, objectives)
-    belongs = front.front(group[list(objectives)], _maximize(objectives))
+    names = list(objectives)
+    maximize = _maximize(objectives)
+    belongs = front.front(group[names], maximize)
     joint = pd.Series(belongs, index=group.index)
+    all_points = joint.sum()
     lines: list[list[Any]] = []
     for label, part in group.groupby(LABEL):
-        rest = _volume(group.drop(part.index), objectives)
+        others = group.drop(part.index)
+        rest = _volume(others, objectives)
         lost = max(whole - rest, 0.0)  # below 0 by rounding
-        own = joint[part.index].sum()
-        lines.append([*label, lost, own, joint.sum()])
+        is_own = joint[part.index]
+        line = [*label, lost, is_own.sum(), all_points]
+        lines.append(line)
     return lines
 
 
@@ -422,22 +485,28 @@ def epsilons(found: pd.DataFrame, objectives: Objectives = OBJECTIVES) -> pd.Dat
     names = [*LABEL, "against", "against_control"]
     lines: list[list[Any]] = []
     for _, group in found.groupby("seed"):
-        sides: dict[Any, Points] = {}
-        for label, part in group.groupby(LABEL):
-            sides[label] = _losses(part, objectives)
+        sides = _sides(group, objectives)
         for one, other in permutations(sides, 2):
-            epsilon = moocore.epsilon_additive(sides[one], ref=sides[other])
+            reference = sides[other]
+            epsilon = moocore.epsilon_additive(sides[one], ref=reference)
             lines.append([*one, *other, epsilon])
-    frame = pd.DataFrame(lines, columns=[*names, "epsilon"])
+    columns = [*names, "epsilon"]
+    frame = pd.DataFrame(lines, columns=columns)
     return averaged(frame, names, "epsilon")
+
+
+def _sides(group: pd.DataFrame, objectives: Objectives) -> dict[Any, Points]:
+    """The losses of each label of one seed."""
+    sides: dict[Any, Points] = {}
+    for label, part in group.groupby(LABEL):
+        sides[label] = _losses(part, objectives)
+    return sides
 
 
 # ---- equal total compute
 
 
-def expected(
-    losses: NDArray[np.float64], counts: NDArray[np.int64] | None = None
-) -> NDArray[np.float64]:
+def expected(losses: Values, counts: Numbers | None = None) -> Values:
     """Expected hypervolume of k of the points, drawn at random without replacement, for each k of
     `counts`, or for k = 1 to n; exact.
 
@@ -445,45 +514,57 @@ def expected(
     the chance that it is dominated by one of the k: if j points dominate it, 1 - C(n - j, k) / C(n,
     k). For one objective this is the expected best of k (Tang et al. 2020).
     """
+    n = len(losses)
     if counts is None:
-        counts = np.arange(1, len(losses) + 1)
+        counts = np.arange(1, n + 1)
     unmeasured = np.isnan(losses).any(axis=1, keepdims=True)
     losses = np.where(unmeasured, [0.0, 1.0], losses)
-    order = np.argsort(losses[:, 1], kind="stable")
-    losses = losses[order].clip(max=[0.0, 1.0])
-    return _chances(counts, len(losses)) @ _areas(losses)
+    costs = losses[:, 1]
+    order = np.argsort(costs, kind="stable")
+    losses = losses[order]
+    losses = losses.clip(max=[0.0, 1.0])
+    chances = _chances(counts, n)
+    areas = _areas(losses)
+    return chances @ areas
 
 
-def _areas(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+def _areas(losses: Values) -> Values:
     """(n,): the area that is dominated by more than j of the points, for j = 0 to n - 1.
 
     losses: (n, 2), from the cheapest, none beyond the reference point.
     """
     heights, costs = losses.T
     widths = np.diff(costs, append=1.0)
-    areas = np.zeros(len(losses))
-    ranked = np.empty(len(losses))  # the heights so far, sorted: sorting anew would be cubic
-    for i, (height, width) in enumerate(zip(heights, widths, strict=True)):
-        place = np.searchsorted(ranked[:i], height)
+    n = len(losses)
+    areas = np.zeros(n)
+    ranked = np.empty(n)  # the heights so far, sorted: sorting anew would be cubic
+    steps = zip(heights, widths, strict=True)
+    for i, (height, width) in enumerate(steps):
+        earlier = ranked[:i]
+        place = np.searchsorted(earlier, height)
         ranked[place + 1 : i + 1] = ranked[place:i]
         ranked[place] = height
         if width:
-            areas[: i + 1] -= ranked[: i + 1] * width
+            known = slice(i + 1)
+            areas[known] -= ranked[known] * width
     return areas
 
 
-def _chances(counts: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+def _chances(counts: Numbers, n: int) -> Values:
     """(counts, n): the chance C(n - 1 - j, k - 1) / C(n, k) that the best of k points, drawn at
     random, is the one that j are better than.
     """
     k = counts[:, None]
     left = n - 1 - np.arange(n)
     rest = np.maximum(left - k + 2, 1)
-    factorial = gammaln(k)
-    ways = gammaln(left + 1) - factorial - gammaln(rest)
-    factorial = gammaln(k + 1)
-    all_ways = gammaln(n + 1) - factorial - gammaln(n - k + 1)
-    chance = np.exp(ways - all_ways)
+    ways = gammaln(left + 1)
+    ways = ways - gammaln(k)
+    ways = ways - gammaln(rest)
+    all_ways = gammaln(n + 1)
+    all_ways = all_ways - gammaln(k + 1)
+    all_ways = all_ways - gammaln(n - k + 1)
+    logarithm = ways - all_ways
+    chance = np.exp(logarithm)
     possible = left >= k - 1
     return np.where(possible, chance, 0.0)
 
@@ -503,38 +584,49 @@ def compute(
     are left out.  most: of more numbers of networks, so many, evenly spread, the same for all seeds
     of a label.
     """
-    rows = front.selectable(last_rows).dropna(subset=list(CHARGES))
-    relative = (rows[cost] / rows["flops_dense"]).where(rows["status"] == "done")
-    rows = _cheapest(rows.assign(network=front.networks(rows), relative=relative))
-    columns = [*FRONT, "networks", *CHARGES, "hypervolume"]
+    rows = front.selectable(last_rows)
+    rows = rows.dropna(subset=list(CHARGES))
+    is_done = rows["status"] == "done"
+    relative = rows[cost] / rows["flops_dense"]
+    relative = relative.where(is_done)
+    network = front.networks(rows)
+    rows = rows.assign(network=network, relative=relative)
+    rows = _cheapest(rows)
     parts: list[pd.DataFrame] = []
-    sizes = rows.groupby(FRONT).size()
-    fewest = sizes.groupby(level=LABEL).min().to_dict()
-    for key, group in rows.groupby(FRONT):
-        label = pd.DataFrame([key], columns=FRONT)
-        counts = _counts(fewest[key[:2]], len(group), most)
-        curve = label.merge(_curve(group, counts), how="cross")
-        parts.append(curve)
+    by_front = rows.groupby(FRONT)
+    sizes = by_front.size()
+    by_label = sizes.groupby(level=LABEL)
+    fewest = by_label.min().to_dict()
+    for key, group in by_front:
+        label = key[:2]
+        counts = _counts(fewest[label], len(group), most)
+        curve = _curve(group, counts)
+        lead = pd.DataFrame([key], columns=FRONT)
+        parts.append(lead.merge(curve, how="cross"))
     if not parts:
+        columns = [*FRONT, "networks", *CHARGES, "hypervolume"]
         return pd.DataFrame(columns=columns)
     return pd.concat(parts, ignore_index=True)
 
 
-def _counts(least: int, networks: int, most: int | None) -> NDArray[np.int64]:
+def _counts(least: int, networks: int, most: int | None) -> Numbers:
     """The numbers of networks of a curve. least: those of the seed that has the fewest."""
     if most is None or networks <= most:
         return np.arange(1, networks + 1)
     evenly = np.linspace(1, least, most)
-    whole = evenly.round().astype(np.int64)
-    return np.unique(whole)
+    whole = evenly.round()
+    counts = whole.astype(np.int64)
+    return np.unique(counts)
 
 
-def _curve(group: pd.DataFrame, number: NDArray[np.int64]) -> pd.DataFrame:
+def _curve(group: pd.DataFrame, number: Numbers) -> pd.DataFrame:
     """Of one label and seed, for each number of networks: charges and hypervolume."""
     curve = pd.DataFrame({"networks": number})
     for name in CHARGES:
-        curve[name] = number * group[name].mean()
-    curve["hypervolume"] = expected(_losses(group, OBJECTIVES), number)
+        mean = group[name].mean()
+        curve[name] = number * mean
+    losses = _losses(group, OBJECTIVES)
+    curve["hypervolume"] = expected(losses, number)
     return curve
 
 
@@ -545,8 +637,14 @@ def spent(curves: pd.DataFrame) -> pd.DataFrame:
     Columns: as from `averaged`, by arm, control, networks, with the mean `CHARGES`.
     """
     by = [*LABEL, "networks"]
-    of_label = curves.groupby(LABEL)["seed"].transform("nunique")
-    there = curves.groupby(by)["seed"].transform("nunique")
-    curves = curves[there == of_label]
-    charges = curves.groupby(by)[list(CHARGES)].mean().reset_index()
-    return averaged(curves, by, "hypervolume").merge(charges, on=by)
+    by_label = curves.groupby(LABEL)
+    of_label = by_label["seed"].transform("nunique")
+    by_number = curves.groupby(by)
+    there = by_number["seed"].transform("nunique")
+    complete = there == of_label
+    curves = curves[complete]
+    by_number = curves.groupby(by)
+    charges = by_number[list(CHARGES)].mean()
+    charges = charges.reset_index()
+    means = averaged(curves, by, "hypervolume")
+    return means.merge(charges, on=by)

@@ -62,16 +62,18 @@ def _places(
     """The place of each point in the order, from 0, and its layer, from 1."""
     maximize = np.asarray(directions, dtype=bool)
     signs = np.where(maximize, -1.0, 1.0)
-    costs = signs * np.asarray(values, dtype=float)
+    measures = np.asarray(values, dtype=float)
+    costs = signs * measures
     count = len(costs)
-    broken = np.empty((count, 0))
-    if violations is not None:
-        broken = np.maximum(np.asarray(violations, dtype=float), 0.0)
+    broken = _broken(violations, count)
     joined = np.hstack([broken, costs])
-    whole = np.isfinite(joined).all(axis=1)
+    finite = np.isfinite(joined)
+    whole = finite.all(axis=1)
     points, number = np.unique(joined[whole], axis=0, return_inverse=True)
-    layer, spread = _ranks(points, broken.shape[1])
-    beyond = layer.max(initial=-1) + 2
+    limits = broken.shape[1]
+    layer, spread = _ranks(points, limits)
+    deepest = layer.max(initial=-1)
+    beyond = deepest + 2
     layers = np.full(count, beyond)
     layers[whole] = layer[number] + 1
     spreads = np.zeros(count)
@@ -82,17 +84,29 @@ def _places(
     return places, layers
 
 
+def _broken(violations: ArrayLike | None, count: int) -> Values:
+    """(count, c): by how much each point breaks each limit, 0 where it is kept."""
+    if violations is None:
+        return np.empty((count, 0))
+    excess = np.asarray(violations, dtype=float)
+    return np.maximum(excess, 0.0)
+
+
 def _ranks(points: Values, limits: int) -> tuple[Places, Values]:
     """Of distinct points, (n, limits + objectives): the layer of each, from 0, by all that orders
     layers, and its place in the layer's epsilon-net.
     """
     broken, costs = np.split(points, [limits], axis=1)
-    count = (broken > 0).sum(axis=1)
+    is_broken = broken > 0
+    count = is_broken.sum(axis=1)
     keys = [count.astype(float)]
-    keys.append(_within(keys, broken, _layers))
-    keys.append(_within(keys, costs, _layers))
+    violation_layer = _within(keys, broken, _layers)
+    keys.append(violation_layer)
+    cost_layer = _within(keys, costs, _layers)
+    keys.append(cost_layer)
     spread = _within(keys, costs, _spread)
-    _, layer = np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)
+    joined = np.stack(keys, axis=1)
+    _, layer = np.unique(joined, axis=0, return_inverse=True)
     return layer, spread
 
 
@@ -103,9 +117,11 @@ def _within(keys: Sequence[Values], points: Values, rank: Rank) -> Values:
     _, number = np.unique(joined, axis=0, return_inverse=True)
     order = np.argsort(number, kind="stable")
     sizes = np.bincount(number)
-    ends = np.cumsum(sizes)[:-1]
-    for group in np.split(order, ends):
-        ranks[group] = rank(points[group])
+    ends = np.cumsum(sizes)
+    groups = np.split(order, ends[:-1])
+    for group in groups:
+        own = points[group]
+        ranks[group] = rank(own)
     return ranks
 
 
@@ -127,17 +143,22 @@ def _spread(points: Values) -> Values:
     """
     low = points.min(axis=0, initial=math.inf)
     high = points.max(axis=0, initial=-math.inf)
-    ranges = np.where(high > low, high - low, 1.0)
+    varied = high > low
+    ranges = np.where(varied, high - low, 1.0)
     scaled = (points - low) / ranges
-    places = np.empty(len(points))
-    nearest = np.full(len(points), math.inf)  # to those that have a place
+    count = len(points)
+    places = np.empty(count)
+    nearest = np.full(count, math.inf)  # to those that have a place
     farthest = 0
-    for place in range(len(points)):
+    for place in range(count):
         places[farthest] = place
-        distance = ((scaled - scaled[farthest]) ** 2).sum(axis=1)
+        steps = scaled - scaled[farthest]
+        squares = steps**2
+        distance = squares.sum(axis=1)
         nearest = np.minimum(nearest, distance)
         nearest[farthest] = -1.0
-        farthest = int(nearest.argmax())
+        following = nearest.argmax()
+        farthest = int(following)
     return places
 
 
@@ -150,19 +171,32 @@ def settings_at(rows: pd.DataFrame, rung: int, goals: Goals) -> pd.DataFrame:
     """
     seen = front.selectable(rows)
     here = seen["rung"] == rung
+    earlier = seen["rung"] < rung
     unfit = seen["status"].isin(UNFIT)
-    before = unfit & (seen["rung"] < rung)
-    seen = seen.assign(here=here, unfit=unfit)[here | before].sort_values("seed")
-    seen = seen.drop_duplicates([*SETTING, "seed", "here", "unfit"])
+    seen = seen.assign(here=here, unfit=unfit)
+    counts = here | (unfit & earlier)
+    seen = seen[counts]
+    seen = seen.sort_values("seed")
+    alike = [*SETTING, "seed", "here", "unfit"]
+    seen = seen.drop_duplicates(alike)
     grouped = seen.groupby(SETTING)
-    means = grouped[list(goals.columns)].mean()
-    pool = means.where(~grouped["unfit"].any())
-    complete = grouped["seed"].nunique() == rows["seed"].nunique()
+    measures = list(goals.columns)
+    means = grouped[measures].mean()
+    badly_ended = grouped["unfit"].any()
+    pool = means.where(~badly_ended)
+    all_seeds = rows["seed"].nunique()
+    complete = grouped["seed"].nunique() == all_seeds
     present = grouped["here"].any()
-    return pool[complete & present].assign(rung=rung)
+    pool = pool[complete & present]
+    return pool.assign(rung=rung)
 
 
-def decide(pool: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.DataFrame:
+def decide(
+    pool: pd.DataFrame,
+    goals: Goals,
+    factor: float,
+    floor: int,
+) -> pd.DataFrame:
     """Which settings go on: `go` and `reason`, indexed as the pool.
 
     pool: as from `settings_at`.  The best ceil(n / factor) of n settings go on, and of each decade
@@ -173,24 +207,44 @@ def decide(pool: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.Da
     violations = goals.violations(pool)
     places, layers = _places(values, goals.directions, violations)
     finite = np.isfinite(np.hstack([values, violations]))
-    fit = np.asarray(finite.all(axis=1))
+    whole = finite.all(axis=1)
+    fit = np.asarray(whole)
     number = math.ceil(len(pool) / factor)
     best = places < number
     if goals.minimize:
-        cost = values[:, len(goals.maximize)]
+        first_cost = len(goals.maximize)
+        cost = values[:, first_cost]
         best |= _best_of_decades(places, cost, floor)
-    going = pd.Series(best & fit, index=pool.index)
-    alike = [pool[name] for name in goals.columns]
-    by_measures = going.groupby(alike, dropna=False)
-    shared = by_measures.transform("any").to_numpy(dtype=bool)
+    shared = _shared(best & fit, pool, goals)
     decided = pd.DataFrame({"go": shared & fit}, index=pool.index)
+    ranks = _rank_texts(places, layers, fit)
     count = decided["go"].sum()
     reasons: list[str] = []
-    for place, layer, rung, whole in zip(places, layers, pool["rung"], fit, strict=True):
-        rank = f"layer {layer}, place {place + 1} of {len(pool)}" if whole else UNMEASURED
+    for rung, rank in zip(pool["rung"], ranks, strict=True):
         reasons.append(f"rung {rung}: {rank}; {count} go on")
     decided["reason"] = reasons
     return decided
+
+
+def _shared(going: NDArray[np.bool_], pool: pd.DataFrame, goals: Goals) -> NDArray[np.bool_]:
+    """Which settings go, or have the measures of one that does."""
+    goes = pd.Series(going, index=pool.index)
+    measures = [pool[name] for name in goals.columns]
+    alike = goes.groupby(measures, dropna=False)
+    any_goes = alike.transform("any")
+    return any_goes.to_numpy(dtype=bool)
+
+
+def _rank_texts(places: Places, layers: Places, fit: NDArray[np.bool_]) -> list[str]:
+    """The layer and the place of each setting in words."""
+    count = len(places)
+    texts: list[str] = []
+    for place, layer, whole in zip(places, layers, fit, strict=True):
+        if whole:
+            texts.append(f"layer {layer}, place {place + 1} of {count}")
+        else:
+            texts.append(UNMEASURED)
+    return texts
 
 
 def _best_of_decades(places: Places, costs: Values, floor: int) -> NDArray[np.bool_]:
@@ -220,9 +274,12 @@ def ended(rows: pd.DataFrame, goals: Goals) -> pd.DataFrame:
     """
     seen = front.selectable(rows)
     seen = seen.drop_duplicates([*MEMBER, "rung"], keep="last")
-    last = seen[seen["status"] != table.RUNNING]
-    seeds = last.groupby(SETTING)["seed"].nunique()
-    settings = seeds.index[seeds == seen["seed"].nunique()]
+    has_ended = seen["status"] != table.RUNNING
+    last = seen[has_ended]
+    by_setting = last.groupby(SETTING)
+    seeds = by_setting["seed"].nunique()
+    all_seeds = seen["seed"].nunique()
+    settings = seeds.index[seeds == all_seeds]
     rungs = _rungs(seen)
     if rungs:
         first = settings_at(seen, rungs[0], goals)
@@ -230,32 +287,48 @@ def ended(rows: pd.DataFrame, goals: Goals) -> pd.DataFrame:
     else:
         settings = settings[:0]
     of_row = pd.MultiIndex.from_frame(seen[SETTING])
-    return seen[of_row.isin(settings)]
+    belongs = of_row.isin(settings)
+    return seen[belongs]
 
 
 def _rungs(rows: pd.DataFrame) -> list[int]:
-    return sorted(rows.loc[rows["rung"] > 0, "rung"].unique().tolist())
+    reached = rows["rung"] > 0
+    rungs = rows.loc[reached, "rung"].unique()
+    return sorted(rungs.tolist())
 
 
-def ends(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.DataFrame:
+def ends(
+    rows: pd.DataFrame,
+    goals: Goals,
+    factor: float,
+    floor: int,
+) -> pd.DataFrame:
     """The last rung of each setting if losers had left, indexed by (arm, hp): `rung`, and `reason`,
     empty at the last one.
 
     rows: as from `ended`, of a study without stopping.
     """
     *rungs, last = _rungs(rows)
-    first = rungs[0] if rungs else last
-    going = settings_at(rows, first, goals).index
+    first = last
+    if rungs:
+        first = rungs[0]
+    beginning = settings_at(rows, first, goals)
+    going = beginning.index
     parts: list[pd.DataFrame] = []
     for rung in rungs:
         pool = settings_at(rows, rung, goals)
-        pool = pool[pool.index.isin(going)]
+        is_there = pool.index.isin(going)
+        pool = pool[is_there]
         decided = decide(pool, goals, factor, floor)
-        losers = decided.loc[~decided["go"], ["reason"]]
-        parts.append(losers.assign(rung=rung))
-        going = decided.index[decided["go"]]
+        goes = decided["go"]
+        losers = decided.loc[~goes, ["reason"]]
+        losers = losers.assign(rung=rung)
+        parts.append(losers)
+        going = decided.index[goes]
     survivors = pd.DataFrame({"reason": "", "rung": last}, index=going)
-    return pd.concat([*parts, survivors])[["rung", "reason"]]
+    parts.append(survivors)
+    settings = pd.concat(parts)
+    return settings[["rung", "reason"]]
 
 
 def until(rows: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
@@ -263,7 +336,9 @@ def until(rows: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     last = found["rung"]
     settings = rows[SETTING]
     joined = settings.merge(last, how="left", left_on=SETTING, right_index=True)
-    within = rows["rung"].to_numpy() <= joined["rung"].to_numpy()
+    rung = rows["rung"].to_numpy()
+    end = joined["rung"].to_numpy()
+    within = rung <= end
     return rows[within]
 
 
@@ -274,18 +349,21 @@ def dense_epochs(rows: pd.DataFrame) -> pd.Series[float]:
     rungs begins; one that begins within two optimiser steps of 0, or rungs that are on no line, are
     of none.
     """
-    rows = rows[rows["rung"] > 0]
+    reached = rows["rung"] > 0
+    rows = rows[reached]
     line = _budget_lines(rows)
     joined = rows.merge(line, left_on=MEMBER, right_index=True)
     rise = joined["slope"] * joined["rung"]
     distance = joined["epochs"] - joined["start"] - rise
     off = distance.abs() > joined["step"]
-    off_line = off.groupby(joined["arm"]).any()
-    by_arm = line.groupby("arm")
-    medians = by_arm[["start", "step"]].median()
+    by_arm = off.groupby(joined["arm"])
+    off_line = by_arm.any()
+    lines_by_arm = line.groupby("arm")
+    medians = lines_by_arm[["start", "step"]].median()
     start = medians["start"]
     late = start > 2 * medians["step"]
-    start = start.where(late & ~off_line, 0.0)
+    has_phase = late & ~off_line
+    start = start.where(has_phase, 0.0)
     arms = rows["arm"].unique()
     return start.reindex(arms, fill_value=0.0)
 
@@ -295,14 +373,19 @@ def _budget_lines(rows: pd.DataFrame) -> pd.DataFrame:
     epochs of an optimiser step.
     """
     ordered = rows.sort_values("rung")
-    members = ordered.groupby(MEMBER)[["rung", "epochs", "steps"]]
+    by_member = ordered.groupby(MEMBER)
+    members = by_member[["rung", "epochs", "steps"]]
     several = members.size() > 1
-    first = members.first()[several]
-    last = members.last()[several]
+    first = members.first()
+    first = first[several]
+    last = members.last()
+    last = last[several]
     epochs = last["epochs"] - first["epochs"]
-    slope = epochs / (last["rung"] - first["rung"])
+    rungs = last["rung"] - first["rung"]
+    slope = epochs / rungs
     line = pd.DataFrame({"slope": slope})
-    line["start"] = first["epochs"] - slope * first["rung"]
+    rise = slope * first["rung"]
+    line["start"] = first["epochs"] - rise
     line["step"] = last["epochs"] / last["steps"]
     return line
 
@@ -319,15 +402,23 @@ def spent(rows: pd.DataFrame, dense: pd.Series[float]) -> tuple[float, float]:
     epochs = last["epochs"]
     shared = last["arm"].map(dense)
     networks = front.networks(last)
-    own = (epochs - shared).groupby(networks).max()
+    own = epochs - shared
+    of_network = own.groupby(networks)
+    own = of_network.max()
     phases = pd.DataFrame({"seed": last["seed"]})
     phases["dense"] = shared
     phases = phases.drop_duplicates()
     trained = own.sum() + phases["dense"].sum()
-    return float(trained), float(epochs.sum())
+    charged = epochs.sum()
+    return float(trained), float(charged)
 
 
-def replayed(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.DataFrame:
+def replayed(
+    rows: pd.DataFrame,
+    goals: Goals,
+    factor: float,
+    floor: int,
+) -> pd.DataFrame:
     """One line for each rung of a study without stopping, as it would have been with it.
 
     rows: as from `ended`.  Columns: rung; `settings` measured there and how many of them `go` on
@@ -338,14 +429,18 @@ def replayed(rows: pd.DataFrame, goals: Goals, factor: float, floor: int) -> pd.
     settings = ends(rows, goals, factor, floor)
     kept = until(rows, settings)
     last = settings["rung"]
-    survivors = (settings["reason"] == "").sum()
+    is_survivor = settings["reason"] == ""
+    survivors = is_survivor.sum()
     lines: list[tuple[Any, ...]] = []
     for rung in _rungs(rows):
-        so_far = kept[kept["rung"] <= rung]
+        past = kept["rung"] <= rung
+        so_far = kept[past]
         trained, charged = spent(so_far, dense)
-        there = (last >= rung).sum()
-        going = (last > rung).sum() or survivors
-        lines.append((rung, int(there), int(going), trained, charged))
+        there = last >= rung
+        beyond = last > rung
+        going = beyond.sum() or survivors
+        line = (rung, int(there.sum()), int(going), trained, charged)
+        lines.append(line)
     columns = ["rung", "settings", "go", "epochs", "charged"]
     table = pd.DataFrame(lines, columns=columns)
     all_trained, all_charged = spent(rows, dense)
@@ -360,8 +455,7 @@ def volumes(rows: pd.DataFrame, goals: Goals) -> pd.Series[float]:
 
     Its cost is the first measure to minimize, if that is a count of FLOPs, else masked FLOPs.
     """
-    costs = [name for name in goals.minimize if name in front.COSTS]
-    cost = costs[0] if costs else "flops_masked"
+    cost = _cost(goals)
     is_done = rows["status"] == "done"
     done = rows[is_done]
     share = done[cost] / done["flops_dense"]
@@ -370,14 +464,26 @@ def volumes(rows: pd.DataFrame, goals: Goals) -> pd.Series[float]:
     by_seed: dict[Any, float] = {}
     for seed, group in points.groupby(done["seed"]):
         values = group.to_numpy()
-        by_seed[seed] = front.hypervolume(values, front.REFERENCE, front.DIRECTIONS)
-    seeds = sorted(rows["seed"].unique())
+        volume = front.hypervolume(values, front.REFERENCE, front.DIRECTIONS)
+        by_seed[seed] = volume
+    seeds = rows["seed"].unique()
     known = pd.Series(by_seed, dtype=float)
-    return known.reindex(seeds, fill_value=0.0)
+    return known.reindex(sorted(seeds), fill_value=0.0)
+
+
+def _cost(goals: Goals) -> str:
+    """The first measure to minimize that is a count of FLOPs, else masked FLOPs."""
+    for name in goals.minimize:
+        if name in front.COSTS:
+            return name
+    return "flops_masked"
 
 
 def curve(
-    rows: pd.DataFrame, goals: Goals, floor: int = FLOOR, factors: Sequence[float] = FACTORS
+    rows: pd.DataFrame,
+    goals: Goals,
+    floor: int = FLOOR,
+    factors: Sequence[float] = FACTORS,
 ) -> pd.DataFrame:
     """One line for each reduction factor and seed: what stopping would have spent and kept.
 
@@ -393,14 +499,18 @@ def curve(
         settings = ends(rows, goals, factor, floor)
         left = until(rows, settings)
         trained, charged = spent(left, dense)
-        part = pd.DataFrame({"hypervolume": volumes(left, goals), "whole": whole})
+        volume = volumes(left, goals)
+        part = pd.DataFrame({"hypervolume": volume, "whole": whole})
         part["factor"] = factor
         part["share"] = trained / all_trained
         part["share_charged"] = charged / all_charged
-        part["settings"] = (settings["reason"] == "").sum()
+        is_survivor = settings["reason"] == ""
+        part["settings"] = is_survivor.sum()
         part["kept"] = part["hypervolume"] / part["whole"]
-        parts.append(part.rename_axis("seed").reset_index())
-    return pd.concat(parts, ignore_index=True)[CURVE]
+        part = part.rename_axis("seed")
+        parts.append(part.reset_index())
+    lines = pd.concat(parts, ignore_index=True)
+    return lines[CURVE]
 
 
 # ---- what a report says of it
@@ -411,11 +521,13 @@ def tried(rows: pd.DataFrame, goals: Goals) -> pd.DataFrame:
     or `FEWEST` settings.
     """
     known = ended(rows, goals)
-    stopped = "stopped" in set(rows["status"])
+    statuses = set(rows["status"])
+    rungs = _rungs(known)
     settings = known.groupby(SETTING).ngroups
-    if stopped or len(_rungs(known)) < 2 or settings < FEWEST:
+    if "stopped" in statuses or len(rungs) < 2 or settings < FEWEST:
         return pd.DataFrame()
-    return curve(known, goals).dropna(subset="kept")
+    lines = curve(known, goals)
+    return lines.dropna(subset="kept")
 
 
 def means(lines: pd.DataFrame) -> pd.DataFrame:
@@ -423,7 +535,8 @@ def means(lines: pd.DataFrame) -> pd.DataFrame:
     off it, the `least`, `n`.
     """
     factors = lines.groupby("factor")
-    costs = factors[["share", "share_charged", "settings"]].first()
+    spending = factors[["share", "share_charged", "settings"]]
+    costs = spending.first()
     kept = factors["kept"].agg(kept="mean", std="std", least="min", n="size")
     table = costs.join(kept)
     deviation = table["std"].fillna(0.0)
@@ -436,12 +549,17 @@ def departures(rows: pd.DataFrame) -> pd.DataFrame:
     """One line for each rung of a study that losers left: `settings` measured there, and how many
     were `stopped` there.
     """
-    seen = rows[rows["rung"] > 0]
-    stopped = _settings_by_rung(seen[seen["status"] == "stopped"])
+    reached = rows["rung"] > 0
+    seen = rows[reached]
+    has_stopped = seen["status"] == "stopped"
+    stopped = _settings_by_rung(seen[has_stopped])
     if not stopped.size:
         return pd.DataFrame()
-    counts = pd.DataFrame({"settings": _settings_by_rung(seen), "stopped": stopped})
-    return counts.fillna(0).astype(int).reset_index()
+    settings = _settings_by_rung(seen)
+    counts = pd.DataFrame({"settings": settings, "stopped": stopped})
+    counts = counts.fillna(0)
+    counts = counts.astype(int)
+    return counts.reset_index()
 
 
 def _settings_by_rung(rows: pd.DataFrame) -> pd.Series[int]:
@@ -453,14 +571,19 @@ def saved(rows: pd.DataFrame) -> tuple[float, float]:
     """Shares of epochs, trained and charged (`spent`), that a study took which losers left, of what
     all would have taken.
     """
-    seen = rows[rows["rung"] > 0]
+    reached = rows["rung"] > 0
+    seen = rows[reached]
     seen = seen.drop_duplicates([*MEMBER, "rung"], keep="last")
-    whole = seen["epochs"].where(seen["status"] == "done")
-    of_arm = whole.groupby(seen["arm"]).transform("max")
-    full = of_arm.fillna(of_arm.max())
+    is_done = seen["status"] == "done"
+    whole = seen["epochs"].where(is_done)
+    by_arm = whole.groupby(seen["arm"])
+    of_arm = by_arm.transform("max")
+    most = of_arm.max()
+    full = of_arm.fillna(most)
     dense = dense_epochs(seen)
     trained, charged = spent(seen, dense)
-    all_trained, all_charged = spent(seen.assign(epochs=full), dense)
+    unstopped = seen.assign(epochs=full)
+    all_trained, all_charged = spent(unstopped, dense)
     return trained / all_trained, charged / all_charged
 
 

@@ -36,9 +36,11 @@ def labels(rows: pd.DataFrame) -> pd.Series[str]:
     """
     arms = rows["arm"]
     control = rows["control"].astype(bool)
-    kinds = control.groupby(arms).transform("nunique")
+    by_arm = control.groupby(arms)
+    kinds = by_arm.transform("nunique")
     apart = (kinds > 1) & control
-    return arms.where(~apart, arms + " (control)")
+    marked = arms + " (control)"
+    return arms.where(~apart, marked)
 
 
 def lines(rows: pd.DataFrame, cost: front.Cost) -> Lines:
@@ -52,24 +54,31 @@ def lines(rows: pd.DataFrame, cost: front.Cost) -> Lines:
     """
     by_seed: Lines = {}
     eligible = rows[front.eligible(rows)]
+    columns = ["accuracy_valid", cost, *front.SCORES]
     for seed, part in eligible.groupby("seed"):
-        points = part[["accuracy_valid", cost, *front.SCORES]].to_numpy(dtype=float)
-        by_seed[int(seed)] = _line(points)  # type: ignore[arg-type]
+        points = part[columns].to_numpy(dtype=float)
+        number = int(seed)  # type: ignore[arg-type]
+        by_seed[number] = _line(points)
     return by_seed
 
 
 def _line(points: Line) -> Line:
     """The line of one seed.  points: (networks, 4), validation accuracy, FLOPs, `front.SCORES`."""
-    belongs = front.front(points[:, :2], front.DIRECTIONS)
+    objectives = points[:, :2]
+    belongs = front.front(objectives, front.DIRECTIONS)
     chosen = points[belongs]
     flops, place = np.unique(chosen[:, 1], return_inverse=True)
     line: list[list[float]] = []
     for i, level in enumerate(flops):
-        scores = chosen[place == i, 2:].mean(axis=0)
-        line.append([math.log(level), *scores])
+        alike = chosen[place == i]
+        scores = alike[:, 2:].mean(axis=0)
+        start = math.log(level)
+        line.append([start, *scores])
     most = points[:, 1].max()
     if most > flops[-1]:
-        line.append([math.log(most), *line[-1][1:]])
+        end = math.log(most)
+        _, *best = line[-1]
+        line.append([end, *best])
     return np.array(line)
 
 
@@ -81,13 +90,19 @@ def at(lines: Lines, flops: float) -> pd.DataFrame:
     scores: dict[int, list[float]] = {}
     for seed, line in lines.items():
         scores[seed] = _read_off(line, x)
-    return pd.DataFrame.from_dict(scores, orient="index", columns=front.SCORES, dtype=float)
+    return pd.DataFrame.from_dict(
+        scores,
+        orient="index",
+        columns=front.SCORES,
+        dtype=float,
+    )
 
 
 def _read_off(line: Line, x: float) -> list[float]:
     """The scores of a line at the logarithm of FLOPs; NaN where it does not reach it."""
     places, *heights = line.T
-    start, end = places[0] - ALIKE, places[-1] + ALIKE
+    start = places[0] - ALIKE
+    end = places[-1] + ALIKE
     if not start <= x <= end:
         return [math.nan] * len(heights)
     scores: list[float] = []
@@ -105,22 +120,27 @@ def levels(one: Lines, other: Lines) -> list[float]:
     """
     if not one or not other:
         raise Mistake("no network of it is done and has FLOPs left")
-    own, others = _reach(one), _reach(other)
-    low = max(own[0], others[0])
-    high = min(own[1], others[1])
+    own_low, own_high = _reach(one)
+    base_low, base_high = _reach(other)
+    low = max(own_low, base_low)
+    high = min(own_high, base_high)
     if high < low - ALIKE:
+        own = _range(own_low, own_high)
+        base = _range(base_low, base_high)
         rule = "no FLOPs that both reach in every seed"
-        reached = f"it reaches {_range(*own)}, the baseline {_range(*others)}"
-        raise Mistake(f"{rule}; {reached}")
+        raise Mistake(f"{rule}; it reaches {own}, the baseline {base}")
     if high - low < math.log(NARROW):
-        return [math.exp((low + high) / 2)]
+        middle = (low + high) / 2
+        return [math.exp(middle)]
     spaced = np.linspace(high, low, LEVELS)
-    return np.exp(spaced).tolist()
+    flops = np.exp(spaced)
+    return flops.tolist()
 
 
 def _reach(lines: Lines) -> tuple[float, float]:
     """From where to where all lines reach, as logarithms; nowhere if the second is the smaller."""
-    low, high = -math.inf, math.inf
+    low = -math.inf
+    high = math.inf
     for line in lines.values():
         places = line[:, 0]
         low = max(low, places[0])
@@ -135,7 +155,10 @@ def _range(start: float, end: float) -> str:
 
 
 def against(
-    done: pd.DataFrame, baseline: str, cost: front.Cost, flops: Sequence[float] = ()
+    done: pd.DataFrame,
+    baseline: str,
+    cost: front.Cost,
+    flops: Sequence[float] = (),
 ) -> pd.DataFrame:
     """Every other label against `baseline` at equal FLOPs, paired by seed: one line for each label
     and level.
@@ -152,14 +175,17 @@ def against(
     for label, rows in done.groupby("label", sort=True):
         known[str(label)] = lines(rows, cost)
     pairs: list[_Pair] = []
-    for label in known:
+    for label, own in known.items():
         if label != baseline:
-            pairs += _pairs(label, known[label], known[baseline], flops)
-    table = pd.DataFrame({"arm": [pair.label for pair in pairs]})
+            pairs += _pairs(label, own, known[baseline], flops)
+    arms = [pair.label for pair in pairs]
+    levels_of_pairs = [pair.flops for pair in pairs]
+    table = pd.DataFrame({"arm": arms})
     table["baseline"] = baseline
-    table["flops"] = np.array([pair.flops for pair in pairs], dtype=float)
+    table["flops"] = np.array(levels_of_pairs, dtype=float)
     for score in front.SCORES:
-        table = table.join(_tested(pairs, score))
+        tested = _tested(pairs, score)
+        table = table.join(tested)
     return table
 
 
@@ -179,19 +205,39 @@ class _Pair:
         return difference.to_numpy()
 
 
-def _pairs(label: str, own: Lines, base: Lines, flops: Sequence[float]) -> list[_Pair]:
+def _pairs(
+    label: str,
+    own: Lines,
+    base: Lines,
+    flops: Sequence[float],
+) -> list[_Pair]:
     """A label and the baseline at each level; a pair without scores if they cannot be compared."""
     seeds = sorted(own.keys() & base.keys())
     own = {seed: own[seed] for seed in seeds}
     base = {seed: base[seed] for seed in seeds}
     try:
-        if len(seeds) < 2:
-            raise Mistake(f"a comparison needs two seeds that both have; got {len(seeds)}")
-        chosen = list(flops) or levels(own, base)
+        chosen = _chosen(own, base, flops)
     except Mistake as error:
+        reason = f"not compared: {error}"
         nothing = pd.DataFrame(columns=front.SCORES, dtype=float)
-        return [_Pair(label, math.nan, nothing, nothing, f"not compared: {error}")]
-    return [_Pair(label, level, at(own, level), at(base, level)) for level in chosen]
+        return [_Pair(label, math.nan, nothing, nothing, reason)]
+    pairs: list[_Pair] = []
+    for level in chosen:
+        own_scores = at(own, level)
+        base_scores = at(base, level)
+        pair = _Pair(label, level, own_scores, base_scores)
+        pairs.append(pair)
+    return pairs
+
+
+def _chosen(own: Lines, base: Lines, flops: Sequence[float]) -> list[float]:
+    """The levels at which lines of the same seeds are compared.  Raises Mistake as `levels` does,
+    and for fewer than two seeds.
+    """
+    seeds = len(own)
+    if seeds < 2:
+        raise Mistake(f"a comparison needs two seeds that both have; got {seeds}")
+    return list(flops) or levels(own, base)
 
 
 def _tested(pairs: Sequence[_Pair], score: str) -> pd.DataFrame:
@@ -200,17 +246,24 @@ def _tested(pairs: Sequence[_Pair], score: str) -> pd.DataFrame:
     table = _means(pairs, score)
     differences = [pair.difference(score) for pair in pairs]
     tests = paired.paired_groups(differences)
-    adjusted = paired.holm([test.p for test in tests])
-    comparisons = int(np.count_nonzero(~np.isnan(adjusted)))
+    p_values = [test.p for test in tests]
+    adjusted = paired.holm(p_values)
+    is_known = ~np.isnan(adjusted)
+    comparisons = int(np.count_nonzero(is_known))
+    equivalents = [paired.equivalence(values) for values in differences]
     table = table.join(paired.columns(tests, name))
     table[f"{name}_holm"] = adjusted
-    table[f"{name}_equivalence"] = [paired.equivalence(values) for values in differences]
+    table[f"{name}_equivalence"] = equivalents
     table[f"{name}_effect"] = [paired.effect(test) for test in tests]
     table[f"{name}_permutation"] = [paired.permutation(values) for values in differences]
-    table[f"{name}_detectable"] = [paired.detectable(test, comparisons) for test in tests]
+    detectable: list[float] = []
+    for test in tests:
+        least = paired.detectable(test, comparisons)
+        detectable.append(least)
+    table[f"{name}_detectable"] = detectable
     verdicts: list[str] = []
-    equivalents = table[f"{name}_equivalence"]
-    for pair, test, p, equivalent in zip(pairs, tests, adjusted, equivalents, strict=True):
+    tested = zip(pairs, tests, adjusted, equivalents, strict=True)
+    for pair, test, p, equivalent in tested:
         verdict = pair.reason or _verdict(test, p, equivalent)
         verdicts.append(verdict)
     table[f"{name}_verdict"] = verdicts
@@ -222,11 +275,15 @@ def _means(pairs: Sequence[_Pair], score: str) -> pd.DataFrame:
     own: list[float] = []
     base: list[float] = []
     for pair in pairs:
-        both = ~np.isnan(pair.difference(score))
-        own.append(pair.own[score][both].mean())
-        base.append(pair.base[score][both].mean())
+        difference = pair.difference(score)
+        both = ~np.isnan(difference)
+        own_scores = pair.own[score][both]
+        own.append(own_scores.mean())
+        base_scores = pair.base[score][both]
+        base.append(base_scores.mean())
     baseline = score.replace("accuracy", "baseline")
-    return pd.DataFrame({score: own, baseline: base}, dtype=float)
+    means = {score: own, baseline: base}
+    return pd.DataFrame(means, dtype=float)
 
 
 def _verdict(test: Paired, adjusted: float, equivalent: float) -> str:

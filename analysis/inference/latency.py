@@ -64,8 +64,9 @@ GROUP = [*PLACE, "mode", "batch"]
 def path(folder: Where, member: str, place: Mapping[str, Any]) -> Location:
     """Where the latencies of a member at a place (`PLACE`) are."""
     values = [place[name] for name in PLACE]
-    key = json.dumps(values).encode()
-    digest = hashlib.sha256(key).hexdigest()
+    text = json.dumps(values)
+    key = hashlib.sha256(text.encode())
+    digest = key.hexdigest()
     name = f"{member}-{digest[:12]}.parquet"
     return locate(folder) / "latency" / name
 
@@ -75,14 +76,17 @@ def write(target: Where, rows: Sequence[Mapping[str, Any]]) -> None:
     column that is unknown.
     """
     known = {name for name, _, _ in COLUMNS}
-    unknown = set().union(*rows) - known
+    given = set().union(*rows)
+    unknown = given - known
     if unknown:
         names = ", ".join(sorted(unknown))
         raise Mistake(f"latencies have columns that are not known: {names}")
     fields = []
     for name, kind, meaning in COLUMNS:
-        fields.append(pa.field(name, kind, metadata={"meaning": meaning}))
-    layout = pa.schema(fields, metadata={STAMP: str(SCHEMA_VERSION)})
+        field = pa.field(name, kind, metadata={"meaning": meaning})
+        fields.append(field)
+    stamp = {STAMP: str(SCHEMA_VERSION)}
+    layout = pa.schema(fields, metadata=stamp)
     table = pa.Table.from_pylist(list(rows), schema=layout)
     with atomic(target) as temporary:
         pq.write_table(table, temporary)
@@ -93,14 +97,19 @@ def read(folder: Where) -> pd.DataFrame:
 
     Raises Mistake naming a file that cannot be trusted.
     """
-    files = sorted((locate(folder) / "latency").glob("[!.]*"), key=str)
+    where = locate(folder) / "latency"
+    files = sorted(where.glob("[!.]*"), key=str)
+    origins = each(source, files)
     tables = []
-    for file, origin in zip(files, each(source, files), strict=True):
-        tables.append(_trusted(file, origin))
+    for file, origin in zip(files, origins, strict=True):
+        table = _trusted(file, origin)
+        tables.append(table)
     if not tables:
         return pd.DataFrame({name: pd.Series(dtype=object) for name, _, _ in COLUMNS})
-    frame = pa.concat_tables(tables).to_pandas()
-    return frame.sort_values([*GROUP, "flops_shrunk", "member"], ignore_index=True)
+    joined = pa.concat_tables(tables)
+    frame = joined.to_pandas()
+    keys = [*GROUP, "flops_shrunk", "member"]
+    return frame.sort_values(keys, ignore_index=True)
 
 
 def _trusted(file: Location, origin: Any) -> pa.Table:
@@ -108,10 +117,12 @@ def _trusted(file: Location, origin: Any) -> pa.Table:
     try:
         table = pq.read_table(origin)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0][:120]
+        first_line = str(error).splitlines()[0]
+        reason = first_line[:120]
         raise Mistake(f"{file}: unreadable ({reason}); {AGAIN}") from error
-    stamp = (table.schema.metadata or {}).get(STAMP)
-    if stamp != str(SCHEMA_VERSION).encode():
+    metadata = table.schema.metadata or {}
+    version = str(SCHEMA_VERSION)
+    if metadata.get(STAMP) != version.encode():
         raise Mistake(f"{file}: not written by this version of prunefront; {AGAIN}")
     return table
 
@@ -123,15 +134,20 @@ def shown(folder: Where, last_rows: pd.DataFrame) -> pd.DataFrame:
     frame = read(folder)
     if frame.empty:
         return frame.assign(arm=None, setting=None)
-    rows = last_rows.assign(setting=front.settings(last_rows))
-    rows = rows.drop_duplicates("member").set_index("member")
-    known = rows[["arm", "setting"]].reindex(frame["member"])
-    frame[["arm", "setting"]] = known.to_numpy()
+    naming = ["arm", "setting"]
+    setting = front.settings(last_rows)
+    rows = last_rows.assign(setting=setting)
+    rows = rows.drop_duplicates("member")
+    by_member = rows.set_index("member")[naming]
+    known = by_member.reindex(frame["member"])
+    frame[naming] = known.to_numpy()
     dense = last_rows["flops_dense"].dropna()
-    parent = frame["parent"].astype(bool) & frame["flops_shrunk"].isin(dense)
-    frame.loc[parent, ["arm", "setting"]] = ("parent", "dense")
+    is_dense = frame["flops_shrunk"].isin(dense)
+    parent = frame["parent"].astype(bool) & is_dense
+    frame.loc[parent, naming] = ("parent", "dense")
     named = frame["arm"].notna()
-    return frame[named].reset_index(drop=True)
+    frame = frame[named]
+    return frame.reset_index(drop=True)
 
 
 def spread(
@@ -145,13 +161,15 @@ def spread(
     the most, over the logarithm.
     """
     there = front.members_on_front(last_rows)
-    rows = last_rows[last_rows["member"].isin(there & members)]
+    chosen = last_rows["member"].isin(there & members)
+    rows = last_rows[chosen]
     rows = rows.sort_values(["flops_shrunk", "member"])
     rows = rows.drop_duplicates("flops_shrunk")
     names = rows["member"].astype(str).tolist()
     if len(rows) > most:
         flops = rows["flops_shrunk"].clip(lower=1)
-        places = _evenly(np.log(flops.to_numpy(float)), most)
+        levels = np.log(flops.to_numpy(float))
+        places = _evenly(levels, most)
         names = [names[place] for place in places]
     return names, len(there)
 
@@ -160,9 +178,11 @@ def _evenly(levels: NDArray[np.float64], most: int) -> list[int]:
     """The places of so many levels, the nearest that are left to evenly spaced ones."""
     left = list(range(len(levels)))
     taken = []
-    for wanted in np.linspace(levels[0], levels[-1], most):
+    spaced = np.linspace(levels[0], levels[-1], most)
+    for wanted in spaced:
         distances = np.abs(levels[left] - wanted)
-        nearest = left[int(distances.argmin())]
+        place = int(distances.argmin())
+        nearest = left[place]
         left.remove(nearest)
         taken.append(nearest)
     return sorted(taken)
@@ -175,10 +195,13 @@ def correlations(frame: pd.DataFrame) -> pd.DataFrame:
     frame: as from `read`; what could not be measured is left out. The correlation is NaN where
     `paired.rank_correlation` is.
     """
+    was_timed = frame["milliseconds"].notna()
+    measured = frame[was_timed]
     lines = []
-    for key, group in frame[frame["milliseconds"].notna()].groupby(GROUP):
-        found = paired.rank_correlation(group["flops_shrunk"], group["milliseconds"])
-        lines.append(
-            {**dict(zip(GROUP, key, strict=True)), "networks": len(group), "correlation": found}
-        )
-    return pd.DataFrame(lines, columns=[*GROUP, "networks", "correlation"])
+    for key, group in measured.groupby(GROUP):
+        flops = group["flops_shrunk"]
+        correlation = paired.rank_correlation(flops, group["milliseconds"])
+        line = [*key, len(group), correlation]
+        lines.append(line)
+    columns = [*GROUP, "networks", "correlation"]
+    return pd.DataFrame(lines, columns=columns)

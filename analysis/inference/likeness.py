@@ -52,25 +52,34 @@ def load(folders: Sequence[Where | Loaded], anyway: bool = False) -> tuple[pd.Da
     """
     places = [_place(folder) for folder in folders]
     if len(set(places)) < len(places):
-        raise Mistake(f"a study is compared once; got {', '.join(map(str, places))}")
+        names = ", ".join(map(str, places))
+        raise Mistake(f"a study is compared once; got {names}")
     opened = [_opened(folder) for folder in folders]
     studies = _named(opened)
-    footers = dict(zip(studies, [study.footers for study in opened], strict=True))
-    tasks = {name: _tasks(stamps) for name, stamps in footers.items()}
+    footers: dict[str, Sequence[Facts]] = {}
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for name, study in zip(studies, opened, strict=True):
+        footers[name] = study.footers
+        tasks[name] = _tasks(study.footers)
     differ = _differ(tasks)
     if differ and not anyway:
         rule = "studies are compared that share data, split, model and task"
         raise Mistake(f"{rule}; got {differ} (--anyway compares them)")
     for name, rows in studies.items():
         if len(places) > 1:
-            rows = rows.assign(label=f"{name}: " + rows["label"])
-        studies[name] = _recipe(rows, tasks[name][0])
-    notes = [f"The studies differ in their task: {differ}."] if differ else []
+            label = f"{name}: " + rows["label"]
+            rows = rows.assign(label=label)
+        first_task = tasks[name][0]
+        studies[name] = _recipe(rows, first_task)
+    notes: list[str] = []
+    if differ:
+        notes.append(f"The studies differ in their task: {differ}.")
     for study in opened:
         notes += study.cautions
     notes += _parents(studies)
     notes += _written_apart(footers)
-    return pd.concat(studies.values(), ignore_index=True), notes
+    rows_of_all = pd.concat(studies.values(), ignore_index=True)
+    return rows_of_all, notes
 
 
 def _named(opened: Sequence[Loaded]) -> dict[str, pd.DataFrame]:
@@ -81,8 +90,11 @@ def _named(opened: Sequence[Loaded]) -> dict[str, pd.DataFrame]:
         rows = _done(study)
         name = str(rows["study"].iloc[0])
         by_name[name] = rows
-        by_folder[str(study.folder)] = rows
-    return by_name if len(by_name) == len(opened) else by_folder
+        folder = str(study.folder)
+        by_folder[folder] = rows
+    if len(by_name) < len(opened):
+        return by_folder
+    return by_name
 
 
 def _written_apart(footers: Mapping[str, Sequence[Facts]]) -> list[str]:
@@ -93,7 +105,8 @@ def _written_apart(footers: Mapping[str, Sequence[Facts]]) -> list[str]:
     differ = _differ(about)
     if not differ:
         return []
-    return [f"Rows were not all written by the same code on the same machine: {differ}."]
+    rule = "Rows were not all written by the same code on the same machine"
+    return [f"{rule}: {differ}."]
 
 
 def _part(footer: Facts) -> dict[str, Any]:
@@ -113,10 +126,14 @@ def unlike(rows: pd.DataFrame, other: pd.DataFrame) -> str:
     recipe = [f"task_{name}" for name in RECIPE]
     differences: list[str] = []
     for name in (*SPENT, *recipe):
-        own, others = _values(rows, name), _values(other, name)
-        if own != others:
-            word = name.removeprefix("task_").replace("_", " ")
-            differences.append(f"{word} {_range(own)} against {_range(others)}")
+        own = _values(rows, name)
+        others = _values(other, name)
+        if own == others:
+            continue
+        bare = name.removeprefix("task_")
+        word = bare.replace("_", " ")
+        difference = f"{word} {_range(own)} against {_range(others)}"
+        differences.append(difference)
     return ", ".join(differences)
 
 
@@ -124,15 +141,20 @@ def _values(rows: pd.DataFrame, name: str) -> list[Any]:
     """The distinct values of a column, sorted; none without it."""
     if name not in rows:
         return []
-    return sorted(rows[name].dropna().unique())
+    values = rows[name].dropna()
+    return sorted(values.unique())
 
 
 def _range(values: Sequence[Any]) -> str:
+    first, last = values[:1], values[-1:]
     ends: list[str] = []
-    for value in (*values[:1], *values[-1:]):
-        form = ",.4g" if isinstance(value, float) else ","
+    for value in (*first, *last):
+        form = ","
+        if isinstance(value, float):
+            form = ",.4g"
         ends.append(format(value, form))
-    return " to ".join(dict.fromkeys(ends)) or "none"
+    distinct = dict.fromkeys(ends)
+    return " to ".join(distinct) or "none"
 
 
 def _place(folder: Where | Loaded) -> Location:
@@ -148,27 +170,32 @@ def _opened(folder: Where | Loaded) -> Loaded:
 
 
 def _done(study: Loaded) -> pd.DataFrame:
-    folder, done = study.folder, study.done
-    done = done[~front.is_check(done)]
+    folder = study.folder
+    is_check = front.is_check(study.done)
+    done = study.done[~is_check]
     if done.empty:
         rule = "no member is done; a comparison needs those of two seeds at least"
         raise Mistake(f"{folder}: {rule}")
     for name in MEASURES:
-        lacking = done[done[name].isna()]
+        unmeasured = done[name].isna()
+        lacking = done[unmeasured]
         if not lacking.empty:
             first = lacking.iloc[0]
             which = f'the first of them of arm "{first["arm"]}", seed {first["seed"]}'
             rule = f"every done member has its `{name}`"
             raise Mistake(f"{folder}: {rule}; {len(lacking)} have none, {which}")
-    return done.assign(label=equal_flops.labels(done))
+    labels = equal_flops.labels(done)
+    return done.assign(label=labels)
 
 
 def _tasks(footers: Sequence[Facts]) -> list[dict[str, Any]]:
     """The distinct tasks in footers."""
     tasks: dict[str, dict[str, Any]] = {}
     for footer in footers:
-        task = dict(footer.get("task", {}))
-        tasks[json.dumps(task, sort_keys=True)] = task
+        stated = footer.get("task", {})
+        task = dict(stated)
+        text = json.dumps(task, sort_keys=True)
+        tasks[text] = task
     return list(tasks.values())
 
 
@@ -176,9 +203,11 @@ def _recipe(rows: pd.DataFrame, task: Facts) -> pd.DataFrame:
     nothing = pd.Series(math.nan, rows.index)
     recipe: dict[str, pd.Series[float]] = {}
     for name in RECIPE:
-        if name in task:
-            own = rows.get(f"hp_{name}", nothing)
-            recipe[f"task_{name}"] = own.fillna(task[name])
+        if name not in task:
+            continue
+        own = rows.get(f"hp_{name}", nothing)
+        value = task[name]
+        recipe[f"task_{name}"] = own.fillna(value)
     return rows.assign(**recipe)
 
 
@@ -192,18 +221,33 @@ def _differ(facts: Mapping[str, Sequence[Facts]]) -> str:
             fields |= dict.fromkeys(fact)
     differences: list[str] = []
     for field in fields:
-        values = {name: _distinct(stated, field) for name, stated in facts.items()}
-        if len(set[str]().union(*values.values())) > 1:
-            sides = [f"{' and '.join(said)} ({name})" for name, said in values.items()]
-            differences.append(f"{field} {' against '.join(sides)}")
+        values: dict[str, list[str]] = {}
+        for name, stated in facts.items():
+            values[name] = _distinct(stated, field)
+        sides = _sides(values)
+        if sides:
+            differences.append(f"{field} {sides}")
     return "; ".join(differences)
+
+
+def _sides(values: Mapping[str, Sequence[str]]) -> str:
+    """What each study says of a field, in words; empty if all say the same."""
+    said = set[str]().union(*values.values())
+    if len(said) < 2:
+        return ""
+    sides: list[str] = []
+    for name, words in values.items():
+        joined = " and ".join(words)
+        sides.append(f"{joined} ({name})")
+    return " against ".join(sides)
 
 
 def _distinct(facts: Sequence[Facts], field: str) -> list[str]:
     """What facts say of a field, in words, once each."""
     words: list[str] = []
     for fact in facts:
-        word = _word(fact.get(field))
+        value = fact.get(field)
+        word = _word(value)
         if word not in words:
             words.append(word)
     return words

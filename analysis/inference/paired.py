@@ -58,7 +58,9 @@ def paired(difference: ArrayLike) -> Paired:
     if not len(values):
         nan = math.nan
         return Paired(0, nan, nan, nan, nan, nan)
-    return paired_rows(values[np.newaxis])[0]
+    row = values[np.newaxis]
+    tests = paired_rows(row)
+    return tests[0]
 
 
 def paired_rows(differences: Values) -> list[Paired]:
@@ -68,30 +70,43 @@ def paired_rows(differences: Values) -> list[Paired]:
     """
     rows, n = differences.shape
     mean = differences.mean(axis=1)
-    std = np.full(rows, math.nan)
-    low, high, p = std.copy(), std.copy(), std.copy()
-    varied = np.ptp(differences, axis=1) > ALIKE
+    undefined = np.full(rows, math.nan)
+    std = undefined
+    low = undefined.copy()
+    high = undefined.copy()
+    p = undefined.copy()
+    ranges = np.ptp(differences, axis=1)
+    varied = ranges > ALIKE
     if n > 1:
-        std = np.where(varied, differences.std(axis=1, ddof=1), 0.0)
+        deviations = differences.std(axis=1, ddof=1)
+        std = np.where(varied, deviations, 0.0)
     if n > 1 and varied.any():
-        test: Any = stats.ttest_1samp(differences[varied], 0.0, axis=1)
+        testable = differences[varied]
+        test: Any = stats.ttest_1samp(testable, 0.0, axis=1)
         interval = test.confidence_interval(1 - LEVEL)
         low[varied] = interval.low
         high[varied] = interval.high
         p[varied] = test.pvalue
     fields = np.stack([mean, std, low, high, p], axis=1)
-    return [Paired(n, *row) for row in fields.tolist()]
+    tests: list[Paired] = []
+    for row in fields.tolist():
+        tests.append(Paired(n, *row))
+    return tests
 
 
 def paired_groups(differences: Sequence[ArrayLike]) -> list[Paired]:
     """`paired` of each of some differences, those of one length at once."""
     known = [_known(values) for values in differences]
-    lengths = np.array([len(values) for values in known], dtype=np.int64)
-    tests = [paired([])] * len(known)
-    for n in np.unique(lengths[lengths > 0]):
+    sizes = [len(values) for values in known]
+    lengths = np.array(sizes, dtype=np.int64)
+    nothing = paired([])
+    tests = [nothing] * len(known)
+    present = lengths[lengths > 0]
+    for n in np.unique(present):
         places = np.flatnonzero(lengths == n)
         rows = np.stack([known[place] for place in places])
-        for place, test in zip(places, paired_rows(rows), strict=True):
+        of_rows = paired_rows(rows)
+        for place, test in zip(places, of_rows, strict=True):
             tests[place] = test
     return tests
 
@@ -107,17 +122,19 @@ def equivalence(difference: ArrayLike, margin: float = MARGIN) -> float:
         return math.nan
     above: Any = stats.ttest_1samp(values, -margin, alternative="greater")
     below: Any = stats.ttest_1samp(values, margin, alternative="less")
-    return float(max(above.pvalue, below.pvalue))
+    larger = max(above.pvalue, below.pvalue)
+    return float(larger)
 
 
 def equivalence_groups(differences: Sequence[ArrayLike], margin: float = MARGIN) -> list[float]:
     """`equivalence` of each of some differences, those of one length at once."""
     known = [_known(values) for values in differences]
-    lengths = np.zeros(len(known), dtype=int)
+    count = len(known)
+    lengths = np.zeros(count, dtype=int)
     for place, values in enumerate(known):
         if _varies(values, 2):
             lengths[place] = len(values)
-    larger = np.full(len(known), math.nan)
+    larger = np.full(count, math.nan)
     testable = lengths[lengths > 0]
     for n in np.unique(testable):
         places = np.flatnonzero(lengths == n)
@@ -134,12 +151,16 @@ def effect(test: Paired) -> float:
 
     NaN where `paired` has no interval, and for n = 2, where the factor is 0.
     """
-    if math.isnan(test.p) or test.n < 3:
+    if math.isnan(test.p):
+        return math.nan
+    if test.n < 3:
         return math.nan
     half = (test.n - 1) / 2
-    gammas = special.gammaln(half) - special.gammaln(half - 0.5)
+    upper = special.gammaln(half)
+    lower = special.gammaln(half - 0.5)
+    ratio = math.exp(upper - lower)
     standardised = test.mean / test.std
-    return standardised * math.exp(gammas) / math.sqrt(half)
+    return standardised * ratio / math.sqrt(half)
 
 
 def detectable(test: Paired, comparisons: int = 1) -> float:
@@ -153,14 +174,20 @@ def detectable(test: Paired, comparisons: int = 1) -> float:
     if math.isnan(test.p):
         return math.nan
     freedom = test.n - 1
-    bound = float(stats.t.isf(LEVEL / comparisons / 2, freedom))
+    level = LEVEL / comparisons
+    quantile = stats.t.isf(level / 2, freedom)
+    bound = float(quantile)
+    squared = bound**2
 
     # statsmodels' TTestPower loses the root where few seeds meet many comparisons (0.15 gives 10
     # deviations for n = 2 and 5 comparisons, where it is 57.7): noncentral t is inexact there.
     def excess(shift: float) -> float:
-        return float(stats.ncf.sf(bound**2, 1, freedom, shift * shift)) - POWER
+        power = stats.ncf.sf(squared, 1, freedom, shift * shift)
+        return float(power) - POWER
 
-    shift = optimize.root_scalar(excess, bracket=(0, 2 * bound + 10)).root
+    beyond = 2 * bound + 10
+    solution = optimize.root_scalar(excess, bracket=(0, beyond))
+    shift = solution.root
     return shift * test.std / math.sqrt(test.n)
 
 
@@ -182,9 +209,12 @@ def holm(p: ArrayLike) -> Values:
     """p values adjusted for their number (Holm 1979).  p: (n,); NaN stays, and does not count."""
     # SciPy has no Holm; statsmodels' gives the same bits, and collects all garbage at each call.
     adjusted = np.array(p, dtype=float)
-    known = np.count_nonzero(~np.isnan(adjusted))
-    order = np.argsort(adjusted)[:known]  # NaN comes last
-    stepped = adjusted[order] * np.arange(known, 0, -1)
+    is_known = ~np.isnan(adjusted)
+    known = np.count_nonzero(is_known)
+    order = np.argsort(adjusted)
+    order = order[:known]  # NaN comes last
+    factors = np.arange(known, 0, -1)
+    stepped = adjusted[order] * factors
     largest = np.maximum.accumulate(stepped)
     adjusted[order] = np.minimum(largest, 1.0)
     return adjusted
@@ -194,13 +224,20 @@ def columns(tests: Sequence[Paired], name: str) -> pd.DataFrame:
     """The fields of the tests, a line for each: `name` is the mean, the others follow as `name_n`
     and so on.
     """
-    table = pd.DataFrame(index=range(len(tests)))
+    count = len(tests)
+    table = pd.DataFrame(index=range(count))
     for field, ending in FIELDS.items():
-        table[f"{name}{ending}"] = [getattr(test, field) for test in tests]
+        column = f"{name}{ending}"
+        table[column] = [getattr(test, field) for test in tests]
     return table
 
 
-def verdict(test: Paired, adjusted: float, equivalent: float, margin: float = MARGIN) -> str:
+def verdict(
+    test: Paired,
+    adjusted: float,
+    equivalent: float,
+    margin: float = MARGIN,
+) -> str:
     """better | worse | equivalent | inconclusive, with the reason or restriction behind it.
 
     adjusted: the p value of `test`, adjusted for the number of comparisons.  equivalent: from
@@ -232,8 +269,12 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
 
     NaN for fewer than `FEWEST` pairs and where x or y does not vary.
     """
-    pairs = np.stack([np.asarray(x), np.asarray(y)], axis=1).astype(float)
-    whole = ~np.isnan(pairs).any(axis=1)
+    first = np.asarray(x)
+    second = np.asarray(y)
+    pairs = np.stack([first, second], axis=1)
+    pairs = pairs.astype(float)
+    missing = np.isnan(pairs)
+    whole = ~missing.any(axis=1)
     pairs = pairs[whole]
     for values in pairs.T:
         if not _varies(values, FEWEST):
@@ -251,4 +292,5 @@ def _varies(values: Values, fewest: int) -> bool:
     """Whether there are so many values, and not all of them equal."""
     if len(values) < fewest:
         return False
-    return bool(np.ptp(values) > ALIKE)
+    spread = np.ptp(values)
+    return bool(spread > ALIKE)

@@ -97,32 +97,39 @@ def build(
         raise Mistake(f"a comparison needs two arms; got {labels[0]} alone")
     chosen = _default(done) if baseline is None else _known(baseline, labels)
     lines = _compared(done, chosen, flops)
-    lines["unlike"] = lines["arm"].map(_unlike(done, chosen))
+    unlike = _unlike(done, chosen)
+    lines["unlike"] = lines["arm"].map(unlike)
     if not lines["difference_test_n"].any():
-        why = lines["difference_test_verdict"].iloc[0].removeprefix("not compared: ")
+        verdict = lines["difference_test_verdict"].iloc[0]
+        why = verdict.removeprefix("not compared: ")
         first = lines["arm"].iloc[0]
         raise Mistake(f"nothing can be compared with {chosen}: {first}: {why}")
-    return Verdicts(", ".join(done["study"].unique()), chosen, lines, tuple(notes))
+    name = ", ".join(done["study"].unique())
+    return Verdicts(name, chosen, lines, tuple(notes))
 
 
 def _compared(done: pd.DataFrame, chosen: str, flops: Sequence[float]) -> pd.DataFrame:
     """The lines of `equal_flops.against` for each count of FLOPs that says something of its own."""
     costs: list[front.Cost] = ["flops_masked"]
-    if (done["flops_shrunk"] != done["flops_masked"]).any():
+    differs = done["flops_shrunk"] != done["flops_masked"]
+    if differs.any():
         costs.append("flops_shrunk")
     tables: list[pd.DataFrame] = []
     for cost in costs:
         lines = equal_flops.against(done, chosen, cost, flops)
-        tables.append(lines.assign(cost=cost))
+        lines = lines.assign(cost=cost)
+        tables.append(lines)
     return pd.concat(tables, ignore_index=True)
 
 
 def _unlike(done: pd.DataFrame, chosen: str) -> dict[str, str]:
     """For each label in what its training differs from the baseline's."""
-    baseline = done[done["label"] == chosen]
+    is_baseline = done["label"] == chosen
+    baseline = done[is_baseline]
     unlike: dict[str, str] = {}
     for label, rows in done.groupby("label"):
-        unlike[str(label)] = likeness.unlike(rows, baseline)
+        name = str(label)
+        unlike[name] = likeness.unlike(rows, baseline)
     return unlike
 
 
@@ -133,17 +140,20 @@ def write(found: Verdicts, target: Where) -> None:
     target = locate(target)
     content = found.lines.to_csv(index=False, lineterminator="\n")
     save(target / "compare.csv", content.encode())
-    save(target / "compare.md", markdown(found).encode())
+    text = markdown(found)
+    save(target / "compare.md", text.encode())
     if render.hindrance():
         return
     drawing = render.svg(picture(found))
-    save(target / "compare.svg", render.paper(drawing).encode())
+    paper = render.paper(drawing)
+    save(target / "compare.svg", paper.encode())
     save(target / "compare.png", render.png(drawing))
 
 
 def picture(found: Verdicts) -> render.Picture:
     """The comparisons drawn."""
-    return intervals.differences(drawn(found.lines), found.name, found.baseline, found.notes)
+    lines = drawn(found.lines)
+    return intervals.differences(lines, found.name, found.baseline, found.notes)
 
 
 def drawn(lines: pd.DataFrame) -> pd.DataFrame:
@@ -167,9 +177,12 @@ def markdown(found: Verdicts) -> str:
         for line in lines.to_dict("records"):
             row = texts(line)
             cells.append(list(row.values()))
-        parts.append(f"## {title(str(cost))}")
-        parts.append(words.grid(HEADINGS, cells))
-    return "\n\n".join([*parts, *ABOUT]) + "\n"
+        table_title = title(str(cost))
+        parts.append(f"## {table_title}")
+        table = words.grid(HEADINGS, cells)
+        parts.append(table)
+    parts += ABOUT
+    return "\n\n".join(parts) + "\n"
 
 
 def title(cost: str) -> str:
@@ -185,7 +198,11 @@ def texts(line: dict[Any, Any]) -> dict[str, str]:
     if line["unlike"]:
         verdict = f"{verdict} (trained unlike)"
     if not test["n"]:
-        return dict.fromkeys(HEADINGS, "") | {"arm": line["arm"], "n": "0", "verdict": verdict}
+        cells: dict[str, str] = dict.fromkeys(HEADINGS, "")
+        cells["arm"] = line["arm"]
+        cells["n"] = "0"
+        cells["verdict"] = verdict
+        return cells
     values = [
         line["arm"],
         words.large(line["flops"]),
@@ -212,20 +229,28 @@ HEADINGS = (
 
 
 def _known(wanted: str, labels: Sequence[str]) -> str:
-    if wanted not in labels:
-        nearest = difflib.get_close_matches(wanted, labels, n=1)
-        hint = f' did you mean "{nearest[0]}"?' if nearest else ""
-        raise Mistake(f'no arm "{wanted}" to compare with;{hint} known: {"; ".join(labels)}')
-    return wanted
+    if wanted in labels:
+        return wanted
+    nearest = difflib.get_close_matches(wanted, labels, n=1)
+    hint = ""
+    if nearest:
+        hint = f' did you mean "{nearest[0]}"?'
+    known = "; ".join(labels)
+    raise Mistake(f'no arm "{wanted}" to compare with;{hint} known: {known}')
 
 
 def _default(done: pd.DataFrame) -> str:
     """The baseline if none is named."""
-    parents = front.parents(done.assign(arm=done["label"]))
+    by_label = done.assign(arm=done["label"])
+    parents = front.parents(by_label)
     keys: list[tuple[Any, ...]] = []
     for label, rows in done.groupby("label"):
+        is_parent = label in parents
         settings = rows["hp"].nunique()
-        proposed = not rows["control"].all()
-        removes = rows["sparsity"].max() > 0
-        keys.append((label in parents, proposed, settings < 2, removes, -settings, str(label)))
-    return min(keys)[-1]
+        is_control = rows["control"].all()
+        most_removed = rows["sparsity"].max()
+        removes = most_removed > 0
+        key = (is_parent, not is_control, settings < 2, removes, -settings, str(label))
+        keys.append(key)
+    *_, baseline = min(keys)
+    return baseline

@@ -56,11 +56,15 @@ def front(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.bool_]:
     A point with a NaN neither belongs nor dominates.  Raises Mistake if the lengths disagree.
     """
     values = _values(points, maximize)
-    whole = np.flatnonzero(~np.isnan(values).any(axis=1))
+    missing = np.isnan(values)
+    is_whole = ~missing.any(axis=1)
+    whole = np.flatnonzero(is_whole)
     belongs = np.zeros(len(values), dtype=np.bool_)
     if len(whole):
         belongs[whole] = moocore.is_nondominated(
-            values[whole], maximise=list(maximize), keep_weakly=True
+            values[whole],
+            maximise=list(maximize),
+            keep_weakly=True,
         )
     return belongs
 
@@ -75,12 +79,18 @@ def hypervolume(points: ArrayLike, reference: Sequence[float], maximize: Sequenc
     if len(reference) != len(maximize):
         rule = "`reference` has one number per objective"
         raise Mistake(f"{rule}; got {len(reference)}, should be {len(maximize)}")
-    signs = np.where(np.asarray(maximize, dtype=bool), 1.0, -1.0)
+    is_maximized = np.asarray(maximize, dtype=bool)
+    signs = np.where(is_maximized, 1.0, -1.0)
     bound = signs * np.asarray(reference, dtype=float)
-    improves = (signs * values > bound).all(axis=1)
+    gains = signs * values
+    improves = (gains > bound).all(axis=1)
     if not improves.any():
         return 0.0
-    volume = moocore.hypervolume(values[improves], ref=list(reference), maximise=list(maximize))
+    volume = moocore.hypervolume(
+        values[improves],
+        ref=list(reference),
+        maximise=list(maximize),
+    )
     return float(volume)
 
 
@@ -101,7 +111,8 @@ def selectable(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame without its test columns (`*_test`, and their spread): all that may be used to
     choose or to order.
     """
-    return frame[[name for name in frame.columns if "_test" not in name]]
+    columns = [name for name in frame.columns if "_test" not in name]
+    return frame[columns]
 
 
 def is_check(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -117,7 +128,8 @@ def computes(frame: pd.DataFrame) -> pd.Series[bool]:
     """
     costs = [cost for cost in COSTS if cost in frame]
     flops = frame[costs].astype(float)
-    return (flops > 0).all(axis=1)
+    remain = flops > 0
+    return remain.all(axis=1)
 
 
 def eligible(frame: pd.DataFrame) -> pd.Series[bool]:
@@ -125,7 +137,8 @@ def eligible(frame: pd.DataFrame) -> pd.Series[bool]:
     is a finite number.
     """
     scores = frame["accuracy_valid"].astype(float)
-    finite = scores.map(np.isfinite).astype(bool)
+    finite = scores.map(np.isfinite)
+    finite = finite.astype(bool)
     return computes(frame) & finite
 
 
@@ -134,10 +147,12 @@ def left_out(last_rows: pd.DataFrame) -> list[str]:
 
     last_rows: as from `table.last`.
     """
-    done = last_rows[last_rows["status"] == "done"]
+    is_done = last_rows["status"] == "done"
+    done = last_rows[is_done]
     computing = computes(done)
     idle = int((~computing).sum())
-    unknown = int((computing & ~eligible(done)).sum())
+    unscored = computing & ~eligible(done)
+    unknown = int(unscored.sum())
     sentences: list[str] = []
     if idle:
         sentences.append(
@@ -157,8 +172,9 @@ def unknown_operations(rows: pd.DataFrame) -> list[str]:
     """
     if "unknown_ops" not in rows:
         return []
+    texts = rows["unknown_ops"].dropna()
     operations = set[str]()
-    for names in rows["unknown_ops"].dropna().unique():
+    for names in texts.unique():
         operations.update(str(names).split(","))
     return sorted(operations - {""})
 
@@ -184,17 +200,22 @@ def parents(done: pd.DataFrame) -> list[str]:
     dense = done["flops_dense"]
     full = done["flops_masked"] == dense
     largest = dense == dense.max()
+    unpruned = done["sparsity"] == 0
     control = done["control"].astype(bool)
-    whole = full & largest & (done["sparsity"] == 0) & control
-    of_arm = whole.groupby(done["arm"]).transform("all")
-    return sorted(done["arm"][of_arm].unique())
+    whole = full & largest & unpruned & control
+    arms = done["arm"]
+    by_arm = whole.groupby(arms)
+    of_arm = by_arm.transform("all")
+    return sorted(arms[of_arm].unique())
 
 
 def parent_scores(done: pd.DataFrame) -> pd.DataFrame:
     """The parent's accuracies and charges by seed; means of several parents, empty without one."""
-    rows = done[done["arm"].isin(parents(done))]
+    is_parent = done["arm"].isin(parents(done))
+    rows = done[is_parent]
     by_seed = rows.groupby("seed")
-    return by_seed[[*SCORES, *CHARGES]].mean()
+    measures = [*SCORES, *CHARGES]
+    return by_seed[measures].mean()
 
 
 def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -207,43 +228,57 @@ def summarise(last_rows: pd.DataFrame) -> pd.DataFrame:
     `speedup_shrunk`, quotients of means (infinite where nothing is left). Raises Mistake if a row
     does not say which point it belongs to, as grouping would drop it in silence.
     """
-    last_rows = last_rows.assign(setting=settings(last_rows))
+    setting = settings(last_rows)
+    last_rows = last_rows.assign(setting=setting)
     for name in [*POINT, "seed", "status"]:
         silent = last_rows[name].isna().sum()
         if silent:
             raise Mistake(f"every row states its `{name}`; {silent} rows do not")
-    done = last_rows[last_rows["status"] == "done"]
-    status = last_rows.groupby([*POINT, "status"]).size().unstack(fill_value=0)
+    is_done = last_rows["status"] == "done"
+    done = last_rows[is_done]
+    by_status = last_rows.groupby([*POINT, "status"])
+    status = by_status.size().unstack(fill_value=0)
     status = status.reindex(columns=list(table.FINAL), fill_value=0)
     measured = done.groupby(POINT)
-    means = measured[[*SCORES, "sparsity", *COUNTS, *CHARGES]].mean()
-    spread = measured[SPREAD].std().add_suffix("_std")
-    summary = status.join([means, spread, _differences(done)])
+    measures = [*SCORES, "sparsity", *COUNTS, *CHARGES]
+    means = measured[measures].mean()
+    spread = measured[SPREAD].std()
+    spread = spread.add_suffix("_std")
+    differences = _differences(done)
+    summary = status.join([means, spread, differences])
     if "unknown_ops" in done:
         summary["unknown_ops"] = _operations(done)
     dense = summary["flops_dense"]
     summary["compression"] = summary["params_dense"] / summary["params_kept"]
     summary["speedup_masked"] = dense / summary["flops_masked"]
     summary["speedup_shrunk"] = dense / summary["flops_shrunk"]
-    return summary.rename_axis(columns=None).reset_index()
+    summary = summary.rename_axis(columns=None)
+    return summary.reset_index()
 
 
 def _operations(done: pd.DataFrame) -> pd.Series[str]:
     """All that `unknown_ops` names, by point. Nearly always a point has one such text, and few
     points have different ones: each text is read once.
     """
-    told = done.groupby(POINT)["unknown_ops"]
+    by_point = done.groupby(POINT)
+    told = by_point["unknown_ops"]
     texts = told.first().fillna("")
-    known = {text: _joined(pd.Series([text])) for text in texts.unique()}
-    operations = texts.map(known)
-    for point in operations.index[told.nunique() > 1]:
-        operations[point] = _joined(told.get_group(point))
-    return operations
+    known: dict[str, str] = {}
+    for text in texts.unique():
+        operations = pd.Series([text])
+        known[text] = _joined(operations)
+    joined = texts.map(known)
+    several = told.nunique() > 1
+    for point in joined.index[several]:
+        of_point = told.get_group(point)
+        joined[point] = _joined(of_point)
+    return joined
 
 
 def _joined(operations: pd.Series[str]) -> str:
     """All that a column `unknown_ops` names, as it does."""
-    names = unknown_operations(pd.DataFrame({"unknown_ops": operations}))
+    column = pd.DataFrame({"unknown_ops": operations})
+    names = unknown_operations(column)
     return ",".join(names)
 
 
@@ -252,23 +287,35 @@ def settings(rows: pd.DataFrame) -> pd.Series[str]:
     that are no defaults.
     """
     keys = rows[["arm", "hp"]].fillna({"hp": "{}"})
-    points = rows.assign(hp=keys["hp"]).drop_duplicates(["arm", "hp"])  # far fewer than rows
+    points = rows.assign(hp=keys["hp"])
+    points = points.drop_duplicates(["arm", "hp"])  # far fewer than rows
     words: dict[tuple[Any, Any], str] = {}
     for arm, group in points.groupby("arm"):
-        chosen = [json.loads(hp) for hp in group["hp"]]
-        names = _telling(chosen)
-        lines = group.to_dict("records")
-        for hp, line in zip(chosen, lines, strict=True):
-            words[arm, line["hp"]] = _setting(hp, line, names)
+        for hp, setting in _settings_of_arm(group).items():
+            words[arm, hp] = setting
     of_row: list[str] = []
     for key in zip(keys["arm"], keys["hp"], strict=True):
-        of_row.append(words.get(key, "defaults"))
+        setting = words.get(key, "defaults")
+        of_row.append(setting)
     return pd.Series(of_row, index=rows.index, dtype=object)
+
+
+def _settings_of_arm(group: pd.DataFrame) -> dict[str, str]:
+    """The settings of the points of an arm in words, by `hp`."""
+    chosen = [json.loads(hp) for hp in group["hp"]]
+    names = _telling(chosen)
+    lines = group.to_dict("records")
+    words: dict[str, str] = {}
+    for hp, line in zip(chosen, lines, strict=True):
+        text = line["hp"]
+        words[text] = _setting(hp, line, names)
+    return words
 
 
 def _telling(chosen: Sequence[Settings]) -> list[str]:
     """The hyper-parameters that differ within an arm; if none do, all that it has."""
-    names = sorted(set[str]().union(*chosen))
+    every_name = set[str]().union(*chosen)
+    names = sorted(every_name)
     differing: list[str] = []
     for name in names:
         values = {json.dumps(hp.get(name)) for hp in chosen}
@@ -282,7 +329,8 @@ def _setting(hp: Settings, row: dict[Any, Any], names: Sequence[str]) -> str:
     words: list[str] = []
     for name in names:
         default = row.get(f"hp_{name}")
-        word = _word(hp.get(name, default))
+        value = hp.get(name, default)
+        word = _word(value)
         words.append(f"{name} {word}")
     return ", ".join(words) or "defaults"
 
@@ -307,24 +355,34 @@ def varying(rows: pd.DataFrame) -> str | None:
     arms = rows.groupby("arm")
     differing: list[str] = []
     for name in map(str, rows):
-        if name.startswith("hp_") and (arms[name].nunique(dropna=False) > 1).any():
+        if not name.startswith("hp_"):
+            continue
+        counts = arms[name].nunique(dropna=False)
+        if (counts > 1).any():
             differing.append(name)
     if len(differing) != 1:
         return None
-    values = rows[differing[0]]
-    if pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+    column = differing[0]
+    values = rows[column]
+    if pd.api.types.is_bool_dtype(values):
         return None
-    return differing[0] if values.notna().all() else None
+    if not pd.api.types.is_numeric_dtype(values):
+        return None
+    if values.isna().any():
+        return None
+    return column
 
 
 def evenly(frame: pd.DataFrame, most: int, always: int) -> pd.DataFrame:
     """At most `most` lines of a frame, evenly spread over its order; the one at position `always`
     is among them.
     """
-    if len(frame) <= most:
+    count = len(frame)
+    if count <= most:
         return frame
-    spaced = np.linspace(0, len(frame) - 1, most - 1).round()
-    places = {*spaced.astype(int).tolist(), always}
+    spaced = np.linspace(0, count - 1, most - 1)
+    positions = spaced.round().astype(int)
+    places = {*positions.tolist(), always}
     return frame.iloc[sorted(places)]
 
 
@@ -339,16 +397,20 @@ def networks(rows: pd.DataFrame) -> pd.Series[str]:
         return rows["member"]
     winner = rows["m_winner"]
     taken = rows["algorithm"] + "\t" + unsearched(rows)
-    taken = taken + "\t" + rows["seed"].astype(str)
-    taken = taken + "\t" + winner.astype(str)
-    return taken.where(winner.notna(), rows["member"])
+    seed = rows["seed"].astype(str)
+    taken = taken + "\t" + seed
+    number = winner.astype(str)
+    taken = taken + "\t" + number
+    was_searched = winner.notna()
+    return taken.where(was_searched, rows["member"])
 
 
 def marks(counts: Iterable[float]) -> list[int]:
     """Of all candidate counts those that are shown: the first from each of 1, 4, 16, ... on, and
     the largest.
     """
-    known = sorted({int(count) for count in counts})
+    distinct = {int(count) for count in counts}
+    known = sorted(distinct)
     shown = set(known[-1:])
     power = 1
     for count in known:
@@ -366,18 +428,33 @@ def listed(summary: pd.DataFrame, last_rows: pd.DataFrame) -> pd.DataFrame:
     candidates, with the range in its `setting`. Of these stay the ones with a count of `marks` and
     those on the front of their arm (control or not), by masked or by shrunk FLOPs.
     """
-    done = last_rows[last_rows["status"] == "done"]
+    is_done = last_rows["status"] == "done"
+    done = last_rows[is_done]
     if "hp_candidates" not in done or done["hp_candidates"].isna().all():
         return summary
     points = _search_points(summary, done)
+    ranges = _shown_ranges(points)
+    hidden = [i for i in points.index if i not in ranges]
+    lines = summary.drop(index=hidden)
+    own = lines["setting"]
+    setting = pd.Series(ranges, dtype=own.dtype)
+    setting = setting.reindex(lines.index)
+    setting = setting.fillna(own)
+    return lines.assign(setting=setting)
+
+
+def _shown_ranges(points: pd.DataFrame) -> dict[Any, str]:
+    """The settings, with their ranges of candidates, of the points of searches that are shown, by
+    the index of the one of the fewest candidates.
+    """
     shown = points["front"] | _marked(points)
+    alike = points.groupby(["label", "pick", "networks"], dropna=False)
     ranges: dict[Any, str] = {}
-    for _, group in points.groupby(["label", "pick", "networks"], dropna=False):
+    for _, group in alike:
         if shown[group.index].any():
-            ranges[group.index[0]] = _range(group)
-    lines = summary.drop(index=[i for i in points.index if i not in ranges])
-    setting = pd.Series(ranges, dtype=lines["setting"].dtype).reindex(lines.index)
-    return lines.assign(setting=setting.fillna(lines["setting"]))
+            first = group.index[0]
+            ranges[first] = _range(group)
+    return ranges
 
 
 def _search_points(summary: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
@@ -385,19 +462,25 @@ def _search_points(summary: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
     `front`, `hp_candidates`, `pick` and `networks`.
     """
     rows = done[["arm", "hp", "hp_candidates"]]
-    rows = rows.assign(pick=done.get("hp_pick"), networks=networks(done))
+    pick = done.get("hp_pick")
+    rows = rows.assign(pick=pick, networks=networks(done))
     taken = {"hp_candidates": "first", "pick": "first", "networks": _sorted_names}
-    behind = rows.groupby(["arm", "hp"]).agg(taken)
-    points = selectable(summary).join(behind, on=["arm", "hp"])
-    points["label"] = points["arm"] + points["control"].astype(str)
+    by_setting = rows.groupby(["arm", "hp"])
+    behind = by_setting.agg(taken)
+    points = selectable(summary)
+    points = points.join(behind, on=["arm", "hp"])
+    kind = points["control"].astype(str)
+    points["label"] = points["arm"] + kind
     points["front"] = False
     for cost in COSTS:
         points["front"] |= fronts(points, cost, "label")
-    points = points[points["hp_candidates"].notna()]
+    is_search = points["hp_candidates"].notna()
+    points = points[is_search]
     points = points.sort_values(["hp_candidates", "pick"], kind="stable")
     # One candidate is the best and the worst of itself.
     several = points["hp_candidates"] > 1
-    points["pick"] = points["pick"].where(several, "").fillna("")
+    picks = points["pick"].where(several, "")
+    points["pick"] = picks.fillna("")
     return points
 
 
@@ -407,8 +490,10 @@ def _sorted_names(names: pd.Series[str]) -> str:
 
 def _marked(points: pd.DataFrame) -> pd.Series[bool]:
     """Which points of searches have a count of `marks` among those that differ in it alone."""
-    alike = points.groupby(["label", unsearched(points), "pick"])
-    return alike["hp_candidates"].transform(_is_mark)
+    rest = unsearched(points)
+    alike = points.groupby(["label", rest, "pick"])
+    counts = alike["hp_candidates"]
+    return counts.transform(_is_mark)
 
 
 def _is_mark(counts: pd.Series[float]) -> pd.Series[bool]:
@@ -418,10 +503,13 @@ def _is_mark(counts: pd.Series[float]) -> pd.Series[bool]:
 def _range(group: pd.DataFrame) -> str:
     """The setting of points that took the same networks, with their range of candidates."""
     counts = group["hp_candidates"].astype(int)
-    low, high = counts.iloc[0], counts.iloc[-1]
-    one = f"candidates {low}"
-    several = f"{one}..{high}" if high > low else one
+    low = counts.iloc[0]
+    high = counts.iloc[-1]
     setting = group["setting"].iloc[0]
+    if high <= low:
+        return setting
+    one = f"candidates {low}"
+    several = f"{one}..{high}"
     return setting.replace(one, several, 1)
 
 
@@ -436,12 +524,15 @@ def _word(value: Any) -> str:
 def _differences(done: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread, over seeds, of accuracy minus the parent's of the same seed."""
     parent = parent_scores(done)[SCORES]
-    paired = done[SCORES] - parent.reindex(done["seed"]).to_numpy()
+    of_seed = parent.reindex(done["seed"])
+    paired = done[SCORES] - of_seed.to_numpy()
     paired.columns = ["difference_valid", "difference_test"]
     points = [done[name] for name in POINT]
     measured = paired.groupby(points)
-    deviations = measured.std().add_suffix("_std")
-    return measured.mean().join(deviations)
+    means = measured.mean()
+    deviations = measured.std()
+    deviations = deviations.add_suffix("_std")
+    return means.join(deviations)
 
 
 def fronts(
@@ -454,17 +545,21 @@ def fronts(
     """
     seen = selectable(summary)
     belongs = pd.Series(False, index=seen.index, dtype=bool)
-    for group in _groups(seen[eligible(seen)], within):
-        points = group[["accuracy_valid", cost]].to_numpy()
+    candidates = seen[eligible(seen)]
+    for group in _groups(candidates, within):
+        objectives = group[["accuracy_valid", cost]]
+        points = objectives.to_numpy()
         belongs[group.index] = front(points, DIRECTIONS)
     return belongs
 
 
 def _groups(frame: pd.DataFrame, within: str | None) -> list[pd.DataFrame]:
     """The lines of each value of a column; all together without one."""
-    if within is None:
-        return [frame] if len(frame) else []
-    return [group for _, group in frame.groupby(within)]
+    if within is not None:
+        return [group for _, group in frame.groupby(within)]
+    if frame.empty:
+        return []
+    return [frame]
 
 
 def knees(
@@ -479,12 +574,15 @@ def knees(
     side of the line. The cheapest wins ties.
     """
     seen = selectable(summary)
-    on_front = seen[fronts(summary, cost, within)].sort_values(cost, kind="stable")
+    belongs = fronts(summary, cost, within)
+    on_front = seen[belongs]
+    on_front = on_front.sort_values(cost, kind="stable")
     knees = pd.Series(False, index=seen.index, dtype=bool)
     for group in _groups(on_front, within):
         distance = _distances(group, cost)
         if distance.max() > ROUNDING:
-            knees |= knees.index == distance.idxmax()
+            farthest = distance.idxmax()
+            knees |= knees.index == farthest
     return knees
 
 
@@ -495,8 +593,10 @@ def _distances(group: pd.DataFrame, cost: Cost) -> pd.Series[float]:
     points = pd.DataFrame({"accuracy": group["accuracy_valid"]})
     points["cost"] = np.log(group[cost])
     first = points.iloc[0]
-    spans = points.iloc[-1] - first
-    if not (spans > 0).all():
+    last = points.iloc[-1]
+    spans = last - first
+    has_two_ends = (spans > 0).all()
+    if not has_two_ends:
         return pd.Series(0.0, index=group.index)
     scaled = (points - first) / spans
     return scaled["accuracy"] - scaled["cost"]
@@ -510,13 +610,16 @@ def members_on_front(last_rows: pd.DataFrame) -> set[str]:
     picked all the same.
     """
     summary = summarise(last_rows)
+    without_checks = summary[~is_check(summary)]
     chosen = pd.Series(False, index=summary.index, dtype=bool)
-    for points in (summary, summary[~is_check(summary)]):
+    for points in (summary, without_checks):
         for cost in COSTS:
             belongs = fronts(points, cost)
             chosen |= belongs.reindex(summary.index, fill_value=False)
-    done = last_rows[last_rows["status"] == "done"]
-    members = done.merge(summary.loc[chosen, ["arm", "hp"]])
+    is_done = last_rows["status"] == "done"
+    done = last_rows[is_done]
+    settings_on_front = summary.loc[chosen, ["arm", "hp"]]
+    members = done.merge(settings_on_front)
     return set(members["member"])
 
 
@@ -526,9 +629,12 @@ def ordered(summary: pd.DataFrame, cost: Cost = "flops_masked") -> pd.DataFrame:
     """
     seen = selectable(summary)
     natural = [re.sub(r"\d+", _padded, hp) for hp in seen["hp"]]  # 4 before 16
-    seen = seen.assign(other=~fronts(summary, cost), natural=natural)
-    keys = ["other", cost, "arm", "control", "natural"]
-    order = seen.sort_values(keys, ascending=[True, False, True, True, True])
+    other = ~fronts(summary, cost)
+    seen = seen.assign(other=other, natural=natural)
+    order = seen.sort_values(
+        ["other", cost, "arm", "control", "natural"],
+        ascending=[True, False, True, True, True],
+    )
     return summary.loc[order.index]
 
 

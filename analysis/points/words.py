@@ -12,22 +12,32 @@ def number(value: float, form: str) -> str:
     """The number in this format, or a sign for what is no number."""
     if math.isinf(value):
         return "∞"
-    return "-" if math.isnan(value) else format(value, form)
+    if math.isnan(value):
+        return "-"
+    return format(value, form)
 
 
-def spread(mean: float, std: float, form: str = ".2f", times: float = 100.0) -> str:
+def spread(
+    mean: float,
+    std: float,
+    form: str = ".2f",
+    times: float = 100.0,
+) -> str:
     """Mean ± standard deviation, in percent or percentage points unless `times` says otherwise."""
     if math.isnan(mean):
         return "-"
-    deviation = number(times * std, form.lstrip("+"))
-    return f"{number(times * mean, form)} ± {deviation}"
+    unsigned = form.lstrip("+")
+    middle = number(times * mean, form)
+    deviation = number(times * std, unsigned)
+    return f"{middle} ± {deviation}"
 
 
 def large(value: float) -> str:
     """A count in three digits: 51200 is 51.2 k."""
     size, letter = _size(value)
     form = ".3g" if value < 999.5 * size else ".0f"
-    return f"{value / size:{form}}{letter}"
+    digits = format(value / size, form)
+    return f"{digits}{letter}"
 
 
 def _size(value: float) -> tuple[float, str]:
@@ -40,21 +50,34 @@ def _size(value: float) -> tuple[float, str]:
 
 def flops(count: float, uncounted: bool) -> str:
     """A count of FLOPs; a lower bound where operations have no formula."""
-    return f"≥ {large(count)}" if uncounted else large(count)
+    text = large(count)
+    if uncounted:
+        return f"≥ {text}"
+    return text
 
 
-def interval(low: float, high: float, form: str = ".2f", times: float = 100.0) -> str:
+def interval(
+    low: float,
+    high: float,
+    form: str = ".2f",
+    times: float = 100.0,
+) -> str:
     """From low to high, in percent or percentage points unless `times` says otherwise."""
     if math.isnan(low):
         return "-"
-    return f"{times * low:{form}} to {times * high:{form}}"
+    start = format(times * low, form)
+    end = format(times * high, form)
+    return f"{start} to {end}"
 
 
 def p(value: float) -> str:
     """A p value in three digits."""
     if math.isnan(value):
         return "-"
-    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+    if value < 0.001:
+        return "< .001"
+    digits = f"{value:.3f}"
+    return digits.lstrip("0")
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = True) -> str:
@@ -62,8 +85,10 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = Tr
     hold text.
     """
     inner = "---:" if numbers else "---"
-    middle = [inner] * (len(head) - 2)
-    rows = [_row(head), _row(["---", *middle, "---"])]
+    between = len(head) - 2
+    middle = [inner] * between
+    rule = ["---", *middle, "---"]
+    rows = [_row(head), _row(rule)]
     for line in lines:
         rows.append(_row(line))
     return "\n".join(rows)
@@ -71,4 +96,5 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = Tr
 
 def _row(cells: Sequence[str]) -> str:
     escaped = [cell.replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"
+    inside = " | ".join(escaped)
+    return f"| {inside} |"

@@ -25,16 +25,20 @@ def stored_columns(wanted: Sequence[str], stored: Sequence[str]) -> list[str]:
     """
     names = [name for name in wanted if name in stored]
     for name, source in SOURCES.items():
-        if name in wanted and name not in stored:
+        is_lacking = name not in stored
+        if name in wanted and is_lacking:
             names.append(source)
-    return list(dict.fromkeys(names))
+    distinct = dict.fromkeys(names)
+    return list(distinct)
 
 
 def completed(rows: pa.Table, fields: Sequence[pa.Field]) -> pa.Table:
     """The rows with the columns that they lack of `fields`, which are in the order of the table."""
     for place, field in enumerate(fields):
-        if field.name not in rows.column_names:
-            rows = rows.add_column(place, field, _later(rows, field))
+        if field.name in rows.column_names:
+            continue
+        column = _later(rows, field)
+        rows = rows.add_column(place, field, column)
     return rows
 
 
@@ -50,5 +54,6 @@ def _search_flops(rows: pa.Table) -> pa.Array:
     examples, and nothing for a search.
     """
     charges = rows["train_flops"]
+    uncharged = charges.is_null()
     none = np.zeros(rows.num_rows, dtype=np.int64)
-    return pa.array(none, mask=charges.is_null().to_numpy())
+    return pa.array(none, mask=uncharged.to_numpy())

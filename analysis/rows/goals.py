@@ -47,14 +47,17 @@ class Limit:
         return Limit(measurable(measure), sign, most)
 
     def __str__(self) -> str:
-        return f"{self.measure} {'<=' if self.sign > 0 else '>='} {self.most!r}"
+        relation = "<=" if self.sign > 0 else ">="
+        return f"{self.measure} {relation} {self.most!r}"
 
     def violation(self, frame: pd.DataFrame) -> Values:
         """By how much each row breaks the limit, in the measure's unit; at most 0 where it keeps
         it.
         """
-        values = frame[self.measure].to_numpy(dtype=float)
-        return self.sign * (values - self.most)
+        measured = frame[self.measure]
+        values = measured.to_numpy(dtype=float)
+        excess = values - self.most
+        return self.sign * excess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +75,10 @@ class Goals:
         """Raises Mistake with one sentence for a measure that is none, that is of test data, or
         that is named twice.
         """
-        names = [measurable(name) for name in (*maximize, *minimize)]
-        if not names or len(set(names)) < len(names):
+        objectives = (*maximize, *minimize)
+        names = [measurable(name) for name in objectives]
+        distinct = set(names)
+        if not names or len(distinct) < len(names):
             rule = "`maximize` and `minimize` name distinct measures, at least one"
             raise Mistake(f"{rule}; got {names}")
         limits = [Limit.parse(text) for text in constraints]
@@ -107,7 +112,9 @@ class Goals:
 
     def violations(self, frame: pd.DataFrame) -> Values:
         """(rows, constraints): by how much each is broken, at most 0 where it is kept."""
-        broken = np.empty((len(frame), len(self.constraints)))
+        rows = len(frame)
+        limits = len(self.constraints)
+        broken = np.empty((rows, limits))
         for place, limit in enumerate(self.constraints):
             broken[:, place] = limit.violation(frame)
         return broken
@@ -116,7 +123,10 @@ class Goals:
 def recorded(folder: Where) -> Goals:
     """What the study in `folder` looks for, as plan/study.json says; the default without one."""
     about = table.planned(folder)
-    return Goals() if about is None else Goals.parse(**about["goals"])
+    if about is None:
+        return Goals()
+    stated = about["goals"]
+    return Goals.parse(**stated)
 
 
 def measurable(name: str) -> str:
@@ -137,7 +147,8 @@ def _measures() -> list[str]:
     """The columns with a measured number that is the same when a study is run again."""
     measures: list[str] = []
     for name, kind, _ in table.COLUMNS:
-        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        if number and name not in ("seed", "rung", *table.CLOCK):
+        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        is_key = name in ("seed", "rung")
+        if is_number and not is_key and name not in table.CLOCK:
             measures.append(name)
     return measures

@@ -22,7 +22,12 @@ def raised(error: BaseException) -> str:
     """An exception on one line: its type, and the first line of what it says, with dots where there
     were more.
     """
-    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    kind = type(error).__name__
+    text = str(error).strip()
+    lines = text.splitlines()
     if not lines:
         return kind
-    return f"{kind}: {lines[0]}{' ...' if len(lines) > 1 else ''}"
+    rest = ""
+    if len(lines) > 1:
+        rest = " ..."
+    return f"{kind}: {lines[0]}{rest}"

@@ -46,10 +46,14 @@ def read(path: Where) -> pd.DataFrame:
     for name in COLUMNS:
         frame[name] = frame[name].str.strip()
     for name in WORDS:
-        _demand(path, frame[name], frame[name] != "", "is stated")
-    is_count = frame["counted"].isin(["masked", "shrunk"])
-    _demand(path, frame["counted"], is_count, "is masked or shrunk")
-    return frame.assign(**_numbers(path, frame))
+        values = frame[name]
+        is_stated = values != ""
+        _demand(path, values, is_stated, "is stated")
+    counted = frame["counted"]
+    is_count = counted.isin(["masked", "shrunk"])
+    _demand(path, counted, is_count, "is masked or shrunk")
+    numbers = _numbers(path, frame)
+    return frame.assign(**numbers)
 
 
 def _table(path: Where) -> pd.DataFrame:
@@ -86,11 +90,15 @@ def _numbers(path: Where, frame: pd.DataFrame) -> dict[str, pd.Series[float]]:
     accuracy, flops, params = numbers.values()
     is_share = accuracy.gt(0) & accuracy.le(1)
     _demand(path, frame["accuracy"], is_share, "is a share, above 0 and at most 1")
-    is_positive = flops.gt(0) & flops.lt(float("inf"))
-    _demand(path, frame["flops"], is_positive, "is a number of FLOPs above 0")
-    is_whole = params.ge(0) & (params % 1).eq(0)
+    is_positive = flops.gt(0)
+    is_finite = flops.lt(float("inf"))
+    is_count = is_positive & is_finite
+    _demand(path, frame["flops"], is_count, "is a number of FLOPs above 0")
+    remainder = params % 1
+    is_whole = params.ge(0) & remainder.eq(0)
     is_empty = frame["params"].eq("")
-    _demand(path, frame["params"], is_whole | is_empty, "is a whole number or empty")
+    fits = is_whole | is_empty
+    _demand(path, frame["params"], fits, "is a whole number or empty")
     return numbers
 
 
@@ -104,7 +112,12 @@ def beside(points: pd.DataFrame, dataset: str, where: Where) -> pd.DataFrame:
     return own
 
 
-def _demand(path: Where, values: pd.Series[str], right: pd.Series[bool], rule: str) -> None:
+def _demand(
+    path: Where,
+    values: pd.Series[str],
+    right: pd.Series[bool],
+    rule: str,
+) -> None:
     if right.all():
         return
     place = int((~right).to_numpy().argmax())

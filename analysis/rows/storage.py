@@ -71,11 +71,15 @@ class Remote:
 
     def __str__(self) -> str:
         """The URI, from which `locate` makes it again."""
-        options = f"?{self.options}" if self.options else ""
-        return f"{self.root}/{urllib.parse.quote(self.key)}{options}"
+        options = ""
+        if self.options:
+            options = f"?{self.options}"
+        path = urllib.parse.quote(self.key)
+        return f"{self.root}/{path}{options}"
 
     def __truediv__(self, name: str) -> Remote:
-        return dataclasses.replace(self, key=f"{self.key}/{name}".strip("/"))
+        key = f"{self.key}/{name}"
+        return dataclasses.replace(self, key=key.strip("/"))
 
     @property
     def name(self) -> str:
@@ -95,7 +99,8 @@ class Remote:
     @property
     def parent(self) -> Remote:
         """The folder that it is in."""
-        return dataclasses.replace(self, key=self.key.rpartition("/")[0])
+        folder, _, _ = self.key.rpartition("/")
+        return dataclasses.replace(self, key=folder)
 
     def exists(self) -> bool:
         """Whether there is a file, or a folder with a file in it."""
@@ -153,8 +158,9 @@ class Remote:
         with self._reached() as (system, path):
             selector = fs.FileSelector(path, allow_not_found=True)
             entries = system.get_file_info(selector)
-        names = fnmatch.filter([entry.base_name for entry in entries], pattern)
-        return sorted(self / name for name in names)
+        names = [entry.base_name for entry in entries]
+        matching = fnmatch.filter(names, pattern)
+        return sorted(self / name for name in matching)
 
     def iterdir(self) -> list[Remote]:
         """Files and folders right in the folder."""
@@ -162,7 +168,8 @@ class Remote:
 
     def _kind(self) -> fs.FileType:
         with self._reached() as (system, path):
-            return system.get_file_info(path).type
+            info = system.get_file_info(path)
+            return info.type
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[tuple[fs.FileSystem, str]]:
@@ -190,21 +197,26 @@ def locate(where: Where) -> Location:
     if isinstance(where, Remote):
         return where
     text = os.fspath(where)
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+    is_uri = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text)
+    if not is_uri:
         return Path(text)
     parsed = _parsed(text)
     system, path = _opened(parsed)
-    return Path(path) if isinstance(system, fs.LocalFileSystem) else parsed
+    if isinstance(system, fs.LocalFileSystem):
+        return Path(path)
+    return parsed
 
 
 def _parsed(uri: str) -> Remote:
     parts = urllib.parse.urlsplit(uri)
-    placeless = not parts.netloc and parts.scheme not in ("file", "local")
+    is_local = parts.scheme in ("file", "local")
+    placeless = not parts.netloc and not is_local
     if parts.fragment or parts.password or placeless:
         shown = uri.replace(f":{parts.password}@", ":***@")
         raise Mistake(f"{shown}: {FORM}")
     root = f"{parts.scheme}://{parts.netloc}"
-    key = urllib.parse.unquote(parts.path).strip("/")
+    path = urllib.parse.unquote(parts.path)
+    key = path.strip("/")
     return Remote(root, key, parts.query)
 
 
@@ -213,7 +225,8 @@ def _opened(place: Remote) -> tuple[fs.FileSystem, str]:
     system, base = _system(place.root, place.options)
     if not base:
         return system, place.key
-    path = f"{base.rstrip('/')}/{place.key}"
+    folder = base.rstrip("/")
+    path = f"{folder}/{place.key}"
     return system, path.rstrip("/")
 
 
@@ -222,23 +235,29 @@ def _system(root: str, options: str) -> tuple[fs.FileSystem, str]:
     """The file system behind a root, and the path of the root in it. Raises Mistake if pyarrow does
     not know it.
     """
-    scheme = root.partition(":")[0]
-    parts = [part for part in (options, OPTIONS.get(scheme)) if part]
-    query = f"?{'&'.join(parts)}" if parts else ""
+    scheme, _, _ = root.partition(":")
+    needed = OPTIONS.get(scheme)
+    parts = [part for part in (options, needed) if part]
+    query = ""
+    if parts:
+        query = "?" + "&".join(parts)
     try:
         return fs.FileSystem.from_uri(f"{root}/{query}")
     except (pa.ArrowException, OSError) as error:
         rule = REACHABLE if isinstance(error, OSError) else KNOWN
-        raise Mistake(f"{root}: {rule}; got: {_sentence(error)}") from None
+        reason = _sentence(error)
+        raise Mistake(f"{root}: {rule}; got: {reason}") from None
 
 
 def _sentence(error: Exception) -> str:
     """What pyarrow says went wrong, without the numbers of requests and of errors that mean nothing
     to a reader.
     """
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    first = text.splitlines()[0]
-    return re.sub(NOISE, "", first)[:300]
+    said = getattr(error, "strerror", None)
+    text = said or str(error) or type(error).__name__
+    lines = text.splitlines()
+    sentence = re.sub(NOISE, "", lines[0])
+    return sentence[:300]
 
 
 @contextlib.contextmanager

@@ -157,11 +157,16 @@ def schema(rows: Sequence[Mapping[str, Any]], hp_types: Mapping[str, pa.DataType
     """
     fields = _fields(NAMES)
     for name, kind in sorted(hp_types.items()):
-        fields.append(pa.field(f"hp_{name}", kind))
+        field = pa.field(f"hp_{name}", kind)
+        fields.append(field)
     measures = set[str]()
     for row in rows:
-        measures.update(name for name in row if name.startswith("m_"))
-    fields += [pa.field(name, _real) for name in sorted(measures)]
+        for name in row:
+            if name.startswith("m_"):
+                measures.add(name)
+    for name in sorted(measures):
+        field = pa.field(name, _real)
+        fields.append(field)
     return pa.schema(fields)
 
 
@@ -185,20 +190,27 @@ def write(
     one is an error.
     """
     layout = schema(rows, hp_types)
-    unknown = set[str]().union(*rows) - set(layout.names)
+    known = set(layout.names)
+    given = set[str]().union(*rows)
+    unknown = given - known
     if unknown:
         names = ", ".join(sorted(unknown))
         raise Mistake(f"rows have columns that the table does not know: {names}")
-    stamp = json.dumps({"schema": SCHEMA_VERSION, **footer}, sort_keys=True)
+    about = {"schema": SCHEMA_VERSION, **footer}
+    stamp = json.dumps(about, sort_keys=True)
     stamped = layout.with_metadata({FOOTER: stamp})
     with atomic(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=stamped), temporary)
+        content = pa.Table.from_pylist(list(rows), schema=stamped)
+        pq.write_table(content, temporary)
 
 
 def files(folder: Where) -> list[Location]:
     """The row files of a study's output folder, sorted by name."""
     rows = locate(folder) / "rows"
-    named = [path for path in rows.glob("*") if not path.name.startswith(".")]
+    named: list[Location] = []
+    for path in rows.glob("*"):
+        if not path.name.startswith("."):
+            named.append(path)
     return sorted(named, key=str)
 
 
@@ -227,7 +239,9 @@ def _content(path: Location, columns: Sequence[str] | None) -> pa.Table | str:
 
 
 def _unreadable(error: Exception) -> str:
-    return f"unreadable ({str(error).splitlines()[0][:120]})"
+    lines = str(error).splitlines()
+    reason = lines[0][:120]
+    return f"unreadable ({reason})"
 
 
 def _foreign(layout: pa.Schema) -> str | None:
@@ -294,19 +308,28 @@ def read(folder: Where, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """
     wanted = None
     if columns is not None:
-        wanted = list(dict.fromkeys([*columns, *ORDER, "status"]))
+        needed = dict.fromkeys([*columns, *ORDER, "status"])
+        wanted = list(needed)
     good, bad = _sound(folder, wanted)
     for path, why in bad.items():
         raise Mistake(f"{path}: {why}; {ASIDE}")
     if not good:
         raise Mistake(f"{locate(folder)}: {NO_ROWS}")
     rows = pa.concat_tables(good, promote_options="permissive")
-    frame = rows.to_pandas().sort_values(list(ORDER), ignore_index=True)
+    frame = rows.to_pandas()
+    frame = frame.sort_values(list(ORDER), ignore_index=True)
     frame = settled(frame)
-    return frame if columns is None else frame[list(columns)]
+    if columns is None:
+        return frame
+    return frame[list(columns)]
 
 
-def scan(folder: Where, columns: Sequence[str], status: str, most: int) -> Iterator[pa.Table]:
+def scan(
+    folder: Where,
+    columns: Sequence[str],
+    status: str,
+    most: int,
+) -> Iterator[pa.Table]:
     """The rows with a `status`, in parts of about `most` rows, never all at once; in the order of
     the files.
 
@@ -399,7 +422,9 @@ def _held(about: Mapping[str, Any], frame: pd.DataFrame) -> list[bool]:
     held: list[bool] = []
     keys = zip(frame["arm"], frame["algorithm"], frame["member"], strict=True)
     for arm, algorithm, member in keys:
-        held.append((arm, algorithm) in arms and (arm, member) not in removed)
+        is_of_study = (arm, algorithm) in arms
+        was_removed = (arm, member) in removed
+        held.append(is_of_study and not was_removed)
     return held
 
 
@@ -407,8 +432,10 @@ def _held_by_name(about: Mapping[str, Any], frame: pd.DataFrame) -> list[bool]:
     """The same by the first form of a plan, which names all members that the study holds."""
     members = _pairs(about["members"])
     held: list[bool] = []
-    for pair in zip(frame["arm"], frame["member"], strict=True):
-        held.append(pair in members)
+    pairs = zip(frame["arm"], frame["member"], strict=True)
+    for pair in pairs:
+        is_held = pair in members
+        held.append(is_held)
     return held
 
 
@@ -453,7 +480,10 @@ def cautions(folder: Where) -> list[str]:
     sentence each.
     """
     about = planned(folder)
-    return [] if about is None else list(about.get("cautions", []))
+    if about is None:
+        return []
+    stated = about.get("cautions", [])
+    return list(stated)
 
 
 # ---- what is asked of rows
@@ -481,25 +511,31 @@ def settled(frame: pd.DataFrame) -> pd.DataFrame:
     twice = frame.duplicated([*MEMBER, "rung"], keep=False)
     running = frame["status"].eq(RUNNING)
     stays = ~(twice & running)
-    return frame[stays].reset_index(drop=True)
+    rows = frame[stays]
+    return rows.reset_index(drop=True)
 
 
 def last(frame: pd.DataFrame) -> pd.DataFrame:
     """The last row of each member that has one (status is not `running`), in the frame's order."""
-    ending = frame[frame["status"] != RUNNING]
+    has_ended = frame["status"] != RUNNING
+    ending = frame[has_ended]
     return ending.drop_duplicates(MEMBER, ignore_index=True)
 
 
 def unfinished(frame: pd.DataFrame) -> pd.DataFrame:
     """The latest row of each member that has no last row."""
-    has_ended = _of_member(frame, frame["status"].ne(RUNNING))
-    return frame[~has_ended].drop_duplicates(MEMBER, keep="last")
+    ends = frame["status"].ne(RUNNING)
+    has_ended = _of_member(frame, ends)
+    going = frame[~has_ended]
+    return going.drop_duplicates(MEMBER, keep="last")
 
 
 def done(frame: pd.DataFrame) -> pd.DataFrame:
     """Every row, one for each rung, of the members that are done, in the frame's order."""
-    is_done = _of_member(frame, frame["status"].eq("done"))
-    return frame[is_done].drop_duplicates([*MEMBER, "rung"])
+    is_last = frame["status"].eq("done")
+    is_done = _of_member(frame, is_last)
+    rows = frame[is_done]
+    return rows.drop_duplicates([*MEMBER, "rung"])
 
 
 def _of_member(frame: pd.DataFrame, holds: pd.Series[bool]) -> pd.Series[bool]:
@@ -516,5 +552,7 @@ def footers(folder: Where) -> list[dict[str, Any]]:
     good, _ = _sound(folder, ["member"])
     stamps = set[bytes]()
     for rows in good:
-        stamps.add(rows.schema.metadata[FOOTER])
-    return [json.loads(stamp) for stamp in sorted(stamps)]
+        stamp = rows.schema.metadata[FOOTER]
+        stamps.add(stamp)
+    ordered = sorted(stamps)
+    return [json.loads(stamp) for stamp in ordered]

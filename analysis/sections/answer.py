@@ -54,13 +54,16 @@ def both(last_rows: pd.DataFrame) -> pd.DataFrame:
     end in its name.
     """
     shrunk = _suffixed(last_rows, "flops_shrunk")
-    done = last_rows[last_rows["status"] == "done"]
-    if (done["flops_masked"] == done["flops_shrunk"]).all():
+    is_done = last_rows["status"] == "done"
+    done = last_rows[is_done]
+    alike = done["flops_masked"] == done["flops_shrunk"]
+    if alike.all():
         return shrunk
     masked = _suffixed(last_rows, "flops_masked")
     label = attainment.LABEL
     own = [name for name in masked if str(name).endswith("_masked")]
-    return shrunk.merge(masked[[*label, *own]], on=label, how="left")
+    by_masked = masked[[*label, *own]]
+    return shrunk.merge(by_masked, on=label, how="left")
 
 
 def _suffixed(last_rows: pd.DataFrame, cost: front.Cost) -> pd.DataFrame:
@@ -140,24 +143,31 @@ def _accuracies(lines: Lines, wanted: Sequence[float], dense: float) -> dict[str
     told = {}
     for share in wanted:
         scores = _at(lines, share * dense)
-        missed = scores.isna().any()
         name = f"accuracy_at_{100 * share:g}"
-        told[name] = math.nan if missed else scores.mean()
-        told[f"{name}_std"] = math.nan if missed else scores.std()
+        told[name] = math.nan
+        told[f"{name}_std"] = math.nan
+        if scores.notna().all():
+            told[name] = scores.mean()
+            told[f"{name}_std"] = scores.std()
     return told
 
 
 def _least_flops(rows: pd.DataFrame, cost: front.Cost, parent: pd.Series) -> dict[str, float]:
     """The fewest FLOPs within each drop, mean over seeds; NaN if a seed has no such network."""
-    able = rows[front.eligible(rows)]
+    is_eligible = front.eligible(rows)
+    able = rows[is_eligible]
     wanted = able["seed"].map(parent)
     seeds = rows["seed"].nunique()
     told = {}
     for drop in DROPS:
-        near = able["accuracy_valid"] >= wanted - drop - paired.ALIKE
-        least = able[near].groupby("seed")[cost].min()
+        bound = wanted - drop - paired.ALIKE
+        near = able[able["accuracy_valid"] >= bound]
+        by_seed = near.groupby("seed")
+        least = by_seed[cost].min()
         name = f"flops_within_{100 * drop:g}"
-        told[name] = least.mean() if len(least) == seeds else math.nan
+        told[name] = math.nan
+        if len(least) == seeds:
+            told[name] = least.mean()
     return told
 
 
@@ -170,17 +180,21 @@ def charged(last_rows: pd.DataFrame) -> pd.DataFrame:
     charges = list(attainment.CHARGES)
     seeds = [*attainment.LABEL, "seed"]
     known = last_rows.dropna(subset=charges)
-    known = known.assign(network=front.networks(known))
+    network = front.networks(known)
+    known = known.assign(network=network)
     known = known.sort_values("train_flops", kind="stable")
     known = known.drop_duplicates([*seeds, "network"])
     totals = []
     for key, group in known.groupby(seeds):
         line = dict(zip(seeds, key, strict=True))
         for name in charges:
-            line[name] = len(group) * group[name].mean()
+            mean = group[name].mean()
+            line[name] = len(group) * mean
         totals.append(line)
-    frame = pd.DataFrame(totals, columns=[*seeds, *charges])
-    means = frame.groupby(attainment.LABEL)[charges].mean()
+    columns = [*seeds, *charges]
+    frame = pd.DataFrame(totals, columns=columns)
+    by_label = frame.groupby(attainment.LABEL)
+    means = by_label[charges].mean()
     return means.reset_index()
 
 
@@ -248,18 +262,21 @@ def _against(arm: str, lines: pd.DataFrame) -> str:
     verdicts = lines["difference_test_verdict"]
     if not lines["difference_test_n"].any():
         return f"{arm}: {verdicts.iloc[0]}."
-    kinds = verdicts.str.split("[:,]").str[0]
+    parts_of_verdicts = verdicts.str.split("[:,]")
+    kinds = parts_of_verdicts.str[0]
     said = []
     for kind, part in lines.groupby(kinds, sort=False):
         if kind == "not compared":
             said.append(f"at {len(part)} not compared")
             continue
         percent = 100 * part["difference_test"]
-        points = f"{_ends(percent, '+z.2f')} points"
+        ends = _ends(percent, "+z.2f")
+        points = f"{ends} points"
         if kind == "no difference shown":
             points += _power(part)
         said.append(f"{kind} at {len(part)} of {len(lines)} counts of FLOPs ({points})")
-    return f"{arm}: {', '.join(said)}."
+    sentence = ", ".join(said)
+    return f"{arm}: {sentence}."
 
 
 def _power(lines: pd.DataFrame) -> str:
@@ -354,13 +371,15 @@ def _measure(line: Mapping[str, Any], name: str, uncounted: bool) -> list[str]:
         low = line[f"hypervolume_low_{kind}"]
         high = line[f"hypervolume_high_{kind}"]
         interval = words.interval(low, high, ".4f", 1)
-        return [words.number(value, ".4f") + doubt, interval]
+        mean = words.number(value, ".4f")
+        return [mean + doubt, interval]
     if math.isnan(value):
         return ["-"]
     if measure.startswith("flops_within_"):
         return [words.flops(value, uncounted)]
     deviation = line[f"{measure}_std_{kind}"]
-    return [words.spread(value, deviation) + doubt]
+    accuracy = words.spread(value, deviation)
+    return [accuracy + doubt]
 
 
 def figures(study: Study) -> pd.DataFrame:

@@ -23,12 +23,16 @@ Surfaces = tuple[pd.DataFrame, dict[tuple[str, bool], str]]
 
 
 def figures(study: Study) -> Surfaces:
-    return attainment.surfaces(attainment.points(study.own))
+    points = attainment.points(study.own)
+    return attainment.surfaces(points)
 
 
 def picture(study: Study, surfaces: Surfaces) -> Picture | None:
     corners, _ = surfaces
-    return chart(corners, study.name) if (corners["relative"] > 0).any() else None
+    computing = corners["relative"] > 0
+    if not computing.any():
+        return None
+    return chart(corners, study.name)
 
 
 def chart(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_masked") -> Picture:
@@ -68,7 +72,10 @@ def chart(surfaces: pd.DataFrame, study: str, cost: front.Cost = "flops_masked")
 
 
 def _layers(
-    base: alt.Chart, drawn: pd.DataFrame, x: alt.X, vertical: axes.AccuracyAxis
+    base: alt.Chart,
+    drawn: pd.DataFrame,
+    x: alt.X,
+    vertical: axes.AccuracyAxis,
 ) -> list[alt.Chart]:
     """Bands, medians, and a mark at each corner of a median."""
     look = looks.looks(drawn)
@@ -76,15 +83,26 @@ def _layers(
     low = alt.Y("low:Q", scale=vertical.scale)
     high = alt.Y2("high:Q")
     layers = []
-    for band in looks.areas(base, drawn, interpolate="step-after"):
-        layers.append(band.encode(x, low, high))
+    for area in looks.areas(base, drawn, interpolate="step-after"):
+        band = area.encode(x, low, high)
+        layers.append(band)
     medians = base.transform_filter("isValid(datum.accuracy)")
-    for stairs in looks.lines(medians, interpolate="step-after"):
-        layers.append(stairs.encode(x, y, look.stroke))
+    for line in looks.lines(medians, interpolate="step-after"):
+        stairs = line.encode(x, y, look.stroke)
+        layers.append(stairs)
     corners = medians.transform_filter("datum.corner")
-    marks = corners.mark_point(size=60, strokeWidth=2, opacity=1)
-    tips = looks.tips(drawn[["label", "seeds", "relative", "accuracy", "low", "high"]])
-    layers.append(marks.encode(x, y, look.stroke, look.fill, look.shape, tooltip=tips))
+    points = corners.mark_point(size=60, strokeWidth=2, opacity=1)
+    told = ["label", "seeds", "relative", "accuracy", "low", "high"]
+    tips = looks.tips(drawn[told])
+    marks = points.encode(
+        x,
+        y,
+        look.stroke,
+        look.fill,
+        look.shape,
+        tooltip=tips,
+    )
+    layers.append(marks)
     return layers
 
 
@@ -112,10 +130,12 @@ def _band(group: pd.DataFrame) -> pd.DataFrame:
 
 def _attained(group: pd.DataFrame, percent: int, costs: np.ndarray) -> np.ndarray:
     """The accuracy that so many percent of the seeds attain by each cost."""
-    corners = group[group["percent"] == percent]
-    corners = corners.sort_values("relative")
-    best = np.concatenate([[np.nan], corners["accuracy_valid"]])
-    places = np.searchsorted(corners["relative"], costs, side="right")
+    is_own = group["percent"] == percent
+    corners = group[is_own].sort_values("relative")
+    accuracies = corners["accuracy_valid"]
+    best = np.concatenate([[np.nan], accuracies])
+    reached = corners["relative"]
+    places = np.searchsorted(reached, costs, side="right")
     return best[places]
 
 

@@ -46,12 +46,17 @@ def measured(rows: pd.DataFrame, points: pd.DataFrame) -> tuple[pd.DataFrame, in
     done = rows_table.done(front.selectable(rows))
     settings = points[SETTING].drop_duplicates()
     seen = done.merge(settings)
-    rungs = seen.groupby(SETTING)["rung"].transform("nunique")
-    seen = seen.assign(rungs=rungs)[rungs > 1]
-    known = seen.groupby(MEMBER)["accuracy_valid"].transform("count")
+    by_setting = seen.groupby(SETTING)
+    rungs = by_setting["rung"].transform("nunique")
+    seen = seen.assign(rungs=rungs)
+    several = rungs > 1
+    seen = seen[several]
+    by_member = seen.groupby(MEMBER)
+    known = by_member["accuracy_valid"].transform("count")
     whole = known == seen["rungs"]
-    lacking = seen[~whole].drop_duplicates(MEMBER)
-    return seen[whole], len(lacking)
+    lacking = seen[~whole]
+    members = lacking.drop_duplicates(MEMBER)
+    return seen[whole], len(members)
 
 
 def curves(seen: pd.DataFrame) -> pd.DataFrame:
@@ -64,27 +69,34 @@ def curves(seen: pd.DataFrame) -> pd.DataFrame:
     """
     names = [name for name in map(str, seen) if name.startswith("hp_")]
     grouped = seen.groupby([*SETTING, "rung"])
+    sizes = grouped.size()
     parts = [
-        grouped.size().rename("n"),
+        sizes.rename("n"),
         grouped[MEANS].mean(),
     ]
-    lines = grouped[names].first().join(parts).reset_index()
+    lines = grouped[names].first()
+    lines = lines.join(parts).reset_index()
     settings = lines.groupby(SETTING)
     last = settings["rung"].transform("max")
     lines["last"] = lines["rung"] == last
-    lines["best"] = lines.index.isin(_best(lines))
+    best = _best(lines)
+    lines["best"] = lines.index.isin(best)
     lines["cost"] = settings["flops_masked"].transform("last")
     key = ["arm", "cost", "hp", "rung"]
     lines = lines.sort_values(key, ignore_index=True)
-    return lines[[*SETTING, "rung", *names, "n", *MEANS, "last", "best"]]
+    columns = [*SETTING, "rung", *names, "n", *MEANS, "last", "best"]
+    return lines[columns]
 
 
 def _best(lines: pd.DataFrame) -> pd.Index:
     """The lines of the best rung of each setting."""
-    highest = lines.groupby(SETTING)["accuracy_valid"].transform("max")
-    top = lines[lines["accuracy_valid"] >= highest - paired.ALIKE]
+    by_setting = lines.groupby(SETTING)
+    highest = by_setting["accuracy_valid"].transform("max")
+    is_top = lines["accuracy_valid"] >= highest - paired.ALIKE
+    top = lines[is_top]
     last_first = top.sort_values("last", ascending=False, kind="stable")
-    return last_first.drop_duplicates(SETTING).index
+    best = last_first.drop_duplicates(SETTING)
+    return best.index
 
 
 def shown(lines: pd.DataFrame) -> pd.DataFrame:
@@ -95,15 +107,19 @@ def shown(lines: pd.DataFrame) -> pd.DataFrame:
     among them.
     """
     last = lines.loc[lines["last"], [*SETTING, "accuracy_valid"]]
-    best = lines[lines["best"]].merge(last, on=SETTING, suffixes=("", "_last"))
+    best = lines[lines["best"]]
+    best = best.merge(last, on=SETTING, suffixes=("", "_last"))
     best["lost"] = best["accuracy_valid"] - best["accuracy_valid_last"]
-    most = best.groupby("arm")["lost"].max()
+    by_arm = best.groupby("arm")
+    most = by_arm["lost"].max()
     most = most.sort_values(ascending=False, kind="stable")
     parts = []
     for arm in most.index[:PANELS]:
         own = best[best["arm"] == arm]
-        place = own["lost"].to_numpy().argmax()
-        parts.append(front.evenly(own, LINES, int(place)))
+        lost = own["lost"].to_numpy()
+        place = int(lost.argmax())
+        spread = front.evenly(own, LINES, place)
+        parts.append(spread)
     chosen = pd.concat(parts)
     return chosen[SETTING].merge(lines, on=SETTING)
 
@@ -118,17 +134,20 @@ def early(seen: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
     """
     key = [*SETTING, "n"]
     told = lines[[*key, *ENDS]]
-    best, last = told[lines["best"]], told[lines["last"]]
+    best = told[lines["best"]]
+    last = told[lines["last"]]
     both = best.merge(last, on=key, suffixes=("_best", "_last"))
-    both = both[both["rung_best"] != both["rung_last"]]
-    both = both.reset_index(drop=True)
+    is_early = both["rung_best"] != both["rung_last"]
+    both = both[is_early].reset_index(drop=True)
     differences = _differences(seen, both)
     means = [difference.mean() for difference in differences]
     both["difference"] = pd.Series(means, dtype=float)
     both = both.sort_values("difference", ascending=False, kind="stable")
-    lows, highs = [], []
+    lows = []
+    highs = []
     for place in both.index[:LISTED]:
-        test = paired.paired(differences[place])
+        difference = differences[place]
+        test = paired.paired(difference)
         lows.append(test.low)
         highs.append(test.high)
     both = both.reset_index(drop=True)
@@ -141,12 +160,16 @@ def _differences(seen: pd.DataFrame, both: pd.DataFrame) -> list[np.ndarray]:
     """For each line of `both` its members' accuracy at the best rung minus that at the last."""
     if both.empty:
         return []
-    best, last = _members(seen, both, "rung_best"), _members(seen, both, "rung_last")
-    joined = best.merge(last, on=["place", "member"], suffixes=("_best", "_last"))
-    joined = joined.sort_values(["place", "member"])
+    best = _members(seen, both, "rung_best")
+    last = _members(seen, both, "rung_last")
+    key = ["place", "member"]
+    joined = best.merge(last, on=key, suffixes=("_best", "_last"))
+    joined = joined.sort_values(key)
     difference = joined["accuracy_valid_best"] - joined["accuracy_valid_last"]
-    starts = np.searchsorted(joined["place"], both.index[1:])
-    return np.split(difference.to_numpy(), starts)
+    following = both.index[1:]
+    starts = np.searchsorted(joined["place"], following)
+    values = difference.to_numpy()
+    return np.split(values, starts)
 
 
 def _members(seen: pd.DataFrame, both: pd.DataFrame, rung: str) -> pd.DataFrame:
@@ -187,21 +210,26 @@ def chart(curves: pd.DataFrame, study: str) -> Picture:
 def _panel(data: Data, curves: pd.DataFrame, arm: str) -> alt.LayerChart:
     number = front.varying(curves) or "flops_masked"
     last = curves[number].where(curves["last"])
-    level = last.groupby(curves["hp"]).transform("max")
+    by_setting = last.groupby(curves["hp"])
+    level = by_setting.transform("max")
     order = level.rank(method="dense")
-    share = (order - 1) / max(order.max() - 1, 1)
+    steps = max(order.max() - 1, 1)
+    share = (order - 1) / steps
     names = ["setting", "rung", "epochs", "n", "accuracy_valid", "flops_masked"]
-    drawn = curves[[*names, "hp", "best"]].assign(level=share)
+    drawn = curves[[*names, "hp", "best"]]
+    drawn = drawn.assign(level=share)
     base = data.chart(drawn)
     x = _epochs(curves["epochs"])
-    y = axes.percent("accuracy_valid", alt.Scale(zero=False))
+    scale = alt.Scale(zero=False)
+    y = axes.percent("accuracy_valid", scale)
     colour = looks.graded("level")
     lines = base.mark_line(strokeWidth=1.5)
     best = base.transform_filter("datum.best")
     rings = best.mark_point(size=60, strokeWidth=2, opacity=1)
+    tips = looks.tips(curves[names])
     layers = [
         lines.encode(x, y, colour, detail="hp:N", order="rung:Q"),
-        rings.encode(x, y, colour, tooltip=looks.tips(curves[names])),
+        rings.encode(x, y, colour, tooltip=tips),
     ]
     told = _coloured(number, level)
     if curves["hp"].nunique() == 1:
@@ -223,11 +251,14 @@ def _epochs(epochs: pd.Series) -> alt.X:
 
 def _coloured(number: str, level: pd.Series) -> str:
     """What the colours go by."""
+    name = number.removeprefix("hp_")
+    form = ",.4g"
     if number == "flops_masked":
-        name, form = "masked FLOPs", ",.0f"
-    else:
-        name, form = number.removeprefix("hp_"), ",.4g"
-    return f"{name} {level.min():{form}} (blue) to {level.max():{form}} (ochre)"
+        name = "masked FLOPs"
+        form = ",.0f"
+    low = format(level.min(), form)
+    high = format(level.max(), form)
+    return f"{name} {low} (blue) to {high} (ochre)"
 
 
 # ---- as text
@@ -244,7 +275,8 @@ class Figures:
 
 def figures(study: Study) -> Figures | None:
     points = study.points
-    own = points[~front.is_check(points)]
+    is_check = front.is_check(points)
+    own = points[~is_check]
     seen, lacking = measured(study.rows, own)
     lines = curves(seen)
     if lines.empty:
@@ -253,7 +285,8 @@ def figures(study: Study) -> Figures | None:
 
 
 def picture(study: Study, figures: Figures) -> Picture:
-    return chart(shown(figures.lines), study.name)
+    drawn = shown(figures.lines)
+    return chart(drawn, study.name)
 
 
 def table(_: Study, figures: Figures) -> pd.DataFrame:

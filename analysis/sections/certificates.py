@@ -50,7 +50,9 @@ axis.
 
 def holding(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that hold a certificate."""
-    return rows[rows.reindex(columns=["m_primal", "m_gap"]).notna().any(axis=1)]
+    measures = rows.reindex(columns=["m_primal", "m_gap"])
+    is_proven = measures.notna().any(axis=1)
+    return rows[is_proven]
 
 
 def measured(rows: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
@@ -63,15 +65,19 @@ def measured(rows: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """
     done = rows_table.done(front.selectable(rows))
     settings = points[SETTING].drop_duplicates()
-    seen = holding(done).merge(settings)
+    proven = holding(done)
+    seen = proven.merge(settings)
     given = []
     for name in _hyper(seen):
-        if seen[name].notna().any():
+        is_given = seen[name].notna()
+        if is_given.any():
             given.append(name)
     kept = seen[[*SETTING, *ABOUT, *given]]
-    kept = kept.join(_measures(seen))
+    measures = _measures(seen)
+    kept = kept.join(measures)
     primal = kept["primal"]
-    relative = kept["gap"] / primal.where(primal > 0)
+    positive = primal.where(primal > 0)
+    relative = kept["gap"] / positive
     return kept.assign(relative=relative)
 
 
@@ -130,9 +136,11 @@ def drawable(lines: pd.DataFrame) -> pd.Series[bool]:
     """Which lines logarithmic axes can hold: a finite relative gap (`ROUNDING` and less go to the
     foot), seconds above 0.
     """
-    finite = lines["relative"].abs() < np.inf
+    gap = lines["relative"].abs()
     seconds = lines["seconds"]
-    return finite & (seconds > 0) & (seconds < np.inf)
+    is_positive = seconds > 0
+    is_finite = seconds < np.inf
+    return (gap < np.inf) & is_positive & is_finite
 
 
 # ---- the chart
@@ -173,23 +181,36 @@ def chart(curves: pd.DataFrame, study: str) -> Picture:
 
 def _foot(positive: pd.Series) -> float:
     """Where gaps are drawn that are no positive numbers."""
-    return ROUNDING if positive.empty else max(float(positive.min()) / 10, ROUNDING)
+    if positive.empty:
+        return ROUNDING
+    least = float(positive.min())
+    return max(least / 10, ROUNDING)
 
 
 def _layers(
-    base: alt.Chart, drawn: pd.DataFrame, number: str | None, tips: list[alt.Tooltip]
+    base: alt.Chart,
+    drawn: pd.DataFrame,
+    number: str | None,
+    tips: list[alt.Tooltip],
 ) -> list[alt.Chart]:
     """Lines, points, and hollow triangles for what is at the foot."""
     scale = alt.Scale(type="log", nice=False, padding=16)
-    seconds = alt.Axis(format=".3~g", values=axes.round_ticks(drawn["seconds"]))
+    ticks = axes.round_ticks(drawn["seconds"])
+    seconds = alt.Axis(format=".3~g", values=ticks)
     x = alt.X("seconds:Q", scale=scale, axis=seconds, title="seconds charged to a member")
     gaps = alt.Axis(format="~e", tickCount=8)
     y = alt.Y("place:Q", scale=scale, axis=gaps, title="relative gap (gap / primal)")
-    colour, shape = _colour(drawn, number), _shape(drawn)
+    colour = _colour(drawn, number)
+    shape = _shape(drawn)
     lines = base.mark_line(strokeWidth=1.5)
-    marks = base.transform_filter("!datum.rounded").mark_point(size=40, filled=True, opacity=1)
-    feet = base.transform_filter("datum.rounded").mark_point(
-        size=110, strokeWidth=2, shape="triangle-down", opacity=1
+    above = base.transform_filter("!datum.rounded")
+    marks = above.mark_point(size=40, filled=True, opacity=1)
+    below = base.transform_filter("datum.rounded")
+    feet = below.mark_point(
+        size=110,
+        strokeWidth=2,
+        shape="triangle-down",
+        opacity=1,
     )
     return [
         lines.encode(x, y, colour, detail=["arm:N", "hp:N"], order="rung:Q"),
@@ -218,8 +239,13 @@ def _shape(drawn: pd.DataFrame) -> alt.Shape:
     arms = drawn["arm"].unique().tolist()
     legend = None
     if len(arms) > 1:
-        legend = alt.Legend(title=None, symbolFillColor=looks.TEXT, symbolStrokeColor=looks.TEXT)
-    scale = alt.Scale(domain=arms, range=looks.cycled(looks.SHAPES, len(arms)))
+        legend = alt.Legend(
+            title=None,
+            symbolFillColor=looks.TEXT,
+            symbolStrokeColor=looks.TEXT,
+        )
+    shapes = looks.cycled(looks.SHAPES, len(arms))
+    scale = alt.Scale(domain=arms, range=shapes)
     return alt.Shape("arm:N", scale=scale, legend=legend)
 
 
@@ -255,8 +281,11 @@ def proofs(rows: pd.DataFrame, points: pd.DataFrame) -> Figures | None:
 
 
 def picture(study: Study, figures: Figures) -> Picture | None:
-    drawn = figures.shown[drawable(figures.shown)]
-    return chart(drawn, study.name) if len(drawn) else None
+    is_drawable = drawable(figures.shown)
+    drawn = figures.shown[is_drawable]
+    if drawn.empty:
+        return None
+    return chart(drawn, study.name)
 
 
 def table(_: Study, figures: Figures) -> pd.DataFrame:

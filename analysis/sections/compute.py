@@ -30,7 +30,10 @@ REACHED = "hypervolume, validation data"
 def figures(study: Study) -> pd.DataFrame | None:
     reached = attainment.compute(study.own, most=COUNTS)
     means = attainment.spent(reached)
-    return means if means["hypervolume"].gt(0).any() else None
+    is_positive = means["hypervolume"].gt(0)
+    if is_positive.any():
+        return means
+    return None
 
 
 def picture(study: Study, means: pd.DataFrame) -> Picture:
@@ -76,8 +79,10 @@ def _drawable(means: pd.DataFrame) -> pd.DataFrame:
         high=means["hypervolume_high"].clip(upper=1),
     )
     drawn = drawn.sort_values(["control", "arm", "networks"])
-    last = drawn.groupby("label")["networks"].transform("max")
-    return drawn.assign(end=last == drawn["networks"])
+    by_label = drawn.groupby("label")
+    last = by_label["networks"].transform("max")
+    is_end = last == drawn["networks"]
+    return drawn.assign(end=is_end)
 
 
 def _layers(base: alt.Chart, drawn: pd.DataFrame, charge: Charge) -> list[alt.Chart]:
@@ -90,17 +95,29 @@ def _layers(base: alt.Chart, drawn: pd.DataFrame, charge: Charge) -> list[alt.Ch
     high = alt.Y2("high:Q")
     look = looks.looks(drawn)
     layers = []
-    for area in looks.areas(base.transform_filter("isValid(datum.low)"), drawn):
-        layers.append(area.encode(x, low, high))
+    known = base.transform_filter("isValid(datum.low)")
+    for area in looks.areas(known, drawn):
+        intervals = area.encode(x, low, high)
+        layers.append(intervals)
     for line in looks.lines(base):
-        layers.append(line.encode(x, y, look.stroke))
-    marks = base.mark_point(size=50, strokeWidth=2, opacity=1)
-    longest = drawn.groupby("label").size().max()
+        means = line.encode(x, y, look.stroke)
+        layers.append(means)
+    points = base.mark_point(size=50, strokeWidth=2, opacity=1)
+    by_label = drawn.groupby("label")
+    longest = by_label.size().max()
     if longest > looks.FEW:
-        marks = marks.transform_filter("datum.end")
+        points = points.transform_filter("datum.end")
     told = ["label", "seeds", "networks", *attainment.CHARGES, "hypervolume", "low", "high"]
     tips = looks.tips(drawn[told])
-    layers.append(marks.encode(x, y, look.stroke, look.fill, look.shape, tooltip=tips))
+    marks = points.encode(
+        x,
+        y,
+        look.stroke,
+        look.fill,
+        look.shape,
+        tooltip=tips,
+    )
+    layers.append(marks)
     return layers
 
 

@@ -31,17 +31,23 @@ def shares(last_rows: pd.DataFrame) -> pd.DataFrame:
     `SETTINGS_DRAWN` settings of an arm; without sanity checks.
     """
     columns = [*SETTING, "n", "layer", "place", "kept"]
-    done = last_rows[last_rows["status"] == "done"]
-    done = done[~front.is_check(done)]
-    pruned = done["layers"].notna() & (done["sparsity"] > 0)
+    is_done = last_rows["status"] == "done"
+    done = last_rows[is_done]
+    is_check = front.is_check(done)
+    done = done[~is_check]
+    removed = done["sparsity"] > 0
+    pruned = done["layers"].notna() & removed
     if not pruned.any():
         return pd.DataFrame(columns=columns)
     done = done[pruned]
-    texts = done.groupby(["arm", "hp"])["layers"]
-    chosen = _chosen(front.summarise(done))
+    by_setting = done.groupby(["arm", "hp"])
+    texts = by_setting["layers"]
+    summary = front.summarise(done)
+    chosen = _chosen(summary)
     lines: list[dict[str, Any]] = []
     for point in chosen.to_dict("records"):
-        own = texts.get_group((point["arm"], point["hp"]))
+        setting = (point["arm"], point["hp"])
+        own = texts.get_group(setting)
         about = {name: point[name] for name in SETTING}
         about["n"] = len(own)
         lines += _by_layer(about, own)
@@ -75,7 +81,9 @@ def _by_layer(about: dict[str, Any], texts: pd.Series) -> list[dict[str, Any]]:
 
 def figures(study: Study) -> pd.DataFrame | None:
     lines = shares(study.last)
-    return lines if len(lines) else None
+    if lines.empty:
+        return None
+    return lines
 
 
 def picture(study: Study, lines: pd.DataFrame) -> Picture:

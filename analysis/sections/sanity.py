@@ -39,11 +39,14 @@ def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
     interval, p value, that after Holm's correction over all lines, the larger p value of the
     equivalence tests, the verdict.  Empty if nothing was checked.
     """
-    done = last_rows[last_rows["status"] == "done"]
+    is_done = last_rows["status"] == "done"
+    done = last_rows[is_done]
     if "hp_of" not in done or done["hp_of"].isna().all():
         return pd.DataFrame()
-    keys, groups = [], []
-    for (arm, _, _, _), group in _paired(done).groupby(["arm", "size", "of", "place"]):
+    by_check = _paired(done).groupby(["arm", "size", "of", "place"])
+    keys = []
+    groups = []
+    for (arm, _, _, _), group in by_check:
         first = group.iloc[0]
         key = {"arm": arm, "setting": first["setting"], "check": first["check"]}
         for cost in COSTS:
@@ -54,7 +57,8 @@ def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
     for score in front.SCORES:
         name = score.replace("accuracy", "difference")
         differences = [group[score] - group[f"{score}_check"] for group in groups]
-        lines = lines.join(tested(differences, name))
+        tests = tested(differences, name)
+        lines = lines.join(tests)
     return lines
 
 
@@ -64,30 +68,41 @@ def _paired(done: pd.DataFrame) -> pd.DataFrame:
     `place` and `size` put checks in the order of `CHECKS`, and settings from the most FLOPs.
     """
     is_check = done["hp_of"].notna()
-    checks, own = done[is_check], done[~is_check]
+    checks = done[is_check]
     checks = checks.assign(check=_named(checks), of=checks["hp_of"])
-    own = own.assign(
-        of=own["algorithm"] + " " + own["hp"],
-        setting=front.settings(own),
-    )
+    own = done[~is_check]
+    identity = own["algorithm"] + " " + own["hp"]
+    setting = front.settings(own)
+    own = own.assign(of=identity, setting=setting)
     key = ["of", "seed"]
     one = checks[["check", *key, *front.SCORES]]
     other = own[["arm", "setting", *key, *COSTS, *front.SCORES]]
     pairs = one.merge(other, on=key, suffixes=("_check", ""))
-    unknown = sorted(pairs["check"].unique())
-    order = dict.fromkeys([*CHECKS, *unknown])
-    places = {check: place for place, check in enumerate(order)}
+    places = _places(pairs["check"])
     pairs["place"] = pairs["check"].map(places)
-    flops = pairs.groupby(["arm", "of"])["flops_masked"]
+    by_setting = pairs.groupby(["arm", "of"])
+    flops = by_setting["flops_masked"]
     pairs["size"] = -flops.transform("mean")
     return pairs
+
+
+def _places(checks: pd.Series[str]) -> dict[str, int]:
+    """The place of each check: first those of `CHECKS`, then the others by name."""
+    others = sorted(checks.unique())
+    order = dict.fromkeys([*CHECKS, *others])
+    places: dict[str, int] = {}
+    for place, check in enumerate(order):
+        places[check] = place
+    return places
 
 
 def _named(checks: pd.DataFrame) -> pd.Series[str]:
     """The name of each check; where several algorithms make one of that name, with theirs."""
     names = checks["hp_check"]
-    makers = checks.groupby("hp_check")["algorithm"].transform("nunique")
-    longer = names + " (" + checks["algorithm"] + ")"
+    algorithms = checks["algorithm"]
+    by_name = algorithms.groupby(names)
+    makers = by_name.transform("nunique")
+    longer = names + " (" + algorithms + ")"
     return names.where(makers == 1, longer)
 
 
@@ -97,10 +112,12 @@ def tested(differences: list[pd.Series], name: str) -> pd.DataFrame:
     """
     tests = paired.paired_groups(differences)
     same = paired.equivalence_groups(differences)
-    adjusted = paired.holm([test.p for test in tests])
+    p_values = [test.p for test in tests]
+    adjusted = paired.holm(p_values)
     verdicts = []
     for test, corrected, equivalence in zip(tests, adjusted, same, strict=True):
-        verdicts.append(paired.verdict(test, corrected, equivalence))
+        verdict = paired.verdict(test, corrected, equivalence)
+        verdicts.append(verdict)
     lines = paired.columns(tests, name)
     lines[f"{name}_holm"] = adjusted
     lines[f"{name}_equivalence"] = same
@@ -110,7 +127,9 @@ def tested(differences: list[pd.Series], name: str) -> pd.DataFrame:
 
 def figures(study: Study) -> pd.DataFrame | None:
     lines = checked(study.last)
-    return lines if len(lines) else None
+    if lines.empty:
+        return None
+    return lines
 
 
 def picture(study: Study, lines: pd.DataFrame) -> Picture:

@@ -39,16 +39,20 @@ def searches(last_rows: pd.DataFrame) -> pd.DataFrame:
     `pick`: best where `hp_pick` does not say otherwise. Rows with the same (algorithm, rest, seed,
     m_winner) are of the same network, and so never independent.
     """
-    done = last_rows[last_rows["status"] == "done"]
+    is_done = last_rows["status"] == "done"
+    done = last_rows[is_done]
     if "hp_candidates" not in done:
         return done[:0]
-    rows = done[done["hp_candidates"].notna()]
+    is_search = done["hp_candidates"].notna()
+    rows = done[is_search]
     rest = front.unsearched(rows)
     alike = rows.assign(arm=rows["algorithm"], hp=rest)
-    rows = rows.assign(rest=rest, setting=front.settings(alike), pick="best")
+    setting = front.settings(alike)
+    rows = rows.assign(rest=rest, setting=setting, pick="best")
     if "hp_pick" in rows:
         rows["pick"] = rows["hp_pick"].fillna("best")
-    flops = rows.groupby(SETTING)["flops_masked"]
+    by_setting = rows.groupby(SETTING)
+    flops = by_setting["flops_masked"]
     rows["smaller"] = -flops.transform("mean")
     key = ["algorithm", "smaller", "setting", "pick", "hp_candidates", "seed"]
     return rows.sort_values(key, ignore_index=True)
@@ -66,16 +70,20 @@ def against_chance(last_rows: pd.DataFrame) -> pd.DataFrame:
     rows = searches(last_rows)
     if rows.empty:
         return pd.DataFrame()
-    done = last_rows[last_rows["status"] == "done"]
-    parent = front.parent_scores(done)
-    keys, scores, differences = [], [], []
+    is_done = last_rows["status"] == "done"
+    parent = front.parent_scores(last_rows[is_done])
+    keys = []
+    scores = []
+    differences = []
     for _, group in rows[TOLD].groupby(SETTING, sort=False):
         first = group.iloc[0]
         seeds = sorted(group["seed"].unique())
-        random = _by_seed(group, 1).reindex(seeds)
+        random = _by_seed(group, 1)
+        random = random.reindex(seeds)
         for network, candidates, known in _networks(group, parent):
             measures = known.reindex(seeds)
-            if measures.isna().to_numpy().all():
+            missing = measures.isna().to_numpy()
+            if missing.all():
                 continue
             key = {"algorithm": first["algorithm"], "setting": first["setting"]}
             key["network"] = network
@@ -85,11 +93,14 @@ def against_chance(last_rows: pd.DataFrame) -> pd.DataFrame:
             scores.append(measures)
             other = random if network in COMPARED else math.nan
             differences.append(measures - other)
-    lines = pd.DataFrame(keys).astype({"candidates": "Int64"})
+    lines = pd.DataFrame(keys)
+    lines = lines.astype({"candidates": "Int64"})
     compared = lines["network"].isin(COMPARED)
     for score in front.SCORES:
-        lines = lines.join(_reached(scores, score))
-        lines = lines.join(_differences(differences, score, compared))
+        reached = _reached(scores, score)
+        lines = lines.join(reached)
+        tests = _differences(differences, score, compared)
+        lines = lines.join(tests)
     return lines
 
 
@@ -107,23 +118,28 @@ def _networks(
 
 def _counts(group: pd.DataFrame, pick: str) -> list[int]:
     """The counts of candidates that are shown, above 1."""
-    picked = group[group["pick"] == pick]
+    is_picked = group["pick"] == pick
+    picked = group[is_picked]
     counts = front.marks(picked["hp_candidates"])
     return [count for count in counts if count > 1]
 
 
 def _by_seed(group: pd.DataFrame, candidates: int, pick: str | None = None) -> pd.DataFrame:
     """Accuracies and charges, by seed, of one setting's rows of a count."""
-    wanted = group["hp_candidates"].to_numpy() == candidates
+    counts = group["hp_candidates"].to_numpy()
+    wanted = counts == candidates
     if pick is not None:
-        wanted &= group["pick"].to_numpy() == pick
+        picks = group["pick"].to_numpy()
+        wanted &= picks == pick
     rows = group[wanted].drop_duplicates("seed")
-    return rows.set_index("seed")[MEASURES]
+    by_seed = rows.set_index("seed")
+    return by_seed[MEASURES]
 
 
 def _reached(scores: Sequence[pd.DataFrame], score: str) -> pd.DataFrame:
     """n, mean, deviation and interval of an accuracy, a line for each network."""
-    tests = paired.paired_groups([measures[score] for measures in scores])
+    accuracies = [measures[score] for measures in scores]
+    tests = paired.paired_groups(accuracies)
     lines = paired.columns(tests, score)
     return lines.drop(columns=f"{score}_p")
 
@@ -133,9 +149,12 @@ def _differences(
 ) -> pd.DataFrame:
     """Tests of the differences to random, as from `sanity.tested`; null where none is compared."""
     name = score.replace("accuracy", "difference")
-    lines = tested([difference[score] for difference in differences], name)
-    corrected = [f"{name}_holm", f"{name}_equivalence"]  # these are NaN by themselves
-    return lines.where(compared).assign(**{end: lines[end] for end in corrected})
+    of_score = [difference[score] for difference in differences]
+    lines = tested(of_score, name)
+    told = lines.where(compared)
+    for end in (f"{name}_holm", f"{name}_equivalence"):  # these are NaN by themselves
+        told[end] = lines[end]
+    return told
 
 
 def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -153,35 +172,44 @@ def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
     rows = searches(last_rows)
     if rows.empty or not {"m_score", "m_winner"} <= set(rows):
         return pd.DataFrame()
-    rows = rows[rows["m_winner"].notna()]
+    is_known = rows["m_winner"].notna()
+    rows = rows[is_known]
     rows = rows.drop_duplicates([*SETTING, "seed", "m_winner"])
-    keys, ranked = [], []
+    keys = []
+    ranked = []
     for _, group in rows.groupby(SETTING, sort=False):
         first = group.iloc[0]
         seeds = [part for _, part in group.groupby("seed")]
         sizes = [len(part) for part in seeds]
         key = {"algorithm": first["algorithm"], "setting": first["setting"]}
-        key |= {"networks_least": min(sizes), "networks_most": max(sizes)}
+        key["networks_least"] = min(sizes)
+        key["networks_most"] = max(sizes)
         keys.append(key)
-        ranked.append({score: _ranked(seeds, score) for score in front.SCORES})
+        of_scores = {score: _ranked(seeds, score) for score in front.SCORES}
+        ranked.append(of_scores)
     lines = pd.DataFrame(keys)
     for score in front.SCORES:
         values = [correlation[score] for correlation in ranked]
         name = score.replace("accuracy", "correlation")
-        lines = lines.join(_correlations(values, lines["networks_most"], name))
+        networks = lines["networks_most"]
+        tests = _correlations(values, networks, name)
+        lines = lines.join(tests)
     return lines
 
 
 def _correlations(values: list[list[float]], networks: pd.Series, name: str) -> pd.DataFrame:
     """Tests of rank correlations over seeds, a line for each setting."""
     tests = paired.paired_groups(values)
-    adjusted = paired.holm([test.p for test in tests])
+    p_values = [test.p for test in tests]
+    adjusted = paired.holm(p_values)
     verdicts = []
     for test, corrected, count in zip(tests, adjusted, networks, strict=True):
-        verdicts.append(_related(test, corrected, count))
+        verdict = _related(test, corrected, count)
+        verdicts.append(verdict)
     lines = paired.columns(tests, name)
     for end in (f"{name}_low", f"{name}_high"):
-        lines[end] = lines[end].clip(-1, 1)
+        bounds = lines[end]
+        lines[end] = bounds.clip(-1, 1)
     lines[f"{name}_holm"] = adjusted
     lines[f"{name}_verdict"] = verdicts
     return lines
@@ -191,7 +219,10 @@ def _ranked(seeds: Sequence[pd.DataFrame], score: str) -> list[float]:
     """The rank correlation of the score before training and one after it, in each seed."""
     correlations = []
     for part in seeds:
-        correlations.append(paired.rank_correlation(part["m_score"], part[score]))
+        before = part["m_score"]
+        after = part[score]
+        correlation = paired.rank_correlation(before, after)
+        correlations.append(correlation)
     return correlations
 
 
@@ -267,7 +298,12 @@ def _of(lines: pd.DataFrame, algorithm: str, setting: str) -> pd.DataFrame:
     return lines[same]
 
 
-def _panel(data: Data, curves: pd.DataFrame, random: pd.DataFrame, title: str) -> alt.LayerChart:
+def _panel(
+    data: Data,
+    curves: pd.DataFrame,
+    random: pd.DataFrame,
+    title: str,
+) -> alt.LayerChart:
     level = random[["accuracy_valid", "accuracy_valid_low", "accuracy_valid_high"]]
     base = data.chart(level.set_axis(["accuracy", "low", "high"], axis=1))
     scale = alt.Scale(zero=False)
@@ -297,7 +333,11 @@ def _panel(data: Data, curves: pd.DataFrame, random: pd.DataFrame, title: str) -
 
 
 def _line(
-    data: Data, curves: pd.DataFrame, pick: str, colour: str, dash: Sequence[int]
+    data: Data,
+    curves: pd.DataFrame,
+    pick: str,
+    colour: str,
+    dash: Sequence[int],
 ) -> alt.Chart:
     part = curves.loc[curves["pick"] == pick, ["candidates", "accuracy"]]
     rise, fall = part["accuracy"].diff(), part["accuracy"].diff(-1)
@@ -325,18 +365,26 @@ class Figures:
 
 def figures(study: Study) -> Figures | None:
     lines = against_chance(study.last)
-    return None if lines.empty else Figures(lines, correlations(study.last))
+    if lines.empty:
+        return None
+    return Figures(lines, correlations(study.last))
 
 
 def picture(study: Study, figures: Figures) -> Picture:
-    random = figures.lines[figures.lines["network"] == "random"]
-    return chart(curves(study.last), random, study.name)
+    is_random = figures.lines["network"] == "random"
+    random = figures.lines[is_random]
+    means = curves(study.last)
+    return chart(means, random, study.name)
 
 
 def table(_: Study, figures: Figures) -> pd.DataFrame:
     if figures.correlations.empty:
         return figures.lines
-    return figures.lines.merge(figures.correlations, how="left", on=["algorithm", "setting"])
+    return figures.lines.merge(
+        figures.correlations,
+        how="left",
+        on=["algorithm", "setting"],
+    )
 
 
 def html(study: Study, figures: Figures, drawings: Drawings) -> Iterator[str]:
