@@ -16,6 +16,7 @@ from ..analysis.rows.mistake import Mistake
 from . import models
 from .contract import Algorithm, Member
 from .data.augment import AUGMENTATIONS
+from .data.changes import Changes
 from .data.dataset import Data
 from .data.readers import DATASETS
 from .domain import Domain, canonical
@@ -43,7 +44,8 @@ class Task:
     schedule of the learning rate: constant; cosine or linear to 0; inverse, (1 + 1e-4 step)^-0.75
     (Caffe's LeNet); auto: the algorithm's own, and cosine for those without.  warmup: the share of
     the steps in which the rate rises first; the schedule has the rest.  split_seed: draws the
-    splits that the data set lacks.  augment: what is done to training images, out of crop (up to 4
+    splits that the data set lacks.  train_share, label_noise, imbalance: `data.changes.Changes` of
+    the training split.  augment: what is done to training images, out of crop (up to 4
     pixels, zeros around) and flip (left and right).  device: auto takes a GPU if there is one.
     stream: whether inputs stay where they are and are read batch by batch; auto: if they would take
     more than half of the device's free memory; results are the same.  starts: a folder in which
@@ -63,6 +65,9 @@ class Task:
     rungs: int = 4
     dense_share: float = 0.4
     split_seed: int = 0
+    train_share: float = 1.0
+    label_noise: float = 0.0
+    imbalance: float = 1.0
     augment: Sequence[str] = ()
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -145,6 +150,9 @@ class Task:
                 raise Mistake(f"`{name}` {error}") from None
             self._keep(name, value)
         self._keep("augment", _augmentations(self.augment))
+        if self.train_share <= 0:
+            rule = "`train_share` is the share of the training examples that is kept"
+            raise Mistake(f"{rule} and lies above 0; got {self.train_share}")
         if self.epochs <= 0:
             raise Mistake(f"`epochs` is the training budget and lies above 0; got {self.epochs}")
 
@@ -205,6 +213,11 @@ class Task:
         return self.workbench.structure
 
     # The model, and the budget.
+
+    @property
+    def changes(self) -> Changes:
+        """What is done to the training split."""
+        return Changes(self.train_share, self.label_noise, self.imbalance)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -303,7 +316,7 @@ class Task:
         return dataclasses.asdict(self)
 
 
-LATER = ("warmup",)
+LATER = ("warmup", "train_share", "label_noise", "imbalance")
 """Keys that came later. At their defaults they are no part of a member's name, so that members of
 older studies keep theirs.
 """
@@ -394,5 +407,12 @@ DOMAINS = {
     "rungs": _whole("the number of measurements", low=1),
     "dense_share": _number("the share of the budget for a dense phase", high=1, open_high=True),
     "split_seed": _whole("the seed of the splits", low=0),
+    "train_share": _number("the share of the training examples that is kept", high=1),
+    "label_noise": _number(
+        "the share of the training labels that are wrong", high=1, open_high=True
+    ),
+    "imbalance": Domain(
+        "real", 1, "how many times the last class's examples the first class has", low=1
+    ),
 }
 """The keys of a task that hold one number or word, and the values that each may have."""

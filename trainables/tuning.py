@@ -100,7 +100,8 @@ class CohortTrainable(tune.Trainable):
         self._task = shared = _task(task, str(folder / "starts"))
         if data is not None:
             options, seed = shared.dataset_options, shared.split_seed
-            share.give(shared.dataset, options, seed, shared.torch_dtype, data)
+            kind, changes = shared.torch_dtype, shared.changes
+            share.give(shared.dataset, options, seed, kind, data, changes)
         self._training: Training | None = None
         if cohort.algorithm:
             limits = [Limit.parse(limit) for limit in config["limits"]]

@@ -54,8 +54,15 @@ class Workbench:
     def data(self) -> Data:
         """The data set, on the device."""
         task = self._task
-        place = (task.torch_dtype, self.device, task.stream)
-        data = splits.load(task.dataset, task.dataset_options, task.split_seed, *place)
+        data = splits.load(
+            task.dataset,
+            task.dataset_options,
+            task.split_seed,
+            task.torch_dtype,
+            self.device,
+            task.stream,
+            task.changes,
+        )
         if task.augment and len(data.shape) != 3:
             rule = "`augment` is for images, (channels, height, width)"
             raise Mistake(f"{rule}; got inputs of shape {data.shape}")

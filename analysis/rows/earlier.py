@@ -12,8 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 FIRST_VERSION = 1
-SINCE = {"search_flops": 2, "layers": 3}
+SINCE = {
+    "search_flops": 2,
+    "layers": 3,
+    "train_share": 4,
+    "label_noise": 4,
+    "imbalance": 4,
+}
 """The schema version that a column came with; all others are as old as the table."""
+BEFORE = {"train_share": 1.0, "label_noise": 0.0, "imbalance": 1.0}
+"""What all rows had before a column said it."""
 SOURCES = {"search_flops": "train_flops"}
 """The column that a later one is derived from."""
 
@@ -46,6 +54,8 @@ def _later(rows: pa.Table, field: pa.Field) -> pa.Array:
     """What stands in a column that came later."""
     if field.name == "search_flops":
         return _search_flops(rows)
+    if field.name in BEFORE:
+        return pa.array([BEFORE[field.name]] * rows.num_rows, field.type)
     return pa.nulls(rows.num_rows, field.type)
 
 

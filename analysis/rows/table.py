@@ -24,7 +24,7 @@ from . import earlier
 from .mistake import Mistake
 from .storage import Location, Where, atomic, each, locate, source
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FOOTER = b"prunefront"
 RUNNING = "running"
 FINAL = ("done", "stopped", "diverged", "failed", "skipped")
@@ -38,6 +38,13 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("algorithm", _text, "name of the algorithm"),
     ("model", _text, "name or dotted path of the model"),
     ("dataset", _text, "name or dotted path of the data set"),
+    ("train_share", _real, "share of the training examples that is kept; 1: all"),
+    ("label_noise", _real, "share of the training labels that were made wrong"),
+    (
+        "imbalance",
+        _real,
+        "how many times the last class's training examples the first class has; 1: as they are",
+    ),
     ("seed", _count, "seed of the member: initial weights, order of examples, every random draw"),
     (
         "member",

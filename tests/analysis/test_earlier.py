@@ -51,11 +51,13 @@ def stamped(file: Location, version: Any) -> None:
     pq.write_table(rows.replace_schema_metadata({table.FOOTER: json.dumps(stamp)}), file)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_rows_are_read_with_every_column_of_today(kept: Kept, version: int) -> None:
     rows = table.read(kept(version))
     assert tuple(rows.columns[: len(table.NAMES)]) == table.NAMES
-    assert rows["layers"].isna().all()
+    assert rows["layers"].isna().all() == (version < 3)
+    assert set(rows["train_share"]) == set(rows["imbalance"]) == {1.0}
+    assert set(rows["label_noise"]) == {0.0}
     assert rows["search_flops"].dtype == "int64"
     dense = rows[rows["arm"] == "dense"]
     assert dense["train_flops"].tolist() == [4319232, 4319232]
@@ -95,16 +97,16 @@ def test_versions_may_lie_in_one_folder(kept: Kept) -> None:
     assert len(table.read(folder)) == 10
 
 
-@pytest.mark.parametrize("version", [0, 4, None, "2", 1.5])
+@pytest.mark.parametrize("version", [0, 5, None, "2", 1.5])
 def test_a_version_that_is_not_known_is_refused_by_a_sentence(kept: Kept, version: Any) -> None:
     folder = kept(2)
     file = table.files(folder)[1]
     stamped(file, version)
-    said = f"{file}: of schema version {version}, where 1 to 3 are read; {table.ASIDE}"
+    said = f"{file}: of schema version {version}, where 1 to 4 are read; {table.ASIDE}"
     with pytest.raises(Mistake) as caught:
         table.read(folder)
     assert str(caught.value) == said
-    with pytest.raises(Mistake, match=f"of schema version {version}, where 1 to 3 are read"):
+    with pytest.raises(Mistake, match=f"of schema version {version}, where 1 to 4 are read"):
         list(table.scan(folder, ["arm"], "done", 100))
 
 
@@ -115,7 +117,7 @@ def test_a_file_lacks_nothing_that_its_version_had(kept: Kept) -> None:
         table.read(folder)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_report_is_written(kept: Kept, version: int) -> None:
     folder = kept(version)
     assert report.build(folder).exists()  # parts that fail would raise
@@ -126,7 +128,7 @@ def test_a_report_is_written(kept: Kept, version: int) -> None:
     assert set(attainment.read(folder)["arm"]) == set(rows["arm"])
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_the_plan_says_what_the_study_holds(kept: Kept, version: int) -> None:
     folder = kept(version)
     rows = table.read(folder)
@@ -160,7 +162,7 @@ def test_a_study_of_the_same_task_is_carried_on(kept: Kept) -> None:
     assert len(table.current(folder, table.read(folder))) == plan.total
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_kept_networks_are_loaded_and_answer_as_their_rows_say(kept: Kept, version: int) -> None:
     folder = kept(version)
     data = leaving.task(folder).data

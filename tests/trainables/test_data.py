@@ -23,6 +23,7 @@ from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Member, State
 from prunefront.trainables.data import splits
 from prunefront.trainables.data.augment import augment
+from prunefront.trainables.data.changes import AS_IT_IS
 from prunefront.trainables.data.dataset import Data
 from prunefront.trainables.data.stream import Stream
 from prunefront.trainables.domain import complete
@@ -181,7 +182,7 @@ def test_mean_and_deviation_of_a_large_data_set_are_those_of_a_sample(
 ):
     monkeypatch.setattr(splits, "SAMPLE_NUMBERS", 64 * 200)
     never, always, other = (
-        splits._load.__wrapped__(name, "{}", 0, torch.float64, CPU, stream)
+        splits._load.__wrapped__(name, "{}", 0, torch.float64, AS_IT_IS, CPU, stream)
         for name, stream in (
             ("test_data.lazy", "never"),
             ("test_data.lazy", "always"),
@@ -201,7 +202,7 @@ def test_data_stream_if_they_would_take_more_than_half_of_what_is_free(
     size = 1797 * 64 * 8
     for free, streams in ((2 * size, False), (2 * size - 1, True)):
         monkeypatch.setattr(splits, "free_bytes", lambda _, free=free: free)
-        found = splits._load.__wrapped__("digits", "{}", 0, torch.float64, CPU, "auto")
+        found = splits._load.__wrapped__("digits", "{}", 0, torch.float64, AS_IT_IS, CPU, "auto")
         assert isinstance(found.inputs["train"], Stream) == streams
 
 
@@ -215,9 +216,13 @@ def test_a_row_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
             match=r"^dataset test_data.lazy: row 77 of .* it raised KeyError: 77 "
             rf"\(test_data.py, line {line}\)$",
         ):
-            splits._load.__wrapped__("test_data.lazy", "{}", 0, torch.float32, CPU, stream)
+            splits._load.__wrapped__(
+                "test_data.lazy", "{}", 0, torch.float32, AS_IT_IS, CPU, stream
+            )
     monkeypatch.setattr(Decoded, "broken", -1)
-    found = splits._load.__wrapped__("test_data.lazy", "{}", 0, torch.float32, CPU, "always")
+    found = splits._load.__wrapped__(
+        "test_data.lazy", "{}", 0, torch.float32, AS_IT_IS, CPU, "always"
+    )
     monkeypatch.setattr(Decoded, "broken", 77)
     with pytest.raises(
         ValueError,

@@ -122,7 +122,5 @@ def test_a_checkpoint_takes_new_values_of_what_is_tunable_and_refuses_others(tmp
 def test_what_is_wrong_is_said_before_any_trial():
     with pytest.raises(ValueError, match='no algorithm "dsn"; did you mean "dns"'):
         trainable("dsn", TASK)
-    with pytest.raises(
-        ValueError, match="`sparsity` is the share removed at the end: a number in"
-    ):
+    with pytest.raises(ValueError, match="`sparsity` is the share removed at the end: a number in"):
         trainable("dns", TASK)({"sparsity": 1.0})

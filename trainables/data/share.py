@@ -12,14 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .changes import AS_IT_IS, Changes
 from .dataset import Data
 from .stream import Stream
 
 Packed = Mapping[str, Any]
 """A data set as arrays, which processes of one machine can share."""
 
-Key = tuple[str, str, int, torch.dtype]
-"""Name, options as JSON, seed of the split, type of inputs: the same for the same data."""
+Key = tuple[str, str, int, torch.dtype, Changes]
+"""Name, options as JSON, seed of the split, type of inputs, changes of the training split: the same
+for the same data.
+"""
 
 _GIVEN: dict[Key, Packed] = {}
 
@@ -29,11 +32,12 @@ def key(
     options: Mapping[str, Any],
     split_seed: int,
     dtype: torch.dtype,
+    changes: Changes = AS_IT_IS,
 ) -> Key:
     """What a data set is known by in a process."""
     # Text, since mappings have no hash.
     sorted_options = json.dumps(options, sort_keys=True)
-    return name, sorted_options, split_seed, dtype
+    return name, sorted_options, split_seed, dtype, changes
 
 
 def pack(data: Data) -> Packed | None:
@@ -64,11 +68,12 @@ def give(
     split_seed: int,
     dtype: torch.dtype,
     packed: Packed,
+    changes: Changes = AS_IT_IS,
 ) -> None:
     """Let `splits.load` use what another process read and packed, instead of reading files that may
     not be on this machine.
     """
-    known_by = key(name, options, split_seed, dtype)
+    known_by = key(name, options, split_seed, dtype, changes)
     if known_by not in _GIVEN:
         _GIVEN.clear()  # one study at a time
         _GIVEN[known_by] = packed

@@ -27,6 +27,7 @@ from ..models import call
 from ..training import draws
 from ..training.memory import free_bytes
 from . import doubts, share
+from .changes import AS_IT_IS, Changes
 from .dataset import Data
 from .readers import DATASETS
 from .sources import Guarded, Source, Sources, Split, check_sources, fetch
@@ -56,14 +57,15 @@ def load(
     dtype: torch.dtype,
     device: torch.device,
     stream: str = "auto",
+    changes: Changes = AS_IT_IS,
 ) -> Data:
     """The data set `name` (a key of DATASETS or a dotted path) on `device`, or streaming to it;
     read once per process.
 
     stream: always, never, or auto, if it takes more than RESIDENT_SHARE of the device's free
-    memory. Raises Mistake naming what is wrong with the data.
+    memory.  changes: of the training split.  Raises Mistake naming what is wrong with the data.
     """
-    key = share.key(name, options, split_seed, dtype)
+    key = share.key(name, options, split_seed, dtype, changes)
     may_be_shared = stream != "always"
     if may_be_shared and share.is_given(key):
         return share.unpack(key, device)
@@ -76,6 +78,7 @@ def _load(
     options: str,
     split_seed: int,
     dtype: torch.dtype,
+    changes: Changes,
     device: torch.device,
     stream: str,
 ) -> Data:
@@ -84,7 +87,7 @@ def _load(
     returned = call("dataset", name, DATASETS, **given)
     sources = check_sources(where, returned)
     try:
-        data = _prepared(sources, split_seed, dtype, device, stream)
+        data = _prepared(sources, split_seed, dtype, changes, device, stream)
     except Mistake as error:
         raise Mistake(f"{where}: {error}") from error
     cautions = [f"{where}: {caution}" for caution in data.cautions]
@@ -95,6 +98,7 @@ def _prepared(
     sources: Sources,
     split_seed: int,
     dtype: torch.dtype,
+    changes: Changes,
     device: torch.device,
     stream: str,
 ) -> Data:
@@ -110,6 +114,7 @@ def _prepared(
     cautions = _doubted(sources, glimpses, dtype)
     digest = _digest(sources.splits, glimpses)
     splits = _completed(sources.splits, split_seed)
+    splits["train"] = _changed(splits["train"], changes, classes, split_seed)
     cautions += doubts.missing_classes(_labels(splits), classes)
     train, _ = splits["train"]
     mean, scale = _standard(train, sources.shape, dtype)
@@ -297,6 +302,16 @@ def _carve(
     left = _part(train, rest)
     taken = _part(train, carved)
     return left, taken
+
+
+def _changed(train: Split, changes: Changes, classes: int, seed: int) -> Split:
+    """The training split as a study wants it."""
+    if changes == AS_IT_IS:
+        return train
+    _, labels = train
+    rows, changed_labels = changes.apply(labels, classes, seed)
+    inputs, _ = _part(train, rows)
+    return inputs, changed_labels
 
 
 def _part(pair: Split, rows: np.ndarray) -> Split:
