@@ -60,7 +60,7 @@ def stacked(task: Task, member: Member, count: int) -> float:
     parents = dense_networks(task, [member.seed], 0)
     hand.synchronize(task.torch_device)
     begun = time.perf_counter()
-    search(task, parents, 0, member, count)
+    search(task, parents, 0, member, [count])
     hand.synchronize(task.torch_device)
     return count / (time.perf_counter() - begun)
 

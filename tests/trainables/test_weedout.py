@@ -20,7 +20,7 @@ from prunefront.trainables.contract import Member, State
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
-from prunefront.trainables.training import stack
+from prunefront.trainables.training import draws, stack
 from prunefront.trainables.training.dense import dense_networks
 
 WEEDOUT, CHANCE = find("weedout"), find("chance")
@@ -33,7 +33,7 @@ def member(candidates: int = 1, seed: int = 0, **hp: Any) -> Member:
 
 
 def scores(task: Task, of: Member, count: int) -> torch.Tensor:
-    return search(task, dense_networks(task, [of.seed], 0), 0, of, count).losses
+    return search(task, dense_networks(task, [of.seed], 0), 0, of, [count]).losses
 
 
 def kept(task: Task, state: State) -> list[dict[str, torch.Tensor]]:
@@ -189,7 +189,7 @@ def test_networks_that_no_member_uses_any_more_are_trained_no_more():
 def test_the_search_leaves_the_parent_as_it_was():
     parents = dense_networks(TASK, [0, 1], 0)
     before = copy.deepcopy(parents)
-    search(TASK, parents, 1, member(100), 100)
+    search(TASK, parents, 1, member(100), [100])
     assert all(torch.equal(value, before.params[name]) for name, value in parents.params.items())
     untouched = TASK.build(1)
     state = WEEDOUT.start(TASK, [member(100, seed=1)])
@@ -223,7 +223,7 @@ def test_warm_up_comes_before_the_search_and_out_of_the_budget():
     )
     assert not torch.equal(
         scores(task, member(20), 20),
-        search(task, dense_networks(task, [0], 30), 0, member(20), 20).losses,
+        search(task, dense_networks(task, [0], 30), 0, member(20), [20]).losses,
     )
     for _ in range(2):
         state = WEEDOUT.advance(task, state)
@@ -286,3 +286,81 @@ def test_features_first_layers_compute_what_linear_layers_do():
         x = torch.randn(shape)
         torch.testing.assert_close(stack.features_first(odd)(x), odd(x))
     assert type(odd) is nn.Linear
+
+
+STRATEGIES = ("mutation", "climb", "genetic")
+WIDE = Task(model_options={"widths": [40, 30]}, epochs=1, rungs=1, dtype="float64")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "how", [{}, {"granularity": "weight"}, {"allocation": "global"}, {"sparsity": 0.0}]
+)
+def test_candidates_of_every_strategy_are_a_prefix_and_keep_as_much(
+    strategy: str, how: dict[str, Any]
+):
+    """The first generation is that of random search; a budget is a prefix of every larger one; as
+    much is kept as at random.
+    """
+    hp = {"sparsity": 0.7, "strategy": strategy, **how}
+    counts = [1, 3, 16, 17, 50, 80]
+    whole = scores(TASK, member(80, **hp), 80)
+    assert torch.equal(scores(TASK, member(50, **hp), 50), whole[:50])
+    first = scores(TASK, member(16, **{**hp, "strategy": "random"}), 16)
+    torch.testing.assert_close(first, whole[:16], rtol=0, atol=1e-12)
+    members = [member(count, **hp) for count in counts]
+    state = WEEDOUT.start(TASK, members)
+    assert state.members["score"].tolist() == [float(whole[:count].min()) for count in counts]
+    for of, mask in zip(members, kept(TASK, state), strict=True):
+        (random,) = kept(TASK, WEEDOUT.start(TASK, [member(1, **{**hp, "strategy": "random"})]))
+        total = sum(int(part.sum()) for part in mask.values())
+        assert total == sum(int(part.sum()) for part in random.values()) or "allocation" in how, of
+    alone = WEEDOUT.start(TASK, members[3:4])
+    for name, mask in kept(TASK, alone)[0].items():
+        assert torch.equal(mask, kept(TASK, state)[3][name])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("model", ["mlp", "example_models.normed", "example_models.residual"])
+def test_what_is_trained_is_what_was_scored(strategy: str, model: str):
+    options = {"widths": [24, 16]} if model == "mlp" else {}
+    task = dataclasses.replace(TASK, model=model, model_options=options)
+    of = member(70, sparsity=0.6, strategy=strategy, examples=200)
+    state = WEEDOUT.start(task, [of])
+    networks = WEEDOUT.networks(task, state)
+    module = task.build(0).eval()
+    for name, value in networks.params.items():
+        module.get_parameter(name).data.copy_(value[0])
+    rows = search_rows(task, of)
+    logits = module(task.data.examples("train", rows)).detach()
+    loss = F.cross_entropy(logits, task.data.labels["train"][rows])
+    assert float(loss) == pytest.approx(float(state.members["score"][0]), rel=1e-9)
+    state = WEEDOUT.advance(task, state)
+    after = WEEDOUT.networks(task, state)
+    for name, mask in networks.kept.items():
+        assert torch.equal(after.kept[name], mask), "the mask is frozen"
+
+
+def search_rows(task: Task, of: Member) -> torch.Tensor:
+    """The training examples that candidates of a member are scored on."""
+    key = draws.key(torch.tensor(of.seed), "weedout")
+    order = draws.permutation(key, len(task.data.labels["train"]))
+    count = of.hp["examples"]
+    assert isinstance(count, int)
+    return order[:count]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_strategy_finds_better_scores_than_chance_at_equal_evaluations(strategy: str):
+    led, drawn = [], []
+    for seed in range(6):
+        hp = {"sparsity": 0.8, "seed": seed}
+        led.append(float(scores(WIDE, member(320, strategy=strategy, **hp), 320).min()))
+        drawn.append(float(scores(WIDE, member(320, **hp), 320).min()))
+    better = sum(one < other for one, other in zip(led, drawn, strict=True))
+    assert better >= 5, (led, drawn)
+
+
+def test_the_worst_is_a_control_of_random_search_alone():
+    with pytest.raises(ValueError, match=r"`pick` worst is a control of random .*; got climb"):
+        WEEDOUT.check(TASK, member(4, pick="worst", strategy="climb").hp)

@@ -11,6 +11,9 @@ The paper gives neither N nor the score; 3 is our reading. Candidate i depends o
 the candidates of n are a prefix of those of N, and the winner for every n <= N is a prefix minimum.
 So members that differ in `candidates` share one search, and only its distinct winners are trained,
 about ln N + 0.58 of them. Candidate 1 is what `chance` draws.
+
+Other strategies than random search, which the paper names as future work, make candidates out of
+those that they have scored, in generations that do not depend on N either.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from ..training.dense import dense_networks
 from ..training.pruner import Context, Params, space
 from ..training.start import Dense
 from ..tree import take
+from . import _weedout_strategies as strategies
 from ._masked import SPARSITY, Masked
 from ._structured import no_units
 
@@ -45,6 +49,10 @@ CHUNK = 128
 """Candidates computed at a time. Fixed: a score does not depend on the count."""
 OUTPUTS = 1 << 26
 """Numbers that a layer gives for all candidates computed at a time."""
+
+
+Key = tuple[int, Value, int]
+"""Seed, sparsity and number, from 0, of a candidate."""
 
 
 class _Candidate(Masked):
@@ -90,6 +98,10 @@ class Weedout(Algorithm):
     """The best of the first `candidates` random sub-networks by loss before training; or the worst
     of them, as a control.
 
+    strategy random: the paper's.  mutation: (1 + lambda), of the best so far.  climb: swaps of two
+    nodes of the best so far.  genetic: crossover and mutation of the best 16 so far. All are
+    compared at equal numbers of evaluations, `candidates`; lambda, neighbourhood and population
+    are 16.
     granularity, allocation: as for `chance`; the paper's are node and uniform.  width: a factor, of
     over-parameterisation.
     warmup: steps of dense training before the search, out of the budget.
@@ -104,6 +116,13 @@ class Weedout(Algorithm):
         **{name: dataclasses.replace(_TRAINING.space[name], tunable=False) for name in _INHERITED},
         "candidates": Domain(
             "whole", 64, "the number of sub-networks searched", low=1, high=10**7, log=True
+        ),
+        "strategy": Domain(
+            "choice",
+            "random",
+            "where candidates come from",
+            choices=("random", *strategies.STRATEGIES),
+            static=True,
         ),
         "pick": Domain(
             "choice", "best", "which of them is trained", choices=("best", "worst"), static=True
@@ -135,6 +154,9 @@ class Weedout(Algorithm):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if hp["granularity"] == "node" and (why := no_units(task)):
             raise Mistake(f"`granularity` node: {why}")
+        if hp["pick"] == "worst" and hp["strategy"] != "random":
+            rule = "`pick` worst is a control of random search: `strategy` random"
+            raise Mistake(f"{rule}; got {hp['strategy']}")
         warmup = _whole(hp["warmup"])
         most = task.steps - task.rungs
         if warmup > most:
@@ -148,12 +170,14 @@ class Weedout(Algorithm):
         seeds = list(distinct)
         warmup = _whole(hp["warmup"])
         parents = dense_networks(task, seeds, warmup)
-        columns = _choose(task, parents, seeds, members)
+        columns, genomes = _choose(task, parents, seeds, members)
         winners = columns["winner"].tolist()
         networks, of = _distinct(members, winners)
         columns["slot"] = torch.arange(len(members))
         columns["of"] = torch.tensor(of)
         inner = _begin(task, parents, seeds, networks)
+        if hp["strategy"] != "random":
+            _put_masks(task, inner, networks, genomes)
         held: dict[str, Tensor] = {}
         for name, column in columns.items():
             held[name] = column.to(task.torch_device)
@@ -233,6 +257,33 @@ def _begin(
     return _TRAINING.begin(task, networks, dense)
 
 
+def _put_masks(
+    task: Task,
+    inner: State,
+    networks: Sequence[Member],
+    genomes: Mapping[Key, strategies.Genomes],
+) -> None:
+    """Put the masks of found candidates in place of those that their numbers would draw."""
+    mask = inner.members["pruning"]["mask"]
+    for place, network in enumerate(networks):
+        hp = network.hp
+        genome = genomes[_key(network, _whole(hp["candidate"]))]
+        own = masks.at_random(
+            task.structure,
+            take(inner.members["params"], place),
+            strategies.drawn(genome),
+            torch.tensor(hp["sparsity"], dtype=torch.float64, device=task.torch_device),
+            str(hp["granularity"]),
+            str(hp["allocation"]),
+        )
+        for name, kept in own.items():
+            mask[name][place] = kept
+
+
+def _key(member: Member, candidate: int) -> Key:
+    return member.seed, member.hp["sparsity"], candidate
+
+
 def _inherit(member: Member, candidate: int) -> Member:
     """The network that is trained for `member`: one for all members with this winner."""
     hp = {name: member.hp[name] for name in _INHERITED}
@@ -245,10 +296,11 @@ def _choose(
     parents: Dense,
     seeds: list[int],
     members: Sequence[Member],
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], dict[Key, strategies.Genomes]]:
     """Each member's candidate: its number from 1, its score, and what its own count of candidates
-    cost, (K,) each.
+    cost, (K,) each; and the genomes of those that were not drawn at random.
     """
+    genomes: dict[Key, strategies.Genomes] = {}
     score, seconds = torch.zeros(2, len(members), dtype=torch.float64)
     winner, flops = torch.zeros(2, len(members), dtype=torch.int64)
     for group in _sharing(members):
@@ -261,8 +313,10 @@ def _choose(
             parents,
             place,
             first,
-            count=max(candidates),
+            counts=candidates,
         )
+        for number, genome in searched.genomes.items():
+            genomes[_key(first, number)] = genome
         ranked = searched.losses
         if first.hp["pick"] == "worst":
             ranked = -ranked
@@ -272,12 +326,13 @@ def _choose(
         winner[group] = chosen + 1
         flops[group] = counts * searched.flops
         seconds[group] = counts.double() * searched.seconds
-    return {
+    columns = {
         "score": score,
         "winner": winner,
         "flops": flops,
         "seconds": seconds,
     }
+    return columns, genomes
 
 
 def _sharing(members: Sequence[Member]) -> list[list[int]]:
@@ -292,12 +347,13 @@ def _sharing(members: Sequence[Member]) -> list[list[int]]:
 
 class Search(NamedTuple):
     """Step 3. losses: (N,) float64, of candidates 1 to N before training.  flops, seconds: what one
-    of them cost.
+    of them cost.  genomes: of the winners by number, from 0, unless they are drawn at random.
     """
 
     losses: Tensor
     flops: int
     seconds: float
+    genomes: Mapping[int, strategies.Genomes]
 
 
 @torch.no_grad()
@@ -306,27 +362,71 @@ def search(
     parents: Dense,
     place: int,
     member: Member,
-    count: int,
+    counts: Sequence[int],
 ) -> Search:
-    """Scores of the first `count` candidates of the parent at `place`, for the seed, sparsity and
-    options of `member`.
+    """Scores of as many candidates of the parent at `place` as the largest of `counts`, for the
+    seed, sparsity and options of `member`; genomes of the winners of each count.
     """
     scoring = _Scoring(task, parents, place, member)
     begun = time.perf_counter()
+    genomes: dict[int, strategies.Genomes] = {}
+    if member.hp["strategy"] == "random":
+        losses = _drawn_losses(scoring, max(counts))
+    else:
+        losses, genomes = _led_losses(scoring, str(member.hp["strategy"]), counts)
+    spent = time.perf_counter() - begun
+    return Search(
+        losses=losses[: max(counts)],
+        flops=len(scoring.rows) * task.counts.flops,
+        seconds=spent / len(losses),
+        genomes=genomes,
+    )
+
+
+def _drawn_losses(scoring: _Scoring, count: int) -> Tensor:
+    """Losses of at least `count` candidates that are drawn at random."""
     losses: list[Tensor] = []
     for start in range(0, count, CHUNK):
         end = start + CHUNK
-        numbers = torch.arange(start, end, device=task.torch_device)
+        numbers = torch.arange(start, end, device=scoring.seed.device)
         mask = vmap(scoring.mask)(numbers)
         losses.append(scoring.losses(mask))
         pulse.tell("candidate", end, count)
-    joined = torch.cat(losses).cpu()
-    spent = time.perf_counter() - begun
-    return Search(
-        losses=joined[:count],
-        flops=len(scoring.rows) * task.counts.flops,
-        seconds=spent / len(joined),
-    )
+    return torch.cat(losses).cpu()
+
+
+def _led_losses(
+    scoring: _Scoring, strategy: str, counts: Sequence[int]
+) -> tuple[Tensor, dict[int, strategies.Genomes]]:
+    """Losses of at least as many candidates as the largest of `counts`, each generation out of
+    those before it; and the genomes of the best of each count, by number.
+    """
+    size = strategies.GENERATION
+    genomes = scoring.first_genomes(size)
+    population: strategies.Population | None = None
+    losses = torch.zeros(0, dtype=torch.float64)
+    winners: dict[int, strategies.Genomes] = {}
+    best: strategies.Genomes = {}
+    for generation in range(-(-max(counts) // size)):
+        if population is not None:
+            genomes = strategies.offspring(strategy, population, scoring.seed, generation)
+        scored = scoring.losses(vmap(scoring.mask_of)(genomes), size)
+        before = len(losses)
+        losses = torch.cat([losses, scored.cpu()])
+        places = records(losses)
+        for count in counts:
+            winner = int(places[min(count, len(losses)) - 1])
+            if before < count <= before + size:
+                is_new = winner >= before
+                winners[winner] = take(genomes, winner - before) if is_new else best
+        last = int(places[-1])
+        if last >= before:
+            best = take(genomes, last - before)
+        empty = strategies.Population(take(genomes, slice(0, 0)), scored[:0])
+        population = (population or empty).join(genomes, scored)
+        population.kept = scoring.kept_of(take(population.genomes, 0))
+        pulse.tell("candidate", len(losses), max(counts))
+    return losses, winners
 
 
 class _Scoring:
@@ -375,15 +475,43 @@ class _Scoring:
 
     def mask(self, number: Tensor) -> dict[str, Tensor]:
         """Step 2: the mask of one candidate, counted from 0."""
-        structure = self.structure
+        return self._mask(self._draw(number))
+
+    def mask_of(self, genome: strategies.Genomes) -> dict[str, Tensor]:
+        """The mask of a genome."""
+        return self._mask(strategies.drawn(genome))
+
+    def first_genomes(self, count: int) -> strategies.Genomes:
+        """Those of the first candidates of random search."""
+        shapes = strategies.sites(self.structure, self.params, str(self.hp["granularity"]))
+
+        def genome(number: Tensor) -> strategies.Genomes:
+            draw = self._draw(number)
+            return {site: draw(site, shape) for site, shape in shapes.items()}
+
+        numbers = torch.arange(count, device=self.seed.device)
+        return vmap(genome)(numbers)
+
+    def kept_of(self, genome: strategies.Genomes) -> strategies.Genomes:
+        """What a genome keeps, by site."""
+        draw = strategies.drawn(genome)
+        allocation = str(self.hp["allocation"])
+        if self.hp["granularity"] == "node":
+            return masks.random_units(self.structure, draw, self.sparsity, allocation)
+        return masks.weights(self.structure, genome, self.sparsity, allocation)
+
+    def _draw(self, number: Tensor) -> masks.Draw:
         ctx = Context(
             hp={"candidate": number},
             seed=self.seed,
             step=0,
             steps=self.task.steps,
-            structure=structure,
+            structure=self.structure,
         )
-        draw = _draw(ctx)
+        return _draw(ctx)
+
+    def _mask(self, draw: masks.Draw) -> dict[str, Tensor]:
+        structure = self.structure
         allocation = str(self.hp["allocation"])
         if self.hp["granularity"] == "weight":
             return masks.at_random(
@@ -404,30 +532,30 @@ class _Scoring:
         )
         return column_masks(structure, units, self.params)
 
-    def losses(self, mask: Params) -> Tensor:
-        """(CHUNK,) float64: the mean loss of the candidates with these masks, (CHUNK, ...) each."""
+    def losses(self, mask: Params, count: int = CHUNK) -> Tensor:
+        """(count,) float64: the mean loss of the candidates with these masks, (count, ...) each."""
         task = self.task
         data = task.data
-        total = torch.zeros(CHUNK, dtype=torch.float64, device=task.torch_device)
-        outputs_of_one = CHUNK * _largest(task)
+        total = torch.zeros(count, dtype=torch.float64, device=task.torch_device)
+        outputs_of_one = count * _largest(task)
         size = max(1, OUTPUTS // outputs_of_one)
         for part in self.rows.split(size):
             inputs = data.examples("train", part).to(self.kind)
-            logits = self._logits(mask, inputs).mT  # (CHUNK, classes, examples)
+            logits = self._logits(mask, inputs, count).mT  # (count, classes, examples)
             logits = logits.to(task.torch_dtype)
             labels = data.labels["train"][part]
-            wanted = labels.expand(CHUNK, -1)
+            wanted = labels.expand(count, -1)
             losses = F.cross_entropy(logits, wanted, reduction="none")
             total += losses.sum(1)
         return total / len(self.rows)
 
-    def _logits(self, mask: Params, inputs: Tensor) -> Tensor:
-        """(CHUNK, examples, classes)."""
+    def _logits(self, mask: Params, inputs: Tensor, count: int) -> Tensor:
+        """(count, examples, classes)."""
         if self.task.stackable:
             logits_of_all = vmap(self._logits_of_one, in_dims=(0, None))
             return logits_of_all(mask, inputs)
         alone: list[Tensor] = []
-        for c in range(CHUNK):
+        for c in range(count):
             own = take(mask, c)
             logits = self._logits_of_one(own, inputs)
             alone.append(logits)

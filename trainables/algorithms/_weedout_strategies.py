@@ -1,0 +1,164 @@
+"""How Weedout goes on from the candidates that it has scored: mutation, swaps of nodes, crossover.
+
+A candidate is a genome: a number in [0, 1) for each unit or weight, of which a layer keeps those
+with the highest. So whatever a strategy does, exactly as many are kept as the sparsity says. A
+generation has GENERATION candidates, the first one is drawn as in random search, and nothing
+depends on how many there will be: a smaller budget is a prefix of a larger one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..structure import masks
+from ..structure.units import Structure
+from ..training import draws
+
+GENERATION = 16
+"""Candidates that are drawn from the same ones before them: lambda, the neighbourhood, the
+population.
+"""
+Genomes = dict[str, Tensor]
+"""Site -> numbers (G, *shape): of G candidates, or without the first dimension of one."""
+Draw = Callable[[str, tuple[int, ...]], Tensor]
+"""(what, shape) -> numbers in [0, 1)."""
+
+
+@dataclasses.dataclass
+class Population:
+    """The best GENERATION candidates so far, best first: genomes, and losses (G,) float64.
+
+    kept: of the best one, by site, what its mask keeps of what has a number.
+    """
+
+    genomes: Genomes
+    losses: Tensor
+    kept: Genomes = dataclasses.field(default_factory=dict)
+
+    def join(self, genomes: Genomes, losses: Tensor) -> Population:
+        """The best of these and of others; of equals the earlier ones."""
+        worth = torch.cat([self.losses, losses]).nan_to_num(nan=torch.inf)
+        order = torch.argsort(worth, stable=True)
+        best = order[:GENERATION]
+        together: Genomes = {}
+        for site, numbers in self.genomes.items():
+            both = torch.cat([numbers, genomes[site]])
+            together[site] = both[best]
+        return Population(together, worth[best])
+
+
+def sites(
+    structure: Structure, params: Mapping[str, Tensor], granularity: str
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of what is drawn for a candidate, by site."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if granularity == "node":
+        for layer in structure.hidden:
+            shapes[layer.name] = (layer.units,)
+        return shapes
+    for name in structure.parameters:
+        shapes[name] = tuple(params[name].shape)
+    return shapes
+
+
+def drawn(genome: Genomes) -> masks.Draw:
+    """One genome as what masks are drawn from."""
+
+    def draw(site: str, shape: tuple[int, ...]) -> Tensor:
+        return genome[site]
+
+    return draw
+
+
+def offspring(strategy: str, population: Population, seed: Tensor, generation: int) -> Genomes:
+    """The genomes of a generation, the second one being 1."""
+
+    def draw(what: str, shape: tuple[int, ...]) -> Tensor:
+        key = draws.key(seed, "weedout", strategy, generation, what)
+        return draws.uniform(key, shape)
+
+    return STRATEGIES[strategy](population, draw)
+
+
+def mutation(population: Population, draw: Draw) -> Genomes:
+    """(1 + lambda): of the best candidate, each number of a layer of n is drawn anew with
+    probability 1/n.
+    """
+    best: Genomes = {}
+    for site, numbers in population.genomes.items():
+        best[site] = numbers[:1].expand(GENERATION, *numbers.shape[1:])
+    return _mutated(best, draw)
+
+
+def climb(population: Population, draw: Draw) -> Genomes:
+    """Hill climbing: of the best candidate, a kept and a removed node of one layer are swapped."""
+    names = [name for name, kept in population.kept.items() if not kept.all()]
+    names = names or list(population.kept)
+    drawn_layers = draw("layer", (GENERATION,)) * len(names)
+    layers = drawn_layers.long()
+    swapped: Genomes = {}
+    for name, numbers in population.genomes.items():
+        best = numbers[:1].expand(GENERATION, *numbers.shape[1:])
+        swapped[name] = best
+        if name in names:
+            is_here = layers == names.index(name)
+            swapped[name] = _swapped(best, population.kept[name], is_here, name, draw)
+    return swapped
+
+
+def _swapped(best: Tensor, kept: Tensor, is_here: Tensor, name: str, draw: Draw) -> Tensor:
+    """The numbers (G, ...) of a layer, those of two random places exchanged where it `is_here`,
+    (G,): one that is kept and one that is removed.
+    """
+    flat = best.flatten(1)
+    inside = kept.flatten().nonzero()[:, 0]
+    outside = (~kept.flatten()).nonzero()[:, 0]
+    if not len(outside):
+        return best
+    pairs = draw(f"swap {name}", (GENERATION, 2))
+    first = inside[(pairs[:, 0] * len(inside)).long()]
+    second = outside[(pairs[:, 1] * len(outside)).long()]
+    rows = torch.arange(GENERATION, device=best.device)
+    exchanged = flat.clone()
+    exchanged[rows, first] = flat[rows, second]
+    exchanged[rows, second] = flat[rows, first]
+    chosen = torch.where(is_here[:, None], exchanged, flat)
+    return chosen.view(best.shape)
+
+
+def genetic(population: Population, draw: Draw) -> Genomes:
+    """Two parents, each the better of two drawn from the population; every number is of either one,
+    and then mutated.
+    """
+    count = len(population.losses)
+    rivals = (draw("parents", (GENERATION, 2, 2)) * count).long()
+    parents = rivals.amin(-1)  # the population is sorted
+    mother, father = parents.unbind(1)
+    crossed: Genomes = {}
+    for site, numbers in population.genomes.items():
+        of_mother = draw(f"cross {site}", (GENERATION, *numbers.shape[1:])) < 0.5
+        crossed[site] = torch.where(of_mother, numbers[mother], numbers[father])
+    return _mutated(crossed, draw)
+
+
+def _mutated(genomes: Genomes, draw: Draw) -> Genomes:
+    mutated: Genomes = {}
+    for site, numbers in genomes.items():
+        shape = tuple(numbers.shape)
+        rate = 1 / max(1, numbers[0].numel())
+        is_new = draw(f"where {site}", shape) < rate
+        fresh = draw(f"number {site}", shape)
+        mutated[site] = torch.where(is_new, fresh, numbers)
+    return mutated
+
+
+STRATEGIES: Mapping[str, Callable[[Population, Draw], Genomes]] = {
+    "mutation": mutation,
+    "climb": climb,
+    "genetic": genetic,
+}
+"""How the next generation comes from those before it; random search needs none."""
