@@ -307,6 +307,24 @@ def test_prices_are_derivatives_of_complexity_and_say_what_alpha_and_beta_say():
     assert _complexity_prices.complexity(task, units, blocks, half, half).item() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("width", [0.5, 2.0])
+def test_prices_are_in_units_of_the_tasks_model_whatever_width_training_starts_from(width: float):
+    """A unit with the same fan-in and fan-out costs as much in a wider network: J is the ratio of
+    complexities.
+    """
+    task = dataclasses.replace(TASK, model_options={**TASK.model_options, "width": 1.5})
+    wider = AWARE.parent(task, member(width=width).hp)
+    state = AWARE.start(wider, [member(width=width, nu=1.0)])
+    unit = state.scalars["static"]["unit"]
+    assert tuple(unit) == (task.counts.flops, task.counts.params)
+    theta = state.members["pruning"]["theta"]
+    units = {layer.name: theta[layer.name].sum(1) for layer in wider.structure.hidden}
+    blocks = {block.name: theta[block.name] for block in wider.structure.blocks}
+    one, zero = torch.ones(1).double(), torch.zeros(1).double()
+    J = _complexity_prices.complexity(wider, units, blocks, one, zero, tuple(unit))
+    assert J.item() == pytest.approx(wider.counts.flops / task.counts.flops)
+
+
 def test_kept_units_and_blocks_pay_their_price_and_gates_end_at_0_or_1():
     """The certificate: at least 95 % of what is kept costs more loss over all training data, when
     removed, than its price.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -20,23 +22,37 @@ def complexity(
     blocks: Gates,
     alpha: Tensor,
     beta: Tensor,
+    unit: tuple[int, int] | None = None,
 ) -> Tensor:
-    """J, (...): 1 for the whole network. units: hidden layer -> mean number of units (...).
-    blocks: block -> theta (...).
+    """J, (...): 1 for a network of the complexity `unit`, FLOPs and parameters (default: the whole
+    network's). units: hidden layer -> mean number of units (...).  blocks: block -> theta (...).
     """
-    whole = task.counts
+    counts = task.counts
     flops, params = expected(
         task.structure,
-        whole,
+        counts,
         units,
         blocks,
     )
-    share_flops = alpha * flops / whole.flops
-    share_params = (1 - alpha) * params / whole.params
+    unit_flops, unit_params = unit or (counts.flops, counts.params)
+    share_flops = alpha * flops / unit_flops
+    share_params = (1 - alpha) * params / unit_params
     width = share_flops + share_params
     total = beta * sum(blocks.values())
     depth = total / max(1, len(blocks))
     return (1 - beta) * width + depth
+
+
+def unit_of(task: Task, width: float) -> tuple[int, int]:
+    """FLOPs and parameters of the task's model, of which `task` has the given number of widths:
+    what prices are in, so that they do not depend on the width that training starts from.
+    """
+    if width == 1:
+        return task.counts.flops, task.counts.params
+    options = dict(task.model_options)
+    options["width"] = float(options["width"]) / width
+    own = dataclasses.replace(task, model_options=options)
+    return own.counts.flops, own.counts.params
 
 
 def prices(task: Task, state: State) -> tuple[Gates, Gates]:
@@ -72,6 +88,7 @@ def _slopes(task: Task, state: State) -> dict[str, Tensor]:
             blocks,
             alpha=hp["alpha"],
             beta=hp["beta"],
+            unit=tuple(state.scalars["static"]["unit"]),
         )
         cost = hp["nu"] * whole
         slopes = torch.autograd.grad(

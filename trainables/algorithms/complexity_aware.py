@@ -4,10 +4,12 @@
 Units and residual blocks have gates that are 0 or 1 at random, theta_j = P(xi_j = 1), and training
 minimises
 
-    E[C] + 1/2 lambda |W|^2 + nu J J = (1 - beta) (alpha E[FLOPs] / FLOPs_0 + (1 - alpha) E[params]
-    / params_0) + beta (mean theta of the blocks)
+    E[C] + 1/2 lambda |W|^2 + nu J
+    J = (1 - beta) width + beta (mean theta of the blocks)
+    width = alpha E[FLOPs] / FLOPs_0 + (1 - alpha) E[params] / params_0
 
-with C the training loss and J = 1 for the whole network. From the paper: gates learnt by projected
+with C the training loss, and FLOPs_0 and params_0 those of the task's model, whatever `width` of it
+training starts from: J = 1 for the task's whole model. From the paper: gates learnt by projected
 stochastic gradient, removal for good at 0, regularisers that follow from the complexity. The
 equations are our derivation. The flattening hyper-prior makes the price of a gate linear in its
 theta: price = d (nu J) / d theta, computed anew as the network shrinks. Every term is affine in
@@ -39,6 +41,7 @@ from ..training.start import Dense
 from . import _complexity_gates as gates
 from ._complexity_audit import audited, certificate
 from ._complexity_gates import Gates, gates_of
+from ._complexity_prices import unit_of
 from ._complexity_schedule import OFTEN, Schedule, schedule_of
 from ._complexity_update import has_learnt, learn
 from ._masked import removed
@@ -66,12 +69,16 @@ class ComplexityAware(GradientPruner):
     """
 
     source = "Guenter & Sideris 2024 (arXiv 2411.09127) for the method; equations: derivation"
-    version = 2
+    version = 3
     charges = True
     narrows = True
     space = space(
         nu=Domain(
-            "real", 0.1, "nats of training loss that the whole complexity may cost", low=0, log=True
+            "real",
+            0.1,
+            "nats of training loss that the complexity of the task's model may cost",
+            low=0,
+            log=True,
         ),
         alpha=Domain("real", 1.0, "what complexity is: FLOPs (1) or parameters (0)", low=0, high=1),
         beta=Domain("real", 0.0, "what is to be saved: depth (1) or width (0)", low=0, high=1),
@@ -173,6 +180,7 @@ class ComplexityAware(GradientPruner):
         schedule = Schedule(hp, task.steps - dense.steps)
         static = state.scalars["static"]
         static["interval"] = schedule.interval(task.structure)
+        static["unit"] = unit_of(task, float(hp["width"]))  # type: ignore[arg-type]
         return state
 
     def init(self, params: Params, ctx: Context) -> Pruning:
