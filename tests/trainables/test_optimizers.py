@@ -60,7 +60,7 @@ def theirs(
         optimizer = DAdaptAdam(
             parameters.values(),  # type: ignore[arg-type]
             lr=lr,
-            weight_decay=decay,
+            weight_decay=decay,  # type: ignore[arg-type]
             decouple=True,
             use_bias_correction=corrects,
         )

@@ -39,16 +39,18 @@ class Population:
     losses: Tensor
     kept: Genomes = dataclasses.field(default_factory=dict)
 
-    def join(self, genomes: Genomes, losses: Tensor) -> Population:
-        """The best of these and of others; of equals the earlier ones."""
-        worth = torch.cat([self.losses, losses]).nan_to_num(nan=torch.inf)
-        order = torch.argsort(worth, stable=True)
-        best = order[:GENERATION]
-        together: Genomes = {}
-        for site, numbers in self.genomes.items():
-            both = torch.cat([numbers, genomes[site]])
-            together[site] = both[best]
-        return Population(together, worth[best])
+
+def joined(population: Population | None, genomes: Genomes, losses: Tensor) -> Population:
+    """The best of a population and of another generation; of equals the earlier ones."""
+    if population is not None:
+        losses = torch.cat([population.losses, losses])
+        for site, numbers in population.genomes.items():
+            genomes = {**genomes, site: torch.cat([numbers, genomes[site]])}
+    worth = losses.nan_to_num(nan=torch.inf)
+    order = torch.argsort(worth, stable=True)
+    best = order[:GENERATION]
+    left = {site: numbers[best] for site, numbers in genomes.items()}
+    return Population(left, worth[best])
 
 
 def sites(

@@ -422,8 +422,7 @@ def _led_losses(
         last = int(places[-1])
         if last >= before:
             best = take(genomes, last - before)
-        empty = strategies.Population(take(genomes, slice(0, 0)), scored[:0])
-        population = (population or empty).join(genomes, scored)
+        population = strategies.joined(population, genomes, scored)
         population.kept = scoring.kept_of(take(population.genomes, 0))
         pulse.tell("candidate", len(losses), max(counts))
     return losses, winners
