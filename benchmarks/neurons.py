@@ -1,7 +1,7 @@
 """Convex networks at few neurons: where gates come from, how neurons are selected, and random
 features beside them.
 
-    python benchmarks/neurons.py [--seeds 5] [--neurons 12 25 50]
+    python benchmarks/neurons.py [--seeds 5] [--neurons 12 25 50] [--gates 32] [--epochs 40]
 
 Digits. The mode paper with its defaults; then, at so many neurons or fewer, selection by beta alone
 (the path of `betas`, the best on validation data), greedy selection with gates drawn at random, from
@@ -28,34 +28,40 @@ from prunefront.trainables.task import Task
 
 Row = dict[str, Any]
 PAPER: Mapping[str, Any] = {"mode": "paper"}
+NORMAL = "normal, all gates"
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-WAYS: Mapping[str, Mapping[str, Any]] = {
-    "normal, 8 gates": {"gates": 8},
-    "normal, 32 gates": {"gates": 32},
-    "pairs, 32 gates": {"gates": 32, "gates_from": "pairs"},
-    "sgd, 16 gates, 5 epochs": {"gates": 16, "gates_from": "sgd"},
-    "random features, 320": {"gates": 16, "candidates": "random_features"},
-    "random features, 640": {"gates": 32, "candidates": "random_features"},
-}
 
 
-def trained(settings: Sequence[Mapping[str, Any]], seeds: int) -> list[Row]:
+def ways(gates: int) -> dict[str, dict[str, Any]]:
+    """Where neurons come from, for so many gates in the largest programs."""
+    few, half = gates // 4, gates // 2
+    return {
+        f"normal, {few} gates": {"gates": few},
+        NORMAL: {"gates": gates},
+        f"pairs, {gates} gates": {"gates": gates, "gates_from": "pairs"},
+        f"sgd, {half} gates, 5 epochs": {"gates": half, "gates_from": "sgd"},
+        f"random features, {20 * half}": {"gates": half, "candidates": "random_features"},
+        f"random features, {20 * gates}": {"gates": gates, "candidates": "random_features"},
+    }
+
+
+def trained(settings: Sequence[Mapping[str, Any]], seeds: int, epochs: float) -> list[Row]:
     """Last rows of members of all settings on digits, a setting's seeds after each other."""
     algorithm = find("cronos")
     members: list[Member] = []
     for hp in settings:
         members += [Member(complete(algorithm.space, hp), seed) for seed in range(seeds)]
-    task = algorithm.parent(Task(rungs=1), members[0].hp)
+    task = algorithm.parent(Task(rungs=1, epochs=epochs), members[0].hp)
     algorithm.check(task, members[0].hp)
     state = algorithm.advance(task, algorithm.start(task, members))
     return measure(task, algorithm, state, last=True)
 
 
-def by_beta(gates: int, sizes: Sequence[int], seeds: int) -> dict[int, list[float]]:
+def by_beta(gates: int, sizes: Sequence[int], seeds: int, epochs: float) -> dict[int, list[float]]:
     """Test accuracy at each size: of the members of a path that are small enough, the best on
     validation data.
     """
-    rows = trained([{"gates": gates, "beta": share} for share in SHARES], seeds)
+    rows = trained([{"gates": gates, "beta": share} for share in SHARES], seeds, epochs)
     accuracy: dict[int, list[float]] = {}
     for size in sizes:
         accuracy[size] = []
@@ -66,14 +72,16 @@ def by_beta(gates: int, sizes: Sequence[int], seeds: int) -> dict[int, list[floa
     return accuracy
 
 
-def greedy(hp: Mapping[str, Any], sizes: Sequence[int], seeds: int) -> dict[int, list[float]]:
+def greedy(
+    hp: Mapping[str, Any], sizes: Sequence[int], seeds: int, epochs: float
+) -> dict[int, list[float]]:
     """Test accuracy at each size: the better on validation data of two weights."""
     settings = [
         {**hp, "select": "greedy", "neurons": size, "beta": share}
         for size in sizes
         for share in (0.01, 0.05)
     ]
-    rows = trained(settings, seeds)
+    rows = trained(settings, seeds, epochs)
     accuracy: dict[int, list[float]] = {}
     for place, size in enumerate(sizes):
         accuracy[size] = []
@@ -88,19 +96,23 @@ def greedy(hp: Mapping[str, Any], sizes: Sequence[int], seeds: int) -> dict[int,
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=float, default=40)
+    parser.add_argument("--gates", type=int, default=32)
     parser.add_argument("--neurons", type=int, nargs="+", default=[12, 25, 50])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows = trained([PAPER], given.seeds)
+    rows = trained([PAPER], given.seeds, given.epochs)
     accuracy = [100 * row["accuracy_test"] for row in rows]
     print(f"paper: {_told(accuracy)} %, CG {[row['m_cg'] for row in rows]}, ", end="")
     print(f"neurons {[int(row['m_neurons']) for row in rows]}, steps {rows[0]['steps']}")
     table: dict[str, dict[int, list[float]]] = {}
-    for gates in (8, 32):
-        table[f"beta alone, {gates} gates"] = by_beta(gates, given.neurons, given.seeds)
-    for name, hp in WAYS.items():
+    for gates in (given.gates // 4, given.gates):
+        table[f"beta alone, {gates} gates"] = by_beta(
+            gates, given.neurons, given.seeds, given.epochs
+        )
+    for name, hp in ways(given.gates).items():
         begun = time.perf_counter()
-        table[f"greedy, {name}"] = greedy(hp, given.neurons, given.seeds)
+        table[f"greedy, {name}"] = greedy(hp, given.neurons, given.seeds, given.epochs)
         print(f"{name}: {time.perf_counter() - begun:.0f} s")
     print("| test accuracy in % at most | " + " | ".join(map(str, given.neurons)) + " |")
     print("|---|" + "---|" * len(given.neurons))
@@ -110,7 +122,7 @@ def main() -> None:
 
 
 def _compare(table: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
-    normal = table["greedy, normal, 32 gates"]
+    normal = table[f"greedy, {NORMAL}"]
     names = [name for name in table if name.startswith("greedy") and "normal" not in name]
     tests: list[tuple[str, int, Any]] = []
     for name in names:
@@ -119,7 +131,7 @@ def _compare(table: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
             tests.append((name, size, differences))
     p = [test.p for test in paired.paired_groups([differences for _, _, differences in tests])]
     for (name, size, differences), adjusted in zip(tests, paired.holm(p), strict=True):
-        print(f"{name} minus normal, 32 gates, at {size}: {_told(differences)}, p {adjusted:.4f}")
+        print(f"{name} minus normal at {size}: {_told(differences)}, p {adjusted:.4f}")
 
 
 def _told(values: Sequence[float]) -> str:

@@ -37,11 +37,14 @@ TINY = {
     "leaving.py": "--epochs 0.2 --models 1",
     "malformed_data.py": "--draws 3",
     "malformed_studies.py": "--count 3",
+    "neurons.py": "--seeds 2 --neurons 25 --epochs 2 --gates 4",
     "path.py": "--rounds 1 --betas 2 --gates 2 --threads 1 --tolerance 0.1",
     "same_rows.py": "{finished} {finished}",
     "scoring.py": "--candidates 8 --examples 64 --rounds 1",
     "shrink.py": "--model mlp --steps 4 --rungs 1 --audit 8 --threads 1",
     "step.py": "--members 2 --steps 5 --rounds 1",
+    "strategies.py": "--seeds 2 --candidates 2 --epochs 0.2",
+    "surgery.py": "digits --seeds 2 --dense 10 --surgery 10",
 }
 """Script -> arguments. Scripts of these run in the process of the tests."""
 TINY_APART = {
