@@ -66,7 +66,10 @@ for (const [name, spec] of Object.entries({specs})) vegaEmbed("#" + name, spec, 
 
 
 def grid(
-    head: Sequence[str], lines: Sequence[Sequence[str]], kinds: Sequence[str] = (), kind: str = ""
+    head: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    kinds: Sequence[str] = (),
+    kind: str = "",
 ) -> str:
     """A table of text; `kinds` is the CSS class of each line, `kind` that of the table."""
     classes = kinds or [""] * len(lines)

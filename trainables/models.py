@@ -22,7 +22,10 @@ from .own import imported
 
 
 def mlp(
-    input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300, 100), width: float = 1
+    input_shape: tuple[int, ...],
+    classes: int,
+    widths: Sequence[int] = (300, 100),
+    width: float = 1,
 ) -> nn.Module:
     """Linear layers of the given hidden widths (times `width`) with ReLU between them;
     LeNet-300-100 by default.
@@ -117,7 +120,10 @@ class _Block(nn.Module):
 
 
 def resnet(
-    input_shape: tuple[int, ...], classes: int, depth: int = 20, width: float = 1
+    input_shape: tuple[int, ...],
+    classes: int,
+    depth: int = 20,
+    width: float = 1,
 ) -> nn.Module:
     """The residual network for CIFAR (He et al. 2016, section 4.2): three stages of (depth - 2) / 6
     blocks of two convolutions.
@@ -237,7 +243,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(name: str, input_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
+def build(
+    name: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    **options: Any,
+) -> nn.Module:
     """The model `name` for inputs of `input_shape` (without batch) and `classes` outputs.
 
     name: a key of MODELS, or the dotted path of a callable (input_shape, classes, **options) ->
@@ -270,7 +281,12 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
 
 
 def call(
-    noun: str, name: str, known: dict[str, Callable[..., Any]], /, *given: Any, **options: Any
+    noun: str,
+    name: str,
+    known: dict[str, Callable[..., Any]],
+    /,
+    *given: Any,
+    **options: Any,
 ) -> Any:
     """What the callable that `name` stands for returns. Raises Mistake naming it, whatever it
     raises.

@@ -229,7 +229,10 @@ def _shrinks(task: Task, folder: Path) -> None:
 
 
 def _cuts_out(
-    task: Task, x: Tensor, what: str, kept: Mapping[str, Tensor]
+    task: Task,
+    x: Tensor,
+    what: str,
+    kept: Mapping[str, Tensor],
 ) -> tuple[nn.Module, Tensor]:
     """The smaller network without what is not kept, and its logits for x: those of the masked
     network.
@@ -274,7 +277,10 @@ def _kept(task: Task, share: float) -> dict[str, Tensor]:
 
 
 def rehearse_algorithm(
-    name: str, algorithm: Algorithm, task: Task, hp: Mapping[str, Value]
+    name: str,
+    algorithm: Algorithm,
+    task: Task,
+    hp: Mapping[str, Value],
 ) -> None:
     """Raise Mistake with one sentence if an algorithm does not start, make a step and give networks
     that can be measured.
@@ -331,7 +337,10 @@ def _asked(name: str, algorithm: Algorithm, task: Task) -> Algorithm:
 
 
 def _asking(
-    says: str, method: Callable[..., Any], rule: Callable[[Any, Task], str], task: Task
+    says: str,
+    method: Callable[..., Any],
+    rule: Callable[[Any, Task], str],
+    task: Task,
 ) -> Callable[..., Any]:
     """`method`, which raises Mistake, beginning with `says`, if what it returns is not as `rule`
     wants it.

@@ -350,7 +350,11 @@ def _augmentations(given: Any) -> list[str]:
 
 
 def identity(
-    task: Task, name: str, algorithm: Algorithm, member: Member, version: int | None = None
+    task: Task,
+    name: str,
+    algorithm: Algorithm,
+    member: Member,
+    version: int | None = None,
 ) -> str:
     """A member's name: the same network is found again under it, whatever the arm. version: if not
     the algorithm's.

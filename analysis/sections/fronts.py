@@ -192,7 +192,12 @@ def _published(points: pd.DataFrame | None, cost: front.Cost) -> pd.DataFrame:
     return known.rename(columns={"flops": "cost"}).assign(front=False)
 
 
-def _crosses(data: Data, others: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+def _crosses(
+    data: Data,
+    others: pd.DataFrame,
+    x: alt.X,
+    y: alt.Y,
+) -> list[alt.Chart]:
     if others.empty:
         return []
     names = ["name", "source", "model", "protocol", "counted", "accuracy", "cost", "params"]

@@ -35,7 +35,11 @@ RECOUNT_SECONDS = 5.0
 
 
 def train(
-    study: Study, work: Work, scratch: Path, packed: Packed | None, progress: Progress
+    study: Study,
+    work: Work,
+    scratch: Path,
+    packed: Packed | None,
+    progress: Progress,
 ) -> None:
     """Train what `work` hands out, on the Ray that runs and the nodes that it has at the time. An
     interrupt ends it early, without an error.
@@ -94,7 +98,13 @@ def _trainable(study: Study, packed: Packed | None) -> Any:
     return tune.with_resources(trainable, resources)
 
 
-def _tuner(trainable: Any, hands: HandOut, report: Report, scratch: Path, name: str) -> tune.Tuner:
+def _tuner(
+    trainable: Any,
+    hands: HandOut,
+    report: Report,
+    scratch: Path,
+    name: str,
+) -> tune.Tuner:
     no_checkpoints = tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False)
     run_config = tune.RunConfig(
         name=name,
@@ -117,7 +127,11 @@ class HandOut(Searcher):
     """
 
     def __init__(
-        self, work: Work, config: dict[str, Any], progress: Progress, count: Callable[[], int]
+        self,
+        work: Work,
+        config: dict[str, Any],
+        progress: Progress,
+        count: Callable[[], int],
     ) -> None:
         super().__init__()
         self.work = work
@@ -199,11 +213,22 @@ class Report(tune.Callback):
         """Nothing of a display goes into Tune's snapshots."""
         return {}
 
-    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+    def on_trial_start(
+        self,
+        iteration: int,
+        trials: Any,
+        trial: Any,
+        **info: Any,
+    ) -> None:
         self.heard[trial.trial_id] = time.monotonic()
 
     def on_trial_result(
-        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: Any,
+        trial: Any,
+        result: dict[str, Any],
+        **info: Any,
     ) -> None:
         self.heard[trial.trial_id] = time.monotonic()
         planned = self.hands.going[trial.trial_id]
@@ -211,7 +236,13 @@ class Report(tune.Callback):
         with self.hands.guarded():
             self.hands.progress.reached(planned, result["rung"])
 
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+    def on_trial_error(
+        self,
+        iteration: int,
+        trials: Any,
+        trial: Any,
+        **info: Any,
+    ) -> None:
         """Try again, which Tune itself does not where a node dies under a trial that has not begun;
         at last give up.
         """

@@ -125,7 +125,10 @@ def _train(
 
 @contextlib.contextmanager
 def _ray(
-    here: Path, cpus: int | None, packed: Packed | None, early: Early | None
+    here: Path,
+    cpus: int | None,
+    packed: Packed | None,
+    early: Early | None,
 ) -> Iterator[None]:
     """A Ray of our own with so many CPUs and room for the data, or the one that was joined."""
     from . import cluster, quick
@@ -156,7 +159,12 @@ def _bytes(packed: Packed | None) -> int:
     return total
 
 
-def _finish(study: Study, folder: Location, plan: generations.Plan, say: Say) -> int:
+def _finish(
+    study: Study,
+    folder: Location,
+    plan: generations.Plan,
+    say: Say,
+) -> int:
     """Tidy up after the last cohort, and keep the networks that are wanted; the exit code."""
     remove_tree(folder / "state")
     sweep(folder)

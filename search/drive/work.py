@@ -55,7 +55,11 @@ class Work:
     """
 
     def __init__(
-        self, study: Study, folder: Location, plan: Plan, check: Callable[[], None] = lambda: None
+        self,
+        study: Study,
+        folder: Location,
+        plan: Plan,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.study = study
         self.folder = folder

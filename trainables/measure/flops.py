@@ -140,7 +140,13 @@ class Counter(Watch):
 
         return enter
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         spent = cost(func, args, kwargs, out)

@@ -30,7 +30,11 @@ depend on the cohort.
 
 
 def measure(
-    task: Task, algorithm: Algorithm, state: State, last: bool, dense: Counts | None = None
+    task: Task,
+    algorithm: Algorithm,
+    state: State,
+    last: bool,
+    dense: Counts | None = None,
 ) -> list[Row]:
     """For each of the K members: progress, losses, accuracies, counts and the algorithm's own
     figures, by column name.

@@ -118,7 +118,12 @@ def _flat(layer: Layer, kept: Kept) -> Tensor:
     return torch.cat(entries, 1)
 
 
-def elsewhere(structure: Structure, counts: Counts, kept: Kept, columns: Tensors) -> Named:
+def elsewhere(
+    structure: Structure,
+    counts: Counts,
+    kept: Kept,
+    columns: Tensors,
+) -> Named:
     """`flops` and `params` of all but removable layers and their batch-norm, and by the name of
     each of these whether it is still called (1) or not (0), (M,) int64 each.
 
@@ -158,7 +163,10 @@ def elsewhere(structure: Structure, counts: Counts, kept: Kept, columns: Tensors
 
 
 def _whole_or_left(
-    structure: Structure, counts: Counts, empty: frozenset[str], gone: frozenset[str]
+    structure: Structure,
+    counts: Counts,
+    empty: frozenset[str],
+    gone: frozenset[str],
 ) -> dict[str, int]:
     """What `elsewhere` returns, of one network."""
     norms = norm_producers(structure)
