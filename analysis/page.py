@@ -95,7 +95,9 @@ def terms(pairs: Mapping[str, str]) -> str:
     """A list of terms, each with what it means."""
     lines = []
     for term, meaning in pairs.items():
-        lines.append(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>\n")
+        name = escape(term)
+        description = escape(meaning)
+        lines.append(f"<dt>{name}</dt><dd>{description}</dd>\n")
     return f"<dl>{''.join(lines)}</dl>\n"
 
 
