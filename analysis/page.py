@@ -66,7 +66,10 @@ for (const [name, spec] of Object.entries({specs})) vegaEmbed("#" + name, spec, 
 
 
 def grid(
-    head: Sequence[str], lines: Sequence[Sequence[str]], kinds: Sequence[str] = (), kind: str = ""
+    head: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    kinds: Sequence[str] = (),
+    kind: str = "",
 ) -> str:
     """A table of text; `kinds` is the CSS class of each line, `kind` that of the table."""
     classes = kinds or [""] * len(lines)
@@ -92,7 +95,9 @@ def terms(pairs: Mapping[str, str]) -> str:
     """A list of terms, each with what it means."""
     lines = []
     for term, meaning in pairs.items():
-        lines.append(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>\n")
+        name = escape(term)
+        description = escape(meaning)
+        lines.append(f"<dt>{name}</dt><dd>{description}</dd>\n")
     return f"<dl>{''.join(lines)}</dl>\n"
 
 

@@ -110,7 +110,8 @@ def build(folder: Where | Study, published: Where | None = None) -> Location:
     for name, drawing in parts.drawings.items():
         _save_drawing(parts, name, drawing)
     missing = "".join(_missing(parts.failures))
-    text = page.page(study.name, missing + "".join(parts.body), parts.pictures)
+    body = "".join(parts.body)
+    text = page.page(study.name, missing + body, parts.pictures)
     parts.save("report.html", text)
     _complain(parts)
     return parts.target / "report.html"
@@ -118,18 +119,23 @@ def build(folder: Where | Study, published: Where | None = None) -> Location:
 
 def _sweep(target: Location, entries: list[Entry]) -> None:
     """Remove what an earlier report left: its pictures, and the tables of sections."""
-    for path in [*target.glob("*.svg"), *target.glob("*.pdf"), target / "front.png"]:
+    drawings = [*target.glob("*.svg"), *target.glob("*.pdf")]
+    preview = target / "front.png"
+    for path in [*drawings, preview]:
         if not path.name.startswith(OTHERS):
             path.unlink(missing_ok=True)
     for entry in entries:
-        if isinstance(entry.section, Section):
-            for name in entry.section.tables:
-                (target / f"{name}.csv").unlink(missing_ok=True)
+        if not isinstance(entry.section, Section):
+            continue
+        for name in entry.section.tables:
+            path = target / f"{name}.csv"
+            path.unlink(missing_ok=True)
 
 
 def _add(parts: Parts, entry: Entry) -> None:
     """Make a section of the report, and write its tables and texts."""
-    section, origin = entry.section, entry.origin
+    section = entry.section
+    origin = entry.origin
     part = f"the section {entry.name}"
     if isinstance(section, Mistake):
         parts.failures.append(Failure(part, section, origin))
@@ -212,9 +218,13 @@ def _complain(parts: Parts) -> None:
     if not faults:
         return
     path = parts.target / "report.html"
-    told = "; ".join(f"{fault.part} ({raised(fault.error)})" for fault in faults)
-    errors = [_as_exception(fault.error) for fault in faults]
-    incomplete = Incomplete(f"{path} is written without {told}", errors)
+    missing: list[str] = []
+    errors: list[Exception] = []
+    for fault in faults:
+        missing.append(f"{fault.part} ({raised(fault.error)})")
+        errors.append(_as_exception(fault.error))
+    listed = "; ".join(missing)
+    incomplete = Incomplete(f"{path} is written without {listed}", errors)
     incomplete.page = path
     incomplete.ours = not all(fault.origin for fault in faults)
     raise incomplete
@@ -244,18 +254,25 @@ def front_table(folder: Where | Study) -> list[list[str]]:
     example = page.records(first)[0]
     heading = operating.cells(example)
     lines = [[*heading, "front"]]
-    is_check = front.is_check(study.points)
-    points = study.points[~is_check]
-    shrunk = front.fronts(points, "flops_shrunk")
-    masked = front.fronts(points, "flops_masked")
-    points = points.assign(by_shrunk=shrunk, by_masked=masked)
-    on_front = points[shrunk | masked]
-    chosen = front.ordered(on_front, "flops_shrunk")
+    chosen = _on_fronts(study.points)
     for point in page.records(chosen):
         cells = operating.cells(point)
-        line = [*cells.values(), _which(point)]
+        which = _which(point)
+        line = [*cells.values(), which]
         lines.append(line)
     return lines
+
+
+def _on_fronts(points: pd.DataFrame) -> pd.DataFrame:
+    """The points on the front by shrunk or by masked FLOPs, and on which; none of a check."""
+    is_check = front.is_check(points)
+    compared = points[~is_check]
+    shrunk = front.fronts(compared, "flops_shrunk")
+    masked = front.fronts(compared, "flops_masked")
+    is_on_one = shrunk | masked
+    known = compared.assign(by_shrunk=shrunk, by_masked=masked)
+    on_front = known[is_on_one]
+    return front.ordered(on_front, "flops_shrunk")
 
 
 def _which(point: dict[str, Any]) -> str:

@@ -74,7 +74,14 @@ def run(
             from .tools import latency as latencies
 
             latencies.check(read)
-        code = drive(read, folder, console, address, insecure, started)
+        code = drive(
+            read,
+            folder,
+            console,
+            address,
+            insecure,
+            started,
+        )
     from ..analysis.report import Incomplete
 
     if code == FAILED:
@@ -193,7 +200,13 @@ def pick(
     place, target = locate(folder), None if out is None else locate(out)
     last = table.last(table.current(place, table.read(place)))
     with at(place):
-        chosen = picking.pick(last, picking.COSTS[cost], max_flops, min_accuracy, knee)
+        chosen = picking.pick(
+            last,
+            picking.COSTS[cost],
+            max_flops,
+            min_accuracy,
+            knee,
+        )
     raise typer.Exit(take(place, chosen, target, Console()))
 
 
@@ -340,11 +353,15 @@ def _report(folder: Location, console: Console, published: Path | None = None) -
 def _say_fronts(fronts: list[list[str]], console: Console) -> None:
     """Print the table of points on a front, as the report has it."""
     head, *lines = fronts
-    grid = columns(["arm: setting", *_COLUMNS.values()], left=("arm: setting",))
+    headings = ["arm: setting", *_COLUMNS.values()]
+    grid = columns(headings, left=("arm: setting",))
     for line in lines:
         point = dict(zip(head, line, strict=True))
         arm, setting, *_ = line
-        cells = [point[name] + _mark(name, point["front"]) for name in _COLUMNS]
+        cells: list[str] = []
+        for name in _COLUMNS:
+            mark = _mark(name, point["front"])
+            cells.append(point[name] + mark)
         grid.add_row(f"{arm}: {setting}", *cells)
     axes = "mean validation accuracy, FLOPs shrunk (the file's) and masked"
     console.grid(f"the fronts ({_MARK}): {axes}", grid)

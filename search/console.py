@@ -36,9 +36,15 @@ class Console(rich.console.Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **options)
+        super().__init__(
+            markup=False,
+            emoji=False,
+            highlight=False,
+            **options,
+        )
         forgiving(self.file)  # for what is drawn by rich itself
-        if not self.is_terminal and options.get("width") is None and "COLUMNS" not in os.environ:
+        has_width = options.get("width") is not None or "COLUMNS" in os.environ
+        if not self.is_terminal and not has_width:
             self.width = WIDE
 
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
@@ -52,9 +58,10 @@ class Console(rich.console.Console):
     def grid(self, title: str, grid: Table) -> None:
         """Print a table below its title."""
         self.say(title)
-        terminal, self.width = self.width, WIDE
-        needed = Measurement.get(self, self.options, grid).minimum
-        self.width = max(terminal, needed)
+        terminal = self.width
+        self.width = WIDE
+        needed = Measurement.get(self, self.options, grid)
+        self.width = max(terminal, needed.minimum)
         self.print(grid, crop=False)
         self.width = terminal
 

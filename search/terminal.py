@@ -54,13 +54,21 @@ def points(folder: Location) -> list[Point]:
     frame = pd.read_csv(source(path), keep_default_na=False)
     numbers = frame[["flops_shrunk", "accuracy_valid"]]
     numbers = numbers.apply(pd.to_numeric, errors="coerce")
-    finite = (numbers.abs() < math.inf).all(axis=1)
-    real = finite & (numbers["flops_shrunk"] > 0)
-    drawn = frame[real & ~is_check(frame)]
-    columns = [drawn["arm"], drawn["flops_shrunk"], drawn["accuracy_valid"], drawn["front_shrunk"]]
+    is_finite = numbers.abs() < math.inf
+    is_number = is_finite.all(axis=1)
+    is_drawn = is_number & (numbers["flops_shrunk"] > 0) & ~is_check(frame)
+    drawn = frame[is_drawn]
+    columns = ["arm", "flops_shrunk", "accuracy_valid", "front_shrunk"]
+    lines = [drawn[column] for column in columns]
     listed: list[Point] = []
-    for arm, flops, accuracy, on_front in zip(*columns, strict=True):
-        listed.append(Point(str(arm), float(flops), float(accuracy), str(on_front) == "True"))
+    for arm, flops, accuracy, on_front in zip(*lines, strict=True):
+        point = Point(
+            arm=str(arm),
+            flops=float(flops),
+            accuracy=float(accuracy),
+            on_front=str(on_front) == "True",
+        )
+        listed.append(point)
     return listed
 
 
@@ -72,7 +80,8 @@ def picture(listed: Sequence[Point], columns: int, encoding: str) -> list[str]:
     point up, and so points below are not drawn. Dots: what the front reaches between its points.
     """
     front = [point for point in listed if point.on_front]
-    width = min(WIDTH, columns - _LABEL - 2)
+    room = columns - _LABEL - 2
+    width = min(WIDTH, room)
     if not front or width < LEAST_WIDTH:
         return []
     lines = UNICODE if _has(encoding, UNICODE) else ASCII
@@ -83,13 +92,17 @@ def picture(listed: Sequence[Point], columns: int, encoding: str) -> list[str]:
     field.draw_front(front, lines.front)
     below = [point for point in drawn if not point.on_front]
     for point in reversed(front + below):  # what comes later covers what was there
-        field.put(point, letters[point.arm])
-    return [*field.framed(lines), *_key(letters, columns)]
+        letter = letters[point.arm]
+        field.put(point, letter)
+    framed = field.framed(lines)
+    key = _key(letters, columns)
+    return [*framed, *key]
 
 
 def _has(encoding: str, lines: Lines) -> bool:
     letters = "".join(dataclasses.astuple(lines))
-    return letters.encode(encoding, "ignore").decode(encoding) == letters
+    encoded = letters.encode(encoding, "ignore")
+    return encoded.decode(encoding) == letters
 
 
 def _flops(point: Point) -> float:
@@ -101,7 +114,8 @@ def _letters(drawn: Sequence[Point]) -> dict[str, str]:
     arms = dict.fromkeys(point.arm for point in drawn)
     letters: dict[str, str] = {}
     for number, arm in enumerate(arms):
-        letters[arm] = LETTERS[number] if number < len(LETTERS) else OTHERS
+        has_own = number < len(LETTERS)
+        letters[arm] = LETTERS[number] if has_own else OTHERS
     return letters
 
 
@@ -128,7 +142,8 @@ class _Field:
         self.bottom, self.top = _range(accuracies, 0.005)
         self.cells: list[list[str]] = []
         for _ in range(HEIGHT):
-            self.cells.append([" "] * width)
+            blank = [" "] * width
+            self.cells.append(blank)
 
     def column(self, flops: float) -> int:
         along = math.log10(flops) - self.left
@@ -156,23 +171,43 @@ class _Field:
 
     def framed(self, lines: Lines) -> Iterator[str]:
         """The field with its axes and what they say."""
+        yield from self._with_accuracies(lines)
+        yield from self._horizontal(lines)
+
+    def _with_accuracies(self, lines: Lines) -> Iterator[str]:
+        """The field with its vertical axis."""
         middle = HEIGHT // 2
+        last = HEIGHT - 1
         for number, cells in enumerate(self.cells):
             label = ""
-            if number in (0, middle, HEIGHT - 1):
-                share = number / (HEIGHT - 1)
+            if number in (0, middle, last):
+                share = number / last
                 accuracy = self.top - share * (self.top - self.bottom)
                 label = f"{100 * accuracy:.1f}"
-            yield f"{label:>{_LABEL - 1}} {lines.vertical}{''.join(cells)}".rstrip()
+            margin = label.rjust(_LABEL - 1)
+            drawn = "".join(cells)
+            yield f"{margin} {lines.vertical}{drawn}".rstrip()
+
+    def _horizontal(self, lines: Lines) -> Iterator[str]:
+        """The horizontal axis, and the numbers below it."""
         axis = [lines.horizontal] * self.width
         labels = [" "] * self.width
-        for column, label in self._ticks():
+        for column, word in self._ticks():
             axis[column] = lines.tick
-            begin = min(max(0, column - len(label) // 2), self.width - len(label))
-            labels[begin : begin + len(label)] = label
+            begin = self._begin(column, word)
+            end = begin + len(word)
+            labels[begin:end] = word
         indent = " " * _LABEL
-        yield f"{indent}{lines.corner}{''.join(axis)}"
-        yield f"{indent} {''.join(labels)}".rstrip()
+        ticks = "".join(axis)
+        words = "".join(labels)
+        yield f"{indent}{lines.corner}{ticks}"
+        yield f"{indent} {words}".rstrip()
+
+    def _begin(self, column: int, word: str) -> int:
+        """Where a word begins that has its middle below a column, all of it within the field."""
+        centred = column - len(word) // 2
+        latest = self.width - len(word)
+        return min(max(0, centred), latest)
 
     def _ticks(self) -> list[tuple[int, str]]:
         """Columns of round numbers of FLOPs with their words, far enough from each other."""
@@ -181,7 +216,7 @@ class _Field:
         for flops in _round_numbers(self.left, self.right):
             word = _short(flops)
             column = self.column(flops)
-            begin = min(max(0, column - len(word) // 2), self.width - len(word))
+            begin = self._begin(column, word)
             if begin >= free:
                 ticks.append((column, word))
                 free = begin + len(word) + 3
@@ -203,11 +238,15 @@ def _round_numbers(left: float, right: float) -> list[float]:
     """
     powers: list[float] = []
     others: list[float] = []
-    for exponent in range(math.floor(left), math.ceil(right) + 1):
+    lowest = math.floor(left)
+    highest = math.ceil(right)
+    for exponent in range(lowest, highest + 1):
         for factor in (1, 2, 5):
             number = factor * 10.0**exponent
-            if left <= math.log10(number) <= right:
-                (powers if factor == 1 else others).append(number)
+            if not left <= math.log10(number) <= right:
+                continue
+            numbers = powers if factor == 1 else others
+            numbers.append(number)
     if len(powers) >= 3:
         return powers
     if len(powers) + len(others) >= 2:

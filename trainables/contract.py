@@ -59,10 +59,12 @@ class State:
         places = torch.as_tensor(index, dtype=torch.long)
 
         def choose(tensor: Tensor) -> Tensor:
-            return tensor[places.to(tensor.device)]
+            there = places.to(tensor.device)
+            return tensor[there]
 
         members = map_tree(choose, self.members)
-        return dataclasses.replace(self, members=members, scalars=dict(self.scalars))
+        scalars = dict(self.scalars)
+        return dataclasses.replace(self, members=members, scalars=scalars)
 
     @staticmethod
     def concatenate(states: Sequence[State]) -> State:
@@ -73,17 +75,22 @@ class State:
         columns = [leaves(state.members) for state in states]
         joined: dict[str, Tensor] = {}
         for name in columns[0]:
-            joined[name] = torch.cat([column[name] for column in columns])
-        return dataclasses.replace(first, members=nest(joined), scalars=dict(first.scalars))
+            stacks = [column[name] for column in columns]
+            joined[name] = torch.cat(stacks)
+        members = nest(joined)
+        scalars = dict(first.scalars)
+        return dataclasses.replace(first, members=members, scalars=scalars)
 
     def save(self, path: Location) -> None:
         """Write the whole state to one safetensors file, JSON in its header; complete or not at
         all.
         """
-        tensors = apart(leaves({"members": self.members, "shared": self.shared}))
+        tree = {"members": self.members, "shared": self.shared}
+        tensors = apart(leaves(tree))
         header = {"scalars": json.dumps(self.scalars)}
         if self.shape is not None:
-            header["shape"] = json.dumps(dataclasses.asdict(self.shape))
+            fields = dataclasses.asdict(self.shape)
+            header["shape"] = json.dumps(fields)
         with atomic(path) as temporary:
             save_file(tensors, temporary, metadata=header)
 
@@ -101,9 +108,11 @@ class State:
         shape = None
         if "shape" in header:
             fields = json.loads(header["shape"])
-            shape = Cut(fields["widths"], tuple(fields["gone"]))
+            gone = tuple(fields["gone"])
+            shape = Cut(fields["widths"], gone)
         scalars = json.loads(header["scalars"])
-        return State(tree["members"], scalars, tree.get("shared", {}), shape)
+        shared = tree.get("shared", {})
+        return State(tree["members"], scalars, shared, shape)
 
 
 @dataclasses.dataclass

@@ -114,24 +114,33 @@ def complete(space: Mapping[str, Domain], hp: Mapping[str, object]) -> dict[str,
     """`hp` in canonical form with defaults filled in, names sorted. Raises Mistake for a name or
     value out of the space.
     """
-    unknown = sorted(set(hp) - set(space))
-    if unknown:
-        known = ", ".join(sorted(space)) or "none"
-        raise Mistake(f"`{unknown[0]}` is no hyper-parameter; known: {known}")
+    _expect_known(space, hp)
     completed: dict[str, Value] = {}
     for name, domain in sorted(space.items()):
+        value = hp.get(name, domain.default)
         try:
-            completed[name] = domain.check(hp.get(name, domain.default))
+            completed[name] = domain.check(value)
         except Mistake as error:
             raise Mistake(f"`{name}` {error}") from None
     return completed
+
+
+def _expect_known(space: Mapping[str, Domain], hp: Mapping[str, object]) -> None:
+    """Raise Mistake for a name out of the space."""
+    unknown = sorted(set(hp) - set(space))
+    if not unknown:
+        return
+    first = unknown[0]
+    known = ", ".join(sorted(space)) or "none"
+    raise Mistake(f"`{first}` is no hyper-parameter; known: {known}")
 
 
 def canonical(space: Mapping[str, Domain], hp: Mapping[str, Value]) -> str:
     """The hyper-parameters that differ from their defaults, as JSON with sorted names."""
     changed: dict[str, Value] = {}
     for name, value in sorted(hp.items()):
-        if value != space[name].default:
+        default = space[name].default
+        if value != default:
             changed[name] = value
     return json.dumps(changed, separators=(",", ":"))
 

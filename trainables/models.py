@@ -22,22 +22,26 @@ from .own import imported
 
 
 def mlp(
-    input_shape: tuple[int, ...], classes: int, widths: Sequence[int] = (300, 100), width: float = 1
+    input_shape: tuple[int, ...],
+    classes: int,
+    widths: Sequence[int] = (300, 100),
+    width: float = 1,
 ) -> nn.Module:
     """Linear layers of the given hidden widths (times `width`) with ReLU between them;
     LeNet-300-100 by default.
     """
-    if not isinstance(widths, Sequence) or not all(_is_count(units) for units in widths):
+    is_list = isinstance(widths, Sequence)
+    if not is_list or not all(_is_count(units) for units in widths):
         raise Mistake(f"`widths` is a list of whole numbers above 0; got {widths!r}")
     inputs = math.prod(input_shape)
     layers: list[nn.Module] = [nn.Flatten()]
     for own_width in widths:
         units = _times(width, own_width)
-        layers.append(nn.Linear(inputs, units))
-        layers.append(nn.ReLU())
+        hidden = nn.Linear(inputs, units)
+        layers += [hidden, nn.ReLU()]
         inputs = units
-    layers.append(nn.Linear(inputs, classes))
-    return nn.Sequential(*layers)
+    last = nn.Linear(inputs, classes)
+    return nn.Sequential(*layers, last)
 
 
 def _is_count(value: object) -> bool:
@@ -117,7 +121,10 @@ class _Block(nn.Module):
 
 
 def resnet(
-    input_shape: tuple[int, ...], classes: int, depth: int = 20, width: float = 1
+    input_shape: tuple[int, ...],
+    classes: int,
+    depth: int = 20,
+    width: float = 1,
 ) -> nn.Module:
     """The residual network for CIFAR (He et al. 2016, section 4.2): three stages of (depth - 2) / 6
     blocks of two convolutions.
@@ -129,15 +136,20 @@ def resnet(
         raise Mistake(f"{rule}; got {depth!r}")
     channels = _image(input_shape, 4)
     widths = [_times(width, units) for units in (16, 32, 64)]
+    blocks = (depth - 2) // 6
     before = widths[0]
-    layers: list[nn.Module] = [nn.Conv2d(channels, before, 3, 1, 1, bias=False)]
-    layers += [nn.BatchNorm2d(before), nn.ReLU()]
+    first = nn.Conv2d(channels, before, 3, 1, 1, bias=False)
+    layers: list[nn.Module] = [first, nn.BatchNorm2d(before), nn.ReLU()]
     for stage, after in enumerate(widths):
-        for block in range((depth - 2) // 6):
-            is_smaller = stage > 0 and block == 0
-            layers.append(_Block(before, after, stride=2 if is_smaller else 1))
+        for number in range(blocks):
+            is_smaller = stage > 0 and number == 0
+            stride = 2 if is_smaller else 1
+            block = _Block(before, after, stride)
+            layers.append(block)
             before = after
-    return _he(nn.Sequential(*layers, *_classifier(before, classes)))
+    layers += _classifier(before, classes)
+    network = nn.Sequential(*layers)
+    return _he(network)
 
 
 def _classifier(channels: int, classes: int) -> list[nn.Module]:
@@ -159,12 +171,14 @@ def vgg16_bn(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn
     for repeat, units in stages:
         for _ in range(repeat):
             after = _times(width, units)
-            layers.append(nn.Conv2d(channels, after, 3, 1, 1))
-            layers.append(nn.BatchNorm2d(after))
-            layers.append(nn.ReLU())
+            convolution = nn.Conv2d(channels, after, 3, 1, 1)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
             channels = after
-        layers.append(nn.MaxPool2d(2))
-    return _he(nn.Sequential(*layers, *_classifier(channels, classes)))
+        pooling = nn.MaxPool2d(2)
+        layers.append(pooling)
+    layers += _classifier(channels, classes)
+    network = nn.Sequential(*layers)
+    return _he(network)
 
 
 class _LinearBlock(nn.Module):
@@ -237,7 +251,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(name: str, input_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
+def build(
+    name: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    **options: Any,
+) -> nn.Module:
     """The model `name` for inputs of `input_shape` (without batch) and `classes` outputs.
 
     name: a key of MODELS, or the dotted path of a callable (input_shape, classes, **options) ->
@@ -258,19 +277,28 @@ def lookup(name: str, known: dict[str, Callable[..., Any]], noun: str) -> Callab
         path = f"a dotted path such as package.module.{noun}"
         raise Mistake(f'no {noun} "{name}";{hint(name, known)}, or {path}')
     module, _, attribute = name.rpartition(".")
+    where = f"{noun} {name}"
     try:
-        function = getattr(imported(module), attribute)
+        home = imported(module)
+        function = getattr(home, attribute)
     except Mistake as error:
-        raise Mistake(f"{noun} {name}: {error}") from None
+        raise Mistake(f"{where}: {error}") from None
     except (Exception, SystemExit) as error:  # importing runs anybody's code
-        raise Mistake(f"{noun} {name}: cannot be imported ({raised(error)})") from error
+        why = raised(error)
+        raise Mistake(f"{where}: cannot be imported ({why})") from error
     if not callable(function):
-        raise Mistake(f"{noun} {name}: a {noun} is a callable; got {type(function).__name__}")
+        kind = type(function).__name__
+        raise Mistake(f"{where}: a {noun} is a callable; got {kind}")
     return function
 
 
 def call(
-    noun: str, name: str, known: dict[str, Callable[..., Any]], /, *given: Any, **options: Any
+    noun: str,
+    name: str,
+    known: dict[str, Callable[..., Any]],
+    /,
+    *given: Any,
+    **options: Any,
 ) -> Any:
     """What the callable that `name` stands for returns. Raises Mistake naming it, whatever it
     raises.
@@ -281,12 +309,14 @@ def call(
     except Mistake as error:
         raise Mistake(f"{noun} {name}: {error}") from error
     except (Exception, SystemExit) as error:  # anybody's code
-        if name in known and noun != "dataset" and not theirs(error):
+        is_ours = name in known and noun != "dataset"
+        if is_ours and not theirs(error):
             raise  # a fault of ours; what a reader of ours cannot read is the file's
         arguments = [repr(value) for value in given]
         arguments += [f"{key}={value!r}" for key, value in options.items()]
-        called = f"called with ({', '.join(arguments)})"
-        raise Mistake(f"{noun} {name}: {called} it raised {raised(error)}") from error
+        listed = ", ".join(arguments)
+        why = f"called with ({listed}) it raised {raised(error)}"
+        raise Mistake(f"{noun} {name}: {why}") from error
 
 
 def raised(error: BaseException) -> str:
@@ -361,16 +391,18 @@ def options(function: Callable[..., Any], given: int = 0) -> tuple[dict[str, boo
     there; and if others too.
     """
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        signature = inspect.signature(function)
     except (ValueError, TypeError):  # some that are written in C do not say
         return {}, True
     names: dict[str, bool] = {}
     takes_any = False
+    parameters = signature.parameters.values()
     for place, parameter in enumerate(parameters):
         if parameter.kind is parameter.VAR_KEYWORD:
             takes_any = True
         elif place >= given and parameter.kind in _NAMED:
-            names[parameter.name] = parameter.default is parameter.empty
+            is_required = parameter.default is parameter.empty
+            names[parameter.name] = is_required
     return names, takes_any
 
 

@@ -57,7 +57,8 @@ def shrink(module: nn.Module, masks: Mapping[str, Tensor], input_shape: Sequence
 
 def _shape(module: object, input_shape: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(module, nn.Module):
-        raise Mistake(f"`module` is an nn.Module; got {type(module).__name__}")
+        kind = type(module).__name__
+        raise Mistake(f"`module` is an nn.Module; got {kind}")
     is_list = isinstance(input_shape, list | tuple)  # torch.Size is one
     if not is_list or not all(_is_extent(extent) for extent in input_shape):
         rule = "`input_shape` is a list of whole numbers above 0, without the batch"
@@ -86,8 +87,11 @@ def _completed(
         shapes[block.name] = ()
     for name, mask in masks.items():
         _check(name, mask, shapes)
-        is_parameter = name in kept
-        kept[name] = mask.to(kept[name].device) if is_parameter else mask.cpu()
+        if name in kept:
+            device = kept[name].device
+            kept[name] = mask.to(device)
+        else:
+            kept[name] = mask.cpu()
     for block in structure.blocks:
         if block.name not in kept and _is_empty(block, kept):
             kept[block.name] = torch.tensor(False)
@@ -99,10 +103,12 @@ def _check(name: str, mask: object, shapes: Mapping[str, tuple[int, ...]]) -> No
         hint = models.hint(str(name), shapes)
         rule = "`masks` is of parameters that can be removed"
         raise Mistake(f"{rule}; got {name!r};{hint}")
+    rule = _rule(name)
     if not isinstance(mask, Tensor):
-        raise Mistake(f"{_rule(name)}; got {type(mask).__name__}")
+        kind = type(mask).__name__
+        raise Mistake(f"{rule}; got {kind}")
     if mask.dtype != torch.bool:
-        raise Mistake(f"{_rule(name)}; got {mask.dtype}")
+        raise Mistake(f"{rule}; got {mask.dtype}")
     given = tuple(mask.shape)
     right = shapes[name]
     if given != right:

@@ -21,8 +21,7 @@ from ..analysis.rows.mistake import Mistake
 
 def own_last(folder: str) -> None:
     """Make `folder`, the current one, the last place where modules are looked for."""
-    others = [place for place in sys.path if place not in ("", folder)]
-    sys.path[:] = [*others, folder]
+    sys.path[:] = [*_others(folder), folder]
 
 
 def places() -> list[str]:
@@ -30,8 +29,13 @@ def places() -> list[str]:
     starts.
     """
     here = os.getcwd()
-    others = [place for place in sys.path if place not in ("", here)]
-    return [*map(os.path.abspath, others), here]
+    others = map(os.path.abspath, _others(here))
+    return [*others, here]
+
+
+def _others(folder: str) -> list[str]:
+    """Where modules are looked for besides `folder`, the current one."""
+    return [place for place in sys.path if place not in ("", folder)]
 
 
 def look_in(wanted: Iterable[str]) -> None:
@@ -78,6 +82,7 @@ def _lies(own: Path, found: ModuleSpec) -> bool:
     """Whether a module that was found is that of the file `own`."""
     if found.origin is None:  # a folder without __init__.py
         folders = found.submodule_search_locations or []
-        return any(own.is_relative_to(Path(folder).absolute()) for folder in folders)
+        places = [Path(folder).absolute() for folder in folders]
+        return any(own.is_relative_to(place) for place in places)
     origin = Path(found.origin)
     return origin.exists() and origin.parent.samefile(own.parent)

@@ -138,7 +138,8 @@ def _parts(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
                 continue
             seen.add(size)
             rows = torch.arange(count - size, count)
-            yield task.data.examples(split, rows), labels[-size:]
+            x = task.data.examples(split, rows)
+            yield x, labels[-size:]
 
 
 def _size(part: tuple[Tensor, Tensor]) -> int:
@@ -150,26 +151,30 @@ def _evaluates(task: Task) -> None:
     """One network gives logits for each size of part, and an example the same ones alone as beside
     others.
     """
+    model = f"model {task.model}"
     module = dropout.prepare(task.build(0)).eval()
     for x, _ in _parts(task):
-        with blamed(f"model {task.model}: evaluates {len(x)} examples at a time"):
+        count = len(x)
+        with blamed(f"{model}: evaluates {count} examples at a time"):
             together = _logits(module, x)
-        _expect_logits(task, together, len(x), " in evaluation")
+        _expect_logits(task, together, count, " in evaluation")
         last = x[-1:]
-        with blamed(f"model {task.model}: evaluates one example alone"):
+        with blamed(f"{model}: evaluates one example alone"):
             alone = _logits(module, last)
             again = _logits(module, last)
         _expect_logits(task, alone, 1, " in evaluation")
         _expect_same(task, alone, again, "the same logits twice in evaluation")
-        rule = f"the same logits in evaluation alone and beside {len(x) - 1} others"
+        rule = f"the same logits in evaluation alone and beside {count - 1} others"
         _expect_same(task, alone, together[-1:], rule)
 
 
 def _expect_same(task: Task, one: Tensor, other: Tensor, rule: str) -> None:
     """Raise Mistake if the logits of an example differ."""
     both = torch.stack([one, other])
-    apart = float((one - other).abs().max())
-    scale = float(both.abs().max())
+    largest = both.abs().max()
+    difference = (one - other).abs().max()
+    apart = float(difference)
+    scale = float(largest)
     if apart > LIKE * scale:  # not where either is NaN: members that diverge are rows
         got = f"a difference of {apart:.3g} in {scale:.3g}"
         raise Mistake(f"model {task.model}: gives an example {rule}; got {got}")
@@ -181,7 +186,8 @@ def _trains(task: Task) -> State:
     """
     rule = f"model {task.model}: is trained with `batch_size` = {task.batch_size}"
     x = _training_inputs(task, task.batch_size)
-    module = dropout.prepare(task.build(0)).train()
+    prepared = dropout.prepare(task.build(0))
+    module = prepared.train()
     with blamed(rule):
         logits = _logits(module, x)
     _expect_logits(task, logits, task.batch_size, " in training")
@@ -205,8 +211,9 @@ def _keeps(state: State, folder: Path) -> None:
     again = State.load(path, device)
     loaded = leaves(again.members)
     for name, tensor in saved.items():
-        same = torch.equal(tensor.nan_to_num(), loaded[name].nan_to_num())
-        assert same, f"{name} is not what was saved"
+        before = tensor.nan_to_num()
+        after = loaded[name].nan_to_num()
+        assert torch.equal(before, after), f"{name} is not what was saved"
 
 
 def _shrinks(task: Task, folder: Path) -> None:
@@ -216,28 +223,34 @@ def _shrinks(task: Task, folder: Path) -> None:
     model = f"model {task.model}"
     examples = len(task.data.labels["train"])
     x = _training_inputs(task, min(2, examples))
-    whole, half = _kept(task, 1.0), _kept(task, 0.5)
+    whole = _kept(task, 1.0)
+    half = _kept(task, 0.5)
     _cuts_out(task, x, "nothing", whole)
     small, logits = _cuts_out(task, x, "half of its units", half)
     path = folder / "network.safetensors"
     parent = physical.Parent.of(task)
     with blamed(f"{model}: is saved and loaded when it was made smaller"):
         physical.save(path, small, parent, task.structure)
-        loaded = physical.load(path, task.structure).to(task.torch_device)
-        again = _logits(loaded, x)
+        loaded = physical.load(path, task.structure)
+        there = loaded.to(task.torch_device)
+        again = _logits(there, x)
     _expect_same(task, logits[:1], again[:1], "the same logits from its file")
 
 
 def _cuts_out(
-    task: Task, x: Tensor, what: str, kept: Mapping[str, Tensor]
+    task: Task,
+    x: Tensor,
+    what: str,
+    kept: Mapping[str, Tensor],
 ) -> tuple[nn.Module, Tensor]:
     """The smaller network without what is not kept, and its logits for x: those of the masked
     network.
     """
     module = task.build(0).eval()
-    params = removed(task.structure, dict(module.named_parameters()), kept)
+    parameters = dict(module.named_parameters())
+    params = removed(task.structure, parameters, kept)
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
+        for name, parameter in parameters.items():
             parameter.copy_(params[name])
     with blamed(f"model {task.model}: is made smaller with {what} removed"):
         masked = _logits(module, x)
@@ -252,29 +265,40 @@ def _kept(task: Task, share: float) -> dict[str, Tensor]:
     """What is kept of one network if each hidden layer keeps a random `share` of its units, and
     every second block goes.
     """
-    structure, device = task.structure, task.torch_device
-    random = torch.Generator().manual_seed(0)
+    structure = task.structure
     like = dict(task.template.named_parameters())
     kept: dict[str, Tensor] = {}
     for name in structure.parameters:
         kept[name] = torch.ones_like(like[name], dtype=torch.bool)
-    alive: dict[str, Tensor] = {}
-    for layer in structure.hidden:
-        order = torch.randperm(layer.units, generator=random).to(device)
-        most = max(1, round(share * layer.units))
-        alive[layer.name] = order < most
+    alive = _random_units(task, share)
     blocks: dict[str, Tensor] = {}
     for place, block in enumerate(structure.blocks):
         stays = share == 1 or place % 2 == 0
-        blocks[block.name] = torch.tensor(stays, device=device)
-    return kept | node_masks(structure, alive, like, blocks)
+        blocks[block.name] = torch.tensor(stays, device=task.torch_device)
+    masks = node_masks(structure, alive, like, blocks)
+    return kept | masks
+
+
+def _random_units(task: Task, share: float) -> dict[str, Tensor]:
+    """A random `share` of the units of each hidden layer, at least one: layer -> (units,) bool."""
+    random = torch.Generator().manual_seed(0)
+    alive: dict[str, Tensor] = {}
+    for layer in task.structure.hidden:
+        shuffled = torch.randperm(layer.units, generator=random)
+        order = shuffled.to(task.torch_device)
+        most = max(1, round(share * layer.units))
+        alive[layer.name] = order < most
+    return alive
 
 
 # ---- algorithms of a user's own
 
 
 def rehearse_algorithm(
-    name: str, algorithm: Algorithm, task: Task, hp: Mapping[str, Value]
+    name: str,
+    algorithm: Algorithm,
+    task: Task,
+    hp: Mapping[str, Value],
 ) -> None:
     """Raise Mistake with one sentence if an algorithm does not start, make a step and give networks
     that can be measured.
@@ -291,10 +315,7 @@ def rehearse_algorithm(
     with blamed(f"algorithm {name}: advances to the first rung"):
         state = algorithm.advance(short, state)
     _expect(name, "`advance`", state, State)
-    for key in ("step", "rung", "before", "seconds"):
-        if key not in state.scalars:
-            got = ", ".join(state.scalars) or "none"
-            raise Mistake(f"algorithm {name}: the state has `{key}` among its scalars; got {got}")
+    _expect_scalars(name, state)
     with blamed(f"algorithm {name}: gives networks"):
         networks = algorithm.networks(short, state)
     _expect(name, "`networks`", networks, Networks)
@@ -308,9 +329,23 @@ def rehearse_algorithm(
 
 def _shortened(task: Task) -> Task:
     """The task with a rung after each step, and no dense phase."""
-    short = dataclasses.replace(task, rungs=task.steps, dense_share=0.0, starts="")
+    short = dataclasses.replace(
+        task,
+        rungs=task.steps,
+        dense_share=0.0,
+        starts="",
+    )
     short.workbench.share(task.workbench)
     return short
+
+
+def _expect_scalars(name: str, state: State) -> None:
+    for key in ("step", "rung", "before", "seconds"):
+        if key in state.scalars:
+            continue
+        rule = f"the state has `{key}` among its scalars"
+        got = ", ".join(state.scalars) or "none"
+        raise Mistake(f"algorithm {name}: {rule}; got {got}")
 
 
 def _asked(name: str, algorithm: Algorithm, task: Task) -> Algorithm:
@@ -323,7 +358,8 @@ def _asked(name: str, algorithm: Algorithm, task: Task) -> Algorithm:
     members: dict[str, Any] = {"__module__": kind.__module__}
     for method, rule in _RETURNED.items():
         own = getattr(kind, method)
-        if own is not getattr(GradientPruner, method):
+        inherited = getattr(GradientPruner, method)
+        if own is not inherited:
             says = f"algorithm {name}: `{method}` returns"
             members[method] = _asking(says, own, rule, task)
     asked = type(kind.__name__, (kind,), members)
@@ -331,7 +367,10 @@ def _asked(name: str, algorithm: Algorithm, task: Task) -> Algorithm:
 
 
 def _asking(
-    says: str, method: Callable[..., Any], rule: Callable[[Any, Task], str], task: Task
+    says: str,
+    method: Callable[..., Any],
+    rule: Callable[[Any, Task], str],
+    task: Task,
 ) -> Callable[..., Any]:
     """`method`, which raises Mistake, beginning with `says`, if what it returns is not as `rule`
     wants it.
@@ -416,26 +455,30 @@ def _conform(name: str, task: Task, networks: Networks, members: int) -> None:
     """Raise Mistake unless networks have what they are measured by, in its shape."""
     of = networks.of
     if of.shape != (members,):
-        raise Mistake(
-            f"algorithm {name}: `of` of its networks has an entry for each member, ({members},); "
-            f"got {tuple(of.shape)}"
-        )
+        rule = f"`of` of its networks has an entry for each member, ({members},)"
+        got = tuple(of.shape)
+        raise Mistake(f"algorithm {name}: {rule}; got {got}")
     count = int(of.max()) + 1
     parameters = dict(task.template.named_parameters())
-    removable = {key: parameters[key].shape for key in task.structure.parameters}
+    whole: dict[str, torch.Size] = {}
+    frozen: list[str] = []
+    for key, parameter in parameters.items():
+        whole[key] = parameter.shape
+        if not parameter.requires_grad:
+            frozen.append(key)
+    removable = {key: whole[key] for key in task.structure.parameters}
     for block in task.structure.blocks:
         removable[block.name] = torch.Size()
-    whole = {key: parameter.shape for key, parameter in parameters.items()}
-    frozen = [key for key, parameter in parameters.items() if not parameter.requires_grad]
-    _expect_stacks(f"algorithm {name}: `kept`", networks.kept, count, removable)
-    _expect_stacks(f"algorithm {name}: `params`", networks.params, count, whole, frozen)
+    kept = f"algorithm {name}: `kept`"
+    _expect_stacks(kept, networks.kept, count, removable)
+    params = f"algorithm {name}: `params`"
+    _expect_stacks(params, networks.params, count, whole, frozen)
     for key in removable:
         dtype = networks.kept[key].dtype
         if dtype != torch.bool:
-            raise Mistake(
-                f"algorithm {name}: `kept` of its networks is True where an entry is kept; "
-                f"got {dtype} for {key}"
-            )
+            rule = "`kept` of its networks is True where an entry is kept"
+            got = f"{dtype} for {key}"
+            raise Mistake(f"algorithm {name}: {rule}; got {got}")
 
 
 def _expect_stacks(

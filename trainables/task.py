@@ -89,7 +89,8 @@ class Task:
             self._keep(field.name, given.pop(field.name, default))
         self._check_values()
         if given:  # or a module could not name its own functions in a task while it is imported
-            for home, options in self._sorted(given).items():
+            by_home = self._sorted(given)
+            for home, options in by_home.items():
                 self._keep(f"{home}_options", options)
         self._keep("_workbench", Workbench(self))  # not a field
 
@@ -106,7 +107,8 @@ class Task:
             home = own if key in KEYS else others
             home[key] = value
         task = cls(**own)
-        for home, options in task._sorted(others).items():
+        by_home = task._sorted(others)
+        for home, options in by_home.items():
             task._keep(f"{home}_options", options)
         return task
 
@@ -117,17 +119,23 @@ class Task:
         """
         dataset = models.lookup(self.dataset, DATASETS, "dataset")
         model = models.lookup(self.model, models.MODELS, "model")
-        takes = {"dataset": models.options(dataset), "model": models.options(model, given=2)}
-        options = {"dataset": dict(self.dataset_options), "model": dict(self.model_options)}
+        takes = {
+            "dataset": models.options(dataset),
+            "model": models.options(model, given=2),
+        }
+        options = {
+            "dataset": dict(self.dataset_options),
+            "model": dict(self.model_options),
+        }
         for key, value in given.items():
             home = _home(key, takes)
             if home is None:
                 raise self._unknown(key, takes)
             options[home][key] = value
         for home, (names, _) in takes.items():
+            owner = getattr(self, home)
             for name, is_required in names.items():
                 if is_required and name not in options[home]:
-                    owner = getattr(self, home)
                     raise Mistake(f"`{name}` is missing: {home} {owner} needs it")
         return options
 
@@ -136,7 +144,8 @@ class Task:
         for names, _ in takes.values():
             known.update(names)
         whose = f"of a task with dataset {self.dataset} and model {self.model}"
-        hint = models.hint(key, sorted(known))
+        listed = sorted(known)
+        hint = models.hint(key, listed)
         return Mistake(f"`{key}` is no key {whose};{hint}")
 
     def _check_values(self) -> None:
@@ -356,14 +365,20 @@ def _augmentations(given: Any) -> list[str]:
     known = AUGMENTATIONS
     is_list = isinstance(given, list | tuple)
     are_known = is_list and all(kind in known for kind in given)
-    if not are_known or len(set(given)) < len(given):
-        rule = f"`augment` is a list of distinct words out of {', '.join(known)}"
+    are_distinct = are_known and len(set(given)) == len(given)
+    if not are_distinct:
+        words = ", ".join(known)
+        rule = f"`augment` is a list of distinct words out of {words}"
         raise Mistake(f"{rule}; got {given!r}")
     return [kind for kind in known if kind in given]
 
 
 def identity(
-    task: Task, name: str, algorithm: Algorithm, member: Member, version: int | None = None
+    task: Task,
+    name: str,
+    algorithm: Algorithm,
+    member: Member,
+    version: int | None = None,
 ) -> str:
     """A member's name: the same network is found again under it, whatever the arm. version: if not
     the algorithm's.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 Tree = Mapping[str, Any]
 """Nested mappings whose leaves are tensors."""
+Named = dict[str, Tensor]
 
 
 def leaves(tree: Tree, prefix: str = "") -> dict[str, Tensor]:
@@ -47,9 +48,9 @@ def map_tree(function: Callable[[Tensor], Tensor], tree: Tree) -> dict[str, Any]
     return mapped
 
 
-def take(tensors: Mapping[str, Tensor], index: int | Tensor) -> dict[str, Tensor]:
+def take(tensors: Mapping[str, Tensor], index: int | Tensor) -> Named:
     """What stacked tensors hold at a place, or at several."""
-    taken: dict[str, Tensor] = {}
+    taken: Named = {}
     for name, tensor in tensors.items():
         taken[name] = tensor[index]
     return taken
@@ -73,8 +74,10 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
         storage = own.untyped_storage()
         is_part = storage.nbytes() > own.nbytes
-        if is_part or storage.data_ptr() in taken:
+        is_taken = storage.data_ptr() in taken
+        if is_part or is_taken:
             own = own.clone(memory_format=torch.contiguous_format)
-        taken.add(own.untyped_storage().data_ptr())
+            storage = own.untyped_storage()
+        taken.add(storage.data_ptr())
         separate[name] = own
     return separate

@@ -87,8 +87,9 @@ class CohortTrainable(tune.Trainable):
         # when they are told to.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGHUP))
         look_in(places)
+        here = places[-1] if places else "."
         with contextlib.suppress(OSError):  # another machine may not have it
-            os.chdir(places[-1] if places else ".")
+            os.chdir(here)
         self._limit = config["limit"]
         self._upto = config["upto"]
         threads = int(config["threads"])
@@ -97,16 +98,30 @@ class CohortTrainable(tune.Trainable):
         name, offset, length = config["line"]
         line = read_range(folder / "plan" / name, offset, length)
         self._cohort = cohort = Cohort.from_json(line.decode())
-        self._task = shared = _task(task, str(folder / "starts"))
+        starts = folder / "starts"
+        self._task = shared = _task(task, str(starts))
         if data is not None:
-            options, seed = shared.dataset_options, shared.split_seed
-            kind, changes = shared.torch_dtype, shared.changes
-            share.give(shared.dataset, options, seed, kind, data, changes)
+            share.give(
+                shared.dataset,
+                shared.dataset_options,
+                shared.split_seed,
+                shared.torch_dtype,
+                data,
+                shared.changes,
+            )
         self._training: Training | None = None
         if cohort.algorithm:
             limits = [Limit.parse(limit) for limit in config["limits"]]
             workers = config["workers"] or _workers(threads)
-            self._training = Training(folder, study, shared, cohort, keep, workers, limits)
+            self._training = Training(
+                folder,
+                study,
+                shared,
+                cohort,
+                keep,
+                workers,
+                limits,
+            )
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become the actor of another cohort."""
@@ -168,7 +183,8 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
 
     class Single(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:
-            given = {name: value for name, value in config.items() if name != "seed"}
+            given = dict(config)
+            given.pop("seed", None)
             self._hp = complete(method.space, given)
             self._parent = method.parent(task, self._hp)
             method.check(self._parent, self._hp)
@@ -180,9 +196,11 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
             return True
 
         def step(self) -> dict[str, Any]:
-            parent, state = self._parent, self._state
+            parent = self._parent
+            state = self._state
             if state is None:
-                state = method.start(parent, [Member(self._hp, self._seed)])
+                member = Member(self._hp, self._seed)
+                state = method.start(parent, [member])
             self._state = state = method.advance(parent, state)
             (row,) = measure(parent, method, state, False, task.counts)
             is_last = row["rung"] == task.rungs
@@ -193,12 +211,15 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
             folder = Path(checkpoint_dir)
             self._state.save(folder / "state.safetensors")
             member = {"hp": self._hp, "seed": self._seed}
-            (folder / "member.json").write_text(json.dumps(member))
+            path = folder / "member.json"
+            path.write_text(json.dumps(member))
 
         def load_checkpoint(self, checkpoint: Any) -> None:
             folder = Path(checkpoint)
-            saved = json.loads((folder / "member.json").read_text())
-            before = {**complete(method.space, saved["hp"]), "seed": saved["seed"]}
+            path = folder / "member.json"
+            saved = json.loads(path.read_text())
+            hp = complete(method.space, saved["hp"])
+            before = {**hp, "seed": saved["seed"]}
             after = {**self._hp, "seed": self._seed}
             changed = sorted(name for name in after if after[name] != before[name])
             free = [name for name, domain in method.space.items() if domain.tunable]
@@ -207,13 +228,16 @@ def trainable(algorithm: str, task: Task) -> type[tune.Trainable]:
                     continue
                 may = ", ".join(free) or "nothing"
                 rule = f"only {may} may change in the middle of a run of {algorithm}"
-                raise Mistake(f"{rule}; got `{name}` = {after[name]!r}, was {before[name]!r}")
-            state = State.load(folder / "state.safetensors", task.torch_device)
+                got = f"`{name}` = {after[name]!r}, was {before[name]!r}"
+                raise Mistake(f"{rule}; got {got}")
+            path = folder / "state.safetensors"
+            state = State.load(path, task.torch_device)
+            hp_of_members = state.members["hp"]
             for name in changed:
                 value = after[name]
                 if value is None:  # left to the task
                     value = getattr(task, name)
-                state.members["hp"][name].fill_(value)
+                hp_of_members[name].fill_(value)
             self._state = state
 
     Single.__name__ = f"{algorithm}_trainable"

@@ -69,8 +69,9 @@ class Workbench:
         examples = len(data.labels["train"])
         if task.batch_size > examples:
             rule = f"`batch_size` is at most the number of training examples, {examples}"
-            default = ", the default" if task.batch_size == type(task).batch_size else ""
-            raise Mistake(f"{rule}; got {task.batch_size}{default}")
+            is_default = task.batch_size == type(task).batch_size
+            note = ", the default" if is_default else ""
+            raise Mistake(f"{rule}; got {task.batch_size}{note}")
         return data
 
     @functools.cached_property
@@ -81,7 +82,8 @@ class Workbench:
         The model function then loads trained weights, or draws by a seed of its own, and no initial
         weights are new.
         """
-        first, second = self._task.build(0), self._task.build(1)
+        first = self._task.build(0)
+        second = self._task.build(1)
         others = dict(second.named_parameters(remove_duplicate=False))
         for layer, part in first.named_modules():
             if not isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
@@ -114,10 +116,12 @@ class Workbench:
         widths: dict[str, int] = {}
         for layer in self.structure.hidden:
             widths[layer.name] = max(1, layer.units - 1)
-        narrower = narrowed_module(self.template, self.structure, Cut(widths))
+        cut = Cut(widths)
+        narrower = narrowed_module(self.template, self.structure, cut)
         examples = self._two_examples()
         drawn = dropout.shapes(self.template, examples)
-        return dropout.shapes(narrower, examples) == drawn
+        drawn_narrower = dropout.shapes(narrower, examples)
+        return drawn_narrower == drawn
 
     @functools.cached_property
     def counts(self) -> Counts:
@@ -135,7 +139,14 @@ class Workbench:
         options = json.dumps(task.model_options, sort_keys=True)
         place = self.device, task.torch_dtype
         maker = models.lookup(task.model, models.MODELS, "model")  # another one after a reload
-        return _structure(maker, task.model, options, data.shape, data.classes, place)
+        return _structure(
+            maker,
+            task.model,
+            options,
+            data.shape,
+            data.classes,
+            place,
+        )
 
 
 @contextlib.contextmanager

@@ -57,7 +57,9 @@ def entries() -> list[Entry]:
     """Every section, in the order of the page."""
     opening = [_own(name) for name in ORDER]
     closing = [_own(name) for name in CLOSING]
-    return [*opening, *_others([*opening, *closing]), *closing]
+    own = [*opening, *closing]
+    others = _others(own)
+    return [*opening, *others, *closing]
 
 
 def _own(module: str) -> Entry:
@@ -67,7 +69,9 @@ def _own(module: str) -> Entry:
 
 def _others(own: list[Entry]) -> Iterator[Entry]:
     """The sections of other packages."""
-    taken = {name: "prunefront" for entry in own for name in _names(entry)}
+    taken: dict[str, str] = {}
+    for entry in own:
+        taken |= dict.fromkeys(_names(entry), "prunefront")
     points = importlib.metadata.entry_points(group=GROUP)
     for point in sorted(points, key=_place):
         entry = _loaded(point, taken)
@@ -87,16 +91,24 @@ def _loaded(point: importlib.metadata.EntryPoint, taken: dict[str, str]) -> Entr
         section = point.load()
     except (Exception, SystemExit) as error:
         why = f"entry point {point.value} cannot be loaded ({raised(error)})"
-        return Entry(point.name, Mistake(why), point.value)
+        return _refused(point, why)
     if not isinstance(section, Section):
-        why = f"an entry point in {GROUP} is a Section; got {section!r} from {point.value}"
-        return Entry(point.name, Mistake(why), point.value)
+        rule = f"an entry point in {GROUP} is a Section"
+        got = f"{section!r} from {point.value}"
+        return _refused(point, f"{rule}; got {got}")
     entry = Entry(section.name, section, point.value)
     for name in _names(entry):
         if name in taken:
-            why = f"its name {name!r} is taken, by {taken[name]}; got it from {point.value} too"
-            return Entry(point.name, Mistake(why), point.value)
+            rule = f"its name {name!r} is taken, by {taken[name]}"
+            got = f"it from {point.value} too"
+            return _refused(point, f"{rule}; got {got}")
     return entry
+
+
+def _refused(point: importlib.metadata.EntryPoint, why: str) -> Entry:
+    """An entry point that gives no section; the page says why."""
+    mistake = Mistake(why)
+    return Entry(point.name, mistake, point.value)
 
 
 def _names(entry: Entry) -> list[str]:
@@ -104,4 +116,6 @@ def _names(entry: Entry) -> list[str]:
     if isinstance(entry.section, Mistake):
         return []
     section = entry.section
-    return list(dict.fromkeys([section.name, *section.charts, *section.tables, *section.texts]))
+    names = [section.name, *section.charts, *section.tables, *section.texts]
+    distinct = dict.fromkeys(names)
+    return list(distinct)

@@ -61,4 +61,5 @@ class Section(Generic[Figures]):
     def lacks(self, rows: pd.DataFrame) -> bool:
         """Whether the rows are without one of `columns`."""
         needed = rows.reindex(columns=list(self.columns))
-        return bool(needed.isna().all().any())
+        is_absent = needed.isna().all()
+        return bool(is_absent.any())

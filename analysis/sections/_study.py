@@ -74,7 +74,11 @@ def open_study(folder: Where, published: Where | None = None) -> Study:
 def _counted(loaded: Loaded) -> str:
     """How many members ended in which way."""
     counts = loaded.last["status"].value_counts()
-    told = [f"{counts[status]} {status}" for status in table.FINAL if status in counts]
-    if len(loaded.unfinished):
-        told.append(f"{len(loaded.unfinished)} unfinished")
+    told: list[str] = []
+    for status in table.FINAL:
+        if status in counts:
+            told.append(f"{counts[status]} {status}")
+    unfinished = len(loaded.unfinished)
+    if unfinished:
+        told.append(f"{unfinished} unfinished")
     return ", ".join(told)

@@ -29,8 +29,11 @@ def html(_: Study, compared: Verdicts, drawings: Drawings) -> Iterator[str]:
     )
     for cost, lines in compared.lines.groupby("cost", sort=False):
         rows = [verdicts.texts(line) for line in lines.to_dict("records")]
-        grid = page.grid(list(rows[0]), [list(row.values()) for row in rows], kind="search")
-        yield page.details(verdicts.title(str(cost)), grid)
+        head = list(rows[0])
+        cells = [list(row.values()) for row in rows]
+        grid = page.grid(head, cells, kind="search")
+        title = verdicts.title(str(cost))
+        yield page.details(title, grid)
 
 
 SECTION = Section(

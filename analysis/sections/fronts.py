@@ -29,15 +29,18 @@ def gathered(points: pd.DataFrame) -> pd.DataFrame:
 
     Arms of checks are called after the arm that they are about, a comma, and what the check does.
     """
-    parts = points["arm"].str.rpartition(", ")
+    names = points["arm"]
+    parts = names.str.rpartition(", ")
     own = ~front.is_check(points)
-    return points.assign(arm=points["arm"].where(own, parts[2]))
+    gathered_names = names.where(own, parts[2])
+    return points.assign(arm=gathered_names)
 
 
 def shrinks(points: pd.DataFrame) -> bool:
     """Whether FLOPs after shrinking differ from the parent's."""
     done = points[points["done"] > 0]
-    return bool((done["flops_shrunk"] != done["flops_dense"]).any())
+    is_smaller = done["flops_shrunk"] != done["flops_dense"]
+    return bool(is_smaller.any())
 
 
 def masked_chart(study: Study, points: pd.DataFrame) -> Picture:
@@ -117,7 +120,10 @@ def _shown(points: pd.DataFrame) -> np.ndarray:
     room = max(DRAWN - shown.sum(), 0)
     others = np.flatnonzero(~shown)
     if len(others) > room:
-        others = others[np.linspace(0, len(others) - 1, room).round().astype(int)]
+        last = len(others) - 1
+        spread = np.linspace(0, last, room)
+        places = spread.round().astype(int)
+        others = others[places]
     shown = shown.copy()
     shown[others] = True
     return shown
@@ -126,7 +132,9 @@ def _shown(points: pd.DataFrame) -> np.ndarray:
 def _with_others(drawn: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     if others.empty:
         return drawn
-    return pd.concat([drawn, others.assign(low=others["accuracy"], high=others["accuracy"])])
+    accuracy = others["accuracy"]
+    ranges = others.assign(low=accuracy, high=accuracy)
+    return pd.concat([drawn, ranges])
 
 
 def _marks(
@@ -142,11 +150,23 @@ def _marks(
     lines = [line.encode(x, y, look.stroke) for line in looks.lines(base, "datum.front")]
     bars = base.transform_filter("isValid(datum.std)").mark_rule(strokeWidth=1.5)
     low, high = alt.Y("low:Q", scale=scale), alt.Y2("high:Q")
-    points = base.mark_point(size=90, strokeWidth=2, opacity=1)
+    points = base.mark_point(
+        size=90,
+        strokeWidth=2,
+        opacity=1,
+    )
     return [
         *lines,
         bars.encode(x, low, high, look.stroke, opacity=faint),
-        points.encode(x, y, look.stroke, look.fill, look.shape, opacity=faint, tooltip=tooltips),
+        points.encode(
+            x,
+            y,
+            look.stroke,
+            look.fill,
+            look.shape,
+            opacity=faint,
+            tooltip=tooltips,
+        ),
     ]
 
 
@@ -188,23 +208,41 @@ def _published(points: pd.DataFrame | None, cost: front.Cost) -> pd.DataFrame:
     """
     if points is None:
         return pd.DataFrame()
-    known = points if cost == "flops_masked" else points[points["counted"] == "shrunk"]
-    return known.rename(columns={"flops": "cost"}).assign(front=False)
+    known = points
+    if cost != "flops_masked":
+        is_shrunk = points["counted"] == "shrunk"
+        known = points[is_shrunk]
+    named = known.rename(columns={"flops": "cost"})
+    return named.assign(front=False)
 
 
-def _crosses(data: Data, others: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+def _crosses(
+    data: Data,
+    others: pd.DataFrame,
+    x: alt.X,
+    y: alt.Y,
+) -> list[alt.Chart]:
     if others.empty:
         return []
     names = ["name", "source", "model", "protocol", "counted", "accuracy", "cost", "params"]
     told = others[names]
     base = data.chart(told, exact=True).encode(x, y)
     faint = {"color": looks.TEXT, "opacity": 0.45}
-    marks = base.mark_point(shape=CROSS, size=60, strokeWidth=1.5, **faint)
-    words = base.mark_text(align="left", dx=8, fontSize=11, **faint)
-    return [
-        marks.encode(tooltip=looks.tips(told)),
-        words.encode(alt.Text("name:N")),
-    ]
+    marks = base.mark_point(
+        shape=CROSS,
+        size=60,
+        strokeWidth=1.5,
+        **faint,
+    )
+    words = base.mark_text(
+        align="left",
+        dx=8,
+        fontSize=11,
+        **faint,
+    )
+    tooltip = looks.tips(told)
+    name = alt.Text("name:N")
+    return [marks.encode(tooltip=tooltip), words.encode(name)]
 
 
 def _tooltips(summary: pd.DataFrame) -> list[alt.Tooltip]:

@@ -21,11 +21,13 @@ def figures(study: Study) -> Figures:
     label = attainment.LABEL
     masked = attainment.points(study.own, "flops_masked")
     shrunk = attainment.points(study.own, "flops_shrunk")
-    lines = attainment.hypervolumes(masked).merge(
-        attainment.hypervolumes(shrunk), on=label, suffixes=("", "_shrunk")
-    )
+    by_masked = attainment.hypervolumes(masked)
+    by_shrunk = attainment.hypervolumes(shrunk)
+    lines = by_masked.merge(by_shrunk, on=label, suffixes=("", "_shrunk"))
     added = attainment.contributions(masked).drop(columns="seeds")
-    return lines.merge(added, on=label), attainment.epsilons(masked)
+    compared = lines.merge(added, on=label)
+    gaps = attainment.epsilons(masked)
+    return compared, gaps
 
 
 def html(_: Study, figures: Figures, __: Drawings) -> Iterator[str]:
@@ -69,7 +71,8 @@ def _behind(line: Mapping[str, Any], gaps: pd.DataFrame) -> str:
     place = own["epsilon"].idxmax()
     most = own.loc[place]
     other = {"arm": most["against"], "control": most["against_control"]}
-    return f"{most['epsilon']:+.4f} ({page.label(other)})"
+    name = page.label(other)
+    return f"{most['epsilon']:+.4f} ({name})"
 
 
 def _mean(line: Mapping[str, Any], cost: str) -> tuple[str, str]:
@@ -77,8 +80,9 @@ def _mean(line: Mapping[str, Any], cost: str) -> tuple[str, str]:
     mean = line[f"hypervolume{cost}"]
     low = line[f"hypervolume_low{cost}"]
     high = line[f"hypervolume_high{cost}"]
+    volume = words.number(mean, ".4f")
     interval = words.interval(low, high, ".4f", 1)
-    return words.number(mean, ".4f"), interval
+    return volume, interval
 
 
 SECTION = Section(name="hypervolume", title="Hypervolume", figures=figures, html=html)

@@ -51,11 +51,14 @@ def chart(timed: pd.DataFrame, study: str) -> Picture:
     panels = []
     for place, group in drawn.groupby(["device", "threads", "torch", "batch"]):
         device, threads, _, batch = place  # type: ignore[misc]
-        panels.append(_panel(data, group, f"{device}, threads: {threads}, batch: {batch}"))
+        head = f"{device}, threads: {threads}, batch: {batch}"
+        panel = _panel(data, group, head)
+        panels.append(panel)
     said = [
         "Median of rounds of calls, bars from the fastest to the slowest; hollow: the dense parent."
     ]
-    if nothing := measured["member"].nunique() - drawn["member"].nunique():
+    nothing = measured["member"].nunique() - drawn["member"].nunique()
+    if nothing:
         said.append(f"Not drawn: {nothing} networks have no FLOPs left (they are in the table).")
     title = alt.TitleParams(f"{study}: latency against FLOPs", subtitle=said)
     return looks.panelled(panels, data, title, columns=2)
@@ -82,7 +85,8 @@ def _panel(data: Data, group: pd.DataFrame, title: str) -> alt.LayerChart:
     filling = alt.condition("datum.parent", hollow, fill)
     tips = []
     for name in names:
-        tips.append(alt.Tooltip(f"{name}:N", title=name.replace("_", " ")))
+        heading = name.replace("_", " ")
+        tips.append(alt.Tooltip(f"{name}:N", title=heading))
     fastest = alt.Y("milliseconds_min:Q")
     slowest = alt.Y2("milliseconds_max:Q")
     bars = base.mark_rule(strokeWidth=1.5)
@@ -92,7 +96,12 @@ def _panel(data: Data, group: pd.DataFrame, title: str) -> alt.LayerChart:
         marks.encode(x, y, stroke, shape, fill=filling, tooltip=tips),
     ]
     head = looks.panel_title(title, limit=360)
-    return alt.LayerChart(layer=layers, width=330, height=260, title=head)
+    return alt.LayerChart(
+        layer=layers,
+        width=330,
+        height=260,
+        title=head,
+    )
 
 
 def html(study: Study, timed: pd.DataFrame, drawings: Drawings) -> Iterator[str]:
@@ -139,7 +148,8 @@ def _together(
     hypervolume.
     """
     wanted = [place[name] for name in latency.GROUP]
-    here = timed[(timed[latency.GROUP] == wanted).all(axis=1)]
+    is_same = timed[latency.GROUP] == wanted
+    here = timed[is_same.all(axis=1)]
     try:
         measured = attainment.timed(points, here)
     except Mistake:
@@ -164,11 +174,11 @@ def _networks(timed: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     lines = []
     for _, network in ordered.groupby(key, sort=False):
         first = network.iloc[0]
-        cells = [str(first[name]) for name in about]
-        cells.append(words.large(first["flops_shrunk"]))
-        cells.append(words.large(first["params_shrunk"]))
-        cells += _times(network, columns)
-        lines.append(cells)
+        names = [str(first[name]) for name in about]
+        flops = words.large(first["flops_shrunk"])
+        parameters = words.large(first["params_shrunk"])
+        times = _times(network, columns)
+        lines.append([*names, flops, parameters, *times])
     return head, lines
 
 
@@ -176,8 +186,9 @@ def _columns(timed: pd.DataFrame) -> list[tuple[str, int]]:
     """The modes and batches, from the smallest batch."""
     key = ["batch", "mode"]
     kinds = timed[key].drop_duplicates()
+    ordered = kinds.sort_values(key, ascending=[True, False])
     columns = []
-    for batch, mode in kinds.sort_values(key, ascending=[True, False]).to_numpy():
+    for batch, mode in ordered.to_numpy():
         columns.append((mode, batch))
     return columns
 
@@ -186,9 +197,12 @@ def _times(network: pd.DataFrame, columns: list[tuple[str, int]]) -> list[str]:
     """What a network took in each mode and batch."""
     known = {}
     for line in page.records(network):
-        column = line["mode"], line["batch"]
+        column = (line["mode"], line["batch"])
         known[column] = _took(line)
-    return [known.get(column, "-") for column in columns]
+    times: list[str] = []
+    for column in columns:
+        times.append(known.get(column, "-"))
+    return times
 
 
 def _took(line: Mapping[str, Any]) -> str:
@@ -198,7 +212,8 @@ def _took(line: Mapping[str, Any]) -> str:
         return f"not measured: {line['reason'][:REASON]}"
     fastest = words.number(line["milliseconds_min"], ".3g")
     slowest = words.number(line["milliseconds_max"], ".3g")
-    return f"{words.number(median, '.3g')} ({fastest} to {slowest})"
+    middle = words.number(median, ".3g")
+    return f"{middle} ({fastest} to {slowest})"
 
 
 SECTION = Section(

@@ -50,12 +50,16 @@ def figures(study: Study) -> Figures:
 def html(_: Study, figures: Figures, __: Drawings) -> Iterator[str]:
     yield "<h3>Members by the way they ended</h3>\n"
     ways = figures.ways
-    lines = [[str(arm), *[f"{count:.0f}" for count in ways.loc[arm]]] for arm in ways.index]
+    lines: list[list[str]] = []
+    for arm in ways.index:
+        counts = [f"{count:.0f}" for count in ways.loc[arm]]
+        lines.append([str(arm), *counts])
     yield page.grid(["arm", *ways.columns], lines)
     if len(figures.reasons):
         reasons = []
         for arm, status, reason, count in figures.reasons.to_numpy().tolist():
-            reasons.append([arm, f"{status}: {reason}", str(count)])
+            why = f"{status}: {reason}"
+            reasons.append([arm, why, str(count)])
         yield page.grid(["arm", "reason", "members"], reasons)
     yield "<h3>Measurements</h3>\n<ul>\n"
     for finding in figures.findings:
@@ -137,8 +141,9 @@ def _among(names: pd.Series) -> str:
     known = sorted(set(names))
     if not known:
         return ""
+    first_ones = "; ".join(known[:NAMED])
     more = f"; and {len(known) - NAMED} more" if len(known) > NAMED else ""
-    return f": {'; '.join(known[:NAMED])}{more}"
+    return f": {first_ones}{more}"
 
 
 SECTION = Section(name="checks", title="Checks", figures=figures, html=html)

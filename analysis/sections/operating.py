@@ -69,20 +69,27 @@ def cells(point: Mapping[str, Any]) -> dict[str, str]:
     """
     uncounted = bool(point.get("unknown_ops"))
     doubt = "x ?" if uncounted else "x"
-    difference, deviation = point["difference_valid"], point["difference_valid_std"]
+    valid = words.spread(point["accuracy_valid"], point["accuracy_valid_std"])
+    difference = words.spread(point["difference_valid"], point["difference_valid_std"], "+z.2f")
+    test = words.spread(point["accuracy_test"], point["accuracy_test_std"])
+    compression = words.number(point["compression"], ".3g")
+    ideal = words.number(point["speedup_masked"], ".3g")
+    on_any_hardware = words.number(point["speedup_shrunk"], ".3g")
+    trained = words.large(point["train_flops"])
+    searched = _searched(point)
     return {
         "arm": page.label(point),
         "setting": str(point["setting"]),
         "n": str(point["done"]),
-        "valid. accuracy %": words.spread(point["accuracy_valid"], point["accuracy_valid_std"]),
-        "difference": words.spread(difference, deviation, "+z.2f"),
-        "test accuracy %": words.spread(point["accuracy_test"], point["accuracy_test_std"]),
+        "valid. accuracy %": valid,
+        "difference": difference,
+        "test accuracy %": test,
         "FLOPs masked": words.flops(point["flops_masked"], uncounted),
         "FLOPs shrunk": words.flops(point["flops_shrunk"], uncounted),
-        "compression": words.number(point["compression"], ".3g") + "x",
-        "speed-up ideal": words.number(point["speedup_masked"], ".3g") + doubt,
-        "any hardware": words.number(point["speedup_shrunk"], ".3g") + doubt,
-        "train FLOPs (search)": words.large(point["train_flops"]) + _searched(point),
+        "compression": f"{compression}x",
+        "speed-up ideal": f"{ideal}{doubt}",
+        "any hardware": f"{on_any_hardware}{doubt}",
+        "train FLOPs (search)": f"{trained}{searched}",
         "seconds": words.large(point["seconds"]),
     }
 
@@ -91,7 +98,10 @@ def _searched(point: Mapping[str, Any]) -> str:
     """What a search took of the training FLOPs; nothing if there was none."""
     whole = max(point["train_flops"], 1)
     percent = 100 * (point["search_flops"] / whole)
-    return f" ({words.number(percent, '.2g')}%)" if percent > 0 else ""
+    if percent > 0:
+        share = words.number(percent, ".2g")
+        return f" ({share}%)"
+    return ""
 
 
 SECTION = Section(

@@ -48,7 +48,10 @@ def figures(study: Study) -> dict[str, str]:
             known = facts.setdefault(name, [])
             if value not in known:
                 known.append(value)
-    return {name: "; ".join(values) for name, values in facts.items()}
+    told: dict[str, str] = {}
+    for name, values in facts.items():
+        told[name] = "; ".join(values)
+    return told
 
 
 def _flat(footer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -67,7 +70,8 @@ def html(_: Study, facts: dict[str, str], __: Drawings) -> Iterator[str]:
     yield page.terms(facts)
     yield "<h2>How the figures are computed</h2>\n"
     meanings = {name: meaning for name, _, meaning in table.COLUMNS if name in EXPLAINED}
-    yield page.terms({**FORMULAS, **meanings})
+    explained = {**FORMULAS, **meanings}
+    yield page.terms(explained)
 
 
 SECTION = Section(name="provenance", title="Provenance", figures=figures, html=html)

@@ -35,7 +35,9 @@ class Figures:
 def figures(study: Study) -> Figures | None:
     tried = dominance.tried(study.rows, study.goals)
     departures = dominance.departures(study.rows)
-    return None if tried.empty and departures.empty else Figures(tried, departures)
+    if tried.empty and departures.empty:
+        return None
+    return Figures(tried, departures)
 
 
 def picture(study: Study, figures: Figures) -> Picture | None:
@@ -52,7 +54,8 @@ def chart(lines: pd.DataFrame, study: str) -> Picture:
     """
     data = Data()
     base = data.chart(lines)
-    scale, axis = alt.Scale(zero=False, padding=16), alt.Axis(format="~%", tickCount=6)
+    scale = alt.Scale(zero=False, padding=16)
+    axis = alt.Axis(format="~%", tickCount=6)
     x = alt.X(
         "share:Q",
         scale=alt.Scale(zero=False, padding=24),
@@ -60,11 +63,19 @@ def chart(lines: pd.DataFrame, study: str) -> Picture:
         title="epochs trained, of those without stopping",
     )
     y = alt.Y("kept:Q", scale=scale, axis=axis, title=KEPT)
-    low, high = alt.Y("low:Q", scale=scale, title=KEPT), alt.Y2("high:Q")
+    low = alt.Y("low:Q", scale=scale, title=KEPT)
+    high = alt.Y2("high:Q")
     ink = looks.COLOURS[0]
     bars = base.mark_rule(strokeWidth=1.5, color=ink)
-    marks = base.mark_line(strokeWidth=2, color=ink, point=alt.OverlayMarkDef(color=ink, size=70))
-    names = base.mark_text(align="right", dx=-7, dy=-9, fontSize=13, color=looks.TEXT)
+    points = alt.OverlayMarkDef(color=ink, size=70)
+    marks = base.mark_line(strokeWidth=2, color=ink, point=points)
+    names = base.mark_text(
+        align="right",
+        dx=-7,
+        dy=-9,
+        fontSize=13,
+        color=looks.TEXT,
+    )
     layers = [
         bars.encode(x, low, high),
         marks.encode(x, y, order="factor:Q", tooltip=looks.tips(lines)),
@@ -88,7 +99,8 @@ def html(study: Study, figures: Figures, drawings: Drawings) -> Iterator[str]:
         return
     yield page.say(dominance.told(figures.tried, study.goals))
     yield page.figure("stopping", drawings)
-    lines = [_cells(line) for line in page.records(dominance.means(figures.tried))]
+    means = dominance.means(figures.tried)
+    lines = [_cells(line) for line in page.records(means)]
     head = ["one in", "settings at the end", "epochs", "hypervolume kept %", "least of a seed"]
     yield page.grid(head, lines)
 

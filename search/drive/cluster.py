@@ -58,7 +58,8 @@ def workers(study: Study, joined: bool) -> int:
         raise Mistake(f"[study]: `cpus` is at most the {cpus} of {where}; got {wanted}")
     gpus = max(gpus for cpus, gpus in nodes if cpus >= wanted)
     got = gpus_each(study)
-    raise Mistake(f"[study]: `gpus` is at most the {gpus:g} of {where}; got {got:g}")
+    rule = f"`gpus` is at most the {gpus:g} of {where}"
+    raise Mistake(f"[study]: {rule}; got {got:g}")
 
 
 def slots_now(study: Study) -> int:
@@ -332,7 +333,11 @@ def _start(options: Mapping[str, Any]) -> None:
     """
     for _ in range(2):
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            ray.init(
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **options,
+            )
             return
         except Exception as error:
             if "timed out during startup" not in str(error):

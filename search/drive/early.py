@@ -69,7 +69,11 @@ def _start(stack: contextlib.ExitStack) -> Early | None:
 @contextlib.contextmanager
 def imported(module: str) -> Iterator[None]:
     """Import a module beside the block, which mostly waits; whoever needs it waits for that."""
-    ahead = threading.Thread(target=_import, args=(module,), name="imports")
+    ahead = threading.Thread(
+        target=_import,
+        args=(module,),
+        name="imports",
+    )
     ahead.start()
     try:
         yield

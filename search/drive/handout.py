@@ -35,7 +35,11 @@ RECOUNT_SECONDS = 5.0
 
 
 def train(
-    study: Study, work: Work, scratch: Path, packed: Packed | None, progress: Progress
+    study: Study,
+    work: Work,
+    scratch: Path,
+    packed: Packed | None,
+    progress: Progress,
 ) -> None:
     """Train what `work` hands out, on the Ray that runs and the nodes that it has at the time. An
     interrupt ends it early, without an error.
@@ -48,7 +52,13 @@ def train(
     trainable = _trainable(study, packed)
     losses.deaths_only()
     for attempt in itertools.count():
-        tuner = _tuner(trainable, hands, report, scratch, f"cohorts-{attempt}")
+        tuner = _tuner(
+            trainable,
+            hands,
+            report,
+            scratch,
+            f"cohorts-{attempt}",
+        )
         try:
             with interrupts.tune_listens():
                 tuner.fit()
@@ -94,7 +104,13 @@ def _trainable(study: Study, packed: Packed | None) -> Any:
     return tune.with_resources(trainable, resources)
 
 
-def _tuner(trainable: Any, hands: HandOut, report: Report, scratch: Path, name: str) -> tune.Tuner:
+def _tuner(
+    trainable: Any,
+    hands: HandOut,
+    report: Report,
+    scratch: Path,
+    name: str,
+) -> tune.Tuner:
     no_checkpoints = tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False)
     run_config = tune.RunConfig(
         name=name,
@@ -103,7 +119,11 @@ def _tuner(trainable: Any, hands: HandOut, report: Report, scratch: Path, name: 
         checkpoint_config=no_checkpoints,
         callbacks=[report],
     )
-    tune_config = tune.TuneConfig(search_alg=hands, num_samples=-1, reuse_actors=True)
+    tune_config = tune.TuneConfig(
+        search_alg=hands,
+        num_samples=-1,
+        reuse_actors=True,
+    )
     return tune.Tuner(trainable, tune_config=tune_config, run_config=run_config)
 
 
@@ -117,7 +137,11 @@ class HandOut(Searcher):
     """
 
     def __init__(
-        self, work: Work, config: dict[str, Any], progress: Progress, count: Callable[[], int]
+        self,
+        work: Work,
+        config: dict[str, Any],
+        progress: Progress,
+        count: Callable[[], int],
     ) -> None:
         super().__init__()
         self.work = work
@@ -199,11 +223,22 @@ class Report(tune.Callback):
         """Nothing of a display goes into Tune's snapshots."""
         return {}
 
-    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+    def on_trial_start(
+        self,
+        iteration: int,
+        trials: Any,
+        trial: Any,
+        **info: Any,
+    ) -> None:
         self.heard[trial.trial_id] = time.monotonic()
 
     def on_trial_result(
-        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: Any,
+        trial: Any,
+        result: dict[str, Any],
+        **info: Any,
     ) -> None:
         self.heard[trial.trial_id] = time.monotonic()
         planned = self.hands.going[trial.trial_id]
@@ -211,7 +246,13 @@ class Report(tune.Callback):
         with self.hands.guarded():
             self.hands.progress.reached(planned, result["rung"])
 
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+    def on_trial_error(
+        self,
+        iteration: int,
+        trials: Any,
+        trial: Any,
+        **info: Any,
+    ) -> None:
         """Try again, which Tune itself does not where a node dies under a trial that has not begun;
         at last give up.
         """
@@ -224,26 +265,32 @@ class Report(tune.Callback):
 
     def lost(self, trial_id: str, error: BaseException | str | None) -> None:
         """A trial was lost to `error`: its cohort is tried again, in the end failed."""
-        with self.hands.guarded():
-            name = self.hands.going[trial_id].name
-            log = losses.logged(error, self.hands.work.folder, name)
+        hands = self.hands
+        with hands.guarded():
+            name = hands.going[trial_id].name
+            log = losses.logged(error, hands.work.folder, name)
             self.tries[name] += 1
-            memory = losses.memory(error, self._new_kills())
+            kills = self._new_kills()
+            memory = losses.memory(error, kills)
             cause = self._late(trial_id) or memory
             if self.tries[name] <= RETRIES:
-                how = f", in {self._split(trial_id)} parts" if memory else ""
-                self.hands.again(trial_id)
+                how = ""
+                if memory:
+                    parts = self._split(trial_id)
+                    how = f", in {parts} parts"
+                hands.again(trial_id)
                 cause = cause or "lost to an error or a dead worker"
                 after = f"carried on from its last rung{how}{log}"
-                self.hands.progress.note(f"cohort {name}: {cause}; {after}")
+                hands.progress.note(f"cohort {name}: {cause}; {after}")
                 return
-            refusal = losses.refused(error, self.hands.config["folder"])
+            folder = hands.config["folder"]
+            refusal = losses.refused(error, folder)
             if refusal is not None:
-                self.hands.broken = self.hands.broken or refusal
+                hands.broken = hands.broken or refusal
                 return
             cause = cause or losses.reason(error)
-            self.hands.ended(trial_id, cause)
-            self.hands.progress.note(f"cohort {name}: failed for good: {cause}{log}")
+            hands.ended(trial_id, cause)
+            hands.progress.note(f"cohort {name}: failed for good: {cause}{log}")
 
     def _new_kills(self) -> int:
         """Processes that the kernel has killed for memory since this was last asked."""
@@ -253,7 +300,8 @@ class Report(tune.Callback):
     def _split(self, trial_id: str) -> int:
         """Have the cohort of a trial trained in more parts; returns how many."""
         planned = self.hands.going[trial_id]
-        parts = ask_parts(self.hands.work.folder, planned.name, losses.PARTS)
+        folder = self.hands.work.folder
+        parts = ask_parts(folder, planned.name, losses.PARTS)
         return min(planned.size, parts)
 
     def _late(self, trial_id: str) -> str:

@@ -51,7 +51,8 @@ def deaths_only() -> bool:
 
     def translated(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if not isinstance(exception, exceptions.RayActorError | exceptions.RayTaskError):
-            text = f"{type(exception).__name__}: {exception}"
+            kind = type(exception).__name__
+            text = f"{kind}: {exception}"
             exception = exceptions.RayActorError(error_msg=text)
         failed(self, tracked_actor_task, exception)
 
@@ -129,9 +130,11 @@ def reason(error: BaseException | str | None) -> str:
     if isinstance(cause, exceptions.RayError | str):  # Ray may have no more than a traceback's text
         text = getattr(error, "traceback_str", str(cause))
         if f"\n{_FRAME}" in text or isinstance(cause, str):
-            return _last_raised(text)[:REASON_LETTERS]
+            raised = _last_raised(text)
+            return raised[:REASON_LETTERS]
     kind = "" if isinstance(cause, Told) else f"{type(cause).__name__}: "
-    return f"{kind}{_first_line(str(cause))}"[:REASON_LETTERS]
+    first_line = _first_line(str(cause))
+    return f"{kind}{first_line}"[:REASON_LETTERS]
 
 
 def _first_line(text: str) -> str:

@@ -51,7 +51,11 @@ class _Preview:
         self.console = console
         self.over = threading.Event()
         self.process: subprocess.Popen[bytes] | None = None
-        self.thread = threading.Thread(target=self._try, name="preview", daemon=True)
+        self.thread = threading.Thread(
+            target=self._try,
+            name="preview",
+            daemon=True,
+        )
 
     def end(self) -> None:
         """Draw no more."""

@@ -63,7 +63,11 @@ class Progress:
         if console.is_terminal:
             self.live = Live(self._line(), console=console, transient=True)
         self._over = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="progress", daemon=True)
+        self._heart = threading.Thread(
+            target=self._beat,
+            name="progress",
+            daemon=True,
+        )
 
     def __enter__(self) -> Progress:
         if self.live:
@@ -80,7 +84,8 @@ class Progress:
     def _beat(self) -> None:
         """Say how far it is, however long a rung takes."""
         while not self._over.wait(self._pause()):
-            if self.live or time.monotonic() - self.said >= SILENT_SECONDS:
+            silent = time.monotonic() - self.said
+            if self.live or silent >= SILENT_SECONDS:
                 self._show(self.live is None)
 
     def _pause(self) -> float:
@@ -93,8 +98,10 @@ class Progress:
         """A cohort wrote the rows of `rung`."""
         if not planned.algorithm or not rung:
             return
-        path = source(rows_path(self.folder, planned.name, rung))
-        rows = pq.read_table(path, columns=["status", "accuracy_valid", *COSTS]).to_pandas()
+        path = rows_path(self.folder, planned.name, rung)
+        columns = ["status", "accuracy_valid", *COSTS]
+        written = pq.read_table(source(path), columns=columns)
+        rows = written.to_pandas()
         ended = rows[rows["status"] != RUNNING]
         self.done += len(ended)
         self.work[planned.name] = planned.size * rung / self.rungs
@@ -103,11 +110,13 @@ class Progress:
 
     def _add_points(self, ended: pd.DataFrame) -> None:
         """Take the best of these members' last rows for the line."""
-        measured = ended[(ended["status"] == "done") & eligible(ended)]
-        new = measured[["accuracy_valid", "flops_masked"]].to_numpy(float)
+        is_measured = (ended["status"] == "done") & eligible(ended)
+        measured = ended[is_measured]
+        pairs = measured[["accuracy_valid", "flops_masked"]]
+        new = pairs.to_numpy(float)
         points = np.concatenate([self.points, new])
-        best = points[front(points, [True, False])]
-        self.points = np.unique(best, axis=0)
+        on_front = front(points, [True, False])
+        self.points = np.unique(points[on_front], axis=0)
 
     def left(self, count: int, rung: int) -> None:
         """So many members were stopped at `rung`."""
@@ -144,17 +153,21 @@ class Progress:
     def _pace(self, total: int, about: str) -> str:
         """How fast it goes and how long it will take, where that is more than a guess."""
         seconds = time.monotonic() - self.begun
-        work = sum(list(self.work.values()))
+        parts = list(self.work.values())
+        work = sum(parts)
         all_work = total - self.before - self.spared
         if not all_work / 20 <= work < all_work:
             return f"{_clock(seconds)} so far"
         left = seconds * (all_work - work) / work
-        return f"{60 * work / seconds:.0f} members/min, {about}{_clock(left)} left"
+        a_minute = 60 * work / seconds
+        still = f"{about}{_clock(left)} left"
+        return f"{a_minute:.0f} members/min, {still}"
 
     def _best(self) -> str:
         last = len(self.points) - 1
         places = np.linspace(0, last, SHOWN_POINTS).astype(int)
-        shown = self.points[np.unique(places)]
+        distinct = np.unique(places)
+        shown = self.points[distinct]
         words: list[str] = []
         for accuracy, flops in shown[::-1]:
             words.append(f"{accuracy:.1%} at {flops:,.0f} FLOPs")

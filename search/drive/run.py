@@ -78,7 +78,14 @@ def run(
         work.open()
         if work.anything():
             own = None if address is not None else slots * study.about.cpus
-            interrupted = _train(study, work, console, here, own, early)
+            interrupted = _train(
+                study,
+                work,
+                console,
+                here,
+                own,
+                early,
+            )
             if interrupted:
                 last_words.append(f"{interrupted}: the same command goes on")
                 return INTERRUPTED
@@ -125,7 +132,10 @@ def _train(
 
 @contextlib.contextmanager
 def _ray(
-    here: Path, cpus: int | None, packed: Packed | None, early: Early | None
+    here: Path,
+    cpus: int | None,
+    packed: Packed | None,
+    early: Early | None,
 ) -> Iterator[None]:
     """A Ray of our own with so many CPUs and room for the data, or the one that was joined."""
     from . import cluster, quick
@@ -156,7 +166,12 @@ def _bytes(packed: Packed | None) -> int:
     return total
 
 
-def _finish(study: Study, folder: Location, plan: generations.Plan, say: Say) -> int:
+def _finish(
+    study: Study,
+    folder: Location,
+    plan: generations.Plan,
+    say: Say,
+) -> int:
     """Tidy up after the last cohort, and keep the networks that are wanted; the exit code."""
     remove_tree(folder / "state")
     sweep(folder)
@@ -164,8 +179,11 @@ def _finish(study: Study, folder: Location, plan: generations.Plan, say: Say) ->
     failed = any(f"{cohort.name}-failed.parquet" in names for cohort in plan.cohorts)
     tried_again = failed and study.about.controls == "standard"  # controls are
     if study.about.keep == "front" and not tried_again:
-        last = table.last(table.current(folder, table.read(folder)))
-        lost = keep_only(folder, front.members_on_front(last))
+        rows = table.read(folder)
+        current = table.current(folder, rows)
+        last = table.last(current)
+        members = front.members_on_front(last)
+        lost = keep_only(folder, members)
         if lost:
             say(f"{lost} networks now on the front were dropped when the study was smaller")
     return FAILED if failed else DONE
@@ -200,9 +218,12 @@ def _skip(study: Study, folder: Location, say: Say) -> None:
     """Rows for the members of arms that cannot run on the task, with the reason."""
     for arm in study.arms:
         reason = checks.skipped(arm, study.task)
-        if reason is not None:
-            say(f"arm {arm.name}: skipped: {reason}")
-            digest = hashlib.sha256(arm.name.encode()).hexdigest()
-            members = tuple(generations.members(arm, study.about.seeds))
-            cohort = Cohort(f"skipped-{digest[:12]}", arm.name, arm.algorithm_name, members)
-            write_ends(study, folder, cohort, "skipped", reason)
+        if reason is None:
+            continue
+        say(f"arm {arm.name}: skipped: {reason}")
+        hashed = hashlib.sha256(arm.name.encode())
+        digest = hashed.hexdigest()
+        name = f"skipped-{digest[:12]}"
+        members = generations.members(arm, study.about.seeds)
+        cohort = Cohort(name, arm.name, arm.algorithm_name, tuple(members))
+        write_ends(study, folder, cohort, "skipped", reason)

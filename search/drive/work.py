@@ -55,7 +55,11 @@ class Work:
     """
 
     def __init__(
-        self, study: Study, folder: Location, plan: Plan, check: Callable[[], None] = lambda: None
+        self,
+        study: Study,
+        folder: Location,
+        plan: Plan,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.study = study
         self.folder = folder
@@ -144,15 +148,17 @@ class Work:
     def _trained(self, planned: Planned) -> None:
         """Read how far a cohort came."""
         before = self._places[planned.name].rung
-        place = self._places[planned.name] = self._settled(planned, None)
+        place = self._settled(planned, None)
+        self._places[planned.name] = place
         refused = self._rows(planned, "stopped-0")
         if not before and self._limited and refused.exists():
             self._measured.take(refused)
-            self.stopped(table.length(refused), 0)
+            count = table.length(refused)
+            self.stopped(count, 0)
         if self._searching:
             for rung in range(before + 1, place.rung + 1):
                 self._measure(planned, rung)
-        if place.left and (not self._waits(place) or self._decided(planned, place.rung)):
+        if place.left and not self._is_undecided(planned, place):
             self._queue.append(planned)  # its worker stopped before the rung that was asked for
 
     # ---- where cohorts are
@@ -179,7 +185,9 @@ class Work:
 
         def exists(key: int | str) -> bool:
             path = self._rows(planned, key)
-            return path.exists() if names is None else path.name in names
+            if names is None:
+                return path.exists()
+            return path.name in names
 
         last_rung = self.study.task.rungs
         rung = 0
@@ -188,24 +196,40 @@ class Work:
         if not rung:
             refused = 0
             if self._limited and exists("stopped-0"):
-                refused = table.length(self._rows(planned, "stopped-0"))
+                stopped = self._rows(planned, "stopped-0")
+                refused = table.length(stopped)
             return _Place(0, planned.size - refused)
-        for before in range(1, rung + 1):
-            written = names is not None and self._rows(planned, f"stopped-{before}").name in names
-            if self._decided(planned, before) and not written:
-                self._stop(planned, before)
+        self._stop_again(planned, rung, names)
         if rung == last_rung:
             return _Place(rung, 0)
         rows = self._rows(planned, rung)
         gone = table.ended(rows)
         if self._decided(planned, rung):
-            gone |= table.ended(self._rows(planned, f"stopped-{rung}"))
-        return _Place(rung, table.length(rows) - len(gone))
+            stopped = self._rows(planned, f"stopped-{rung}")
+            gone |= table.ended(stopped)
+        left = table.length(rows) - len(gone)
+        return _Place(rung, left)
+
+    def _stop_again(self, planned: Planned, rung: int, names: Set[str] | None) -> None:
+        """Write the rows of members whose stop was recorded, up to a rung, where they may be
+        missing.
+        """
+        for before in range(1, rung + 1):
+            if not self._decided(planned, before):
+                continue
+            stopped = self._rows(planned, f"stopped-{before}")
+            if names is None or stopped.name not in names:
+                self._stop(planned, before)
 
     def _stop(self, planned: Planned, rung: int) -> int:
         """Write the rows of the members that a decision stops; how many."""
-        arm = self._arms[planned.arm]
-        return rungs.stop(self.study, self.folder, arm, planned.name, rung)
+        return rungs.stop(
+            self.study,
+            self.folder,
+            self._arms[planned.arm],
+            planned.name,
+            rung,
+        )
 
     def _waits(self, place: _Place) -> bool:
         """Whether a cohort with members left stands at a rung where it is decided who goes on."""
@@ -217,6 +241,10 @@ class Work:
         if not planned.algorithm or self.study.about.reduction_factor is None:
             return self.study.task.rungs
         return self._places[planned.name].rung + 1
+
+    def _is_undecided(self, planned: Planned, place: _Place) -> bool:
+        """Whether a cohort waits for a decision that has not been made."""
+        return self._waits(place) and not self._decided(planned, place.rung)
 
     def _decided(self, planned: Planned, rung: int) -> bool:
         return rungs.decision(self.folder, planned.name, rung).name in self._decisions
@@ -244,30 +272,37 @@ class Work:
         self._queue += dense
         for planned in unfinished:
             place = self._places[planned.name]
-            if not self._waits(place) or self._decided(planned, place.rung):
+            if not self._is_undecided(planned, place):
                 self._queue.append(planned)
 
     def _dense_before(self, cohorts: Sequence[Planned]) -> list[Planned]:
         """The dense phases that these cohorts start from and that are not trained or queued yet."""
-        needed = {name for planned in cohorts for name in planned.after} - self._dense
-        task = dataclasses.replace(self.study.task, starts=str(self.folder / "starts"))
-        return [
-            planned
-            for planned in self.plan.cohorts
-            if planned.name in needed and not dense_ready(task, planned.seeds)
-        ]
+        needed: set[str] = set()
+        for planned in cohorts:
+            needed.update(planned.after)
+        missing = needed - self._dense
+        starts = self.folder / "starts"
+        task = dataclasses.replace(self.study.task, starts=str(starts))
+        dense: list[Planned] = []
+        for planned in self.plan.cohorts:
+            if planned.name in missing and not dense_ready(task, planned.seeds):
+                dense.append(planned)
+        return dense
 
     def _measure(self, planned: Planned, rung: int) -> None:
         """Take the rows of a cohort at a rung for decisions, and of those that were stopped."""
-        self._measured.take(self._rows(planned, rung))
+        rows = self._rows(planned, rung)
+        self._measured.take(rows)
         if self._decided(planned, rung):  # elsewhere: the plan is a copy
-            self._measured.take(self._rows(planned, f"stopped-{rung}"))
+            stopped = self._rows(planned, f"stopped-{rung}")
+            self._measured.take(stopped)
 
     def _measure_all(self, planned: Planned) -> None:
         refused = self._rows(planned, "stopped-0")
         if self._limited and refused.exists():
             self._measured.take(refused)
-        for rung in range(1, self._places[planned.name].rung + 1):
+        place = self._places[planned.name]
+        for rung in range(1, place.rung + 1):
             self._measure(planned, rung)
 
     # ---- decisions
@@ -317,9 +352,9 @@ class Work:
             if planned.name in busy:
                 continue
             place = self._places.get(planned.name, _NOT_PLANNED)
-            stands = place.left and self._waits(place)
-            if stands and not self._decided(planned, place.rung):
-                waiting.setdefault(place.rung, []).append(planned)
+            if place.left and self._is_undecided(planned, place):
+                at_rung = waiting.setdefault(place.rung, [])
+                at_rung.append(planned)
         return waiting
 
     def _losers(
@@ -329,7 +364,8 @@ class Work:
         yet: a seed of a setting is in another cohort, which is not there yet.
         """
         settings = list(zip(rows["arm"], rows["hp"], strict=True))
-        if self._running and not decided.keys() >= set(settings):
+        are_known = decided.keys() >= set(settings)
+        if self._running and not are_known:
             return None
         absent = f"rung {rung}: another seed of it did not get here"
         gone: dict[str, str] = {}
@@ -363,21 +399,25 @@ class Work:
         for round_, hp in self.plan.rounds[arm.name]:
             key = canonical(arm.algorithm.space, hp)
             values, violations = known.get(key, (None, ()))
-            before.append(Told(round_, hp, values, violations))
+            proposed = Told(round_, hp, values, violations)
+            before.append(proposed)
         return propose(arm, goals, before, number, count)
 
     def _fail(self, planned: Planned, reason: str) -> None:
         """Rows for the members of a cohort that have no last one, with the reason."""
         cohort = read_cohort(self.folder, planned)
         ended: set[str] = set()
-        for rung in range(1, self.study.task.rungs + 1):
+        last_rung = self.study.task.rungs
+        for rung in range(1, last_rung + 1):
             for key in (rung, f"stopped-{rung}"):
                 path = self._rows(planned, key)
                 if path.exists():
                     ended |= table.ended(path)
         write_ends(self.study, self.folder, cohort, "failed", reason, ended)
-        self._places[planned.name].left = 0
-        self._measured.take(self._rows(planned, "failed"))
+        place = self._places[planned.name]
+        place.left = 0
+        failed = self._rows(planned, "failed")
+        self._measured.take(failed)
 
 
 def write_ends(

@@ -50,9 +50,10 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Counts:
     with evaluating(module), counter.watching(module), counter:
         module(example)
     layers = {name: spent for name, spent in counter.spent.items() if name}
+    sizes = [parameter.numel() for parameter in module.parameters()]
     return Counts(
         flops=counter.total,
-        params=sum(parameter.numel() for parameter in module.parameters()),
+        params=sum(sizes),
         unknown=tuple(sorted(counter.unknown)),
         free=tuple(sorted(counter.free)),
         layers=layers,
@@ -61,7 +62,8 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Counts:
 
 def blank_inputs(module: nn.Module, input_shape: tuple[int, ...], examples: int = 1) -> Tensor:
     """Inputs of no meaning, of the type and on the device of the model's parameters."""
-    like = next(module.parameters(), torch.empty(0))
+    nothing = torch.empty(0)
+    like = next(module.parameters(), nothing)
     shape = (examples, *input_shape)
     return like.new_zeros(shape)
 
@@ -140,7 +142,13 @@ class Counter(Watch):
 
         return enter
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         spent = cost(func, args, kwargs, out)

@@ -119,6 +119,10 @@ def steps(
     names = {id(parameter): name for name, parameter in graph.named_parameters()}
     flow: list[Step] = []
     for node in places:
+        sources = [places[source] for source in node.all_input_nodes]
+        module = ""
+        if node.op == "call_module":
+            module = str(node.target)
         block = None
         if node in blocks:
             added, branch = blocks[node]
@@ -126,10 +130,11 @@ def steps(
         params: list[tuple[str, int]] = []
         for parameter in _read(graph, node):
             name = names[id(parameter)]
-            params.append((name, parameter.numel()))
+            entries = parameter.numel()
+            params.append((name, entries))
         step = Step(
-            inputs=tuple(places[source] for source in node.all_input_nodes),
-            module=str(node.target) if node.op == "call_module" else "",
+            inputs=tuple(sources),
+            module=module,
             block=block,
             flops=costs.spent.get(node, ()),
             params=tuple(params),
@@ -140,12 +145,17 @@ def steps(
 
 def _read(graph: fx.GraphModule, node: fx.Node) -> Iterable[nn.Parameter]:
     """The parameters that a node reads itself."""
-    if node.op == "call_module":
-        return graph.get_submodule(str(node.target)).parameters()
-    if node.op != "get_attr":
+    if node.op not in ("call_module", "get_attr"):
         return ()
-    value = operator.attrgetter(str(node.target))(graph)
-    return (value,) if isinstance(value, nn.Parameter) else ()
+    path = str(node.target)
+    if node.op == "call_module":
+        module = graph.get_submodule(path)
+        return module.parameters()
+    attribute = operator.attrgetter(path)
+    value = attribute(graph)
+    if isinstance(value, nn.Parameter):
+        return (value,)
+    return ()
 
 
 class _Costs(fx.Interpreter):

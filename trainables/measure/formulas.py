@@ -62,7 +62,13 @@ def _product(x: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
     return 2 * x.numel() * columns
 
 
-def _added_product(y: Tensor, x: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
+def _added_product(
+    y: Tensor,
+    x: Tensor,
+    *_: Any,
+    out: Tensor,
+    **__: Any,
+) -> int:
     return _product(x, out=out)
 
 
@@ -70,7 +76,13 @@ def _matrix_vector(matrix: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
     return 2 * matrix.numel()
 
 
-def _added_matrix_vector(y: Tensor, matrix: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
+def _added_matrix_vector(
+    y: Tensor,
+    matrix: Tensor,
+    *_: Any,
+    out: Tensor,
+    **__: Any,
+) -> int:
     return 2 * matrix.numel()
 
 
@@ -78,7 +90,13 @@ def _dot(x: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
     return 2 * x.numel()
 
 
-def _convolution_in_time(x: Tensor, weight: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
+def _convolution_in_time(
+    x: Tensor,
+    weight: Tensor,
+    *_: Any,
+    out: Tensor,
+    **__: Any,
+) -> int:
     """weight: (kernel, inputs, outputs).  out: (time, batch, outputs)."""
     kernel, inputs, _outputs = weight.shape
     products = kernel * inputs
@@ -123,7 +141,14 @@ def _with_ones(shape: Sizes, places: Sizes) -> list[int]:
 # ---- attention
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, out: Any, **__: Any) -> int:
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *_: Any,
+    out: Any,
+    **__: Any,
+) -> int:
     """Scores and their sums of values. query: (..., L, E), key: (..., S, E), value: (..., S, V)."""
     pairs = _pairs(query, key)
     scored = query.shape[-1]
@@ -132,7 +157,13 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, out: Any, **_
 
 
 def _attention_backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, out: Any, **__: Any
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *_: Any,
+    out: Any,
+    **__: Any,
 ) -> int:
     """Scores once more, and the gradients of both products' factors."""
     pairs = _pairs(query, key)
@@ -207,28 +238,55 @@ def _recurrence(x: Tensor, weights: Iterable[Tensor]) -> int:
     return 2 * steps * _entries(matrices)
 
 
-def _recurrent(x: Tensor, weights: Sequence[Tensor], *_: Any, out: Any, **__: Any) -> int:
+def _recurrent(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    *_: Any,
+    out: Any,
+    **__: Any,
+) -> int:
     return _recurrence(x, weights)
 
 
-def _recurrent_backward(x: Tensor, weights: Sequence[Tensor], *_: Any, out: Any, **__: Any) -> int:
+def _recurrent_backward(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    *_: Any,
+    out: Any,
+    **__: Any,
+) -> int:
     return 2 * _recurrence(x, weights)
 
 
 def _recurrent_layer(
-    x: Tensor, of_input: Tensor, of_state: Tensor, *_: Any, out: Any, **__: Any
+    x: Tensor,
+    of_input: Tensor,
+    of_state: Tensor,
+    *_: Any,
+    out: Any,
+    **__: Any,
 ) -> int:
     return _recurrence(x, (of_input, of_state))
 
 
 def _recurrent_layer_backward(
-    x: Tensor, of_input: Tensor, of_state: Tensor, *_: Any, out: Any, **__: Any
+    x: Tensor,
+    of_input: Tensor,
+    of_state: Tensor,
+    *_: Any,
+    out: Any,
+    **__: Any,
 ) -> int:
     return 2 * _recurrence(x, (of_input, of_state))
 
 
 def _recurrent_states(
-    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], *_: Any, out: Any, **__: Any
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    *_: Any,
+    out: Any,
+    **__: Any,
 ) -> int:
     return _recurrence(x, weights)
 

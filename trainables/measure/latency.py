@@ -44,7 +44,11 @@ def place(device: torch.device) -> dict[str, Any]:
     """What a latency belongs to, by column: device, threads, version of torch."""
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else _processor()
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def measure(network: nn.Module, input_shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
@@ -57,8 +61,14 @@ def measure(network: nn.Module, input_shape: tuple[int, ...]) -> Iterator[dict[s
     """
     for mode in MODES:
         for batch in BATCHES:
-            x = blank_inputs(network, input_shape, batch).uniform_(-1, 1)
-            row: dict[str, Any] = {"mode": mode, "batch": batch, "reason": "", "rounds": ROUNDS}
+            blank = blank_inputs(network, input_shape, batch)
+            x = blank.uniform_(-1, 1)
+            row: dict[str, Any] = {
+                "mode": mode,
+                "batch": batch,
+                "reason": "",
+                "rounds": ROUNDS,
+            }
             try:
                 call = _compiled(network) if mode == "compiled" else network
                 yield row | timed(call, x)
@@ -96,7 +106,8 @@ def _rounds(call: Callable[..., Any], x: torch.Tensor) -> list[float]:
     milliseconds: list[float] = []
     for _ in range(ROUNDS):
         seconds = _taken(call, x, calls)
-        milliseconds.append(1e3 * seconds / calls)
+        of_a_call = 1e3 * seconds / calls
+        milliseconds.append(of_a_call)
     return milliseconds
 
 

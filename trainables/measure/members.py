@@ -30,7 +30,11 @@ depend on the cohort.
 
 
 def measure(
-    task: Task, algorithm: Algorithm, state: State, last: bool, dense: Counts | None = None
+    task: Task,
+    algorithm: Algorithm,
+    state: State,
+    last: bool,
+    dense: Counts | None = None,
 ) -> list[Row]:
     """For each of the K members: progress, losses, accuracies, counts and the algorithm's own
     figures, by column name.
@@ -42,20 +46,12 @@ def measure(
     """
     networks = algorithm.networks(task, state)
     _expect_removed(algorithm, task, networks)
-    columns: Columns = {}
-    of = networks.of.cpu()
-    for name, values in _measures(task, networks, last).items():
-        columns[name] = values.cpu()[of].tolist()
-    for name, values in networks.metrics.items():
-        columns[f"m_{name}"] = values.double().tolist()
-    columns |= _spent(task, state, networks)
-    for name, values in networks.progress.items():
-        columns[name] = values.tolist()
-    lines = layers(task.structure, networks.kept)
-    columns["layers"] = [lines[network] for network in of.tolist()]
-    progress = _progress(task, state, dense or task.counts)
+    columns = _columns(task, state, networks, last)
+    compared = dense or task.counts
+    progress = _progress(task, state, compared)
+    members = len(networks.of)
     rows: list[Row] = []
-    for member in range(len(of)):
+    for member in range(members):
         row = dict(progress)
         for name, values in columns.items():
             row[name] = values[member]
@@ -63,10 +59,36 @@ def measure(
     return rows
 
 
+def _columns(
+    task: Task,
+    state: State,
+    networks: Networks,
+    last: bool,
+) -> Columns:
+    """What members differ in."""
+    columns: Columns = {}
+    of = networks.of.cpu()
+    measures = _measures(task, networks, last)
+    for name, of_networks in measures.items():
+        of_members = of_networks.cpu()[of]
+        columns[name] = of_members.tolist()
+    for name, values in networks.metrics.items():
+        columns[f"m_{name}"] = values.double().tolist()
+    columns |= _spent(task, state, networks)
+    for name, values in networks.progress.items():
+        columns[name] = values.tolist()
+    lines = layers(task.structure, networks.kept)
+    columns["layers"] = [lines[network] for network in of.tolist()]
+    return columns
+
+
 def _measures(task: Task, networks: Networks, last: bool) -> Named:
     """Losses, accuracies and counts of the M networks, (M,) each."""
     measures: Named = {}
-    for split in ("train", "valid", "test") if last else ("train", "valid"):
+    splits = ["train", "valid"]
+    if last:
+        splits.append("test")
+    for split in splits:
         loss, accuracy = evaluate(task, networks, split)
         measures[f"loss_{split}"] = loss
         measures[f"accuracy_{split}"] = accuracy
@@ -100,12 +122,15 @@ def _spent(task: Task, state: State, networks: Networks) -> Columns:
     flops = networks.search.get("flops", nothing).cpu()
     seconds = networks.search.get("seconds", nothing).cpu()
     if "flops" not in networks.search:  # an algorithm that does not charge itself
-        flops = flops + round(state.scalars.get("charged", 0))
+        charged = state.scalars.get("charged", 0)
+        flops = flops + round(charged)
     examples = _steps_done(state) * task.batch_size
     training = 3 * task.counts.flops * examples
+    all_seconds = state.scalars["seconds"] + seconds.double()
+    all_flops = training + flops
     return {
-        "seconds": (state.scalars["seconds"] + seconds.double()).tolist(),
-        "train_flops": (training + flops).tolist(),
+        "seconds": all_seconds.tolist(),
+        "train_flops": all_flops.tolist(),
         "search_flops": flops.tolist(),
     }
 
@@ -120,11 +145,13 @@ def _expect_removed(algorithm: Algorithm, task: Task, networks: Networks) -> Non
         removed = networks.params[name].masked_fill(kept, 0)
         others = removed.isfinite() & (removed != 0)
         count = int(others.sum())
-        if count:
-            kind = type(algorithm)
-            place = f"algorithm {kind.__module__}.{kind.__qualname__}"
-            rule = "what `kept` leaves out is zero in the network that `effective` gives"
-            raise Mistake(f"{place}: {rule}; got {count} other entries in {name}")
+        if not count:
+            continue
+        kind = type(algorithm)
+        place = f"algorithm {kind.__module__}.{kind.__qualname__}"
+        rule = "what `kept` leaves out is zero in the network that `effective` gives"
+        got = f"{count} other entries in {name}"
+        raise Mistake(f"{place}: {rule}; got {got}")
 
 
 def _wanted(task: Task, networks: Networks) -> Named:
@@ -147,9 +174,10 @@ def _wanted(task: Task, networks: Networks) -> Named:
 def evaluate(task: Task, networks: Networks, split: str) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy (M,) float64 and accuracy (M,) float64 of the networks on a split."""
     parts = task.data.parts(split, EXAMPLES)
-    examples = len(task.data.labels[split])
-    loss, right = scored(task, networks, parts) / examples
-    return loss, right
+    labels = task.data.labels[split]
+    sums = scored(task, networks, parts)
+    loss, accuracy = sums / len(labels)
+    return loss, accuracy
 
 
 @torch.no_grad()
@@ -157,34 +185,61 @@ def scored(task: Task, networks: Networks, parts: Iterable[tuple[Tensor, Tensor]
     """Sums over all examples of `parts`, inputs and labels, of loss and of right answers, (2, M)
     float64.
     """
-    call = stack.Call(task.template.eval())
+    template = task.template.eval()
+    call = stack.Call(template)
     some = next(iter(networks.params.values()))
     count = len(some)
     stacked = count > 1 and task.stackable
     totals = torch.zeros(2, count, dtype=torch.float64, device=task.torch_device)
+    groups = _groups(count, stacked)
     for x, labels in parts:
-        for here in _groups(count, stacked):
+        for here in groups:
             params = _slice(networks.params, here)
             buffers = _slice(networks.buffers, here)
             if stacked:
-                members = here.stop - here.start
-                wide = x.expand(members, *x.shape)
-                logits = vmap(call)(params, buffers, wide)
+                logits = _together(call, params, buffers, x)
             else:
-                alone = stack.single(params), stack.single(buffers)
-                logits = call(*alone, x)[None]
+                logits = _alone(call, params, buffers, x)
             scores = _scores(logits, labels)
             totals[:, here] += torch.stack(scores)
     return totals
 
 
+def _together(
+    call: stack.Call,
+    params: Named,
+    buffers: Named,
+    x: Tensor,
+) -> Tensor:
+    """Logits of stacked networks, (M, n, classes), all for the same x (n, ...)."""
+    some = next(iter(params.values()))
+    same_inputs = x.expand(len(some), *x.shape)
+    stacked_call = vmap(call)
+    return stacked_call(params, buffers, same_inputs)
+
+
+def _alone(
+    call: stack.Call,
+    params: Named,
+    buffers: Named,
+    x: Tensor,
+) -> Tensor:
+    """Logits of one network, (1, n, classes)."""
+    own_params = stack.single(params)
+    own_buffers = stack.single(buffers)
+    logits = call(own_params, own_buffers, x)
+    return logits[None]
+
+
 def _groups(count: int, stacked: bool) -> list[slice]:
     """Which networks are computed together: about as many each time, or one after the other."""
     groups = -(-count // MEMBERS) if stacked else count
+    networks = torch.arange(count)
     slices: list[slice] = []
-    for places in torch.arange(count).tensor_split(groups):
+    for places in networks.tensor_split(groups):
         first = int(places[0])
-        slices.append(slice(first, first + len(places)))
+        behind = first + len(places)
+        slices.append(slice(first, behind))
     return slices
 
 
@@ -197,8 +252,10 @@ def _scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     labels: (n,).
     """
     wanted = labels.expand(len(logits), -1)
+    classes = wanted.flatten()
     scores = logits.double().flatten(0, 1)
-    losses = F.cross_entropy(scores, wanted.flatten(), reduction="none")
+    losses = F.cross_entropy(scores, classes, reduction="none")
     loss = losses.view(wanted.shape).sum(1)
-    right = logits.argmax(2) == labels
-    return loss, right.double().sum(1)
+    is_right = logits.argmax(2) == labels
+    right = is_right.double().sum(1)
+    return loss, right

@@ -29,11 +29,13 @@ def compression(structure: Structure, counts: Counts, kept: Kept) -> Named:
     """
     units, columns = alive(structure, kept)
     smaller = elsewhere(structure, counts, kept, columns)
-    lines = by_layer(structure, counts, kept, units, columns, smaller).values()
+    of_layers = by_layer(structure, counts, kept, units, columns, smaller)
+    lines = of_layers.values()
     entries = torch.stack([line["kept"] for line in lines])
     left = entries.sum(0)
     sizes = [kept[name][0].numel() for name in structure.parameters]
     removable = sum(sizes)
+    removed = removable - left
     elsewhere_spent = counts.flops - _in_layers(structure, counts)
     flops_masked = torch.full_like(left, elsewhere_spent)
     flops_shrunk = smaller["flops"]
@@ -46,13 +48,15 @@ def compression(structure: Structure, counts: Counts, kept: Kept) -> Named:
         live = units[producer].sum(1) * smaller[norm.name]
         entries_left = len(norm.parameters) * live
         params_shrunk = params_shrunk + entries_left
+    share_left = left.double() / removable
+    is_dead = entries == 0
     return {
-        "sparsity": 1 - left.double() / removable,
+        "sparsity": 1 - share_left,
         "flops_masked": flops_masked,
         "flops_shrunk": flops_shrunk,
-        "params_kept": counts.params - (removable - left),
+        "params_kept": counts.params - removed,
         "params_shrunk": params_shrunk,
-        "layers_dead": (entries == 0).sum(0),
+        "layers_dead": is_dead.sum(0),
     }
 
 
@@ -71,10 +75,12 @@ def layers(structure: Structure, kept: Kept) -> list[str]:
         sizes[layer.name] = mask.shape[1]
         left.append(mask.sum(1))
     column: list[str] = []
-    for network in torch.stack(left, 1).tolist():
+    by_network = torch.stack(left, 1)
+    for network in by_network.tolist():
         pairs = zip(network, sizes.values(), strict=True)
         line = dict(zip(sizes, pairs, strict=True))
-        column.append(json.dumps(line, separators=(",", ":")))
+        text = json.dumps(line, separators=(",", ":"))
+        column.append(text)
     return column
 
 
@@ -118,7 +124,12 @@ def _flat(layer: Layer, kept: Kept) -> Tensor:
     return torch.cat(entries, 1)
 
 
-def elsewhere(structure: Structure, counts: Counts, kept: Kept, columns: Tensors) -> Named:
+def elsewhere(
+    structure: Structure,
+    counts: Counts,
+    kept: Kept,
+    columns: Tensors,
+) -> Named:
     """`flops` and `params` of all but removable layers and their batch-norm, and by the name of
     each of these whether it is still called (1) or not (0), (M,) int64 each.
 
@@ -135,19 +146,13 @@ def elsewhere(structure: Structure, counts: Counts, kept: Kept, columns: Tensors
         if block.name in kept:
             blocks.append(block.name)
             off.append(~kept[block.name])
-    if structure.flow and off:
-        states = torch.stack(off, 1)
-        patterns, of = torch.unique(states, dim=0, return_inverse=True)
-    else:  # what cannot be traced is never taken apart
-        some = next(iter(kept.values()))
-        patterns = torch.zeros(1, len(off), dtype=torch.bool)
-        of = torch.zeros(len(some), dtype=torch.long, device=some.device)
+    patterns, of = _patterns(structure, kept, off)
     numbers: dict[str, list[int]] = defaultdict(list)
     for pattern in patterns.tolist():
-        empty = frozenset(itertools.compress(readers, pattern))
         of_blocks = pattern[len(readers) :]
-        gone = frozenset(itertools.compress(blocks, of_blocks))
-        network = _whole_or_left(structure, counts, empty, gone)
+        empty = itertools.compress(readers, pattern)
+        gone = itertools.compress(blocks, of_blocks)
+        network = _whole_or_left(structure, counts, frozenset(empty), frozenset(gone))
         for name, number in network.items():
             numbers[name].append(number)
     stacks: Named = {}
@@ -157,8 +162,28 @@ def elsewhere(structure: Structure, counts: Counts, kept: Kept, columns: Tensors
     return stacks
 
 
+def _patterns(structure: Structure, kept: Kept, off: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The distinct patterns of what is off, and the pattern of each of the M networks.
+
+    off: one (M,) bool for each part.
+    """
+    if structure.flow and off:
+        states = torch.stack(off, 1)
+        patterns, of = torch.unique(states, dim=0, return_inverse=True)
+        return patterns, of
+    # What cannot be traced is never taken apart.
+    some = next(iter(kept.values()))
+    networks = len(some)
+    nothing_off = torch.zeros(1, len(off), dtype=torch.bool)
+    first = torch.zeros(networks, dtype=torch.long, device=some.device)
+    return nothing_off, first
+
+
 def _whole_or_left(
-    structure: Structure, counts: Counts, empty: frozenset[str], gone: frozenset[str]
+    structure: Structure,
+    counts: Counts,
+    empty: frozenset[str],
+    gone: frozenset[str],
 ) -> dict[str, int]:
     """What `elsewhere` returns, of one network."""
     norms = norm_producers(structure)
@@ -171,7 +196,9 @@ def _whole_or_left(
             params.update(norm.parameters)
         entries = frozenset(params)
         left = flow.left(structure.flow, empty, gone, apart, entries)
-        called = {name: int(name in left.modules) for name in apart}
+        called: dict[str, int] = {}
+        for name in apart:
+            called[name] = int(name in left.modules)
         return {"flops": left.flops, "params": left.params, **called}
     flops = counts.flops - _in_layers(structure, counts)
     total = counts.params
@@ -181,4 +208,5 @@ def _whole_or_left(
         total -= layer.units * (weights + biases)
     for norm in norms:
         total -= len(norm.parameters) * norm.units
-    return {"flops": flops, "params": total, **dict.fromkeys(apart, 1)}
+    all_called = dict.fromkeys(apart, 1)
+    return {"flops": flops, "params": total, **all_called}
