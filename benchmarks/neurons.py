@@ -40,8 +40,8 @@ def ways(gates: int) -> dict[str, dict[str, Any]]:
         NORMAL: {"gates": gates},
         f"pairs, {gates} gates": {"gates": gates, "gates_from": "pairs"},
         f"sgd, {half} gates, 5 epochs": {"gates": half, "gates_from": "sgd"},
-        f"random features, {20 * half}": {"gates": half, "candidates": "random_features"},
-        f"random features, {20 * gates}": {"gates": gates, "candidates": "random_features"},
+        f"random features, {20 * half}": {"gates": half, "units_from": "random_features"},
+        f"random features, {20 * gates}": {"gates": gates, "units_from": "random_features"},
     }
 
 

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
 
 from ...analysis.rows.mistake import Mistake
 from ...trainables import models
 from ...trainables.algorithms import is_ours
 from ...trainables.domain import code_path
+from ...trainables.records.rows import hp_types
 from ...trainables.rehearsal import rehearse_algorithm
 from ...trainables.task import Task
 from ...trainables.training.memory import allowance, fitting_shapes
@@ -46,6 +49,7 @@ def check(study: Study) -> None:
     """Raise Mistake with one sentence if data, model, budget and hyper-parameters do not fit
     together.
     """
+    _check_columns(study.arms)
     with at("[task]"):
         study.task.check()
     arms = [arm for arm in study.arms if not arm.follows]
@@ -59,6 +63,23 @@ def check(study: Study) -> None:
             continue
         with at(f'arm "{arm.name}"'):
             _check_arm(arm, study.task)
+
+
+def _check_columns(arms: Sequence[Arm]) -> None:
+    """Raise Mistake if hyper-parameters of one name are text in one arm and numbers in another: in
+    the rows they are one column.
+    """
+    first: dict[str, Arm] = {}
+    for arm in arms:
+        for name, kind in hp_types(arm.algorithm.space).items():
+            other = first.setdefault(name, arm)
+            known = hp_types(other.algorithm.space)[name]
+            is_text = pa.types.is_string(kind)
+            if is_text == pa.types.is_string(known):
+                continue
+            rule = f"hyper-parameters `{name}` are one column of the rows, of text or of numbers"
+            both = f'`{name}` is {kind} here and {known} in arm "{other.name}"'
+            raise Mistake(f'arm "{arm.name}": {rule}; {both}; give one of them another name')
 
 
 def skipped(arm: Arm, task: Task) -> str | None:

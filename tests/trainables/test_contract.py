@@ -143,7 +143,7 @@ def has_its_own_budget(algorithm: Algorithm, hp: dict[str, object]) -> bool:
     """
     if not isinstance(algorithm, Cronos):
         return False
-    return hp.get("mode") == "paper" or hp.get("candidates") == "random_features"
+    return hp.get("mode") == "paper" or hp.get("units_from") == "random_features"
 
 
 def at(networks: Networks, k: int) -> dict[str, torch.Tensor]:

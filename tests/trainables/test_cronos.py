@@ -447,7 +447,7 @@ def test_gates_come_from_where_they_are_said_to(where: str):
 
 
 def test_random_features_are_as_many_and_nothing_is_solved():
-    hp = {"candidates": "random_features", "select": "greedy", "neurons": 12, "gates": GATES}
+    hp = {"units_from": "random_features", "select": "greedy", "neurons": 12, "gates": GATES}
     task, state = train([defaults(**hp)])
     (row,) = measure(task, CRONOS, state, last=True)
     assert row["m_neurons"] == 12
@@ -466,7 +466,7 @@ def test_random_features_are_as_many_and_nothing_is_solved():
         ({"beta": 0.1, "beta_absolute": 1.0}, "`beta`, a share of beta_max, is given or"),
         ({"gates": 121}, "`gates` is at most the number of training examples, 120; got 121"),
         ({"gates_from": "sgd", "gate_epochs": 0}, "`gate_epochs` makes at least one step.*got 0"),
-        ({"candidates": "random_features"}, "goes with `select` greedy; got beta"),
+        ({"units_from": "random_features"}, "goes with `select` greedy; got beta"),
     ],
 )
 def test_hyper_parameters_that_do_not_fit_together(hp: dict[str, Any], sentence: str):

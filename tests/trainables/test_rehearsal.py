@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from prunefront.trainables import algorithms, models, rehearsal
 from prunefront.trainables.contract import Member
 from prunefront.trainables.domain import Domain, complete
 from prunefront.trainables.measure.members import measure
+from prunefront.trainables.records.rows import hp_types
 from prunefront.trainables.structure import extract
 from prunefront.trainables.task import Task
 from prunefront.trainables.training.pruner import GradientPruner, space
@@ -432,6 +434,41 @@ def test_a_sound_algorithm_of_a_users_own(tmp_path: Path, name: str) -> None:
     checks.check(planned(tmp_path, "widths = [4]", f'[[arm]]\nalgorithm = "{HERE}.{name}"\n'))
     assert not algorithms.is_ours(algorithms.find(f"{HERE}.Mine"))
     assert all(map(algorithms.is_ours, algorithms.known().values()))
+
+
+class TextForCandidates(algorithms.Masked):
+    """What Weedout has as a number is text here."""
+
+    source = "a test"
+    space = {
+        **algorithms.Masked.space,
+        "candidates": Domain("choice", "few", "how many", choices=("few", "many"), static=True),
+    }
+
+    def scores(self, params: Any, ctx: Any) -> Any:
+        return params
+
+
+def test_hyper_parameters_of_one_name_are_one_column(tmp_path: Path) -> None:
+    """A study that would write a column of text and of numbers could never be read again."""
+    own = f'[[arm]]\nalgorithm = "{HERE}.TextForCandidates"\n'
+    checks.check(planned(tmp_path, "widths = [4]", own))
+    searched = '[[arm]]\nalgorithm = "weedout"\n'
+    sentence = (
+        f'arm "{HERE}.TextForCandidates": hyper-parameters `candidates` are one column of the rows'
+        ', of text or of numbers; `candidates` is string here and int64 in arm "weedout"; give one'
+    )
+    with pytest.raises(Mistake) as refused:
+        checks.check(planned(tmp_path, "widths = [4]", searched + own))
+    assert sentence in str(refused.value)
+
+
+def test_algorithms_of_ours_fit_into_one_table() -> None:
+    kinds: dict[str, bool] = {}
+    for name, algorithm in algorithms.known().items():
+        for key, kind in hp_types(algorithm.space).items():
+            is_text = str(kind) == "string"
+            assert kinds.setdefault(key, is_text) == is_text, (name, key)
 
 
 # ---- arms that cannot run

@@ -75,28 +75,43 @@ def _selected(layers: _Layers, X: Tensor, Y: Tensor, most: int) -> _Layers:
     choice = convex.Selection(active, Y)
     order = choice.order(most)
     fitted = choice.layer(order)
+    fitted = fitted.to(layers.outer)
+    selected = places[order]
     is_selected = torch.zeros_like(layers.is_neuron)
-    is_selected[places[order]] = True
-    hidden = torch.where(is_selected[:, None], layers.hidden, 0)
+    is_selected[selected] = True
+    rows = is_selected[:, None]
     outer = torch.zeros_like(layers.outer)
-    outer[:, places] = fitted[:, :-1].to(outer)
-    return _Layers(hidden, is_selected, outer, fitted[:, -1].to(outer), has_offset=True)
+    outer[:, places] = fitted[:, :-1]
+    return _Layers(
+        hidden=torch.where(rows, layers.hidden, 0),
+        is_neuron=is_selected,
+        outer=outer,
+        offset=fitted[:, -1],
+        has_offset=True,
+    )
 
 
 def _refitted(layers: _Layers, X: Tensor, Y: Tensor) -> _Layers:
     """All neurons, with the second layer that fits them best."""
     places, active = _active(layers, X)
     fitted = convex.refit(active, Y)
+    fitted = fitted.to(layers.outer)
     outer = torch.zeros_like(layers.outer)
-    outer[:, places] = fitted[:, :-1].to(outer)
-    return layers._replace(outer=outer, offset=fitted[:, -1].to(outer), has_offset=True)
+    outer[:, places] = fitted[:, :-1]
+    return layers._replace(
+        outer=outer,
+        offset=fitted[:, -1],
+        has_offset=True,
+    )
 
 
 def _active(layers: _Layers, X: Tensor) -> tuple[Tensor, Tensor]:
     """The places (k,) of neurons, and their activations (n, k)."""
-    places = layers.is_neuron.nonzero()[:, 0]
-    given = X @ layers.hidden[places].mT
-    return places, given.clamp(min=0)
+    (places,) = layers.is_neuron.nonzero(as_tuple=True)
+    neurons = layers.hidden[places]
+    given = X @ neurons.mT
+    active = given.clamp(min=0)
+    return places, active
 
 
 def _of_classes(second: Tensor) -> Tensor:

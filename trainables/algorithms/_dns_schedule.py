@@ -59,8 +59,12 @@ def _grown(layers: Sequence[Layer], begun: int, end: int, ctx: Context) -> Phase
     if ctx.hp["growth"] == "no":
         return Phase(layers, begun, end, begun, 1.0)
     steps = (end - begun) // 2
-    growth = min(1.0, (ctx.step - begun) / max(1, steps))
-    return Phase(layers, begun, end, begun + steps, growth)
+    full = begun + steps
+    done = ctx.step - begun
+    growth = 1.0
+    if ctx.step < full:
+        growth = done / steps
+    return Phase(layers, begun, end, full, growth)
 
 
 def updates(phase: Phase, ctx: Context) -> Sequence[Tensor]:
@@ -79,8 +83,10 @@ def updates(phase: Phase, ctx: Context) -> Sequence[Tensor]:
 
 
 def _inverse(phase: Phase, ctx: Context) -> Tensor:
-    rarity = 1 + ctx.hp["gamma"] * (ctx.step - phase.begun)
-    return rarity ** -ctx.hp["power"]
+    step = ctx.step - phase.begun
+    rarity = 1 + ctx.hp["gamma"] * step
+    power = ctx.hp["power"]
+    return rarity**-power
 
 
 def _linear(phase: Phase, ctx: Context) -> float:

@@ -100,8 +100,7 @@ def climb(population: Population, draw: Draw) -> Genomes:
     """Hill climbing: of the best candidate, a kept and a removed node of one layer are swapped."""
     names = [name for name, kept in population.kept.items() if not kept.all()]
     names = names or list(population.kept)
-    drawn_layers = draw("layer", (GENERATION,)) * len(names)
-    layers = drawn_layers.long()
+    layers = _place(draw("layer", (GENERATION,)), len(names))
     swapped: Genomes = {}
     for name, numbers in population.genomes.items():
         best = numbers[:1].expand(GENERATION, *numbers.shape[1:])
@@ -117,13 +116,15 @@ def _swapped(best: Tensor, kept: Tensor, is_here: Tensor, name: str, draw: Draw)
     (G,): one that is kept and one that is removed.
     """
     flat = best.flatten(1)
-    inside = kept.flatten().nonzero()[:, 0]
-    outside = (~kept.flatten()).nonzero()[:, 0]
+    is_kept = kept.flatten()
+    (inside,) = is_kept.nonzero(as_tuple=True)
+    (outside,) = torch.logical_not(is_kept).nonzero(as_tuple=True)
     if not len(outside):
         return best
     pairs = draw(f"swap {name}", (GENERATION, 2))
-    first = inside[(pairs[:, 0] * len(inside)).long()]
-    second = outside[(pairs[:, 1] * len(outside)).long()]
+    one, other = pairs.unbind(1)
+    first = inside[_place(one, len(inside))]
+    second = outside[_place(other, len(outside))]
     rows = torch.arange(GENERATION, device=best.device)
     exchanged = flat.clone()
     exchanged[rows, first] = flat[rows, second]
@@ -132,12 +133,18 @@ def _swapped(best: Tensor, kept: Tensor, is_here: Tensor, name: str, draw: Draw)
     return chosen.view(best.shape)
 
 
+def _place(uniform: Tensor, count: int) -> Tensor:
+    """Places out of `count`, from numbers in [0, 1)."""
+    scaled = uniform * count
+    return scaled.long()
+
+
 def genetic(population: Population, draw: Draw) -> Genomes:
     """Two parents, each the better of two drawn from the population; every number is of either one,
     and then mutated.
     """
     count = len(population.losses)
-    rivals = (draw("parents", (GENERATION, 2, 2)) * count).long()
+    rivals = _place(draw("parents", (GENERATION, 2, 2)), count)
     parents = rivals.amin(-1)  # the population is sorted
     mother, father = parents.unbind(1)
     crossed: Genomes = {}

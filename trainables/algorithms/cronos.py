@@ -63,7 +63,7 @@ class Cronos(Algorithm):
     gates_from normal: as in the paper; pairs: halfway between random pairs of examples; sgd: hidden
     units of a network of P of them after `gate_epochs`, which the member is charged for.
     select greedy: forward selection of at most `neurons` with one second layer for all classes, a
-    ridge regression; beta: as they are.  candidates random_features: random ReLU units in place of
+    ridge regression; beta: as they are.  units_from random_features: random ReLU units in place of
     the convex program's, as many as it may have, and the same selection: a control.
     refit: the second layer is fitted anew, all neurons to all classes, by least squares.
     optimal_prune: neurons whose activations on the training data depend linearly on others go; the
@@ -138,7 +138,7 @@ class Cronos(Algorithm):
             low=0,
             static=True,
         ),
-        "candidates": Domain(
+        "units_from": Domain(
             "choice",
             "convex",
             "what neurons there are to select from",
@@ -165,7 +165,7 @@ class Cronos(Algorithm):
     }
 
     def is_control(self, hp: Mapping[str, Value]) -> bool:
-        return hp["candidates"] != "convex"
+        return hp["units_from"] != "convex"
 
     def parent(self, task: Task, hp: Mapping[str, Value]) -> Task:
         """An MLP with a hidden unit for each program, sign and gate."""
@@ -193,8 +193,8 @@ class Cronos(Algorithm):
         if hp["gates_from"] == "sgd" and not gates.steps(task, hp):
             rule = "`gate_epochs` makes at least one step of the network that gives gates"
             raise Mistake(f"{rule}; got {hp['gate_epochs']}")
-        if hp["candidates"] == "random_features" and hp["select"] != "greedy":
-            raise Mistake("`candidates` random_features goes with `select` greedy; got beta")
+        if hp["units_from"] == "random_features" and hp["select"] != "greedy":
+            raise Mistake("`units_from` random_features goes with `select` greedy; got beta")
         if (iterations := _iterations(task, hp)) < task.rungs:
             rule = f"`iterations` is at least the number of rungs, {task.rungs}"
             raise Mistake(f"{rule}; got {iterations}")
@@ -271,7 +271,7 @@ class Cronos(Algorithm):
             n, d = problem.program.X.shape
             _resolve_betas(problem, state, index)
             together = _at_a_time(len(problem.Y), len(problem.program.on), n, d)
-            if hp["candidates"] != "convex":
+            if hp["units_from"] != "convex":
                 continue  # nothing is solved
             for part in index.split(together):
                 _iterate_to(last, problem, state, part)
@@ -362,7 +362,7 @@ def _certified(problem: convex.Problem, X: Tensor, state: State, part: Tensor) -
     beta = held["beta"][part].to(X.dtype)
     solved, proof = problem.found(iterate, beta)
     v = solved[0]
-    if hp["candidates"] == "random_features":
+    if hp["units_from"] == "random_features":
         (seed,) = held["seed"][part]
         v = random_neurons(seed, v)
     if hp["optimal_prune"] == "yes":

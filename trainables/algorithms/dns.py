@@ -224,9 +224,12 @@ def _moments_by_layer(layers: Sequence[Layer], params: Params) -> dict[str, Tens
 def _given_c(moments: Params, ctx: Context) -> dict[str, Tensor]:
     """c of each layer as the hyper-parameter has it; empty if it is left to `sparsity`."""
     c: dict[str, Tensor] = {}
-    if "c" in ctx.hp:
-        for layer, given in zip(ctx.structure.layers, ctx.hp["c"].unbind(), strict=True):
-            c[layer.name] = given.to(moments[layer.name].dtype)
+    if "c" not in ctx.hp:
+        return c
+    given = ctx.hp["c"].unbind()
+    for layer, own in zip(ctx.structure.layers, given, strict=True):
+        kind = moments[layer.name].dtype
+        c[layer.name] = own.to(kind)
     return c
 
 
@@ -256,11 +259,15 @@ def _solved_c(
 def _own_c(layer: Layer, params: Params, mask: Params, moments: Params) -> Tensor:
     """The c from which on each entry of a layer (n,) is removed."""
     mean, deviation = moments[layer.name].unbind()
-    size = masks.flat(layer, params).abs()
+    theta = masks.flat(layer, params)
+    size = theta.abs()
     is_kept = masks.flat(layer, mask)
-    t = torch.where(is_kept, size / LOW, size / HIGH)
+    removed_at = size / LOW
+    kept_out_at = size / HIGH
+    t = torch.where(is_kept, removed_at, kept_out_at)
     tiny = torch.finfo(t.dtype).tiny
-    return (t - mean) / deviation.clamp(min=tiny)
+    spread = deviation.clamp(min=tiny)
+    return (t - mean) / spread
 
 
 def _next_c(

@@ -37,12 +37,14 @@ class Changes:
 
         labels: (n,).  Raises Mistake if a class is left without an example.
         """
-        rows = np.arange(len(labels))
-        if self.share < 1 or self.imbalance > 1:
-            rows = self._kept(labels, classes, seed)
-        return rows, self._noisy(labels[rows], classes, seed)
+        rows = self._kept(labels, classes, seed)
+        own = labels[rows]
+        noisy = self._noisy(own, classes, seed)
+        return rows, noisy
 
     def _kept(self, labels: np.ndarray, classes: int, seed: int) -> Rows:
+        if self.share == 1 and self.imbalance == 1:
+            return np.arange(len(labels))
         counts = np.bincount(labels, minlength=classes)
         places = np.arange(classes) / max(1, classes - 1)
         profile = self.imbalance**-places
@@ -86,5 +88,7 @@ AS_IT_IS = Changes()
 
 def _order(seed: int, what: str, count: int) -> np.ndarray:
     """A permutation of `count` places, drawn from the split's seed."""
-    key = draws.key(torch.tensor(seed), "changes", what)
-    return draws.permutation(key, count).numpy()
+    drawn_by = torch.tensor(seed)
+    key = draws.key(drawn_by, "changes", what)
+    order = draws.permutation(key, count)
+    return order.numpy()
