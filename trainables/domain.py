@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeGuard
 
 from ..analysis.rows.mistake import Mistake
@@ -133,6 +133,17 @@ def _expect_known(space: Mapping[str, Domain], hp: Mapping[str, object]) -> None
     first = unknown[0]
     known = ", ".join(sorted(space)) or "none"
     raise Mistake(f"`{first}` is no hyper-parameter; known: {known}")
+
+
+def expect_defaults(
+    space: Mapping[str, Domain], hp: Mapping[str, Value], names: Sequence[str], when: str
+) -> None:
+    """Raise Mistake if one of the hyper-parameters `names` is not at its default, though it does
+    something only `when`: settings that differ in it alone would be the same twice.
+    """
+    for name in names:
+        if hp[name] != space[name].default:
+            raise Mistake(f"`{name}` is used {when} alone; got {hp[name]}")
 
 
 def canonical(space: Mapping[str, Domain], hp: Mapping[str, Value]) -> str:

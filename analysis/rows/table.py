@@ -552,13 +552,21 @@ def _of_member(frame: pd.DataFrame, holds: pd.Series[bool]) -> pd.Series[bool]:
     return of_member.transform("any")
 
 
+def _was_measured(rows: pa.Table) -> bool:
+    """Whether any row says what a network did."""
+    statuses = set(rows["status"].to_pylist())
+    return not statuses <= {"skipped", "failed"}
+
+
 def footers(folder: Where) -> list[dict[str, Any]]:
     """The distinct footers of a study's files: commit, versions, device, task description, data
-    digest.
+    digest. Files in which nothing was measured, by the driver about members that were skipped or
+    failed, count only where there are no others.
     """
-    good, _ = _sound(folder, ["member"])
+    good, _ = _sound(folder, ["member", "status"])
+    measured = [rows for rows in good if _was_measured(rows)]
     stamps = set[bytes]()
-    for rows in good:
+    for rows in measured or good:
         stamp = rows.schema.metadata[FOOTER]
         stamps.add(stamp)
     ordered = sorted(stamps)

@@ -7,6 +7,7 @@ python -m prunefront.search.study.reference > docs/reference.md
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -180,6 +181,8 @@ def shown(value: object) -> str:
 
 def prose(documented: object) -> str:
     """A docstring as Markdown: it is plain text with paragraphs."""
+    if isinstance(documented, functools.partial):
+        documented = documented.func
     text = inspect.getdoc(documented) or ""
     return text.replace("<", "&lt;") + "\n"
 

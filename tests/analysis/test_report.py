@@ -88,6 +88,19 @@ def study(tmp_path: Path) -> Path:
     return save(tmp_path, rows())
 
 
+def test_files_in_which_nothing_was_measured_say_nothing_of_the_machine(tmp_path: Path) -> None:
+    """The driver writes the rows of members that were skipped or that failed, with threads of its
+    own.
+    """
+    folder = save(tmp_path, rows())
+    before = table.footers(folder)
+    driver = {**FOOTER, "device": "cpu, 9 threads"}
+    for status in ("skipped", "failed"):
+        ends = [{**row, "arm": status, "status": status} for row in rows()[:2]]
+        table.write(folder / "rows" / f"{status}.parquet", ends, {"sparsity": pa.float64()}, driver)
+    assert table.footers(folder) == before
+
+
 def searched(sparsity: float, seed: int, counts: range, **more: Any) -> list[dict[str, Any]]:
     """Rows of a search over candidates of every count; which one is best changes about ln N times,
     and nothing follows.

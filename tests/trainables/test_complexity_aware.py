@@ -617,6 +617,11 @@ def test_resnet_20_shrinks_on_real_images(shared_data: Path, tmp_path: Path):
         (
             "mlp",
             {"warmup": 0.9},
+            "`warmup` lies below `settle`: gates are learnt between them; got 0.9 and 0.7",
+        ),
+        (
+            "mlp",
+            {"warmup": 0.69999},
             "`interval` is such that gates are learnt between `warmup` and `settle`",
         ),
         ("mlp", {"interval": 10_000}, "got 10000"),

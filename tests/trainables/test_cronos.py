@@ -467,6 +467,12 @@ def test_random_features_are_as_many_and_nothing_is_solved():
         ({"gates": 121}, "`gates` is at most the number of training examples, 120; got 121"),
         ({"gates_from": "sgd", "gate_epochs": 0}, "`gate_epochs` makes at least one step.*got 0"),
         ({"units_from": "random_features"}, "goes with `select` greedy; got beta"),
+        ({"neurons": 5}, "`neurons` is used with `select` greedy alone; got 5"),
+        ({"gate_epochs": 2}, "`gate_epochs` is used with `gates_from` sgd alone; got 2"),
+        (
+            {"units_from": "random_features", "select": "greedy", "gates_from": "sgd"},
+            "`gates_from` is used with `units_from` convex alone; got sgd",
+        ),
     ],
 )
 def test_hyper_parameters_that_do_not_fit_together(hp: dict[str, Any], sentence: str):

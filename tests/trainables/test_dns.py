@@ -224,15 +224,30 @@ def test_updates_grow_rarer_and_are_certain_when_a_group_begins(
         ("conv,fcc", "`phases` names layers, or conv or fc, .*got 'fcc'"),
         ("", "`phases` is the groups of layers"),
         ("1,,3", "`phases` names layers.*the model's layers: 1, 3; got ''"),
-        ("1", "`phases` has each layer of the model in one group.*got '1'"),
-        ("1,fc", "`phases` has each layer of the model in one group.*got '1,fc'"),
-        ("conv,fc", "no group without layers; got 'conv,fc'"),
+        ("1", "each layer of the model in one group.*got '1', by which layer 3 is in none"),
+        ("1,fc", r"layers: 1 \(fc\), 3 \(fc\); got '1,fc', by which layer 1 is in 2 groups"),
+        ("conv,fc", "no group without layers; .*got 'conv,fc', whose group 1 has none"),
     ],
 )
 def test_groups_that_do_not_fit_the_model_are_refused(phases: str, sentence: str):
     task = Task(model_options={"widths": [32]})
     with pytest.raises(Mistake, match=sentence):
         dns.DNS().check(task, complete(dns.DNS.space, {"phases": phases}))
+
+
+@pytest.mark.parametrize(
+    ("hp", "sentence"),
+    [
+        ({"c": [1.0, 2.0], "sparsity": 0.5}, "`sparsity` is used without `c` alone; got 0.5"),
+        ({"c": [1.0, 2.0], "scope": "global"}, "`scope` is used without `c` alone; got global"),
+        ({"sigma": "linear", "gamma": 0.1}, "`gamma` is used with `sigma` inverse alone; got 0.1"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(hp: dict[str, object], sentence: str):
+    """Settings that differ in it alone would be the same network twice."""
+    task = Task(model_options={"widths": [32]})
+    with pytest.raises(Mistake, match=sentence):
+        dns.DNS().check(task, complete(dns.DNS.space, hp))
 
 
 def test_c_has_one_number_for_each_layer():

@@ -143,7 +143,21 @@ def check_phases(phases: str, structure: Structure) -> None:
             rule = "`phases` names layers, or conv or fc, in groups such as conv,fc"
             raise Mistake(f"{rule}; the model's layers: {layers}; got {word.strip()!r}")
     groups = _groups(phases, structure)
-    times = [sum(layer in group for group in groups) for layer in structure.layers]
-    if any(count != 1 for count in times) or not all(groups):
+    wrong = _wrong(groups, structure)
+    if wrong:
+        layers = ", ".join(f"{layer.name} ({layer.kind})" for layer in structure.layers)
         rule = "`phases` has each layer of the model in one group, and no group without layers"
-        raise Mistake(f"{rule}; got {phases!r}")
+        raise Mistake(f"{rule}; the model's layers: {layers}; got {phases!r}, {wrong}")
+
+
+def _wrong(groups: Sequence[Sequence[Layer]], structure: Structure) -> str:
+    """What is wrong with groups of layers; "" if nothing."""
+    for number, group in enumerate(groups, start=1):
+        if not group:
+            return f"whose group {number} has none"
+    for layer in structure.layers:
+        count = sum(layer in group for group in groups)
+        if count != 1:
+            where = "none" if not count else f"{count} groups"
+            return f"by which layer {layer.name} is in {where}"
+    return ""

@@ -158,6 +158,10 @@ class ComplexityAware(GradientPruner):
         if hp["beta"] and not structure.blocks:
             rule = "`beta` above 0 is for models with residual blocks"
             raise Mistake(f"{rule}; {task.model} has none")
+        warmup, settle = hp["warmup"], hp["settle"]
+        if not warmup < settle:  # type: ignore[operator]
+            rule = "`warmup` lies below `settle`: gates are learnt between them"
+            raise Mistake(f"{rule}; got {warmup} and {settle}")
         schedule = Schedule(hp, task.steps)
         first = schedule.warm + 1
         last = schedule.settle - 1

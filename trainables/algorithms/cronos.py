@@ -30,7 +30,7 @@ from ...analysis.rows.mistake import Mistake
 from .. import convex
 from ..contract import Algorithm, Member, Networks, State
 from ..convex.admm import Iterate
-from ..domain import Domain, Value
+from ..domain import Domain, Value, expect_defaults
 from ..task import Task
 from . import _cronos_gates as gates
 from ._cronos_network import network, random_neurons
@@ -193,11 +193,22 @@ class Cronos(Algorithm):
         if hp["gates_from"] == "sgd" and not gates.steps(task, hp):
             rule = "`gate_epochs` makes at least one step of the network that gives gates"
             raise Mistake(f"{rule}; got {hp['gate_epochs']}")
-        if hp["units_from"] == "random_features" and hp["select"] != "greedy":
-            raise Mistake("`units_from` random_features goes with `select` greedy; got beta")
+        self._check_used(hp)
         if (iterations := _iterations(task, hp)) < task.rungs:
             rule = f"`iterations` is at least the number of rungs, {task.rungs}"
             raise Mistake(f"{rule}; got {iterations}")
+
+    def _check_used(self, hp: Mapping[str, Value]) -> None:
+        """Raise Mistake if a hyper-parameter is given that does nothing beside the others."""
+        if hp["units_from"] == "random_features":
+            if hp["select"] != "greedy":
+                raise Mistake("`units_from` random_features goes with `select` greedy; got beta")
+            solved = ("beta", "beta_absolute", "gates_from", "mode")
+            expect_defaults(self.space, hp, solved, "with `units_from` convex")
+        if hp["select"] != "greedy":
+            expect_defaults(self.space, hp, ("neurons",), "with `select` greedy")
+        if hp["gates_from"] != "sgd":
+            expect_defaults(self.space, hp, ("gate_epochs",), "with `gates_from` sgd")
 
     def footprint(self, task: Task, hp: Mapping[str, Value], count: int) -> int:
         n = len(task.data.labels["train"])

@@ -53,9 +53,9 @@ class CronosAM(GradientPruner):
     regression.  frozen: both stay as initialised.  trained: both are stepped like the features,
     nothing is solved.
     beta: of the convex head and of ridges; the loss is a sum over examples.  head_units: H, in
-    place of the model's own; the parent has it too.  lr: a factor of the rate that D-Adaptation
-    finds; it has a linear decay after a warm-up of a tenth of the steps, unless the task names a
-    schedule.
+    place of the model's own, which has two units for each class itself; the parent has it too.
+    lr: a factor of the rate that D-Adaptation finds; it has a linear decay after a warm-up of a
+    tenth of the steps, unless the task names a schedule.
     iterations: of the mode solve of `cronos`; the paper's five, with its rho and its sketch, gave
     worse heads on digits. Solves are charged as `search_flops`. A row before the last shows the
     head of the last solve before it.
@@ -83,7 +83,11 @@ class CronosAM(GradientPruner):
             log=True,
         ),
         gates=Domain(
-            "whole", None, "the number of gates P (default: H // (2 classes))", low=1, static=True
+            "whole",
+            None,
+            "the number of gates P (default and most: H // (2 classes))",
+            low=1,
+            static=True,
         ),
         head_units=Domain(
             "whole",
@@ -126,7 +130,7 @@ class CronosAM(GradientPruner):
         least = 2 * task.data.classes
         if first.units < least:
             rule = f"the last hidden layer has two units for each class, {least} or more"
-            return f"{rule}; {task.model} has {first.units}"
+            return f"{rule}; {_model(task)} has {first.units}"
         solved = {*first.parameters, *last.parameters}
         names = {name for name, _ in task.template.named_parameters()}
         if solved >= names:
@@ -476,6 +480,13 @@ def ridge(hidden: Tensor, targets: Tensor, beta: Tensor) -> tuple[Tensor, Tensor
     weights = solution[:, :-1]
     biases = solution[:, -1]
     return weights, biases
+
+
+def _model(task: Task) -> str:
+    """What a sentence calls the model."""
+    if task.model != heads.PATH:
+        return task.model
+    return f"{task.model_options['of']} with `head_units`"
 
 
 def _head_layers(task: Task) -> tuple[Layer, Layer]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
-from ..domain import Domain, Value
+from ..domain import Domain, Value, expect_defaults
 from ..structure import masks
 from ..structure.units import Layer
 from ..task import Task
@@ -38,15 +38,16 @@ class DNS(GradientPruner):
 
     Each layer updates its mask after step i with probability sigma(i), and certainly before the
     first step. sigma inverse is the released code's, (1 + gamma i)^-power.
-    c: the paper's knob, one for each layer. Splicing brings weights back, so much less is removed
-    at the end than at first.  Without it `sparsity` is what remains removed: c follows from it on
-    the first mask, moves a little at every step towards the one by which the rule, its dead band
-    included, keeps as many entries as are asked for, and is solved for again before the last
-    update, which is certain; of every layer (layerwise), or of the network with one c for all
-    layers (global).
+    c: the paper's knob, a number for each layer: [[5, 3, 3]] is one setting. Splicing brings
+    weights back, so much less is removed at the end than at first.  Without it `sparsity` is what
+    remains removed: c follows from it on the first mask, moves a little at every step towards the
+    one by which the rule, its dead band included, keeps as many entries as are asked for, and is
+    solved for again before the last update, which is certain; of every layer (layerwise), or of the
+    network with one c for all layers (global).
     growth first half: thresholds grow from 0 to t over the first half of the surgery.
-    phases: groups of layers that are operated on one after the other, in equal parts of the time:
-    a group is `conv`, `fc`, or names of layers joined by +; "0,3+6,fc".
+    phases: groups of layers that are operated on one after the other, in equal parts of the time,
+    each layer in one of them: a group is `conv`, `fc` (all of that kind), or names of layers as the
+    module has them, joined by +: "1,3+5".
     """
 
     source = (
@@ -108,6 +109,10 @@ class DNS(GradientPruner):
         if isinstance(c, tuple) and len(c) != layers:
             rule = f"`c` has one number for each of the model's {layers} removable layers"
             raise Mistake(f"{rule}; got {len(c)}")
+        if c is not None:
+            expect_defaults(self.space, hp, ("sparsity", "scope"), "without `c`")
+        if hp["sigma"] != "inverse":
+            expect_defaults(self.space, hp, ("gamma", "power"), "with `sigma` inverse")
         schedule.check_phases(str(hp["phases"]), task.structure)
 
     def init(self, params: Params, ctx: Context) -> Pruning:

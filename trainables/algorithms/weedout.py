@@ -98,10 +98,10 @@ class Weedout(Algorithm):
     """The best of the first `candidates` random sub-networks by loss before training; or the worst
     of them, as a control.
 
-    strategy random: the paper's.  mutation: (1 + lambda), of the best so far.  climb: swaps of two
-    nodes of the best so far.  genetic: crossover and mutation of the best 16 so far. All are
-    compared at equal numbers of evaluations, `candidates`; lambda, neighbourhood and population
-    are 16.
+    strategy random: the paper's.  mutation: (1 + lambda), of the best so far.  climb: swaps of a
+    kept and a removed node (or weight, by granularity) of the best so far.  genetic: crossover and
+    mutation of the best 16 so far. All are compared at equal numbers of evaluations, `candidates`;
+    lambda, neighbourhood and population are 16.
     granularity, allocation: as for `chance`; the paper's are node and uniform.  width: a factor, of
     over-parameterisation.
     warmup: steps of dense training before the search, out of the budget.
