@@ -158,6 +158,7 @@ def test_networks_have_exactly_what_is_kept(name: str, hp: dict[str, object]):
         Member(complete(algorithm.space, {**member.hp, **hp}), member.seed)
         for member in several(algorithm)
     ]
+    task = algorithm.parent(task, members[0].hp)
     state = train(algorithm, task, members)
     networks = algorithm.networks(task, state)
     assert state.size == len(members) == len(networks.of)
