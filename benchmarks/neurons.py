@@ -76,11 +76,11 @@ def greedy(
     hp: Mapping[str, Any], sizes: Sequence[int], seeds: int, epochs: float
 ) -> dict[int, list[float]]:
     """Test accuracy at each size: the better on validation data of two weights."""
-    settings = [
-        {**hp, "select": "greedy", "neurons": size, "beta": share}
-        for size in sizes
-        for share in (0.01, 0.05)
-    ]
+    settings: list[dict[str, Any]] = []
+    for size in sizes:
+        setting = {**hp, "select": "greedy", "neurons": size}
+        shares = [{}, {}] if "units_from" in hp else [{"beta": 0.01}, {"beta": 0.05}]
+        settings += [{**setting, **share} for share in shares]
     rows = trained(settings, seeds, epochs)
     accuracy: dict[int, list[float]] = {}
     for place, size in enumerate(sizes):

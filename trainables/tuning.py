@@ -29,7 +29,7 @@ from .data import share
 from .domain import complete
 from .measure.members import measure
 from .own import look_in
-from .records.cohort import Cohort
+from .records.planned import read_line
 from .records.training import Training
 from .task import Task
 from .training.dense import dense_networks
@@ -97,7 +97,7 @@ class CohortTrainable(tune.Trainable):
         self._folder = folder = locate(config["folder"])
         name, offset, length = config["line"]
         line = read_range(folder / "plan" / name, offset, length)
-        self._cohort = cohort = Cohort.from_json(line.decode())
+        self._cohort = cohort = read_line(line.decode())
         starts = folder / "starts"
         self._task = shared = _task(task, str(starts))
         if data is not None:

@@ -21,6 +21,7 @@ from ...analysis.rows.storage import Location, atomic, read_range, remove_tree
 from ...trainables.contract import Member
 from ...trainables.domain import canonical
 from ...trainables.records.cohort import Cohort
+from ...trainables.records.planned import read_line
 from ...trainables.task import Task, identity
 from ..propose.drawn import Configuration, proposals
 from ..study import controls
@@ -241,7 +242,7 @@ def read_cohort(folder: Location, planned: Planned) -> Cohort:
     name, offset, length = planned.line
     path = folder / "plan" / name
     line = read_range(path, offset, length)
-    return Cohort.from_json(line.decode())
+    return read_line(line.decode())
 
 
 def members(arm: Arm, seeds: Sequence[int]) -> list[Member]:
@@ -335,7 +336,7 @@ def _read_lines(path: Location) -> Iterator[tuple[Planned, Cohort]]:
     offset = 0
     for line in path.read_bytes().splitlines(keepends=True):
         with part_of_plan(path):
-            cohort = Cohort.from_json(line.decode())
+            cohort = read_line(line.decode())
         length = len(line)
         planned = _planned(cohort, (path.name, offset, length))
         yield planned, cohort

@@ -154,9 +154,11 @@ def test_a_study_of_another_task_is_refused_and_keeps_its_rows(kept: Kept) -> No
     assert table.read(folder).equals(before)
 
 
-def test_a_study_of_the_same_task_is_carried_on(kept: Kept) -> None:
-    folder = kept(2)
-    plan = opened(2, folder)
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_study_of_the_same_task_is_carried_on(kept: Kept, version: int) -> None:
+    """Also where its algorithms have gained hyper-parameters since."""
+    folder = kept(version)
+    plan = opened(version, folder)
     assert sum(cohort.size for cohort in plan.cohorts) == plan.total == len(table.read(folder))
     assert plan.grow(lambda arm, number, count: []) == []
     assert len(table.current(folder, table.read(folder))) == plan.total

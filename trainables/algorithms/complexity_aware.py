@@ -184,7 +184,8 @@ class ComplexityAware(GradientPruner):
         schedule = Schedule(hp, task.steps - dense.steps)
         static = state.scalars["static"]
         static["interval"] = schedule.interval(task.structure)
-        static["unit"] = unit_of(task, float(hp["width"]))  # type: ignore[arg-type]
+        unit = unit_of(task, float(hp["width"]))  # type: ignore[arg-type]
+        static["unit"] = list(unit)  # as it is when it was saved
         return state
 
     def init(self, params: Params, ctx: Context) -> Pruning:

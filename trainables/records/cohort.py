@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from ..contract import Member
@@ -32,6 +33,10 @@ class Cohort:
         members = [vars(member) for member in self.members]
         fields = {**vars(self), "members": members}
         return json.dumps(fields)
+
+    def with_members(self, members: Sequence[Member]) -> Cohort:
+        """The same cohort of other members."""
+        return dataclasses.replace(self, members=tuple(members))
 
     @staticmethod
     def from_json(line: str) -> Cohort:
