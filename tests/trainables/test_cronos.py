@@ -160,21 +160,34 @@ def test_a_saved_state_goes_on_the_same(tmp_path: Path):
     assert alike(CRONOS.advance(task, loaded), CRONOS.advance(task, state), 0)
 
 
-@pytest.mark.parametrize(("mode", "iterations"), [("solve", 60), ("paper", 5)])
+def only(of: convex.Solution, k: int) -> convex.Solution:
+    """What was found for the weight at place k."""
+    here = slice(k, k + 1)
+    proof = convex.Certificate(*(part[here] for part in of.certificate))
+    return dataclasses.replace(
+        of, objective=of.objective[here], gap=of.gap[here], v=of.v[here], certificate=proof
+    )
+
+
+@pytest.mark.parametrize(("mode", "iterations"), [("solve", 60), ("paper", 20)])
 def test_the_network_is_that_of_the_solver(mode: Any, iterations: int):
-    """paper: its own five iterations; rounding grows with each, and after 90 of them shows in the
-    first decimal.
+    """paper: one iteration of conjugate gradients more or less, by a last bit, shows; after 90 of
+    ADMM in the first decimal.
     """
-    betas, task = (0.2, 1.0, 1e4), dataclasses.replace(TASK, rungs=1, epochs=iterations)
+    betas, task = (0.2, 1.0, 1e4), dataclasses.replace(TASK, rungs=1)
     for seed in (0, 3):
-        made, state = train([member(beta, seed, mode=mode) for beta in betas], task)
+        made, state = train(
+            [member(beta, seed, mode=mode, iterations=iterations) for beta in betas], task
+        )
         X, Y, gates = problem(seed)
         solve = functools.partial(
             convex.solve, X, Y, gates, mode=mode, iterations=iterations, tolerance=1e-4
         )
-        singles = [
-            solve(torch.tensor([beta]).double()) for beta in betas
-        ]  # together they would start from their neighbours
+        if mode == "paper":  # rounding shows: as they are solved here, all together
+            whole = solve(torch.tensor(betas).double())
+            singles = [only(whole, k) for k in range(len(betas))]
+        else:  # together they would start from their neighbours
+            singles = [solve(torch.tensor([beta]).double()) for beta in betas]
         for k in range(len(betas)):
             network = singles[k].network(0)
             torch.testing.assert_close(
@@ -199,8 +212,7 @@ def test_the_network_is_that_of_the_solver(mode: Any, iterations: int):
                 for parts in zip(*(each.certificate for each in singles), strict=True)
             )
         )
-        loose = 1e-6 if mode == "solve" else 1e-5  # the paper's linear solves amplify rounding
-        torch.testing.assert_close(metrics["dual"], proofs.dual.sum(1), rtol=loose, atol=1e-9)
+        torch.testing.assert_close(metrics["dual"], proofs.dual.sum(1), rtol=1e-6, atol=1e-9)
         for name in ("violation", "stationarity"):
             torch.testing.assert_close(
                 metrics[name], getattr(proofs, name).amax(1), rtol=1e-3, atol=1e-9

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..structure import masks
+from ..structure.masks import Draw
 from ..structure.units import Structure
 from ..training import draws
 
@@ -24,8 +24,6 @@ population.
 """
 Genomes = dict[str, Tensor]
 """Site -> numbers (G, *shape): of G candidates, or without the first dimension of one."""
-Draw = Callable[[str, tuple[int, ...]], Tensor]
-"""(what, shape) -> numbers in [0, 1)."""
 
 
 @dataclasses.dataclass
@@ -67,7 +65,7 @@ def sites(
     return shapes
 
 
-def drawn(genome: Genomes) -> masks.Draw:
+def drawn(genome: Genomes) -> Draw:
     """One genome as what masks are drawn from."""
 
     def draw(site: str, shape: tuple[int, ...]) -> Tensor:

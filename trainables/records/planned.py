@@ -19,6 +19,8 @@ def read_line(line: str) -> Cohort:
         return cohort
     with contextlib.suppress(Mistake):  # an algorithm that is gone has nothing to say
         space = find(cohort.algorithm).space
+        if space.keys() <= cohort.members[0].hp.keys():
+            return cohort
         defaults = {name: domain.default for name, domain in space.items()}
         members: list[Member] = []
         for member in cohort.members:
