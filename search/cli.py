@@ -20,6 +20,7 @@ from .drive import interrupts
 
 if TYPE_CHECKING:
     from ..trainables.domain import Domain
+    from .study.schema import Study
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
     "Searches for small, accurate neural networks: a study file goes in, a table of measured "
@@ -65,43 +66,52 @@ def run(
     console = Console()
     own = address is None and not insecure
     with early.started(study, out) if own else contextlib.nullcontext() as started:
-        from .drive.run import run as drive
-        from .study import parse as studies
+        from .drive.swept import run as drive
+        from .study import parse, swept
 
-        read = studies.read(study, settings)
-        folder = locate(out or Path("runs") / read.about.name)
+        studies = parse.read_swept(study, settings)
+        folder = locate(out or Path("runs") / swept.named(studies))
         if latency:
             from .tools import latency as latencies
 
-            latencies.check(read)
+            for one in studies.values():
+                latencies.check(one)
         code = drive(
-            read,
+            studies,
             folder,
             console,
             address,
             insecure,
             started,
         )
-    from ..analysis.report import Incomplete
-
     if code == FAILED:
         console.say(
             "some members failed (`reason` in their rows); the same command tries them again"
         )
     if code != INTERRUPTED:
-        if latency:
-            from .tools import latency as latencies
-
-            latencies.measure(read, folder, console)
-        try:
-            _report(folder, console)
-        except typer.Exit:  # a package's own section failed, as was said
-            pass
-        except Mistake as error:  # every member failed or diverged
-            console.say(f"no report: {error}")
-        except Incomplete:  # the study is done all the same
-            complain(traceback.format_exc())
+        for value, one in studies.items():
+            _finish(one, swept.place(folder, value), console, latency)
+        if "" not in studies:
+            _say_across(folder, console)
     raise typer.Exit(code)
+
+
+def _finish(study: Study, folder: Location, console: Console, latency: bool) -> None:
+    """Time and report on a study that is done."""
+    from ..analysis.report import Incomplete
+
+    if latency:
+        from .tools import latency as latencies
+
+        latencies.measure(study, folder, console)
+    try:
+        _report(folder, console)
+    except typer.Exit:  # a package's own section failed, as was said
+        pass
+    except Mistake as error:  # every member failed or diverged
+        console.say(f"no report: {error}")
+    except Incomplete:  # the study is done all the same
+        complain(traceback.format_exc())
 
 
 @app.command()
@@ -114,7 +124,36 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of what has been measured so far, and print the front."""
-    _report(locate(folder), Console(), published)
+    from ..analysis.rows import swept
+
+    place, console = locate(folder), Console()
+    studies = swept.studies(place)
+    if not studies:
+        _report(place, console, published)
+        return
+    for study in studies.values():
+        if study.is_dir():
+            _report(study, console, published)
+    _say_across(place, console)
+
+
+def _say_across(folder: Location, console: Console) -> None:
+    """Write, and print, what pruning changes at each value of [task] that was swept."""
+    from ..analysis.inference import across
+
+    try:
+        lines, target = across.write(folder)
+    except Mistake as error:  # a value without a parent
+        console.say(f"values are not compared: {error}")
+        return
+    grid = columns(_ACROSS, left=_ACROSS[:1])
+    for line in lines.head(_LINES).to_dict("records"):
+        texts = across.texts(line)
+        grid.add_row(*(texts[name] for name in _ACROSS))
+    console.grid("what pruning changes at each value, in points of test accuracy", grid)
+    if len(lines) > _LINES:
+        console.say(f"... and {len(lines) - _LINES} lines more")
+    console.say(f"across values: {target / 'across.md'}")
 
 
 @app.command()
@@ -301,6 +340,18 @@ _ON_FRONT = {"FLOPs shrunk": ("shrunk", "both"), "FLOPs masked": ("masked", "bot
 """Column -> what the report's column `front` says where a point is on the front by these FLOPs."""
 _MARK = "*"
 _PICTURE_COLUMNS = 80
+_ACROSS = (
+    "arm: setting",
+    "value",
+    "FLOPs %",
+    "minus parent",
+    "95 % interval",
+    "change",
+    "p (Holm)",
+)
+"""What a terminal has room for of a comparison across values of the task."""
+_LINES = 40
+"""Of a table across values that a terminal has room for."""
 
 
 _COMPARED = (

@@ -89,6 +89,40 @@ def checks(lines: pd.DataFrame, study: str) -> Picture:
     return looks.panelled(panels, data, title)
 
 
+def values(lines: pd.DataFrame, study: str) -> Picture:
+    """Settings minus the parent at each value of the task, with intervals, a panel for each arm, a
+    colour and a shape for each value.
+
+    lines: arm, setting, value, share, difference, low, high, n and verdict.
+    """
+    drawn = _drawable(lines)
+    arms = drawn["arm"].unique().tolist()
+    shown = arms[: looks.PANELS]
+    names = ["setting", "value", "share", "n", "difference", "low", "high", "verdict"]
+    axis = alt.Axis(format="~%", tickCount=4)
+    legend = alt.Legend(title=None, orient="bottom")
+    data = Data()
+    panels: list[alt.LayerChart] = []
+    for arm in shown:
+        own = drawn[drawn["arm"] == arm]
+        x = axes.logarithmic("share", "masked FLOPs, of the parent's", axis, 12)
+        kinds = lines["value"].unique().tolist()
+        layers = _marks(data, own, names, x, "value", kinds, legend)
+        title = looks.panel_title(arm)
+        panels.append(alt.LayerChart(layer=layers, width=210, height=170, title=title))
+    seeds = looks.seeds(drawn["n"])
+    margin = f"{100 * MARGIN:g}"
+    said = [
+        f"Test accuracy minus that of the parent of the same value and seed: mean over {seeds}, "
+        "95 % t interval.",
+        f"Filled: better or worse after Holm's correction. Dotted: ± {margin} points.",
+    ]
+    if len(shown) < len(arms):
+        said.append(f"Drawn: the first {len(shown)} of {len(arms)} arms.")
+    title = alt.TitleParams(f"{study}: what pruning changes at each value", subtitle=said)
+    return looks.panelled(panels, data, title)
+
+
 def _differing(data: Data, lines: pd.DataFrame, arm: str) -> alt.LayerChart:
     names = ["cost", "flops", "n", "difference", "low", "high", "verdict", "unlike"]
     axis = alt.Axis(format="~s", tickCount=4)

@@ -256,6 +256,25 @@ def verdict(
     return "inconclusive"
 
 
+def tested(differences: Sequence[ArrayLike], name: str) -> pd.DataFrame:
+    """Tests of paired differences, a line for each: the fields of `Paired` as `name` and
+    `name_*`, and `holm`, corrected for all of them, `equivalence` and `verdict`.
+    """
+    tests = paired_groups(differences)
+    same = equivalence_groups(differences)
+    p_values = [test.p for test in tests]
+    adjusted = holm(p_values)
+    verdicts = []
+    for test, corrected, equivalence in zip(tests, adjusted, same, strict=True):
+        told = verdict(test, corrected, equivalence)
+        verdicts.append(told)
+    lines = columns(tests, name)
+    lines[f"{name}_holm"] = adjusted
+    lines[f"{name}_equivalence"] = same
+    lines[f"{name}_verdict"] = verdicts
+    return lines
+
+
 def undefined(test: Paired) -> str:
     """Why there is no interval."""
     if test.n < 2:

@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from . import earlier
+from . import earlier, swept
 from .mistake import Mistake
 from .storage import Location, Where, atomic, each, locate, source
 
@@ -305,6 +305,15 @@ def set_aside(folder: Where) -> dict[Location, str]:
     return bad
 
 
+def _no_rows(folder: Where) -> Mistake:
+    """That a folder has no rows, and where they are if it holds several studies."""
+    places = list(swept.studies(folder).values())
+    if not places:
+        return Mistake(f"{locate(folder)}: {NO_ROWS}")
+    rule = "a study for each value of [task] that is swept; this takes the folder of one"
+    return Mistake(f"{locate(folder)}: {rule}, such as {places[0]}")
+
+
 def read(folder: Where, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Every row of a study, sorted by arm, hyper-parameters, seed and rung.
 
@@ -321,7 +330,7 @@ def read(folder: Where, columns: Sequence[str] | None = None) -> pd.DataFrame:
     for path, why in bad.items():
         raise Mistake(f"{path}: {why}; {ASIDE}")
     if not good:
-        raise Mistake(f"{locate(folder)}: {NO_ROWS}")
+        raise _no_rows(folder)
     rows = pa.concat_tables(good, promote_options="permissive")
     frame = rows.to_pandas()
     frame = frame.sort_values(list(ORDER), ignore_index=True)
@@ -346,7 +355,7 @@ def scan(
     """
     paths = files(folder)
     if not paths:
-        raise Mistake(f"{folder}: {NO_ROWS}")
+        raise _no_rows(folder)
     parts: list[pa.Table] = []
     size = 0
     for path, rows in _read_ahead(partial(_filtered, columns=columns, status=status), paths):

@@ -57,7 +57,7 @@ def checked(last_rows: pd.DataFrame) -> pd.DataFrame:
     for score in front.SCORES:
         name = score.replace("accuracy", "difference")
         differences = [group[score] - group[f"{score}_check"] for group in groups]
-        tests = tested(differences, name)
+        tests = paired.tested(differences, name)
         lines = lines.join(tests)
     return lines
 
@@ -104,25 +104,6 @@ def _named(checks: pd.DataFrame) -> pd.Series[str]:
     makers = by_name.transform("nunique")
     longer = names + " (" + algorithms + ")"
     return names.where(makers == 1, longer)
-
-
-def tested(differences: list[pd.Series], name: str) -> pd.DataFrame:
-    """Tests of paired differences, a line for each: the fields of `paired.Paired` as `name` and
-    `name_*`, and `holm`, corrected for all of them, `equivalence` and `verdict`.
-    """
-    tests = paired.paired_groups(differences)
-    same = paired.equivalence_groups(differences)
-    p_values = [test.p for test in tests]
-    adjusted = paired.holm(p_values)
-    verdicts = []
-    for test, corrected, equivalence in zip(tests, adjusted, same, strict=True):
-        verdict = paired.verdict(test, corrected, equivalence)
-        verdicts.append(verdict)
-    lines = paired.columns(tests, name)
-    lines[f"{name}_holm"] = adjusted
-    lines[f"{name}_equivalence"] = same
-    lines[f"{name}_verdict"] = verdicts
-    return lines
 
 
 def figures(study: Study) -> pd.DataFrame | None:

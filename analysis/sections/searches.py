@@ -20,7 +20,6 @@ from ..inference import paired
 from ..points import front, words
 from ._section import Drawings, Section
 from ._study import Study
-from .sanity import tested
 
 SETTING = ["algorithm", "rest"]
 MEASURES = [*front.SCORES, *front.CHARGES]
@@ -147,10 +146,10 @@ def _reached(scores: Sequence[pd.DataFrame], score: str) -> pd.DataFrame:
 def _differences(
     differences: Sequence[pd.DataFrame], score: str, compared: pd.Series[bool]
 ) -> pd.DataFrame:
-    """Tests of the differences to random, as from `sanity.tested`; null where none is compared."""
+    """Tests of the differences to random, as from `paired.tested`; null where none is compared."""
     name = score.replace("accuracy", "difference")
     of_score = [difference[score] for difference in differences]
-    lines = tested(of_score, name)
+    lines = paired.tested(of_score, name)
     told = lines.where(compared)
     for end in (f"{name}_holm", f"{name}_equivalence"):  # these are NaN by themselves
         told[end] = lines[end]

@@ -32,6 +32,7 @@ from .schema import (
     at,
 )
 from .space import conditions, every_whole, shown, values_of
+from .swept import variants
 
 TABLES: dict[str, type[pydantic.BaseModel]] = {"study": About, "arm": ArmTable}
 
@@ -42,12 +43,26 @@ def read(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Study:
 
     Raises Mistake with one sentence: file, key, rule, value.
     """
+    studies = read_swept(path, settings)
+    if len(studies) > 1 or "" not in studies:
+        rule = "this takes a study with one value for each key of [task]"
+        raise Mistake(f"{path}: {rule}; got {len(studies)}: {', '.join(studies)}")
+    return studies[""]
+
+
+def read_swept(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> dict[str, Study]:
+    """As `read`, a study for each combination of the values that [task] lists, by a name such as
+    `label_noise=0.2`; one with an empty name if it lists none.
+    """
     path = Path(path)
+    studies: dict[str, Study] = {}
     with at(path):
         content = _read_toml(path)
         for setting in settings:
             _set(content, setting)
-        return from_tables(content, path)
+        for name, tables in variants(content).items():
+            studies[name] = from_tables(tables, path)
+    return studies
 
 
 def checked_copy(tables: Content) -> dict[str, Any]:

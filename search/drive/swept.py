@@ -1,0 +1,55 @@
+"""The studies of one file, in turn: one, or one for each value of [task] that is swept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...analysis.rows import swept
+from ...analysis.rows.mistake import Mistake
+from ...analysis.rows.storage import Location
+from .. import DONE, FAILED, INTERRUPTED
+from ..console import Console
+from ..plan import checks
+from ..study.schema import Study, at
+from .early import Early
+from .run import run as run_one
+
+
+def run(
+    studies: Mapping[str, Study],
+    folder: Location,
+    console: Console,
+    address: str | None = None,
+    insecure: bool = False,
+    early: Early | None = None,
+) -> int:
+    """`run.run` of each study, one after the other, in the folder of its value; the worst code.
+
+    studies: as from `parse.read_swept`.  All are checked before the first one starts.
+    """
+    if "" in studies:
+        if swept.studies(folder):
+            rule = "a study that sweeps no value of [task] has an output folder of its own"
+            raise Mistake(f"{folder}: {rule}; got one of swept values: choose another --out")
+        return run_one(studies[""], folder, console, address, insecure, early)
+    for study in studies.values():
+        with at(study.place):
+            checks.check(study)
+    if (folder / "plan").exists():
+        rule = "a study that sweeps values of [task] has an output folder of its own"
+        raise Mistake(
+            f"{folder}: {rule}; got one of a study that sweeps none: choose another --out"
+        )
+    swept.record(folder, list(studies))
+    worst = DONE
+    for number, (value, study) in enumerate(studies.items(), 1):
+        console.say(f"[task] {value} ({number} of {len(studies)})")
+        code = run_one(study, folder / value, console, address, insecure, early)
+        if code == INTERRUPTED:
+            return INTERRUPTED
+        if code == FAILED:
+            worst = FAILED
+        if early is not None:  # each of the others has a Ray of its own
+            early.end()
+            early = None
+    return worst
