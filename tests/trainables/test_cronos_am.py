@@ -446,3 +446,63 @@ def test_members_of_other_betas_and_seeds_resume_in_any_company(head: str, tmp_p
         for name, tensor in alone.items():
             torch.testing.assert_close(tensor, among[name], rtol=0, atol=1e-7)
     assert not torch.equal(network(task, whole, 0)["5.weight"], network(task, whole, 2)["5.weight"])
+
+
+@pytest.mark.parametrize("head", ["convex", "least_squares", "trained"])
+@pytest.mark.parametrize(
+    ("pruner", "schedule"),
+    [("magnitude", {}), ("magnitude", {"features.schedule": "gradual"}), ("dns", {})],
+)
+def test_features_are_pruned_by_another_algorithm_and_the_head_is_solved_on_what_is_left(
+    head: str, pruner: str, schedule: dict[str, object]
+) -> None:
+    given = {"head": head, "features": pruner, "features.sparsity": 0.75, **schedule}
+    members = [Member(hp(**given), seed) for seed in (0, 1)]
+    state = train(members)
+    task = parent(**given)
+    assert state.scalars["before"] == TASK.dense_steps, "they are trained first"
+    found = ALGORITHM.networks(task, state)
+    below = {name: kept for name, kept in found.kept.items() if name.startswith("1.")}
+    for k in range(2):
+        left = sum(int(kept[k].sum()) for kept in below.values())
+        total = sum(kept[k].numel() for kept in below.values())
+        assert abs(left - total / 4) <= 1
+        params = network(task, state, k)
+        for name, kept in below.items():
+            assert not params[name][~kept[k]].any(), "what is removed is zero in what is measured"
+        if head == "least_squares":
+            read = torch.relu(
+                F.linear(features(task, params), params["3.weight"], params["3.bias"])
+            )
+            outer, offset = cronos_am.ridge(read, targets(task), torch.tensor(1.0).double())
+            assert torch.allclose(outer, params["5.weight"], atol=1e-8)
+            assert torch.allclose(offset, params["5.bias"], atol=1e-8)
+
+
+def test_defaults_of_the_algorithm_named_are_its_own() -> None:
+    space = ALGORITHM.space
+    assert hp()["features"] == "none"
+    for name in space:
+        if name.startswith("features."):
+            assert space[name].default is None
+    given = {"features": "magnitude"}
+    (row, *_) = measure(parent(**given), ALGORITHM, train([Member(hp(**given), 0)]), last=True)
+    weights, biases = 64 * 12, 12
+    removed = row["params_dense"] - row["params_kept"]
+    assert removed >= round(0.9 * (weights + biases)), "magnitude's own sparsity"
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"features.sparsity": 0.5}, "`features.sparsity` is used with `features` magnitude or dns alone; got 0.5"),
+        ({"features": "magnitude", "features.gamma": 0.1}, "`features.gamma` is used with `features` dns alone; got 0.1"),
+        ({"features": "dns", "features.ramp": 0.5}, "`features.ramp` is used with `features` magnitude alone; got 0.5"),
+    ],
+)  # fmt: skip
+def test_hyperparameters_of_another_features_algorithm_are_refused(
+    given: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(Mistake) as caught:
+        ALGORITHM.check(parent(**given), hp(**given))
+    assert sentence in str(caught.value)

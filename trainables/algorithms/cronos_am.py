@@ -23,14 +23,15 @@ from ...analysis.rows.mistake import Mistake
 from .. import convex, pulse
 from ..contract import Member, Networks, State
 from ..domain import Domain, Value
-from ..structure import graph, heads
+from ..structure import graph, heads, masks
 from ..structure.units import Layer
 from ..task import Task
 from ..training import stack
 from ..training.optimizers import DISTANCE
 from ..training.pruner import Context, GradientPruner, Params, Pruning, space
-from ..training.start import Dense
+from ..training.start import Dense, separated
 from ..tree import take
+from . import _cronos_features as pruned
 
 TOLERANCE = 1e-4
 """At which a solve of the convex head ends, if it comes so near."""
@@ -54,6 +55,8 @@ class CronosAM(GradientPruner):
     nothing is solved.
     beta: of the convex head and of ridges; the loss is a sum over examples.  head_units: H, in
     place of the model's own, which has two units for each class itself; the parent has it too.
+    features: what prunes the layers below the head while they train, from a dense phase on; its
+    hyper-parameters are `features.*`.
     lr: a factor of the rate that D-Adaptation finds; it has a linear decay after a warm-up of a
     tenth of the steps, unless the task names a schedule.
     iterations: of the mode solve of `cronos`; the paper's five, with its rho and its sketch, gave
@@ -67,7 +70,9 @@ class CronosAM(GradientPruner):
     )
     version = 2
     charges = True
+    follows = True
     space = space(
+        **pruned.domains(),
         head=Domain(
             "choice",
             "convex",
@@ -121,6 +126,10 @@ class CronosAM(GradientPruner):
             task = dataclasses.replace(task, schedule="linear", warmup=task.warmup or WARMUP)
         return dataclasses.replace(task, optimizer=hp["optimizer"], lr=1.0, weight_decay=0.0)
 
+    def before(self, task: Task, hp: Mapping[str, Value]) -> int:
+        """Features that are to be pruned are trained first."""
+        return task.dense_steps if hp["features"] != pruned.NONE else 0
+
     def skip(self, task: Task) -> str | None:
         """Why the model has no head to be solved for, or nothing before it; None if it has."""
         head = graph.head(task.template, task.structure)
@@ -141,6 +150,7 @@ class CronosAM(GradientPruner):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if reason := self.skip(task):  # another `width` of the model may have too few units
             raise Mistake(reason)
+        pruned.check(self.space, hp)
         gates = hp["gates"]
         first, _ = _head_layers(task)
         most = first.units // (2 * task.data.classes)
@@ -167,11 +177,13 @@ class CronosAM(GradientPruner):
             "primal": nothing,
             "gap": nothing.clone(),
         }
+        params = state.members["params"]
+        names = (*first.parameters, *last.parameters)
         if hp["head"] != "trained":
-            params = state.members["params"]
-            names = (*first.parameters, *last.parameters)
             pruning["head"] = {name: params[name].clone() for name in names}
-        state.members["pruning"] = pruning
+        if hp["features"] != pruned.NONE:
+            pruning["features"] = pruned.begun(task, state, names)
+        state.members["params"], state.members["pruning"] = separated(params, pruning)
         if _solves(hp):
             self._solve(task, state)
         spent = time.perf_counter() - begun
@@ -179,8 +191,16 @@ class CronosAM(GradientPruner):
         return state
 
     def effective(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
+        if "features" in pruning:
+            params = pruned.effective(params, pruning["features"], ctx)
         # The head is not a parameter of the optimiser, whose weight decay would reach it.
         return {**params, **pruning.get("head", {})}
+
+    def after_step(self, params: Params, pruning: Pruning, ctx: Context) -> tuple[Params, Pruning]:
+        if "features" not in pruning:
+            return params, pruning
+        params, own = pruned.after_step(params, pruning["features"], ctx)
+        return params, {**pruning, "features": own}
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         targets = F.one_hot(labels, logits.shape[1])
@@ -188,9 +208,12 @@ class CronosAM(GradientPruner):
         return squares.sum() / 2
 
     def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
-        if not _solves(ctx.hp):
-            return {}
-        return {name: tensor != 0 for name, tensor in pruning["head"].items()}
+        kept: dict[str, Tensor] = {}
+        if "features" in pruning:
+            kept |= pruning["features"]["mask"]
+        if _solves(ctx.hp):
+            kept |= {name: tensor != 0 for name, tensor in pruning["head"].items()}
+        return kept
 
     def metrics(self, params: Params, pruning: Pruning) -> Params:
         """neurons: of the head's hidden layer that are left.  primal, gap: of the last solve's
@@ -390,8 +413,8 @@ def _problem(
     call: the features of given inputs.
     """
     members = state.members
-    features = _features(task, state, k, call)
-    size = features.square().mean().sqrt()
+    given = _features(task, state, k, call)
+    size = given.square().mean().sqrt()
     if not torch.isfinite(size):
         return None
     first, last = _head_layers(task)
@@ -402,13 +425,13 @@ def _problem(
     own = torch.cat([head[first.weight], bias[:, None]], 1).double()
     static = state.scalars["static"]
     return _Problem(
-        features=features,
+        features=given,
         targets=targets,
         beta=members["hp"]["beta"][k],
         seed=members["seed"][k],
         size=size,
         own=own,
-        flops=len(features) * body,
+        flops=len(given) * body,
         iterations=static["iterations"],
         gates=static["gates"] or first.units // (2 * task.data.classes),
     )
@@ -422,6 +445,9 @@ def _features(
 ) -> Tensor:
     """What member `k` gives its head for each example, (n, d) float64."""
     params = take(state.members["params"], k)
+    if "features" in state.members["pruning"]:
+        mask = state.members["pruning"]["features"]["mask"]
+        params = masks.apply(params, take(mask, k))
     buffers = take(state.members.get("buffers", {}), k)
     parts: list[Tensor] = []
     for x, _ in task.data.parts("train", EXAMPLES):
