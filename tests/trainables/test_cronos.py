@@ -490,3 +490,31 @@ def test_random_features_are_as_many_and_nothing_is_solved():
 def test_hyper_parameters_that_do_not_fit_together(hp: dict[str, Any], sentence: str):
     with pytest.raises(ValueError, match=sentence):
         parent([defaults(**hp)])
+
+
+def test_members_that_differ_in_the_number_of_neurons_share_one_solution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    solved: list[int] = []
+    run = convex.Problem.run
+
+    def counted(self: convex.Problem, at: Any, betas: Tensor, *rest: Any) -> Any:
+        solved.append(len(betas))
+        return run(self, at, betas, *rest)
+
+    monkeypatch.setattr(convex.Problem, "run", counted)
+    algorithm = find("cronos")
+    settings = [
+        {"beta": beta, "neurons": neurons, "select": "greedy", "gates": 4, "iterations": 30}
+        for neurons in (4, 8, 16)
+        for beta in (0.02, 0.1)
+    ]
+    members = [Member(complete(algorithm.space, hp), 3) for hp in settings]
+    parent = algorithm.parent(TASK, members[0].hp)
+    state = algorithm.start(parent, members)
+    state = algorithm.advance(parent, state)
+    assert sum(solved) == 2, "two weights, however many neurons are selected"
+    alone = algorithm.advance(parent, algorithm.start(parent, members[4:5]))
+    for name in ("t", "u", "z"):
+        assert torch.allclose(state.members[name][4], alone.members[name][0], atol=1e-9)
+    assert torch.equal(state.members["made"][4], alone.members["made"][0]), "each is charged all"

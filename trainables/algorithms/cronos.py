@@ -77,7 +77,7 @@ class Cronos(Algorithm):
         "mode solve, refit, gates_from pairs and sgd, select: derivation"
     )
     version = 2
-    together = ("beta", "beta_absolute")
+    together = ("beta", "beta_absolute", "neurons")
     lighter = "`gates`, the number of training examples, or `precision` to float32"
     space = {
         "beta": Domain(
@@ -284,8 +284,10 @@ class Cronos(Algorithm):
             together = _at_a_time(len(problem.Y), len(problem.program.on), n, d)
             if hp["units_from"] != "convex":
                 continue  # nothing is solved
-            for part in index.split(together):
+            leaders = _leaders(state, index)
+            for part in leaders.unique().split(together):
                 _iterate_to(last, problem, state, part)
+            _follow(state, index, leaders)
         spent = (time.perf_counter() - begun) / state.size
         seconds = state.scalars["seconds"] + spent
         scalars = {**state.scalars, "rung": rung, "step": last, "seconds": seconds}
@@ -364,6 +366,25 @@ def _iterate_to(last: int, problem: convex.Problem, state: State, part: Tensor) 
         value = getattr(at, field.name)
         column[part] = value.view_as(column[part])
     held["made"][part] += made.view(len(part), -1)
+
+
+def _leaders(state: State, index: Tensor) -> Tensor:
+    """For each member at `index`, all of one seed, the first one whose program is the same: they
+    differ in how many neurons are selected, and one is solved for all.
+    """
+    betas = state.members["beta"][index]
+    is_same = betas[:, None] == betas
+    first = is_same.int().argmax(1)
+    return index[first]
+
+
+def _follow(state: State, index: Tensor, leaders: Tensor) -> None:
+    """Put the programs of leaders in place of those of the members at `index` that have one."""
+    follows = leaders != index
+    names = [field.name for field in dataclasses.fields(Iterate)]
+    for name in (*names, "made"):
+        column = state.members[name]
+        column[index[follows]] = column[leaders[follows]]
 
 
 def _certified(problem: convex.Problem, X: Tensor, state: State, part: Tensor) -> dict[str, Tensor]:
