@@ -126,6 +126,9 @@ def _say_end(last: Row, console: Console) -> None:
         f"{last['examples']:,.0f} examples",
     )
     console.say(f"cost: {', '.join(costs)}")
+    times = last["flops_shrunk"] / max(last["flops_dense"], 1)
+    if times > 1:
+        console.say(f"larger than the task's model: {times:.3g} times its FLOPs")
 
 
 def layers(

@@ -254,6 +254,21 @@ def test_flops_and_parameters_are_counted_by_neurons():
         assert (row["epochs"], row["examples"]) == (row["steps"], row["steps"] * 120)
 
 
+def test_a_network_of_more_flops_than_the_tasks_model_says_so():
+    """A hidden unit has 148 FLOPs; the model has ten of them."""
+    task = dataclasses.replace(TASK, model="mlp", model_options={"widths": [10]})
+    made, state = train(COHORT, task)
+    told = []
+    for row in measure(made, CRONOS, state, last=True, dense=task.counts):
+        assert row["flops_dense"] == 1480
+        if row["m_neurons"] > 10:
+            told.append(row["m_over_task"])
+            assert row["m_over_task"] == row["m_neurons"] / 10
+        else:
+            assert "m_over_task" not in row
+    assert 0 < len(told) < len(COHORT)
+
+
 def test_refit_keeps_the_neurons_and_fits_better():
     betas = (0.2, 1.0, 2.0, 1e4)
     (task, plain), (_, again) = (
