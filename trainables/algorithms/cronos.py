@@ -332,6 +332,7 @@ class Cronos(Algorithm):
                 "examples": made * len(task.data.labels["train"]),
                 "train_flops": columns["flops"] + gates.flops(task, hp),
             },
+            notes=gates.notes(task, hp, columns["bias"]),
         )
 
 
