@@ -55,8 +55,10 @@ class Shallow:
     @property
     def says(self) -> bool:
         """Whether there is anything to tell: a neuron that adds to a score, and only numbers."""
-        sizes = np.abs(self.contributions)
-        return bool(np.isfinite(sizes).all() and sizes.any())
+        numbers = (self.hidden, self.outer, self.active)
+        if not all(np.isfinite(array).all() for array in numbers):
+            return False
+        return bool(self.contributions.any())
 
     @functools.cached_property
     def neurons(self) -> pd.DataFrame:
