@@ -415,6 +415,31 @@ def test_no_default_ends_with_an_empty_network(mode: str):
         assert 0 < row["m_cg"] <= 5 * 32 * CLASSES
 
 
+@pytest.mark.parametrize("hp", [{}, {"refit": "yes"}, {"gates": 16}, {"gates_from": "pairs"}])
+def test_the_default_weight_neither_ends_empty_nor_larger_than_the_model(hp: dict[str, Any]):
+    """Of the digits: 64 inputs, 32 hidden units, 10 classes."""
+    task = Task(widths=[32], epochs=10, rungs=1)
+    members = [dataclasses.replace(defaults(**hp), seed=seed) for seed in (0, 1, 2)]
+    made = CRONOS.parent(task, members[0].hp)
+    state = CRONOS.advance(made, CRONOS.start(made, members))
+    for row in measure(made, CRONOS, state, last=False, dense=task.counts):
+        assert 0 < row["m_neurons"] <= 32
+        assert row["flops_shrunk"] <= task.counts.flops
+        assert "m_over_task" not in row
+
+
+def test_the_default_weight_keeps_the_longest_neurons():
+    """A given weight keeps all; the same weight by default the 32 longest."""
+    task = Task(widths=[32], epochs=10, rungs=1)
+    members = [defaults(), defaults(beta=cronos.SHARE)]
+    made = CRONOS.parent(task, members[0].hp)
+    state = CRONOS.advance(made, CRONOS.start(made, members))
+    few_, every = CRONOS.networks(made, state).params["3.weight"].abs().amax(1)
+    order = every.argsort(descending=True)
+    assert int((every > 0).sum()) > 32
+    assert set(few_.nonzero()[:, 0].tolist()) == set(order[:32].tolist())
+
+
 @pytest.mark.parametrize("hp", [{}, {"refit": "yes"}, {"select": "greedy", "neurons": 3}])
 def test_two_classes_are_one_program(hp: dict[str, Any]):
     """Targets +1 and -1; half the units, and the network says what the convex program says."""
