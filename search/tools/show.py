@@ -88,7 +88,7 @@ def show(folder: Where, member: str, console: Console) -> None:
 
 def _neurons(network: shallow.Shallow) -> Table:
     """What the neurons of a two-layer network say, the first ones."""
-    grid = columns(["neuron", "gate", "serves class", "adds", "share of all", "inputs"])
+    grid = columns(["share of all", "serves class", "adds", "neuron", "gate", "inputs"])
     lines = network.neurons
     for line in lines[:NEURONS].to_dict("records"):
         gate = ""
@@ -99,13 +99,13 @@ def _neurons(network: shallow.Shallow) -> Table:
             served = f"not {served}"
         adds = f"{line['contribution']:+.3g}"
         share = f"{100 * line['share']:.1f} %"
-        grid.add_row(str(line["neuron"]), gate, served, adds, share, str(line["inputs"]))
+        grid.add_row(share, served, adds, str(line["neuron"]), gate, str(line["inputs"]))
     grid.add_section()
     others = lines["share"][NEURONS:]
     if len(others):
-        grid.add_row(f"{len(others)} others", "", "", "", f"{100 * others.sum():.1f} %", "")
+        grid.add_row(f"{100 * others.sum():.1f} %", "", "", f"{len(others)} others", "", "")
     read = f"{np.count_nonzero(network.importance)} of {len(network.importance)}"
-    grid.add_row(f"all {len(lines)}", "", "", "", "", read)
+    grid.add_row("100.0 %", "", "", f"all {len(lines)}", "", read)
     return grid
 
 

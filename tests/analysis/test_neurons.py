@@ -299,7 +299,8 @@ def test_show_lists_neurons_and_says_where_it_drew(
     said = shown(folder, name)
     first = shallow.read(folder, [name])[name].neurons.iloc[0]
     neuron, gate = int(first["neuron"]), int(first["gate"])
-    assert re.search(rf"^ +{neuron} +{gate} +(not )?{int(first['class'])} ", said, re.MULTILINE)
+    served = rf"% +(not )?{int(first['class'])} +[-+][0-9.e-]+"
+    assert re.search(rf"{served} +{neuron} +{gate} ", said)
     path = folder / "show" / f"{name}.svg"
     assert f"drawn: {path}" in said
     assert path.read_text().startswith("<svg")
