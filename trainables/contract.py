@@ -126,6 +126,9 @@ class Networks:
     `seconds` (K,); empty: nothing.
     progress: `steps`, `epochs`, `examples`, `train_flops`, (K,) each, of an algorithm that does not
     train by batches of the task's size; empty: counted from the state's steps.
+    notes: name -> (M, ...), kept beside the networks for who reads them, never computed with;
+    `gate` (M, units): of a network with one hidden layer, the number of the activation pattern
+    that each unit belongs to.
     """
 
     params: Mapping[str, Tensor]
@@ -135,6 +138,7 @@ class Networks:
     of: Tensor
     search: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     progress: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class Algorithm(abc.ABC):

@@ -34,6 +34,7 @@ ORDER = (
     "budget",
     "stopping",
     "certificates",
+    "neurons",
 )
 """Files of this folder, in the order of the page; then come the sections of other packages, sorted
 by name, and then `CLOSING`.

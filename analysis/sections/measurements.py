@@ -76,6 +76,11 @@ def _findings(study: Study) -> Iterator[str]:
     yield (
         f"Dead layers (nothing kept): in {dead.sum()} of {len(done)} members{_among(names[dead])}."
     )
+    larger = done["flops_shrunk"] > done["flops_dense"]
+    yield (
+        f"Networks of more FLOPs (shrunk) than the task's model: {larger.sum()} of {len(done)} "
+        f"members{_among(names[larger])}."
+    )
     rungs = study.rows.sort_values("rung")
     more = rungs.groupby("member")["params_kept"].diff() > 0
     back = done["member"].isin(rungs.loc[more, "member"])

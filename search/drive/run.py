@@ -71,6 +71,7 @@ def run(
         if address is not None:
             cluster.check_shared(folder)
         plan = generations.Plan(study, folder, slots, here=address is None)
+        plan.say = console.say
         plan.open()
         _say_cautions(study, folder, console.say)
         _skip(study, folder, console.say)

@@ -42,7 +42,42 @@ def cautions(study: Study) -> list[str]:
         looks = "stays whole, though it looked as if it could go"
         sentences.append(f"model {model}: {what} {looks}: {why}")
     sentences += controls.cautions(study)
+    sentences += _larger_than_the_model(study)
     return sentences
+
+
+def _larger_than_the_model(study: Study) -> Iterator[str]:
+    """A sentence for each arm whose networks may have more FLOPs than the task's model; of arms
+    that propose them, and not of controls.
+    """
+    own = study.task.counts.flops
+    for arm in study.arms:
+        if arm.follows or skipped(arm, study.task) is not None:
+            continue
+        most = _most_flops(arm, study.task)
+        if most <= own:
+            continue
+        yield (
+            f'arm "{arm.name}": networks may have more FLOPs than the task\'s model, {own:,}: they '
+            f"are cut from one of up to {most:,}; the rows of those that end with more say how "
+            "many times as many (`m_over_task`)"
+        )
+
+
+def _most_flops(arm: Arm, task: Task) -> int:
+    """FLOPs of the largest network that a member of an arm starts from; 0 if there is none."""
+    algorithm = arm.algorithm
+    most = 0
+    seen = set[object]()
+    for hp in proposals(_spread(arm)):
+        path = code_path(algorithm.space, hp)
+        if path in seen or algorithm.is_control(hp):
+            continue
+        seen.add(path)
+        with contextlib.suppress(Mistake):  # `check` says it
+            parent = algorithm.parent(task, hp)
+            most = max(most, parent.counts.flops)
+    return most
 
 
 def check(study: Study) -> None:
@@ -113,10 +148,8 @@ def _check_arm(arm: Arm, task: Task) -> None:
     own is rehearsed too.
     """
     algorithm = arm.algorithm
-    if arm.sampler in MODELLED:
-        arm = dataclasses.replace(arm, sampler="sobol", members=SPREAD_MEMBERS)
     parents: dict[object, Task] = {}
-    for hp in proposals(arm):
+    for hp in proposals(_spread(arm)):
         path = code_path(algorithm.space, hp)
         is_new = path not in parents
         if is_new:
@@ -130,6 +163,15 @@ def _check_arm(arm: Arm, task: Task) -> None:
             continue
         with contextlib.suppress(LateError), within(REHEARSAL_SECONDS):
             rehearse_algorithm(arm.algorithm_name, algorithm, parent, hp)
+
+
+def _spread(arm: Arm) -> Arm:
+    """The arm, or for one that learns from results one that spreads configurations over its
+    space.
+    """
+    if arm.sampler not in MODELLED:
+        return arm
+    return dataclasses.replace(arm, sampler="sobol", members=SPREAD_MEMBERS)
 
 
 def _checked_parent(arm: Arm, task: Task, hp: Configuration) -> Task:

@@ -76,13 +76,15 @@ class Ledger:
 
     cohorts: how many, which numbers their names.  members: their digests.  dense: seed -> name of
     the cohort that trains its dense network.  bytes: (algorithm, code path) -> what a member takes
-    while it trains, where that was measured.
+    while it trains, where that was measured.  cut: arm -> a sentence that says that members which
+    should share a cohort do not.
     """
 
     cohorts: int = 0
     members: set[int] = dataclasses.field(default_factory=set)
     dense: dict[int, str] = dataclasses.field(default_factory=dict)
     bytes: dict[Hashable, int] = dataclasses.field(default_factory=dict)
+    cut: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def member_digest(
@@ -177,6 +179,8 @@ def _group_cohorts(
     most = max(size, longest)
     fits = _fits(study, workers, arm, first, most)
     if fits is not None:
+        if longest > fits:
+            ledger.cut.setdefault(arm.name, _told_cut(arm, longest, fits))
         units = _cut(units, fits)
         size = min(size, fits)
     for places in _parts(units, size):
@@ -299,6 +303,16 @@ def _cut(units: list[Unit], most: int) -> list[Unit]:
         count = -(-len(unit) // most)
         cut += _equal_parts(unit, count)
     return cut
+
+
+def _told_cut(arm: Arm, longest: int, fits: int) -> str:
+    """That units of up to `longest` members are cut where so many fit, in a sentence."""
+    names = [f"`{name}`" for name in arm.algorithm.together]
+    differing = " or ".join(names)
+    rule = f"members that differ in {differing} alone train together where they fit a worker"
+    became = "they train in parts, each of which does over again what they would share"
+    cure = f"to keep them together, lower {arm.algorithm.lighter}"
+    return f'arm "{arm.name}": {rule}; got {longest} where at most {fits} fit: {became}; {cure}'
 
 
 def _parts(units: list[Unit], size: int) -> Iterator[list[int]]:

@@ -63,7 +63,8 @@ class Plan:
 
     cohorts: those that the study as it is now needs, in order.  rounds: the configurations that
     measurements have led to so far, by a sampler that learns from results or as controls.
-    here: whether workers are on this machine, so that its memory is theirs.
+    here: whether workers are on this machine, so that its memory is theirs.  say: called with what
+    a user should know of new cohorts, a sentence each, once for an arm.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Plan:
         self.arms: list[Arm] = []  # that can run on the task
         self.cohorts: list[Planned] = []
         self.rounds: Rounds = {}
+        self.say: Callable[[str], None] = lambda sentence: None
         self._beforehand: dict[str, Hps] = {}
         self._pending: list[Batch] = []  # for the next generation
         self._exhausted: set[str] = set()  # arms without another round
@@ -195,6 +197,7 @@ class Plan:
         """The cohorts of what is not planned yet, as a new generation of the plan; none if there is
         nothing.
         """
+        said = set(self._ledger.cut)
         cohorts = form(self.study, self.workers, batches, self._ledger)
         first = next(cohorts, None)
         if first is None:
@@ -213,6 +216,9 @@ class Plan:
                 offset += length
         self._generations += 1
         self.cohorts += new
+        for arm, sentence in self._ledger.cut.items():
+            if arm not in said:
+                self.say(sentence)
         return new
 
     def _batch(self, arm: Arm) -> Batch:

@@ -1,5 +1,5 @@
-"""One network's story: where it comes from, its rungs, what it cost, and what is left of it layer
-by layer.
+"""One network's story: where it comes from, its rungs, what it cost, what is left of it layer by
+layer, and what it says if it is a two-layer ReLU network.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.table import Table
 from torch import Tensor, nn
 
-from ...analysis import pick
+from ...analysis import pick, shallow
+from ...analysis.draw import render
+from ...analysis.draw import shallow as drawing
 from ...analysis.points import front
 from ...analysis.rows import table
-from ...analysis.rows.storage import Where
+from ...analysis.rows.mistake import Mistake
+from ...analysis.rows.storage import Where, locate, save
 from ...trainables.measure import flops
 from ...trainables.measure.removed import by_layer, compression, elsewhere
 from ...trainables.records.networks import kept_members, load
@@ -34,6 +38,8 @@ Row = Mapping[Any, Any]
 Line = dict[str, Any]
 """Of the table of layers."""
 Counts = dict[str, int]
+NEURONS = 12
+"""Of a two-layer network, those that are listed."""
 WIDTH = 160
 """Columns that a table may take, whatever the terminal has."""
 
@@ -74,6 +80,46 @@ def show(folder: Where, member: str, console: Console) -> None:
     if gone:
         listed = ", ".join(gone)
         console.say(f"residual blocks removed: {listed}")
+    read = shallow.read(folder, [member])
+    if member in read and read[member].says:
+        console.grid("neurons, those that contribute most", _neurons(read[member]))
+        _draw(folder, member, read[member], console)
+
+
+def _neurons(network: shallow.Shallow) -> Table:
+    """What the neurons of a two-layer network say, the first ones."""
+    grid = columns(["share of all", "serves class", "adds", "neuron", "gate", "inputs"])
+    lines = network.neurons
+    for line in lines[:NEURONS].to_dict("records"):
+        gate = ""
+        if not math.isnan(line["gate"]):
+            gate = f"{line['gate']:.0f}"
+        served = str(line["class"])
+        if line["contribution"] < 0:
+            served = f"not {served}"
+        adds = f"{line['contribution']:+.3g}"
+        share = f"{100 * line['share']:.1f} %"
+        grid.add_row(share, served, adds, str(line["neuron"]), gate, str(line["inputs"]))
+    grid.add_section()
+    others = lines["share"][NEURONS:]
+    if len(others):
+        grid.add_row(f"{100 * others.sum():.1f} %", "", "", f"{len(others)} others", "", "")
+    read = f"{np.count_nonzero(network.importance)} of {len(network.importance)}"
+    grid.add_row("100.0 %", "", "", f"all {len(lines)}", "", read)
+    return grid
+
+
+def _draw(folder: Where, member: str, network: shallow.Shallow, console: Console) -> None:
+    """Write the picture of a two-layer network, and say where."""
+    path = locate(folder) / "show" / f"{member}.svg"
+    try:
+        drawn = render.svg(drawing.picture({member: network}, "What the network says"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, render.paper(drawn).encode())
+    except (OSError, Mistake) as error:
+        console.say(f"not drawn: {error}")
+        return
+    console.say(f"inputs, gates and neurons drawn: {path}")
 
 
 def _say_origin(mine: pd.DataFrame, last: Row, console: Console) -> None:
@@ -126,6 +172,9 @@ def _say_end(last: Row, console: Console) -> None:
         f"{last['examples']:,.0f} examples",
     )
     console.say(f"cost: {', '.join(costs)}")
+    times = last["flops_shrunk"] / max(last["flops_dense"], 1)
+    if times > 1:
+        console.say(f"larger than the task's model: {times:.3g} times its FLOPs")
 
 
 def layers(

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from prunefront.analysis.rows.mistake import Mistake
 from prunefront.search.drive.work import Work
+from prunefront.search.plan import checks, generations, rungs
 from prunefront.search.plan import cohorts as forming
-from prunefront.search.plan import generations, rungs
 from prunefront.search.study.parse import read
 from prunefront.search.study.schema import Study
 from prunefront.trainables.algorithms.chance import Chance
@@ -378,3 +378,25 @@ def test_a_damaged_decision_is_named(tmp_path: Path, content: str):
     path.write_text(content)
     with pytest.raises(Mistake, match="rung-1-abc"):
         rungs.stop(found, tmp_path, found.arms[0], "abc", 1)
+
+
+CONVEX = '[[arm]]\nalgorithm = "cronos"\nspace.beta = [0.1, 0.5]\nspace.gates = [1, 2]\n'
+
+
+def test_networks_that_may_be_larger_than_the_model_are_cautioned_of(tmp_path: Path) -> None:
+    """Of 64 inputs and 10 classes: 4 hidden units, against one for each class, sign and gate."""
+    (sentence,) = checks.cautions(study(tmp_path, CONVEX, MAGNITUDE, epochs=9))
+    assert sentence == (
+        'arm "cronos": networks may have more FLOPs than the task\'s model, 592: they are cut from '
+        "one of up to 5,920; the rows of those that end with more say how many times as many "
+        "(`m_over_task`)"
+    )
+    wider = study(tmp_path, CONVEX, epochs=9)
+    large = dataclasses.replace(wider.task, model_options={"widths": [40]})
+    assert checks.cautions(dataclasses.replace(wider, task=large)) == [], "as many FLOPs"
+
+
+def test_a_control_is_not_cautioned_of(tmp_path: Path) -> None:
+    control = 'space.units_from = "random_features"\nspace.select = "greedy"\nspace.neurons = 4\n'
+    random = f'[[arm]]\nalgorithm = "cronos"\n{control}'
+    assert checks.cautions(study(tmp_path, random, epochs=9)) == []

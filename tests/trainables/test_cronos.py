@@ -254,6 +254,21 @@ def test_flops_and_parameters_are_counted_by_neurons():
         assert (row["epochs"], row["examples"]) == (row["steps"], row["steps"] * 120)
 
 
+def test_a_network_of_more_flops_than_the_tasks_model_says_so():
+    """A hidden unit has 148 FLOPs; the model has ten of them."""
+    task = dataclasses.replace(TASK, model="mlp", model_options={"widths": [10]})
+    made, state = train(COHORT, task)
+    told = []
+    for row in measure(made, CRONOS, state, last=True, dense=task.counts):
+        assert row["flops_dense"] == 1480
+        if row["m_neurons"] > 10:
+            told.append(row["m_over_task"])
+            assert row["m_over_task"] == row["m_neurons"] / 10
+        else:
+            assert "m_over_task" not in row
+    assert 0 < len(told) < len(COHORT)
+
+
 def test_refit_keeps_the_neurons_and_fits_better():
     betas = (0.2, 1.0, 2.0, 1e4)
     (task, plain), (_, again) = (
@@ -398,6 +413,31 @@ def test_no_default_ends_with_an_empty_network(mode: str):
         assert row["m_beta"] == 1e-3
         assert row["steps"] == 5
         assert 0 < row["m_cg"] <= 5 * 32 * CLASSES
+
+
+@pytest.mark.parametrize("hp", [{}, {"refit": "yes"}, {"gates": 16}, {"gates_from": "pairs"}])
+def test_the_default_weight_neither_ends_empty_nor_larger_than_the_model(hp: dict[str, Any]):
+    """Of the digits: 64 inputs, 32 hidden units, 10 classes."""
+    task = Task(widths=[32], epochs=10, rungs=1)
+    members = [dataclasses.replace(defaults(**hp), seed=seed) for seed in (0, 1, 2)]
+    made = CRONOS.parent(task, members[0].hp)
+    state = CRONOS.advance(made, CRONOS.start(made, members))
+    for row in measure(made, CRONOS, state, last=False, dense=task.counts):
+        assert 0 < row["m_neurons"] <= 32
+        assert row["flops_shrunk"] <= task.counts.flops
+        assert "m_over_task" not in row
+
+
+def test_the_default_weight_keeps_the_longest_neurons():
+    """A given weight keeps all; the same weight by default the 32 longest."""
+    task = Task(widths=[32], epochs=10, rungs=1)
+    members = [defaults(), defaults(beta=cronos.SHARE)]
+    made = CRONOS.parent(task, members[0].hp)
+    state = CRONOS.advance(made, CRONOS.start(made, members))
+    few_, every = CRONOS.networks(made, state).params["3.weight"].abs().amax(1)
+    order = every.argsort(descending=True)
+    assert int((every > 0).sum()) > 32
+    assert set(few_.nonzero()[:, 0].tolist()) == set(order[:32].tolist())
 
 
 @pytest.mark.parametrize("hp", [{}, {"refit": "yes"}, {"select": "greedy", "neurons": 3}])

@@ -5,6 +5,7 @@ fit.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,11 @@ def study(folder: Path, content: str = STUDY) -> Any:
     return read(folder / "study.toml")
 
 
-def planned(found: Any, folder: Path, here: bool = True) -> list[Cohort]:
+def planned(
+    found: Any, folder: Path, here: bool = True, say: Callable[[str], None] = print
+) -> list[Cohort]:
     made = generations.Plan(found, folder, 2, here)
+    made.say = say
     made.open()
     made.grow(lambda arm, number, count: [])
     return [generations.read_cohort(folder, each) for each in made.cohorts]
@@ -203,6 +207,42 @@ def test_a_cohort_that_does_not_fit_is_cut_by_seeds_and_then_by_weights(
     assert [len(each.members) for each in cohorts] == sizes
     if max(sizes) <= 4:
         assert all(len({member.seed for member in each.members}) == 1 for each in cohorts)
+
+
+def test_seeds_and_gates_are_split_first_and_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Four weights fit a worker, and so the weights of a seed and a number of gates stay together."""
+    found = study(tmp_path, STUDY + "space.gates = [4, 8]\n")
+    room = needed(found, 4)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(2 * room / memory.SHARE) + 8)
+    said: list[str] = []
+    cohorts = planned(found, tmp_path, say=said.append)
+    for cohort in cohorts:
+        assert len({member.hp["gates"] for member in cohort.members}) == 1
+    of_eight = [each for each in cohorts if each.members[0].hp["gates"] == 8]
+    weights = [{member.hp["beta_absolute"] for member in each.members} for each in of_eight]
+    assert weights == [{1, 2, 3, 4}] * 2
+    assert [each.members[0].seed for each in of_eight] == [0, 1]
+    assert said == []
+
+
+def test_weights_that_are_split_are_said_once_for_an_arm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = study(tmp_path, STUDY + "[[arm]]\nname = 'other'\n" + STUDY.split("[[arm]]\n")[1])
+    room = needed(found, 3)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(2 * room / memory.SHARE) + 8)
+    said: list[str] = []
+    planned(found, tmp_path, say=said.append)
+    assert said == [
+        f'arm "{arm}": members that differ in `beta` or `beta_absolute` alone train together '
+        "where they fit a worker; got 4 where at most 3 fit: they train in parts, each of which "
+        f"does over again what they would share; to keep them together, lower {CRONOS.lighter}"
+        for arm in ("cronos", "other")
+    ]
+    planned(found, tmp_path, say=said.append)
+    assert len(said) == 2, "what is planned is not said again"
 
 
 def test_the_memory_of_this_machine_says_nothing_of_a_cluster(

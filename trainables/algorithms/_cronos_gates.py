@@ -105,3 +105,16 @@ def flops(task: Task, hp: Mapping[str, Any]) -> int:
     forward = _small(task, hp).counts.flops
     examples = steps(task, hp) * task.batch_size
     return 3 * forward * examples
+
+
+def notes(task: Task, hp: Mapping[str, Any], units: Tensor) -> dict[str, Tensor]:
+    """The gate of each hidden unit, (K, units); nothing of random units, which have none.
+
+    units: anything of their shape; they lie as neurons (C, 2, P) do.
+    """
+    if hp["units_from"] != "convex":
+        return {}
+    of_program = torch.arange(count(task, hp), device=units.device)
+    repeats = units.shape[1] // len(of_program)
+    gate = of_program.repeat(repeats)
+    return {"gate": gate.expand(units.shape)}

@@ -27,8 +27,10 @@ def network(v: Tensor, X: Tensor, Y: Tensor, hp: Mapping[str, Any], most: int) -
     """Steps 3 and 4 of CRONOS: the network of neurons v (C, 2, P, d), its bias apart, and what of
     it is kept.
 
-    most: neurons that are selected at most.
+    most: neurons at most; 0: as many as there are.
     """
+    if most and hp["select"] != "greedy":
+        v = _longest(v, most)
     layers = _as_solved(v)
     if hp["select"] == "greedy":
         layers = _selected(layers, X, Y, most)
@@ -60,6 +62,16 @@ def random_neurons(seed: Tensor, like: Tensor) -> Tensor:
     *places, columns = like.shape
     drawn = convex.gate_vectors(seed, torch.Size(places).numel(), columns)
     return drawn.to(like).view(like.shape)
+
+
+def _longest(v: Tensor, most: int) -> Tensor:
+    """The neurons v (C, 2, P, d) of the largest lengths, ties broken by place; others zero."""
+    lengths = v.norm(dim=-1)
+    order = lengths.flatten().argsort(descending=True, stable=True)
+    is_longest = torch.zeros_like(order, dtype=torch.bool)
+    is_longest[order[:most]] = True
+    stays = is_longest.view(lengths.shape)
+    return torch.where(stays[..., None], v, 0)
 
 
 def _as_solved(v: Tensor) -> _Layers:

@@ -62,6 +62,7 @@ class Cronos(Algorithm):
     alone for a few dozen iterations only.
     gates_from normal: as in the paper; pairs: halfway between random pairs of examples; sgd: hidden
     units of a network of P of them after `gate_epochs`, which the member is charged for.
+    Where no weight is given, mode solve keeps the longest 32 neurons (`neurons`) at most.
     select greedy: forward selection of at most `neurons` with one second layer for all classes, a
     ridge regression; beta: as they are.  units_from random_features: random ReLU units in place of
     the convex program's, as many as it may have, and the same selection: a control.
@@ -76,7 +77,7 @@ class Cronos(Algorithm):
         "Feng, Frangella, Pilanci 2024 (arXiv 2411.01088), algorithm 1 and section 3; "
         "mode solve, refit, gates_from pairs and sgd, select: derivation"
     )
-    version = 2
+    version = 3
     together = ("beta", "beta_absolute", "neurons")
     lighter = "`gates`, the number of training examples, or `precision` to float32"
     space = {
@@ -262,7 +263,7 @@ class Cronos(Algorithm):
             "made": zeros(dtype=torch.long),
             "beta": numbers("beta_absolute"),  # NaN until the share is known of what
             "share": numbers("beta"),
-            "neurons": numbers("neurons").long(),
+            "neurons": torch.tensor([_most(member.hp) for member in members], device=device),
             "vectors": vectors,
             "seed": torch.tensor([member.seed for member in members], device=device),
             "slot": torch.arange(len(members), device=device),
@@ -334,6 +335,7 @@ class Cronos(Algorithm):
                 "examples": made * len(task.data.labels["train"]),
                 "train_flops": columns["flops"] + gates.flops(task, hp),
             },
+            notes=gates.notes(task, hp, columns["bias"]),
         )
 
 
@@ -462,6 +464,15 @@ def _iterate(held: Mapping[str, Tensor], part: Tensor) -> Iterate:
         column = held[field.name]
         fields[field.name] = column[part].flatten(0, 1)
     return Iterate(**fields)
+
+
+def _most(hp: Mapping[str, Value]) -> int:
+    """Neurons that a network has at most; 0: as many as there are."""
+    given = hp["beta"] is not None or hp["beta_absolute"] is not None
+    is_default = hp["mode"] == "solve" and not given
+    if hp["select"] != "greedy" and not is_default:
+        return 0
+    return int(hp["neurons"])  # type: ignore[arg-type]
 
 
 def _iterations(task: Task, hp: Mapping[str, Any]) -> int:

@@ -23,6 +23,8 @@ Columns = dict[str, list[Any]]
 """Column -> a value for each of the K members."""
 Row = dict[str, Any]
 
+OVER_TASK = "m_over_task"
+"""FLOPs (shrunk) of a network as a multiple of the task's model's; null unless that is above 1."""
 EXAMPLES, MEMBERS = 256, 16
 """Examples and networks (at most) computed at a time. The first is fixed, so that results do not
 depend on the cohort.
@@ -55,8 +57,18 @@ def measure(
         row = dict(progress)
         for name, values in columns.items():
             row[name] = values[member]
+        row |= _over_task(row)
         rows.append(row)
     return rows
+
+
+def _over_task(row: Row) -> Row:
+    """How many times the FLOPs of the task's model a network has, of one that has more."""
+    own = row["flops_dense"]
+    left = row["flops_shrunk"]
+    if not 0 < own < left:
+        return {}
+    return {OVER_TASK: left / own}
 
 
 def _columns(

@@ -1,8 +1,9 @@
 """Kept networks: what a study's output folder holds of its members beside their rows, and how they
 are loaded again.
 
-`networks/` holds one safetensors file for each cohort, or part of one: stacked networks, and in the
-header which members they are of and what builds them. Nothing here trains.
+`networks/` holds one safetensors file for each cohort, or part of one: stacked networks with notes
+for who reads them, and in the header which members they are of and what builds them. Nothing here
+trains.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, Where, atomic, each, local, locate, read_range, save
 from ..contract import Networks
 from ..data.dataset import Data
+from ..measure.shallow import ACTIVE, layers
 from ..structure.extract import shrunk
 from ..tree import apart, leaves
 from . import leaving, physical
 from .physical import Parent
 
+NOTES = "notes"
+"""What the names of `Networks.notes` begin with in a file."""
 _NOT_KEPT = "no kept network of member {}; `keep` says which are kept when a study ends"
 
 
@@ -137,6 +141,7 @@ def write_networks(
         "params": networks.params,
         "buffers": networks.buffers,
         "kept": networks.kept,
+        NOTES: networks.notes,
     }
     stacks: dict[str, torch.Tensor] = {}
     for name, tensor in leaves(trees).items():
@@ -151,6 +156,10 @@ def write_networks(
         "classes": parent.classes,
         "dtype": parent.dtype,
     }
+    shallow = layers(parent.structure)
+    if ACTIVE in networks.notes and shallow is not None:
+        first, last = shallow
+        about["shallow"] = {"hidden": first.weight, "outer": last.weight}
     header = {"about": json.dumps(about)}
     with atomic(path) as temporary:
         save_file(apart(stacks), temporary, metadata=header)
@@ -311,6 +320,8 @@ def _load(file: _File, place: int) -> tuple[nn.Module, dict[str, torch.Tensor], 
         kind, _, inner = name.partition("/")
         if kind == "kept":
             kept[inner] = tensor
+            continue
+        if kind == NOTES:
             continue
         shape = tuple(tensor.shape)
         own_shape = "none of that name"

@@ -20,6 +20,7 @@ from ...analysis.rows.goals import Limit
 from ...analysis.rows.storage import Location
 from ..algorithms import find
 from ..contract import Algorithm, State
+from ..measure import shallow
 from ..measure.members import measure
 from ..measure.removed import compression
 from ..task import Task, identity
@@ -326,10 +327,11 @@ class Training:
         name = self.cohort.name
         if part:
             name = f"{name}-{part}"
+        networks = self.algorithm.networks(self.parent, state)
         write_networks(
             self.folder / "networks" / f"{name}.safetensors",
             members=[self.ids[slot] for slot in slots],
-            networks=self.algorithm.networks(self.parent, state),
+            networks=shallow.noted(self.parent, networks),
             positions=positions,
             parent=Parent.of(self.parent),
         )
