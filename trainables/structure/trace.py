@@ -49,7 +49,7 @@ def find(module: nn.Module, input_shape: Shape) -> Structure:
     """
     layers, obstacles = _layers(module)
     try:
-        graph = _shaped(module, input_shape)
+        graph = with_shapes(module, input_shape)
     except Exception as error:
         # Tracing runs the user's code on symbols, which may fail in any way; without a graph every
         # unit counts as live.
@@ -80,7 +80,7 @@ def find(module: nn.Module, input_shape: Shape) -> Structure:
     return dataclasses.replace(own, flow=flow)
 
 
-def _shaped(module: nn.Module, input_shape: Shape) -> fx.GraphModule:
+def with_shapes(module: nn.Module, input_shape: Shape) -> fx.GraphModule:
     """The graph of a model; its nodes know the shapes of what they give for two inputs."""
     graph = traced(module)
     with evaluating(graph):
