@@ -174,7 +174,13 @@ def vgg16_bn(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn
     width: a factor of all channels.
     """
     channels = _image(input_shape, 32)
-    stages = ([64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3)
+    stages = (
+        (64, 64),
+        (128, 128),
+        (256, 256, 256),
+        (512, 512, 512),
+        (512, 512, 512),
+    )
     return _stages(channels, classes, stages, width)
 
 

@@ -393,11 +393,11 @@ def _onwards(way: _Way, layer: Layer, user: fx.Node, part: Any) -> _Way | str:
         batch, *behind = _shape(user)
         if batch == 2 and len(behind) == 1:
             return way.to(user)
-    reader = _told(user, part)
+    reader = told(user, part)
     return f"they are read by {reader}"
 
 
-def _told(node: fx.Node, part: Any) -> str:
+def told(node: fx.Node, part: Any) -> str:
     """An operation and where it is, for people."""
     if node.op == "call_module":
         kind = type(part).__name__

@@ -21,10 +21,15 @@ from .. import models
 from ..measure.flops import CONVOLUTIONS, LAYERS, TRANSPOSED
 from . import operations
 from .nodes import calls, module_of
-from .trace import SHAPE, is_constant, known, with_shapes
+from .trace import SHAPE, is_constant, known, told, with_shapes
 
 WRAP = "wrap"
 """The option of any model; one that has an option of this name itself keeps it."""
+DEPTH = 2
+"""Layers in a section at most: V and U in h + V act(U h). Units of the first one can be removed, as
+nothing else reads them. With one layer each no unit could, and on digits 64-32-32-10 then had 97.2
+% right with 4,864 FLOPs, for 2,112 with two.
+"""
 RULE = "`wrap` is for a plain chain, in which each operation reads the one before it alone"
 
 Shape = tuple[int, ...]
@@ -39,8 +44,10 @@ Section = list[fx.Node]
 
 def options(model: str) -> tuple[dict[str, bool], bool]:
     """`models.options` of a model by name, and `wrap`."""
-    names, takes_any = models.options(_function(model), given=2)
-    return {WRAP: False, **names}, takes_any
+    function = _function(model)
+    names, takes_any = models.options(function, given=2)
+    with_wrap = {WRAP: False, **names}
+    return with_wrap, takes_any
 
 
 def settled(model: str, given: Options) -> dict[str, Any]:
@@ -108,7 +115,8 @@ def wrapped(module: nn.Module, input_shape: Shape) -> nn.Module:
     if not is_constant(module):
         raise Mistake(f"{RULE}; got code that asks whether it is in training")
     modules = known(graph)
-    sections = _sections(_chain(graph.graph), modules)
+    chain = _chain(graph.graph, modules)
+    sections = _sections(chain, modules)
     if not sections:
         kinds = "a linear or ungrouped convolution layer before the last layer"
         raise Mistake(f"`wrap` is for a chain with {kinds}; got none that can be wrapped")
@@ -119,7 +127,7 @@ def wrapped(module: nn.Module, input_shape: Shape) -> nn.Module:
     return graph.train(module.training)
 
 
-def _chain(graph: fx.Graph) -> list[fx.Node]:
+def _chain(graph: fx.Graph, modules: Modules) -> list[fx.Node]:
     """All operations on tensors, one behind the other."""
     node = next(iter(graph.nodes))
     chain: list[fx.Node] = []
@@ -127,33 +135,45 @@ def _chain(graph: fx.Graph) -> list[fx.Node]:
         chain.append(node)
         readers = [user for user in node.users if not operations.asks_shape(user)]
         if len(readers) != 1:
-            raise Mistake(f"{RULE}; got {node.name}, which {len(readers)} read")
+            name = _named(node, modules)
+            raise Mistake(f"{RULE}; got {name}, which {len(readers)} operations read")
         (reader,) = readers
         sources = [source for source in reader.all_input_nodes if SHAPE in source.meta]
         if len(sources) != 1:
-            raise Mistake(f"{RULE}; got {reader.name}, which reads {len(sources)}")
+            name = _named(reader, modules)
+            raise Mistake(f"{RULE}; got {name}, which reads {len(sources)} tensors")
         node = reader
     return chain
 
 
+def _named(node: fx.Node, modules: Modules) -> str:
+    if node.op == "placeholder":
+        return "the input"
+    return told(node, module_of(node, modules))
+
+
 def _sections(chain: Sequence[fx.Node], modules: Modules) -> list[Section]:
-    """Each layer but the last, and what follows it unit by unit up to the next one, to pooling or
-    to another shape.
+    """Up to `DEPTH` layers each, without the last of the chain, and what works unit by unit on
+    what they give; pooling and what changes shapes ends a section.
     """
     sections: list[Section] = []
-    open_section: Section = []
+    current: Section = []
+    layers = 0
     places = [place for place, node in enumerate(chain) if _is_layer(node, modules)]
     last = places[-1] if places else 0
     for node in chain[:last]:
-        if _is_layer(node, modules):
-            open_section = []
-            if _can_start(node, modules):
-                open_section = [node]
-                sections.append(open_section)
-        elif open_section and _continues(open_section, node, modules):
-            open_section.append(node)
+        is_wrappable = _can_be_wrapped(node, modules)
+        if current and is_wrappable and layers < DEPTH:
+            layers += 1
+            current.append(node)
+        elif is_wrappable:
+            layers = 1
+            current = [node]
+            sections.append(current)
+        elif current and _continues(current, node, modules):
+            current.append(node)
         else:
-            open_section = []
+            current = []
     return sections
 
 
@@ -161,16 +181,17 @@ def _is_layer(node: fx.Node, modules: Modules) -> bool:
     return isinstance(module_of(node, modules), LAYERS)
 
 
-def _can_start(node: fx.Node, modules: Modules) -> bool:
-    """Whether a layer can be removed as a block, and its shortcut be made."""
+def _can_be_wrapped(node: fx.Node, modules: Modules) -> bool:
+    """Whether an operation is a layer that can go with a block, and that a shortcut can pass."""
     part = module_of(node, modules)
-    called = calls(node.graph)
-    if isinstance(part, TRANSPOSED) or called[node.target] != 1:
+    if isinstance(part, nn.Linear):
+        is_plain = len(_shape(node)) == 1
+    elif isinstance(part, CONVOLUTIONS):
+        is_plain = part.groups == 1 and not isinstance(part, TRANSPOSED)
+    else:
         return False
-    if isinstance(part, CONVOLUTIONS):
-        return part.groups == 1
-    source = _source([node])
-    return _shape(source) == _shape(node) or len(_shape(node)) == 1
+    called = calls(node.graph)
+    return is_plain and called[node.target] == 1
 
 
 def _continues(section: Section, node: fx.Node, modules: Modules) -> bool:
@@ -223,9 +244,9 @@ def _shortcut(section: Section, modules: Modules) -> nn.Module | None:
     if before == after:
         return None
     parts: list[nn.Module] = []
-    layer = module_of(section[0], modules)
     if before[1:] != after[1:]:
-        centres = _Centres(layer, before[1:], after[1:])
+        layers = [module_of(node, modules) for node in section if _is_layer(node, modules)]
+        centres = _Centres(layers, before[1:], after[1:])
         parts.append(centres)
     if before[0] != after[0]:
         projection = Projection(before[0], after[0], len(before) - 1)
@@ -236,20 +257,26 @@ def _shortcut(section: Section, modules: Modules) -> nn.Module | None:
 
 
 class _Centres(nn.Module):
-    """What a convolution has at the centre of its kernel, position by position; zeros outside.
+    """What convolutions one behind the other have at the centre of their kernels, position by
+    position; zeros outside.
 
-    before, after: positions of what it reads and gives.
+    before, after: positions of what the first one reads and the last one gives.
     """
 
-    def __init__(self, layer: Any, before: Shape, after: Shape) -> None:
+    def __init__(self, layers: Sequence[Any], before: Shape, after: Shape) -> None:
         super().__init__()
-        self.steps = tuple(layer.stride)
+        self.steps: list[int] = []
         self.margins: list[int] = []  # as F.pad has them, the last dimension first
-        for dim in reversed(range(len(before))):
-            centre = layer.dilation[dim] * (layer.kernel_size[dim] - 1) // 2
-            first = centre - _padding(layer, dim)
-            end = first + (after[dim] - 1) * self.steps[dim] + 1
-            self.margins += [-first, end - before[dim]]
+        for dim in range(len(before)):
+            first = 0
+            step = 1
+            for layer in layers:
+                offset = _reach(layer, dim) - _padding(layer, dim)
+                first += step * offset
+                step *= layer.stride[dim]
+            end = first + (after[dim] - 1) * step + 1
+            self.steps.append(step)
+            self.margins = [-first, end - before[dim], *self.margins]
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, channels, *positions)."""
@@ -258,12 +285,17 @@ class _Centres(nn.Module):
         return cut[(slice(None), slice(None), *places)]
 
 
+def _reach(layer: Any, dim: int) -> int:
+    """How many positions a kernel reaches back from its centre."""
+    return layer.dilation[dim] * (layer.kernel_size[dim] - 1) // 2
+
+
 def _padding(layer: Any, dim: int) -> int:
     """How many positions a convolution adds in front."""
     if layer.padding == "valid":
         return 0
     if layer.padding == "same":
-        return layer.dilation[dim] * (layer.kernel_size[dim] - 1) // 2
+        return _reach(layer, dim)
     return layer.padding[dim]
 
 
