@@ -281,7 +281,7 @@ FEW = "`wrap` is for a chain with a linear or ungrouped convolution layer before
             rf"{CHAIN}got ReLU \(2\), which 2 operations read",
         ),
         (Asks(), (4,), f"{CHAIN}got code that asks whether it is in training"),
-        (Looks(), (4,), f"{CHAIN}torch.fx cannot follow it: TraceError"),
+        (Looks(), (4,), f"{CHAIN}following it by torch.fx raised TraceError"),
         (nn.Sequential(nn.Linear(4, 2)), (4,), f"{FEW}got none that can be wrapped"),
         (nn.Sequential(nn.ReLU()), (4,), f"{FEW}got none that can be wrapped"),
     ],

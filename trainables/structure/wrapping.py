@@ -26,9 +26,9 @@ from .trace import SHAPE, is_constant, known, told, with_shapes
 WRAP = "wrap"
 """The option of any model; one that has an option of this name itself keeps it."""
 DEPTH = 2
-"""Layers in a section at most: V and U in h + V act(U h). Units of the first one can be removed, as
-nothing else reads them. With one layer each no unit could, and on digits 64-32-32-10 then had 97.2
-% right with 4,864 FLOPs, for 2,112 with two.
+"""Layers in a section at most: U and V in h + V act(U h). Nothing but V reads the units of U, which
+can so be removed too. With one layer in each section no unit could, since sums read them all; that
+was worse (docs/results/complexity.md).
 """
 RULE = "`wrap` is for a plain chain, in which each operation reads the one before it alone"
 
@@ -56,7 +56,7 @@ def settled(model: str, given: Options) -> dict[str, Any]:
     Raises Mistake if it is neither true nor false.
     """
     own = dict(given)
-    if _is_wrapped(model, own):
+    if _take(model, own):
         own[WRAP] = True
     return own
 
@@ -72,7 +72,7 @@ def build(
     Raises Mistake naming what is wrong with the name or the options, or what stands in the way.
     """
     own = dict(given)
-    is_wrapped = _is_wrapped(model, own)
+    is_wrapped = _take(model, own)
     module = models.build(model, input_shape, classes, **own)
     if not is_wrapped:
         return module
@@ -82,8 +82,8 @@ def build(
         raise Mistake(f"model {model}: {error}") from error
 
 
-def _is_wrapped(model: str, own: dict[str, Any]) -> bool:
-    """Takes `wrap` out of options, unless the model has one itself."""
+def _take(model: str, own: dict[str, Any]) -> bool:
+    """Take `wrap` out of options, unless the model has one itself; whether it is true."""
     if WRAP not in own:
         return False
     names, _ = models.options(_function(model), given=2)
@@ -111,7 +111,8 @@ def wrapped(module: nn.Module, input_shape: Shape) -> nn.Module:
     try:
         graph = with_shapes(module, input_shape)
     except Exception as error:  # anybody's code
-        raise Mistake(f"{RULE}; torch.fx cannot follow it: {models.raised(error)}") from error
+        why = models.raised(error)
+        raise Mistake(f"{RULE}; following it by torch.fx raised {why}") from error
     if not is_constant(module):
         raise Mistake(f"{RULE}; got code that asks whether it is in training")
     modules = known(graph)
