@@ -203,3 +203,33 @@ class Fourier(nn.Module):
 def fourier(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A model that computes an operation without a FLOPs formula."""
     return Fourier(math.prod(input_shape), classes)
+
+
+class Plain(nn.Module):
+    """A chain written with functions; the last hidden layer keeps its width."""
+
+    def __init__(self, side: int, classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3, stride=2)
+        self.units = 6 * ((side - 1) // 2) ** 2
+        self.one, self.two = nn.Linear(self.units, 9), nn.Linear(9, 9)
+        self.drop, self.head = nn.Dropout(0.2), nn.Linear(9, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x), inplace=True)
+        x = x.view(x.size(0), -1)
+        x = torch.tanh(self.one(x))
+        x = self.drop(F.relu(self.two(x)))
+        return self.head(x)
+
+
+def plain(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A chain written with functions."""
+    return Plain(input_shape[1], classes)
+
+
+def wraps(input_shape: tuple[int, ...], classes: int, wrap: int = 1) -> nn.Module:
+    """A model with an option `wrap` of its own: how many units."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(math.prod(input_shape), wrap), nn.ReLU(), nn.Linear(wrap, classes)
+    )

@@ -45,6 +45,7 @@ TINY = {
     "step.py": "--members 2 --steps 5 --rounds 1",
     "strategies.py": "--seeds 2 --candidates 2 --epochs 0.2",
     "surgery.py": "digits --seeds 2 --dense 10 --surgery 10",
+    "wrapping.py": "mlp --seeds 1 --epochs 1 --nu 1",
 }
 """Script -> arguments. Scripts of these run in the process of the tests."""
 TINY_APART = {

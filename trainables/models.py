@@ -48,6 +48,14 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value > 0
 
 
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0
+
+
+def _is_stage(value: Any) -> bool:
+    return _is_list(value) and all(map(_is_count, value))
+
+
 def _times(width: float, units: int) -> int:
     """A layer's units at a multiple of its width: the nearest whole number, and at least one."""
     is_number = isinstance(width, int | float) and not isinstance(width, bool)
@@ -166,10 +174,44 @@ def vgg16_bn(input_shape: tuple[int, ...], classes: int, width: float = 1) -> nn
     width: a factor of all channels.
     """
     channels = _image(input_shape, 32)
+    stages = (
+        (64, 64),
+        (128, 128),
+        (256, 256, 256),
+        (512, 512, 512),
+        (512, 512, 512),
+    )
+    return _stages(channels, classes, stages, width)
+
+
+def vgg(
+    input_shape: tuple[int, ...],
+    classes: int,
+    stages: Sequence[Sequence[int]] = ((16, 16), (32, 32)),
+    width: float = 1,
+) -> nn.Module:
+    """A chain like VGG-16: stages of convolutions with batch-norm, pooling after each, and one
+    linear layer.
+
+    stages: the channels of the convolutions of each stage.  width: a factor of all channels.
+    """
+    if not _is_list(stages) or not all(map(_is_stage, stages)):
+        rule = "`stages` is a list of lists of whole numbers above 0, such as [[16, 16], [32, 32]]"
+        raise Mistake(f"{rule}; got {stages!r}")
+    channels = _image(input_shape, 2 ** len(stages))
+    return _stages(channels, classes, stages, width)
+
+
+def _stages(
+    channels: int,
+    classes: int,
+    stages: Sequence[Sequence[int]],
+    width: float,
+) -> nn.Module:
+    """Convolutions with batch-norm, pooling after each stage, and a classifier."""
     layers: list[nn.Module] = []
-    stages = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-    for repeat, units in stages:
-        for _ in range(repeat):
+    for stage in stages:
+        for units in stage:
             after = _times(width, units)
             convolution = nn.Conv2d(channels, after, 3, 1, 1)
             layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
@@ -247,6 +289,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "resnet": resnet,
     **{f"resnet{depth}": functools.partial(resnet, depth=depth) for depth in (20, 32, 56, 110)},
+    "vgg": vgg,
     "vgg16_bn": vgg16_bn,
 }
 

@@ -21,6 +21,7 @@ from .data.dataset import Data
 from .data.readers import DATASETS
 from .domain import Domain, canonical
 from .measure.flops import Counts
+from .structure import wrapping
 from .structure.units import Structure
 from .training import dropout, stack
 from .workbench import Workbench, seeded
@@ -118,10 +119,9 @@ class Task:
         Raises Mistake for one that neither takes, and if one is missing.
         """
         dataset = models.lookup(self.dataset, DATASETS, "dataset")
-        model = models.lookup(self.model, models.MODELS, "model")
         takes = {
             "dataset": models.options(dataset),
-            "model": models.options(model, given=2),
+            "model": wrapping.options(self.model),
         }
         options = {
             "dataset": dict(self.dataset_options),
@@ -137,6 +137,7 @@ class Task:
             for name, is_required in names.items():
                 if is_required and name not in options[home]:
                     raise Mistake(f"`{name}` is missing: {home} {owner} needs it")
+        options["model"] = wrapping.settled(self.model, options["model"])
         return options
 
     def _unknown(self, key: str, takes: Takes) -> Mistake:
@@ -239,7 +240,7 @@ class Task:
         """
         with seeded(seed):
             data = self.data  # inside: its reader may draw too
-            module = models.build(self.model, data.shape, data.classes, **self.model_options)
+            module = wrapping.build(self.model, data.shape, data.classes, **self.model_options)
         return module.to(self.torch_device, self.torch_dtype)
 
     @property
@@ -312,7 +313,7 @@ class Task:
         fields = self._fields()
         for place in ("device", "stream", "starts", "dataset_options"):
             fields.pop(place)
-        fields["model_options"] = dict(self.model_options)
+        fields["model_options"] = wrapping.settled(self.model, self.model_options)
         if fields["schedule"] == "auto":
             fields["schedule"] = "cosine"
         for key in LATER:

@@ -18,7 +18,7 @@ from . import models
 from .data import splits
 from .data.dataset import Data
 from .measure.flops import Counts, count
-from .structure import trial
+from .structure import trial, wrapping
 from .structure.narrow import Cut, narrowed_module
 from .structure.units import Structure
 from .training import dropout, stack
@@ -169,7 +169,7 @@ def _structure(
     """maker: what `model` names now.  options: JSON."""
     keywords = json.loads(options)
     with seeded(0):
-        module = models.build(model, input_shape, classes, **keywords)
+        module = wrapping.build(model, input_shape, classes, **keywords)
     return trial.find(module.to(*place), input_shape)
 
 

@@ -38,6 +38,9 @@ NAMED = (
     "`{key}` is one of these names, or the dotted path of a function of yours. "
     "Options stand in `[task]` too.\n"
 )
+WRAP = """Each that is a plain chain, one of your own too, takes `wrap` (`false`) as well: with `wrap = true` there are
+residual connections around its sections of one or two layers, so that layers can be removed whole.
+"""  # noqa: E501
 STATIC = "one value a cohort"
 """Said of hyper-parameters that change shapes or code paths: members with other values train in
 another cohort.
@@ -62,6 +65,7 @@ def page(algorithms: Mapping[str, Algorithm]) -> str:
         *functions(readers.DATASETS, given=0),
         "## Models\n",
         NAMED.format(key="model"),
+        WRAP,
         *functions(models.MODELS, given=2),
         "## `[[arm]]`\n",
         schema(ArmTable),

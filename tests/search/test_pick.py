@@ -235,7 +235,14 @@ def test_a_network_of_every_algorithm_is_the_same_in_onnx_and_is_told_as_its_row
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("normed", "units"), ("resnet", "all of these"), ("lenet5", "everything")]
+    ("name", "kind"),
+    [
+        ("normed", "units"),
+        ("resnet", "all of these"),
+        ("lenet5", "everything"),
+        ("wrapped vgg", "blocks"),
+        ("wrapped lenet5", "all of these"),
+    ],
 )
 def test_convolutions_batch_norm_and_branches_are_the_same_in_onnx(
     name: str, kind: str, tmp_path: Path

@@ -24,6 +24,7 @@ TASK = Task(model_options={"widths": [16]}, epochs=2, rungs=2, dtype="float64")
 NORMED = dataclasses.replace(TASK, model="example_models.normed", model_options={})
 ODD = dataclasses.replace(TASK, model="example_models.odd", model_options={})
 REFUSED = dataclasses.replace(TASK, model="example_models.refused", model_options={}, epochs=0.5)
+WRAPPED = dataclasses.replace(TASK, model_options={"widths": [16, 12, 12], "wrap": True})
 
 HEADED = dataclasses.replace(TASK, model_options={"widths": [12, 40]})
 """In place of TASK for an algorithm that refuses it: a model with two hidden layers, of which the
@@ -189,7 +190,7 @@ def test_a_cohort_is_neutral(name: str, hp: dict[str, object]):
     not matter. How far float32 without convergence is from that depends on the processor.
     """
     algorithm = known()[name]
-    for task in taken(algorithm, *((TASK, NORMED, ODD) if not hp else (TASK,))):
+    for task in taken(algorithm, *((TASK, NORMED, ODD, WRAPPED) if not hp else (TASK,))):
         members = [
             Member(complete(algorithm.space, {**m.hp, **hp}), m.seed)
             for m in several(algorithm, task=task)
@@ -249,7 +250,7 @@ def test_a_loaded_state_lies_in_memory_as_one_that_was_computed(tmp_path: Path):
 @pytest.mark.parametrize("name", known())
 def test_resume_is_exact(name: str, tmp_path: Path):
     algorithm = known()[name]
-    for task in taken(algorithm, TASK, NORMED):
+    for task in taken(algorithm, TASK, NORMED, WRAPPED):
         whole = train(algorithm, task, several(algorithm))
         half = train(algorithm, task, several(algorithm), rungs=1)
         half.save(tmp_path / "state.safetensors")

@@ -33,9 +33,22 @@ PARENTS = {
     "refused": Parent("example_models.refused", (1, 8, 8), 5),
     "odd": Parent("example_models.odd", (1, 8, 8), 5),
     "padded": Parent("example_models.padded", (1, 10, 10), 5),
+    "wrapped mlp": Parent("mlp", (1, 4, 4), 5, options={"widths": [12, 9, 9], "wrap": True}),
+    "wrapped lenet5": Parent("lenet5", (1, 16, 16), 5, options={"width": 0.2, "wrap": True}),
+    "wrapped vgg": Parent(
+        "vgg", (3, 8, 8), 5, options={"stages": [[6, 6, 6], [8, 7, 5]], "wrap": True}
+    ),
+    "wrapped normed": Parent("example_models.normed", (1, 8, 8), 5, options={"wrap": True}),
 }
+WITH_BLOCKS = ("res", "wrapped")
+"""In the names of those that have some."""
 KINDS = ("weights", "few weights", "units", "blocks", "all of these", "one layer", "everything")
-CASES = [(name, kind) for name in PARENTS for kind in KINDS if (kind != "blocks" or "res" in name)]
+CASES = [
+    (name, kind)
+    for name in PARENTS
+    for kind in KINDS
+    if kind != "blocks" or any(word in name for word in WITH_BLOCKS)
+]
 CASES = [
     case for case in CASES if case[0] not in ("refused", "odd") or case[1] == "all of these"
 ]  # no unit of those can go
@@ -130,6 +143,7 @@ def test_what_is_tested_above_has_lost_units_blocks_and_whole_layers():
         ("vgg16_bn", "units", 0),
         ("resnet", "all of these", 1),
         ("vgg16_bn", "few weights", 1),
+        ("wrapped vgg", "all of these", 0),
     ):
         module, small, _ = whole_and_small(name, kind, 0)
         assert len(list(small.parameters())) <= len(list(module.parameters())) - 2 * least
@@ -139,7 +153,10 @@ def test_what_is_tested_above_has_lost_units_blocks_and_whole_layers():
         )
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet5", "resnet", "vgg16_bn", "normed"])
+@pytest.mark.parametrize(
+    "name",
+    [*"mlp lenet5 resnet vgg16_bn normed".split(), "wrapped mlp", "wrapped lenet5", "wrapped vgg"],
+)
 def test_in_float32_it_agrees_to_rounding_and_the_module_given_stays_as_it_was(name: str):
     parent = PARENTS[name]
     module = randomised(parent, 1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Where, atomic, local, locate
 from .. import models
-from ..structure import trial
+from ..structure import trial, wrapping
 from ..structure.extract import Constant, cut_module, fill
 from ..structure.narrow import Cut
 from ..structure.units import Structure
@@ -68,7 +68,7 @@ class Parent:
         """The model with some initial weights; the global random state is left as it was."""
         dtype: torch.dtype = getattr(torch, self.dtype)
         with torch.random.fork_rng(devices=[]):
-            module = models.build(self.model, self.input_shape, self.classes, **self.options)
+            module = wrapping.build(self.model, self.input_shape, self.classes, **self.options)
         return module.to(dtype)
 
     @property

@@ -49,7 +49,7 @@ def find(module: nn.Module, input_shape: Shape) -> Structure:
     """
     layers, obstacles = _layers(module)
     try:
-        graph = _shaped(module, input_shape)
+        graph = with_shapes(module, input_shape)
     except Exception as error:
         # Tracing runs the user's code on symbols, which may fail in any way; without a graph every
         # unit counts as live.
@@ -80,7 +80,7 @@ def find(module: nn.Module, input_shape: Shape) -> Structure:
     return dataclasses.replace(own, flow=flow)
 
 
-def _shaped(module: nn.Module, input_shape: Shape) -> fx.GraphModule:
+def with_shapes(module: nn.Module, input_shape: Shape) -> fx.GraphModule:
     """The graph of a model; its nodes know the shapes of what they give for two inputs."""
     graph = traced(module)
     with evaluating(graph):
@@ -393,11 +393,11 @@ def _onwards(way: _Way, layer: Layer, user: fx.Node, part: Any) -> _Way | str:
         batch, *behind = _shape(user)
         if batch == 2 and len(behind) == 1:
             return way.to(user)
-    reader = _told(user, part)
+    reader = told(user, part)
     return f"they are read by {reader}"
 
 
-def _told(node: fx.Node, part: Any) -> str:
+def told(node: fx.Node, part: Any) -> str:
     """An operation and where it is, for people."""
     if node.op == "call_module":
         kind = type(part).__name__
