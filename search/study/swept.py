@@ -51,8 +51,10 @@ def variants(content: Content) -> dict[str, Content]:
 
 def named(studies: Mapping[str, Study]) -> str:
     """The name of the study that a file says, without the values."""
-    value, first = next(iter(studies.items()))
-    return first.about.name.removesuffix(f", {value}")
+    value = next(iter(studies))
+    name = studies[value].about.name
+    ending = f", {value}"
+    return name.removesuffix(ending)
 
 
 def place(folder: Location, value: str) -> Location:

@@ -456,7 +456,8 @@ def test_members_of_other_betas_and_seeds_resume_in_any_company(head: str, tmp_p
 def test_features_are_pruned_by_another_algorithm_and_the_head_is_solved_on_what_is_left(
     head: str, pruner: str, schedule: dict[str, object]
 ) -> None:
-    given = {"head": head, "features": pruner, "features.sparsity": 0.75, **schedule}
+    given: dict[str, Any] = {"head": head, "features": pruner, **schedule}
+    given["features.sparsity"] = 0.75
     members = [Member(hp(**given), seed) for seed in (0, 1)]
     state = train(members)
     task = parent(**given)
@@ -485,7 +486,7 @@ def test_defaults_of_the_algorithm_named_are_its_own() -> None:
     for name in space:
         if name.startswith("features."):
             assert space[name].default is None
-    given = {"features": "magnitude"}
+    given: dict[str, Any] = {"features": "magnitude"}
     (row, *_) = measure(parent(**given), ALGORITHM, train([Member(hp(**given), 0)]), last=True)
     weights, biases = 64 * 12, 12
     removed = row["params_dense"] - row["params_kept"]
@@ -501,7 +502,7 @@ def test_defaults_of_the_algorithm_named_are_its_own() -> None:
     ],
 )  # fmt: skip
 def test_hyperparameters_of_another_features_algorithm_are_refused(
-    given: dict[str, object], sentence: str
+    given: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(Mistake) as caught:
         ALGORITHM.check(parent(**given), hp(**given))
