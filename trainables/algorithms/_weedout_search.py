@@ -96,8 +96,7 @@ def _drawn_losses(scoring: _Scoring, count: int) -> Tensor:
     losses: list[Tensor] = []
     for start in range(0, count, size):
         genomes = scoring.genomes(start, size)
-        mask = vmap(scoring.mask)(genomes)
-        losses.append(scoring.losses(mask, size))
+        losses.append(scoring.losses(genomes, size))
         pulse.tell("candidate", start + size, count)
     return torch.cat(losses).cpu()
 
@@ -117,7 +116,7 @@ def _led_losses(
     for generation in range(-(-max(counts) // size)):
         if population is not None:
             genomes = strategies.offspring(strategy, population, scoring.stream, generation)
-        scored = scoring.losses(vmap(scoring.mask)(genomes), size)
+        scored = scoring.losses(genomes, size)
         before = len(losses)
         losses = torch.cat([losses, scored.cpu()])
         places = records(losses)
@@ -230,8 +229,14 @@ class _Scoring:
         )
         return draw_of(ctx)
 
-    def mask(self, genome: strategies.Genomes) -> dict[str, Tensor]:
-        """The mask of a genome."""
+    def _masks(self, genomes: strategies.Genomes) -> dict[str, Tensor]:
+        """The masks of genomes."""
+        if not genomes:  # a model without hidden units
+            return {}
+        return vmap(self._mask)(genomes)
+
+    def _mask(self, genome: strategies.Genomes) -> dict[str, Tensor]:
+        """The mask of one."""
         structure = self.structure
         allocation = str(self.hp["allocation"])
         draw = strategies.drawn(genome)
@@ -254,8 +259,9 @@ class _Scoring:
         )
         return column_masks(structure, units, self.params)
 
-    def losses(self, mask: Params, count: int) -> Tensor:
-        """(count,) float64: the mean loss of the candidates with these masks, (count, ...) each."""
+    def losses(self, genomes: strategies.Genomes, count: int) -> Tensor:
+        """(count,) float64: the mean loss of the candidates with these genomes."""
+        mask = self._masks(genomes)
         task = self.task
         data = task.data
         total = torch.zeros(count, dtype=torch.float64, device=task.torch_device)

@@ -75,9 +75,9 @@ class Again(Candidate):
     """A candidate that is searched again after every `interval` steps, for its weights as they are
     then.
 
-    pruning: its genome beside its mask.  members["found"]: what its searches came to, (K,) each;
-    `score`, `winner` of the last one; `flops`, `seconds` of all; `changes`, how often the mask
-    became another.
+    pruning: its genome beside its mask.  members["found"]: what its searches came to, (K,) each:
+    `score`, of the last one; `flops` and `seconds` of all; `changes`, how often the mask became
+    another.
     """
 
     charges = True
@@ -99,7 +99,9 @@ class Again(Candidate):
         return {"mask": self.mask(params, ctx), "genome": genome}
 
     def due(self, hp: Mapping[str, Value], step: int, steps: int) -> bool:
-        return step < steps and step % whole(hp["interval"]) == 0
+        interval = whole(hp["interval"])
+        is_last = step == steps
+        return step % interval == 0 and not is_last
 
     def every(self, task: Task, state: State, x: Tensor, y: Tensor) -> State:
         begun = time.perf_counter()
@@ -121,7 +123,7 @@ def _search_again(task: Task, state: State, place: int) -> None:
     member = _searcher(state, place)
     count = whole(member.hp["candidates"])
     trained = Dense(members["params"], members.get("buffers", {}), step, seconds=0.0)
-    own = take(members["pruning"]["genome"], place)
+    own = take(members["pruning"].get("genome", {}), place)
     incumbent = Incumbent(step, own)
     searched = search(task, trained, place, member, [count], incumbent)
     winner = int(searched.winners[0])
@@ -129,7 +131,6 @@ def _search_again(task: Task, state: State, place: int) -> None:
     has_changed = give(task, state, place, genome)
     found = members["found"]
     found["score"][place] = searched.losses[winner]
-    found["winner"][place] = winner + 1
     found["flops"][place] += count * searched.flops
     found["seconds"][place] += count * searched.seconds
     found["changes"][place] += has_changed

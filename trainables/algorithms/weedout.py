@@ -144,17 +144,18 @@ class Weedout(Algorithm):
         return _around(inner, members)
 
     def networks(self, task: Task, state: State) -> Networks:
-        """A network may belong to many members. score: its loss before training, or at the latest
-        search.  winner: which candidate it is, from 1.  changes: of its mask, by `again`.
+        """A network may belong to many members. score: its loss before training, or in the latest
+        search.  winner: which candidate it is, from 1; with `again` it is none of the first search,
+        and `changes` is how often its mask became another.
         """
         inner = _inside(state)
         trained = _training(inner).networks(task, inner)
         of = state.members["of"]
         found = state.members
-        metrics = ["score", "winner"]
+        metrics = ("score", "winner")
         if "found" in inner.members:
             found = take(inner.members["found"], of)
-            metrics.append("changes")
+            metrics = ("score", "changes")
         return dataclasses.replace(
             trained,
             metrics={name: found[name] for name in metrics},
@@ -193,12 +194,13 @@ def _of_networks(task: Task, columns: Mapping[str, Tensor], of: Sequence[int]) -
     """Each network's part of members' columns, which with `again` is the same for all that share
     it.
     """
-    first = [of.index(network) for network in range(max(of) + 1)]
-    index = torch.tensor(first)
-    found = take(columns, index)
-    found["changes"] = torch.zeros_like(index)
-    for name, column in found.items():
-        found[name] = column.to(task.torch_device)
+    first: list[int] = []
+    for network in range(max(of) + 1):
+        first.append(of.index(network))
+    found: dict[str, Tensor] = {}
+    for name, column in columns.items():
+        found[name] = column[first].to(task.torch_device)
+    found["changes"] = torch.zeros_like(found.pop("winner"))
     return found
 
 
