@@ -1,11 +1,12 @@
 """Weedout throughout training, from wider parents, and after some training, against chance.
 
-    python benchmarks/again.py [--part again] [--seeds 20] [--candidates 64] [--pictures docs/pictures]
+    python benchmarks/again.py [--part again] [--seeds 20] [--candidates 256] [--pictures docs/pictures]
 
 Digits, 64-32-10 trained for 40 epochs, differences of test accuracy in points, paired by seed: 95 %
 t interval, p with Holm's correction over the table, and p of the equivalence test (margin 0.5).
 
 again: as many evaluations as a single search has, spread over training; minus that single search.
+With one candidate each time, a new random mask; minus a single one.
 width: parents of 0.5 to 4 times the width, as many nodes kept of each; found minus random.
 warmup: dense training before the search, out of the budget; found minus random.
 """
@@ -39,7 +40,8 @@ WIDTHS = (0.5, 1.0, 2.0, 4.0)
 WARMUPS = (0.0, 1 / 80, 1 / 20, 1 / 5)
 """Shares of the budget: 0, 0.5, 2 and 8 of 40 epochs."""
 SEARCHES = 8
-HEIGHT = 220
+HEIGHT = 24
+"""Pixels of a line of a picture."""
 Setting = Mapping[str, Any]
 
 
@@ -74,29 +76,25 @@ def accuracies(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def throughout(task: Task, seeds: int, candidates: int) -> list[Line]:
-    """Searches spread over training, against one with as many evaluations before it."""
-    epochs = float(task.epochs)
+    """Searches spread over training, against one with as many evaluations before it; and a new
+    random mask each time, against one.
+    """
+    again = float(task.epochs) / SEARCHES
+    each = candidates // SEARCHES
     lines: list[Line] = []
     for kept in (0.2, 0.1):
-        sparsity = 1 - kept
-        random, once = rows_of(
-            task,
-            [{"sparsity": sparsity, "candidates": count} for count in (1, candidates)],
-            seeds,
-        )
-        reference = accuracies(once)
-        where = f"{100 * kept:.0f} % kept"
-        lines.append(Line(f"random, {where}", accuracies(random), reference))
-        for searches, strategy in ((SEARCHES, "random"), (2, "climb"), (candidates // 2, "random")):
-            count = candidates // searches
-            hp = {"candidates": count, "again": epochs / searches, "strategy": strategy}
-            (rows,) = rows_of(task, [{"sparsity": sparsity, **hp}], seeds)
-            name = f"{searches} x {count} ({strategy}), {where}"
-            lines.append(Line(name, accuracies(rows), reference, changes(rows)))
-        hp = {"candidates": 1, "again": epochs / SEARCHES}
-        (rows,) = rows_of(task, [{"sparsity": sparsity, **hp}], seeds)
-        name = f"{SEARCHES} x a new random mask, {where}"
-        lines.append(Line(name, accuracies(rows), reference, changes(rows)))
+        for granularity, strategy, once, count in (
+            ("node", "random", candidates, each),
+            ("node", "climb", candidates, each),
+            ("weight", "random", candidates, each),
+            ("weight", "climb", candidates, each),
+            ("node", "random", 1, 1),
+        ):
+            hp = {"sparsity": 1 - kept, "granularity": granularity, "strategy": strategy}
+            (single,) = rows_of(task, [{**hp, "candidates": once}], seeds)
+            (rows,) = rows_of(task, [{**hp, "candidates": count, "again": again}], seeds)
+            name = f"{SEARCHES} x {count}, {strategy}, {granularity}s, {100 * kept:.0f} % kept"
+            lines.append(Line(name, accuracies(rows), accuracies(single), changes(rows)))
     return lines
 
 
@@ -134,8 +132,8 @@ def warmer(task: Task, seeds: int, candidates: int) -> list[Line]:
 
 
 class Part(NamedTuple):
-    """What is measured, and how it is told: the heads of the first, fourth and fifth column, and
-    the picture's title and axis.
+    """What is measured, and how it is told: the heads of columns (the first, the difference, the
+    last), and the picture's title and axis.
     """
 
     lines: Any
@@ -147,9 +145,9 @@ class Part(NamedTuple):
 PARTS = {
     "again": Part(
         throughout,
-        ("search", "minus one search", "changes"),
+        ("searches", "minus a single search", "changes of the mask"),
         "Searching throughout training, against one search before it",
-        "minus one search, points",
+        "minus a single search, points",
     ),
     "width": Part(
         wider,
@@ -189,22 +187,22 @@ def picture(part: Part, drawn: pd.DataFrame, seeds: int) -> str:
     """The differences with their intervals, and the margin, as SVG."""
     data = looks.Data()
     base = data.chart(drawn)
-    x = alt.X("name:N", sort=None, title=part.heads[0], axis=alt.Axis(labelAngle=0, labelLimit=90))
-    scale = alt.Scale(zero=True)
-    y = alt.Y("mean:Q", title=part.axis, scale=scale)
+    shown = alt.Axis(labelLimit=400)
+    y = alt.Y("name:N", sort=None, title=part.heads[0], axis=shown)
+    x = alt.X("mean:Q", title=part.axis)
     margin = looks.one_mark().mark_rect(opacity=0.15, color=looks.COLOURS[6])
     zero = looks.one_mark().mark_rule(strokeDash=looks.DASHED, **looks.FAINT)
     bar = base.mark_rule(strokeWidth=2, color=looks.COLOURS[0])
     point = base.mark_point(size=60, filled=True, color=looks.COLOURS[0])
     layers = [
-        margin.encode(alt.Y(datum=-MARGIN), alt.Y2(datum=MARGIN)),
-        zero.encode(alt.Y(datum=0)),
-        bar.encode(x, alt.Y("low:Q", title=part.axis), alt.Y2("high:Q")),
-        point.encode(x, y),
+        margin.encode(alt.X(datum=-MARGIN), alt.X2(datum=MARGIN)),
+        zero.encode(alt.X(datum=0)),
+        bar.encode(y, alt.X("low:Q", title=part.axis), alt.X2("high:Q")),
+        point.encode(y, x),
     ]
     said = f"Test accuracy on digits, {seeds} seeds, 95 % intervals; grey: half a point either way."
     title = alt.TitleParams(part.title, subtitle=said)
-    return render.paper(render.svg(looks.layered(layers, data, title, HEIGHT)))
+    return render.paper(render.svg(looks.layered(layers, data, title, HEIGHT * len(drawn))))
 
 
 def main() -> None:
@@ -213,7 +211,7 @@ def main() -> None:
     )
     parser.add_argument("--part", choices=list(PARTS), nargs="+", default=list(PARTS))
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--candidates", type=int, default=64)
+    parser.add_argument("--candidates", type=int, default=256)
     parser.add_argument("--epochs", type=float, default=40)
     parser.add_argument("--pictures", type=Path, help="a folder for weedout_<part>.svg")
     given = parser.parse_args()

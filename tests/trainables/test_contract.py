@@ -85,11 +85,12 @@ def several(
     ]
 
 
+FEW: dict[str, object] = {"candidates": 6, "examples": 64}
 OTHERWISE: list[tuple[str, dict[str, object]]] = [
-    ("weedout", {"again": 0.4}),
-    ("weedout", {"again": 0.4, "candidates": 1}),
-    ("weedout", {"again": 0.3, "granularity": "weight", "allocation": "global"}),
-    ("weedout", {"again": 0.7, "strategy": "genetic", "candidates": 20}),
+    ("weedout", {"again": 0.4, **FEW}),
+    ("weedout", {"again": 0.4, **FEW, "candidates": 1}),
+    ("weedout", {"again": 0.3, **FEW, "granularity": "weight", "allocation": "global"}),
+    ("weedout", {"again": 0.7, **FEW, "strategy": "genetic", "candidates": 20}),
 ]
 """Code paths that no choice alone leads to."""
 

@@ -369,7 +369,7 @@ def test_the_worst_is_a_control_of_random_search_alone():
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_strategy_goes_on_where_all_or_none_of_a_tensor_is_kept(strategy: str):
-    hp = {"strategy": strategy, "granularity": "weight"}
     for sparsity in (0.0, 0.01, 0.95, 0.999):
-        losses = scores(TASK, member(48, sparsity=sparsity, **hp), 48)
+        of = member(48, sparsity=sparsity, strategy=strategy, granularity="weight")
+        losses = scores(TASK, of, 48)
         assert torch.isfinite(losses).all()
