@@ -6,7 +6,7 @@ Digits, 64-32-10 trained for 40 epochs, differences of test accuracy in points, 
 t interval, p with Holm's correction over the table, and p of the equivalence test (margin 0.5).
 
 again: as many evaluations as a single search has, spread over training; minus that single search.
-With one candidate each time, a new random mask; minus a single one.
+With one candidate each time, a new random mask (not drawn); minus a single one.
 width: parents of 0.5 to 4 times the width, as many nodes kept of each; found minus random.
 warmup: dense training before the search, out of the budget; found minus random.
 """
@@ -47,13 +47,14 @@ Setting = Mapping[str, Any]
 
 class Line(NamedTuple):
     """One line of a table: what it is of, its accuracies and those that they are compared with, in
-    % by seed, and words beside them.
+    % by seed, and words beside them.  control: too far from the others to be drawn with them.
     """
 
     name: str
     measured: np.ndarray
     reference: np.ndarray
     beside: str = ""
+    control: bool = False
 
 
 def rows_of(task: Task, settings: Sequence[Setting], seeds: int) -> list[list[dict[str, Any]]]:
@@ -93,8 +94,11 @@ def throughout(task: Task, seeds: int, candidates: int) -> list[Line]:
             hp = {"sparsity": 1 - kept, "granularity": granularity, "strategy": strategy}
             (single,) = rows_of(task, [{**hp, "candidates": once}], seeds)
             (rows,) = rows_of(task, [{**hp, "candidates": count, "again": again}], seeds)
-            name = f"{SEARCHES} x {count}, {strategy}, {granularity}s, {100 * kept:.0f} % kept"
-            lines.append(Line(name, accuracies(rows), accuracies(single), changes(rows)))
+            is_chance = count == 1
+            how = "a new random mask" if is_chance else f"{count}, {strategy}"
+            name = f"{SEARCHES} x {how}, {granularity}s, {100 * kept:.0f} % kept"
+            pair = accuracies(rows), accuracies(single)
+            lines.append(Line(name, *pair, changes(rows), control=is_chance))
     return lines
 
 
@@ -165,7 +169,7 @@ PARTS = {
 
 
 def table(part: Part, lines: Sequence[Line]) -> pd.DataFrame:
-    """Print the table; the differences with their intervals."""
+    """Print the table; what of it is drawn."""
     differences = [line.measured - line.reference for line in lines]
     tests = paired.paired_groups(differences)
     adjusted = paired.holm([test.p for test in tests])
@@ -179,6 +183,8 @@ def table(part: Part, lines: Sequence[Line]) -> pd.DataFrame:
         interval = f"{test.mean:+.2f} ({test.low:.2f} to {test.high:.2f})"
         mean = line.measured.mean()
         print(f"| {line.name} | {mean:.2f} | {interval} | {p:.3f} | {same:.3f} | {line.beside} |")
+        if line.control:
+            continue
         drawn.append({"name": line.name, "mean": test.mean, "low": test.low, "high": test.high})
     return pd.DataFrame(drawn)
 
