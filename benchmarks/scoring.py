@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 import hand
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.algorithms.weedout import search
+from prunefront.trainables.algorithms._weedout_search import search
 from prunefront.trainables.contract import Member
 from prunefront.trainables.domain import complete
 from prunefront.trainables.task import Task

@@ -30,6 +30,7 @@ SCRIPTS = sorted(
 
 TINY = {
     "accuracy.py": "--seeds 1 --epochs 0.2 --gates 2 --threads 1",
+    "again.py": "--seeds 2 --candidates 16 --epochs 1 --pictures {scratch}",
     "alternating.py": "--seeds 2 --epochs 0.2 --lr 1 --beta 0.1 --hidden 20 --checkpoint 10",
     "analysis.py": "--rows 2000 --rows-a-file 1000 --repeats 1 --tools prunefront pandas --out {scratch}/rows",
     "equal_flops.py": "{finished} --of magnitude --share 0.7 --scratch",

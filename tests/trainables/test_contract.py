@@ -61,7 +61,10 @@ def taken(algorithm: Algorithm, *tasks: Task) -> list[Task]:
 
 
 def several(
-    algorithm: Algorithm, seeds: tuple[int, ...] = (0, 1, 2), task: Task = TASK
+    algorithm: Algorithm,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    task: Task = TASK,
+    hp: dict[str, object] | None = None,
 ) -> list[Member]:
     """Members that differ in seed and, if the algorithm has them, in sparsity or beta; with
     defaults that can run on `task`.
@@ -76,11 +79,27 @@ def several(
     ] or [{}]
     if not task.structure.hidden and "granularity" in algorithm.space:
         settings = [{**hp, "granularity": "weight"} for hp in settings]
-    return [Member(complete(algorithm.space, hp), seed) for hp in settings for seed in seeds]
+    return [
+        Member(complete(algorithm.space, {**setting, **(hp or {})}), seed)
+        for setting in settings
+        for seed in seeds
+    ]
+
+
+FEW: dict[str, object] = {"candidates": 6, "examples": 64}
+OTHERWISE: list[tuple[str, dict[str, object]]] = [
+    ("weedout", {"again": 0.4, **FEW}),
+    ("weedout", {"again": 0.4, **FEW, "candidates": 1}),
+    ("weedout", {"again": 0.3, **FEW, "granularity": "weight", "allocation": "global"}),
+    ("weedout", {"again": 0.7, **FEW, "strategy": "genetic", "candidates": 20}),
+]
+"""Code paths that no choice alone leads to."""
 
 
 def variants() -> list[tuple[str, dict[str, object]]]:
-    """Every algorithm with its defaults, and with each other value of each of its choices."""
+    """Every algorithm with its defaults, with each other value of each of its choices, and
+    otherwise.
+    """
     found: list[tuple[str, dict[str, object]]] = []
     for name, algorithm in known().items():
         found.append((name, {}))
@@ -88,7 +107,12 @@ def variants() -> list[tuple[str, dict[str, object]]]:
             found.extend(
                 (name, {key: choice}) for choice in domain.choices if choice != domain.default
             )
-    return found
+    return found + OTHERWISE
+
+
+def paths() -> list[tuple[str, dict[str, object]]]:
+    """Every algorithm with its defaults, and otherwise."""
+    return [(name, {}) for name in known()] + OTHERWISE
 
 
 def train(
@@ -247,12 +271,12 @@ def test_a_loaded_state_lies_in_memory_as_one_that_was_computed(tmp_path: Path):
         assert {tensor.data_ptr() % 64 for tensor in leaves(loaded.members).values()} == {0}
 
 
-@pytest.mark.parametrize("name", known())
-def test_resume_is_exact(name: str, tmp_path: Path):
+@pytest.mark.parametrize(("name", "hp"), paths(), ids=str)
+def test_resume_is_exact(name: str, hp: dict[str, object], tmp_path: Path):
     algorithm = known()[name]
     for task in taken(algorithm, TASK, NORMED, WRAPPED):
-        whole = train(algorithm, task, several(algorithm))
-        half = train(algorithm, task, several(algorithm), rungs=1)
+        whole = train(algorithm, task, several(algorithm, hp=hp))
+        half = train(algorithm, task, several(algorithm, hp=hp), rungs=1)
         half.save(tmp_path / "state.safetensors")
         resumed = algorithm.advance(
             task, State.load(tmp_path / "state.safetensors", task.torch_device)
@@ -261,24 +285,24 @@ def test_resume_is_exact(name: str, tmp_path: Path):
         assert {**whole.scalars, "seconds": 0} == {**resumed.scalars, "seconds": 0}
 
 
-@pytest.mark.parametrize("name", known())
-def test_members_may_leave(name: str):
+@pytest.mark.parametrize(("name", "hp"), paths(), ids=str)
+def test_members_may_leave(name: str, hp: dict[str, object]):
     algorithm = known()[name]
     (task,) = taken(algorithm, TASK)
-    half = train(algorithm, task, several(algorithm), rungs=1)
-    stay = [0, 2, len(several(algorithm)) - 1]
+    half = train(algorithm, task, several(algorithm, hp=hp), rungs=1)
+    stay = [0, 2, len(several(algorithm, hp=hp)) - 1]
     left = algorithm.advance(task, half.select(stay))
     assert same(algorithm, task, algorithm.advance(task, half).select(stay), left, company=True)
     assert left.members["slot"].tolist() == stay
 
 
-@pytest.mark.parametrize("name", known())
-def test_a_member_that_diverges_does_not_touch_the_others(name: str):
+@pytest.mark.parametrize(("name", "hp"), paths(), ids=str)
+def test_a_member_that_diverges_does_not_touch_the_others(name: str, hp: dict[str, object]):
     algorithm = known()[name]
     (task,) = taken(algorithm, TASK)
     if "lr" not in algorithm.space:
         pytest.skip("has no learning rate to diverge with")
-    calm = several(algorithm)
+    calm = several(algorithm, hp=hp)
     wild = [Member({**calm[0].hp, "lr": 1e300}, 0), *calm[1:]]
     left, right = (
         train(algorithm, task, members).select(range(1, len(calm))) for members in (calm, wild)
@@ -291,14 +315,14 @@ def test_a_member_that_diverges_does_not_touch_the_others(name: str):
     )
 
 
-@pytest.mark.parametrize("name", known())
-def test_a_model_that_vmap_refuses_trains_one_after_the_other(name: str):
+@pytest.mark.parametrize(("name", "hp"), paths(), ids=str)
+def test_a_model_that_vmap_refuses_trains_one_after_the_other(name: str, hp: dict[str, object]):
     algorithm = known()[name]
     assert TASK.stackable
     assert NORMED.stackable
     assert not REFUSED.stackable
     (task,) = taken(algorithm, REFUSED)
-    members = several(algorithm, seeds=(0, 1))
+    members = several(algorithm, seeds=(0, 1), hp=hp)
     together = train(algorithm, task, members)
     alone = train(algorithm, task, members[1:2])
     for parameter, value in at(algorithm.networks(task, alone), 0).items():

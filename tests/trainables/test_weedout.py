@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prunefront.trainables.algorithms import find
-from prunefront.trainables.algorithms.weedout import CHUNK, Weedout, records, search
+from prunefront.trainables.algorithms._weedout_search import CHUNK, records, search
+from prunefront.trainables.algorithms.weedout import Weedout
 from prunefront.trainables.contract import Member, State
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
@@ -364,3 +365,11 @@ def test_a_strategy_finds_better_scores_than_chance_at_equal_evaluations(strateg
 def test_the_worst_is_a_control_of_random_search_alone():
     with pytest.raises(ValueError, match=r"`pick` worst is a control of random .*; got climb"):
         WEEDOUT.check(TASK, member(4, pick="worst", strategy="climb").hp)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_strategy_goes_on_where_all_or_none_of_a_tensor_is_kept(strategy: str):
+    for sparsity in (0.0, 0.01, 0.95, 0.999):
+        of = member(48, sparsity=sparsity, strategy=strategy, granularity="weight")
+        losses = scores(TASK, of, 48)
+        assert torch.isfinite(losses).all()

@@ -96,7 +96,10 @@ def mutation(population: Population, draw: Draw) -> Genomes:
 
 def climb(population: Population, draw: Draw) -> Genomes:
     """Hill climbing: of the best candidate, a kept and a removed node of one layer are swapped."""
-    names = [name for name, kept in population.kept.items() if not kept.all()]
+    names: list[str] = []
+    for name, kept in population.kept.items():
+        if kept.any() and not kept.all():  # of a layer's biases none may be kept
+            names.append(name)
     names = names or list(population.kept)
     layers = _place(draw("layer", (GENERATION,)), len(names))
     swapped: Genomes = {}
@@ -117,7 +120,7 @@ def _swapped(best: Tensor, kept: Tensor, is_here: Tensor, name: str, draw: Draw)
     is_kept = kept.flatten()
     (inside,) = is_kept.nonzero(as_tuple=True)
     (outside,) = torch.logical_not(is_kept).nonzero(as_tuple=True)
-    if not len(outside):
+    if not len(inside) or not len(outside):
         return best
     pairs = draw(f"swap {name}", (GENERATION, 2))
     one, other = pairs.unbind(1)

@@ -87,11 +87,13 @@ class Slot:
     """What an optimiser keeps under one name: numbers that are `start` at first.
 
     shaped: there is a tensor like each parameter, (K, *shape), which is narrowed with it; otherwise
-    there is one float64 number for each member, (K,).
+    there is one float64 number for each member, (K,).  moves: a parameter moves by it, even one
+    whose gradient is zero.
     """
 
     shaped: bool = True
     start: float = 0.0
+    moves: bool = False
 
 
 class Optimizer(abc.ABC):
@@ -145,7 +147,7 @@ class Sgd(Optimizer):
     def slots(cls, task: Task) -> Mapping[str, Slot]:
         if not task.momentum:
             return {}
-        return {"momentum": Slot()}
+        return {"momentum": Slot(moves=True)}
 
     def update(self, params: Tensors, grads: Tensors, step: int) -> None:
         rate = self.rate(step)
@@ -172,7 +174,7 @@ class Adam(Optimizer):
 
     @classmethod
     def slots(cls, task: Task) -> Mapping[str, Slot]:
-        return {"mean": Slot(), "square": Slot()}
+        return {"mean": Slot(moves=True), "square": Slot()}
 
     def update(self, params: Tensors, grads: Tensors, step: int) -> None:
         rate = self.rate(step)
@@ -202,7 +204,7 @@ class DAdaptAdam(Optimizer):
     @classmethod
     def slots(cls, task: Task) -> Mapping[str, Slot]:
         return {
-            "mean": Slot(),
+            "mean": Slot(moves=True),
             "square": Slot(),
             "sum": Slot(),
             DISTANCE: Slot(shaped=False, start=FIRST_DISTANCE),
@@ -344,6 +346,24 @@ def reshaped(task: Task, kept: Mapping[str, Any], reshape: Callable[[Tensors], S
         slot = declared[name]
         if slot.shaped:
             slots[name] = reshape(values)
+    return slots
+
+
+def stilled(task: Task, kept: Mapping[str, Any], masks: Tensors) -> Slots:
+    """The slots `kept` of the task's optimiser, by which nothing that masks remove moves any more.
+
+    masks: parameter -> bool, shaped like it.
+    """
+    declared = _declared(task)
+    slots = dict(kept)
+    for name, values in kept.items():
+        if not declared[name].moves:
+            continue
+        still = dict(values)
+        for parameter, mask in masks.items():
+            if parameter in still:  # a mask may be of a block
+                still[parameter] = still[parameter].masked_fill(~mask, 0)
+        slots[name] = still
     return slots
 
 
