@@ -160,7 +160,7 @@ def _median(
     return last_rows.loc[middle], among
 
 
-def find(rows: pd.DataFrame, member: str) -> str:
+def full_name(rows: pd.DataFrame, member: str) -> str:
     """The name in full of the one member of `rows` whose name begins with `member`. Raises Mistake
     if it is not one.
     """

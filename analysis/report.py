@@ -96,7 +96,7 @@ def build(folder: Where | Study, published: Where | None = None) -> Location:
     `front.png`, `arms.md`, and the sections' tables.
 
     folder: or the study in it, as from `open_study`.  published: a file of published points
-    (`published.read`), drawn in the fronts and listed.
+    (`published.points_of`), drawn in the fronts and listed.
     Returns the page's path. Each part is tried alone: what fails is named on the page, and all else
     is written. Raises Mistake if there are no rows, a file cannot be trusted, or no member is done;
     and at the end Incomplete, if parts failed.

@@ -98,7 +98,7 @@ def synthetic(
 
 
 def by_prunefront(folder: Path) -> float:
-    found = attainment.read(folder)
+    found = attainment.fronts_by_seed(folder)
     attainment.surfaces(found)
     return float(attainment.volumes(found)["hypervolume"].sum())
 

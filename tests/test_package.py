@@ -164,7 +164,7 @@ def test_units_that_masks_remove_are_cut_out(module: nn.Module, layer: str):
     torch.testing.assert_close(small(x), masked(module, masks)(x))
     weight = module.get_parameter(f"{layer}.weight")
     assert len(small.get_parameter(f"{layer}.weight")) == len(weight) - 4
-    structure = trial.find(module, IMAGE)
+    structure = trial.structure_of(module, IMAGE)
     kept = {name: module.get_parameter(name)[None].isfinite() for name in structure.parameters}
     kept |= {name: mask[None] for name, mask in masks.items()}
     counted = compression(structure, pf.count(module, IMAGE), kept)

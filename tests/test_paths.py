@@ -92,16 +92,16 @@ def picked(folder: storage.Where, out: storage.Where | None) -> int:
 
 
 CALLS: dict[str, Callable[[Any, str], Any]] = {
-    "attainment.read": lambda folder, _: attainment.read(folder),
+    "attainment.read": lambda folder, _: attainment.fronts_by_seed(folder),
     "goals.recorded": lambda folder, _: goals.recorded(folder),
     "kept.kept_members": lambda folder, _: networks.kept_members(folder),
     "kept.load_masks": lambda folder, name: networks.load_masks(folder, [name]),
     "kept.load_network": lambda folder, name: networks.load_network(folder, name),
     "kept.load_shrunk": lambda folder, name: networks.load_shrunk(folder, name),
     "kept.keep_only": lambda folder, name: networks.keep_only(folder, {name}),
-    "latency.read": lambda folder, _: latency.read(folder),
+    "latency.read": lambda folder, _: latency.timings(folder),
     "leaving.task": lambda folder, _: leaving.task(folder),
-    "likeness.load": lambda folder, _: likeness.load([folder]),
+    "likeness.load": lambda folder, _: likeness.comparable_rows([folder]),
     "pick": lambda folder, _: picked(folder, None),
     "report.build": lambda folder, _: report.build(folder),
     "report.cautions": lambda folder, _: report.cautions(folder),
@@ -146,7 +146,9 @@ def test_files_are_named_by_text_too(done: Path, tmp_path: Path):
     name, file = member(done), str(tmp_path / "network.safetensors")
     networks.export(str(done), name, file)
     small = physical.load(file)
-    physical.save(str(tmp_path / "again.safetensors"), small, networks.load(str(done), name)[2])
+    physical.save(
+        str(tmp_path / "again.safetensors"), small, networks.load_with_masks(str(done), name)[2]
+    )
     again = physical.load(str(tmp_path / "again.safetensors"))
     assert all(
         torch.equal(tensor, again.state_dict()[key]) for key, tensor in small.state_dict().items()
@@ -155,7 +157,7 @@ def test_files_are_named_by_text_too(done: Path, tmp_path: Path):
     assert (tmp_path / "picked").is_dir()
 
     (tmp_path / "points.csv").write_text(POINTS)
-    assert published.read(str(tmp_path / "points.csv"))["accuracy"].tolist() == [0.9]
+    assert published.points_of(str(tmp_path / "points.csv"))["accuracy"].tolist() == [0.9]
     assert report.build(str(done), str(tmp_path / "points.csv")) == done / "report" / "report.html"
     verdicts.write(verdicts.build([str(done)]), str(tmp_path / "compared"))
     assert (tmp_path / "compared" / "compare.md").is_file()
@@ -164,7 +166,7 @@ def test_files_are_named_by_text_too(done: Path, tmp_path: Path):
 
     study = studies.read(str(done.parent / "study.toml"))
     assert study.path == done.parent / "study.toml"
-    assert [*discovery.find(str(tmp_path))] == [*discovery.find(tmp_path)]
+    assert [*discovery.discover(str(tmp_path))] == [*discovery.discover(tmp_path)]
 
 
 def test_bytes_are_written_and_read_by_text(tmp_path: Path):

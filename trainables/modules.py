@@ -45,7 +45,7 @@ def shrink(module: nn.Module, masks: Mapping[str, Tensor], input_shape: Sequence
     """
     count(module, input_shape)  # it is computed as it stands before anything is taken out
     shape = tuple(input_shape)
-    structure = trial.find(module, shape)
+    structure = trial.structure_of(module, shape)
     kept = _completed(module, structure, masks)
     masked = copy.deepcopy(module)
     parameters = dict(masked.named_parameters())

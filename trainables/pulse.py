@@ -69,7 +69,7 @@ def left_in(folder: Location, cohort: str) -> Iterator[None]:
             path(folder, cohort).unlink(missing_ok=True)
 
 
-def read(folder: Location, cohort: str) -> str | None:
+def last_word(folder: Location, cohort: str) -> str | None:
     """The last word of a cohort; None without one."""
     try:
         return path(folder, cohort).read_text()

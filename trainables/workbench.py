@@ -54,7 +54,7 @@ class Workbench:
     def data(self) -> Data:
         """The data set, on the device."""
         task = self._task
-        data = splits.load(
+        data = splits.load_data(
             task.dataset,
             task.dataset_options,
             task.split_seed,
@@ -170,7 +170,7 @@ def _structure(
     keywords = json.loads(options)
     with seeded(0):
         module = wrapping.build(model, input_shape, classes, **keywords)
-    return trial.find(module.to(*place), input_shape)
+    return trial.structure_of(module.to(*place), input_shape)
 
 
 _SHARED = ("data", "structure", "counts", "stackable", "narrows", "template")

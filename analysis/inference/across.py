@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..draw import intervals, render
 from ..points import front, words
-from ..rows.loaded import Loaded, load
+from ..rows.loaded import Loaded, open_rows
 from ..rows.mistake import Mistake
 from ..rows.storage import Location, Where, locate, save
 from ..rows.swept import studies
@@ -97,7 +97,7 @@ def write(folder: Where) -> tuple[pd.DataFrame, Location]:
     """
     by_value: dict[str, Loaded] = {}
     for value, place in studies(folder).items():
-        by_value[value] = load(place)
+        by_value[value] = open_rows(place)
     table = lines(by_value)
     target = locate(folder) / "across"
     content = table.to_csv(index=False, lineterminator="\n")

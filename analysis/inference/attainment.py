@@ -78,7 +78,7 @@ def _cheapest(rows: pd.DataFrame) -> pd.DataFrame:
     return ordered.drop_duplicates([*FRONT, "network"])
 
 
-def read(folder: Where, cost: front.Cost = "flops_masked") -> pd.DataFrame:
+def fronts_by_seed(folder: Where, cost: front.Cost = "flops_masked") -> pd.DataFrame:
     """The front of each label and seed of a study of any size: arm, control, seed, accuracy_valid,
     relative.
 
@@ -226,8 +226,8 @@ def timed(found: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """The points that were timed, with `latency`: milliseconds as a share of the parent's in the
     same place, mode and batch.
 
-    found: as from `points`.  measured: lines of `latency.read` of one of `latency.GROUP`.  Raises
-    Mistake if they are of several, or if the parent was not timed.
+    found: as from `points`.  measured: lines of `latency.timings` of one of `latency.GROUP`.
+    Raises Mistake if they are of several, or if the parent was not timed.
     """
     groups = measured[latency.GROUP].drop_duplicates()
     if len(groups) > 1:

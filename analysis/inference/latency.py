@@ -92,7 +92,7 @@ def write(target: Where, rows: Sequence[Mapping[str, Any]]) -> None:
         pq.write_table(table, temporary)
 
 
-def read(folder: Where) -> pd.DataFrame:
+def timings(folder: Where) -> pd.DataFrame:
     """All latencies in a study's output folder, empty without any, sorted by `GROUP` and FLOPs.
 
     Raises Mistake naming a file that cannot be trusted.
@@ -131,7 +131,7 @@ def shown(folder: Where, last_rows: pd.DataFrame) -> pd.DataFrame:
     """Latencies of the members in `last_rows` and of their parent, with `arm` and `setting` of
     each.
     """
-    frame = read(folder)
+    frame = timings(folder)
     if frame.empty:
         return frame.assign(arm=None, setting=None)
     naming = ["arm", "setting"]

@@ -40,7 +40,9 @@ MEASURES = (
 )
 
 
-def load(folders: Sequence[Where | Loaded], anyway: bool = False) -> tuple[pd.DataFrame, list[str]]:
+def comparable_rows(
+    folders: Sequence[Where | Loaded], anyway: bool = False
+) -> tuple[pd.DataFrame, list[str]]:
     """The done rows of the studies in `folders` but for sanity checks, with `label`; and sentences
     about what is unlike.
 
@@ -166,7 +168,7 @@ def _opened(folder: Where | Loaded) -> Loaded:
         return folder
     if not locate(folder).is_dir():
         raise Mistake(f"{folder}: no such folder; studies are compared by their output folders")
-    return loaded.load(folder)
+    return loaded.open_rows(folder)
 
 
 def _done(study: Loaded) -> pd.DataFrame:

@@ -85,13 +85,13 @@ def build(
     baseline: an arm; of several studies "study: arm"; None: a control that is no parent, of several
     settings, one that removes nothing (narrower dense networks) first, then by the number of
     settings; or else such an arm.  flops: the levels; none: `equal_flops.levels`. Raises Mistake as
-    `likeness.load` does, and if no pair can be compared.
+    `likeness.comparable_rows` does, and if no pair can be compared.
     """
     for level in flops:
         if not 0 < level < float("inf"):
             rule = "FLOPs at which arms are compared are finite and lie above 0"
             raise Mistake(f"{rule}; got {level:g}")
-    done, notes = likeness.load(folders, anyway)
+    done, notes = likeness.comparable_rows(folders, anyway)
     labels = sorted(done["label"].unique())
     if len(labels) < 2:
         raise Mistake(f"a comparison needs two arms; got {labels[0]} alone")

@@ -75,7 +75,7 @@ class Loaded:
         return sorted(path.name for path in (self.folder / "rejected").glob("*"))
 
 
-def load(folder: Where) -> Loaded:
+def open_rows(folder: Where) -> Loaded:
     """The rows of the study in `folder`. Raises Mistake as `table.read` does, and where there is no
     folder.
     """

@@ -35,7 +35,7 @@ CAVEAT = (
 )
 
 
-def read(path: Where) -> pd.DataFrame:
+def points_of(path: Where) -> pd.DataFrame:
     """The points of a file, in its order: `COLUMNS`, `params` NaN where it is not given.
 
     Raises Mistake with one sentence, naming file and line, for what is no such point.

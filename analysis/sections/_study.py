@@ -10,7 +10,7 @@ from ..inference import verdicts
 from ..points import front
 from ..rows import published as literature
 from ..rows import table
-from ..rows.loaded import Loaded, load
+from ..rows.loaded import Loaded, open_rows
 from ..rows.mistake import Mistake
 from ..rows.storage import Where
 
@@ -18,7 +18,7 @@ from ..rows.storage import Where
 class Study(Loaded):
     """A study that a report is made of, with at least one member that is done.
 
-    published: points from the literature on the same data set, as from `published.read`; None
+    published: points from the literature on the same data set, as from `published.points_of`; None
     where no file of them was given.
     """
 
@@ -58,16 +58,16 @@ class Study(Loaded):
 def open_study(folder: Where, published: Where | None = None) -> Study:
     """The study in `folder`, read. published: a file of published points.
 
-    Raises Mistake as `loaded.load` and `published.read` do, and if no member is done.
+    Raises Mistake as `loaded.open_rows` and `published.points_of` do, and if no member is done.
     """
-    loaded = load(folder)
+    loaded = open_rows(folder)
     if loaded.done.empty:
         raise Mistake(
             f"{loaded.folder}: a report needs a member that is done; got none ({_counted(loaded)})"
         )
     if published is None:
         return Study(loaded)
-    points = literature.read(published)
+    points = literature.points_of(published)
     return Study(loaded, literature.beside(points, loaded.dataset, published))
 
 

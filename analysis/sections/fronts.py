@@ -65,8 +65,8 @@ def chart(
     A label is an arm, or those of its points that are controls.
     summary: as from `front.summarise`.  Points without a done member are left out, as are, with a
     note, points of no FLOPs, which a logarithmic axis cannot hold.
-    published: points as from `published.read`, faint crosses with names; those counted as masked
-    only beside masked FLOPs.
+    published: points as from `published.points_of`, faint crosses with names; those counted as
+    masked only beside masked FLOPs.
     """
     points = _points(summary, cost)
     able = points[front.eligible(points)]

@@ -39,4 +39,4 @@ def _cells(point: Mapping[str, Any]) -> list[str]:
     ]
 
 
-SECTION = Section(name="published_points", title="Published points", figures=figures, html=html)
+SECTION = Section(name="points_of", title="Published points", figures=figures, html=html)

@@ -177,7 +177,7 @@ class Progress:
         """What the cohorts that have trained for longest say of themselves; empty: nothing."""
         said: list[str] = []
         for planned in self.at_work()[:NAMED]:
-            word = pulse.read(self.folder, planned.name)
+            word = pulse.last_word(self.folder, planned.name)
             if word is not None:
                 said.append(f"{planned.arm or 'dense networks'}: {word}")
         return ", ".join(said)

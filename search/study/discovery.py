@@ -39,7 +39,7 @@ class Found(NamedTuple):
     task: str = ""
 
 
-def find(top: str | os.PathLike[str]) -> Iterator[Found]:
+def discover(top: str | os.PathLike[str]) -> Iterator[Found]:
     """Data sets in `top` and below. Hidden folders are left out, links are followed once."""
     top = Path(os.path.abspath(top))
     seen: set[str] = set()

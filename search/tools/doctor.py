@@ -356,7 +356,7 @@ def data_sets(folders: Iterable[str]) -> Iterator[Finding]:
     yield Finding("digits: of scikit-learn, needs no file", task='dataset = "digits"')
     for folder in folders:
         empty = True
-        for data_set in discovery.find(Path(folder)):
+        for data_set in discovery.discover(Path(folder)):
             empty = False
             place = quoted(os.path.relpath(data_set.path, folder))
             advice = "download it or write it again"
@@ -381,7 +381,7 @@ def doubts(data_set: discovery.Found) -> str:
 
         from ...trainables.data import splits
 
-        data = splits.load(name, options, 0, torch.float32, torch.device("cpu"))
+        data = splits.load_data(name, options, 0, torch.float32, torch.device("cpu"))
     except ImportError:  # said above
         return ""
     except Mistake as error:

@@ -18,7 +18,7 @@ from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, Where, locate
 from ...trainables.measure import latency as timing
 from ...trainables.records import deploy, leaving
-from ...trainables.records.networks import load, shrink, written
+from ...trainables.records.networks import load_with_masks, shrink, written
 from ...trainables.records.physical import Parent
 from ...trainables.task import Task
 from .. import DONE, FAILED
@@ -69,7 +69,7 @@ def pick(
         target = locate(out)
         _check_apart(folder, target)
     _say_chosen(chosen, console)
-    network = Network(*load(folder, member))
+    network = Network(*load_with_masks(folder, member))
     with at(folder):
         task = _task(folder)
     console.say(f"leaving  {_leaving(chosen)}")

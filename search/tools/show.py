@@ -23,7 +23,7 @@ from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Where, locate, save
 from ...trainables.measure import flops
 from ...trainables.measure.removed import by_layer, compression, elsewhere
-from ...trainables.records.networks import kept_members, load
+from ...trainables.records.networks import kept_members, load_with_masks
 from ...trainables.records.physical import Parent
 from ...trainables.structure.alive import alive
 from ...trainables.structure.units import Layer
@@ -51,7 +51,7 @@ def show(folder: Where, member: str, console: Console) -> None:
     layers are left out.
     """
     rows = table.current(folder, table.read(folder))
-    member = pick.find(rows, member)
+    member = pick.full_name(rows, member)
     mine = rows[rows["member"] == member]
     steps = mine.drop_duplicates("rung").sort_values("rung")
     last: Row = steps.to_dict("records")[-1]
@@ -69,7 +69,7 @@ def show(folder: Where, member: str, console: Console) -> None:
         why = "the study kept no network of it (`keep` says which are kept when it ends)"
         console.say(f"layers are not shown: {why}")
         return
-    module, kept, parent = load(folder, member)
+    module, kept, parent = load_with_masks(folder, member)
     lines, whole = layers(module, kept, parent)
     by_layer_grid = _layers(lines, whole, bool(uncounted))
     console.grid("layer by layer, FLOPs", by_layer_grid)

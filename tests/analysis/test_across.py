@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from prunefront.analysis.inference import across
 from prunefront.analysis.rows import swept, table
-from prunefront.analysis.rows.loaded import load
+from prunefront.analysis.rows.loaded import open_rows
 from prunefront.analysis.rows.mistake import Mistake
 from prunefront.search import cli
 
@@ -76,7 +76,7 @@ def folder(place: Path, arms: tuple[str, ...] = ("dense", "magnitude")) -> Path:
 
 def test_differences_and_their_changes_are_those_by_hand(tmp_path: Path) -> None:
     place = folder(tmp_path)
-    lines = across.lines({name: load(path) for name, path in swept.studies(place).items()})
+    lines = across.lines({name: open_rows(path) for name, path in swept.studies(place).items()})
     assert lines["arm"].tolist() == ["magnitude", "magnitude"], "the parent has no line"
     assert lines["value"].tolist() == list(KEYS.values())
     assert lines["share"].tolist() == [0.25, 0.25]

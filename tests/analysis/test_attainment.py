@@ -290,7 +290,10 @@ def test_a_table_read_in_parts_gives_what_the_whole_gives(
         write(tmp_path, str(file), rows)
         every += rows
     monkeypatch.setattr(attainment, "BATCH", 50)
-    found, whole = attainment.read(tmp_path), attainment.points(table.last(pd.DataFrame(every)))
+    found, whole = (
+        attainment.fronts_by_seed(tmp_path),
+        attainment.points(table.last(pd.DataFrame(every))),
+    )
     volumes, expected = (
         attainment.volumes(points).drop(columns="points") for points in (found, whole)
     )
@@ -299,28 +302,28 @@ def test_a_table_read_in_parts_gives_what_the_whole_gives(
     pd.testing.assert_frame_equal(attainment.epsilons(found), attainment.epsilons(whole))
     sizes = [part.num_rows for part in table.scan(tmp_path, ["arm"], "done", 50)]
     assert sizes == [80, 40]
-    assert attainment.read(tmp_path, "flops_shrunk")["relative"].max() <= 1
+    assert attainment.fronts_by_seed(tmp_path, "flops_shrunk")["relative"].max() <= 1
 
 
 def test_parts_of_a_table_are_trusted_no_more_than_the_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no rows; a study's output folder"):
-        attainment.read(tmp_path)
+        attainment.fronts_by_seed(tmp_path)
     write(tmp_path, "a", [row("a", 0, 0.5, 100, status="running")])
-    assert attainment.read(tmp_path).empty
-    assert attainment.hypervolumes(attainment.read(tmp_path)).empty
+    assert attainment.fronts_by_seed(tmp_path).empty
+    assert attainment.hypervolumes(attainment.fronts_by_seed(tmp_path)).empty
     foreign = tmp_path / "rows" / "b.parquet"
     pq.write_table(pa.table({"arm": ["a"]}), foreign)
     with pytest.raises(
         ValueError,
         match=r"b\.parquet: not written by prunefront; `prunefront run` sets such files aside",
     ):
-        attainment.read(tmp_path)
+        attainment.fronts_by_seed(tmp_path)
     foreign.write_bytes((tmp_path / "rows" / "a.parquet").read_bytes()[:200])
     with pytest.raises(ValueError, match=r"b\.parquet: unreadable"):
-        attainment.read(tmp_path)
+        attainment.fronts_by_seed(tmp_path)
     foreign.rename(tmp_path / "rows" / "b.txt")
     with pytest.raises(ValueError, match=r"b\.txt: not a Parquet file"):
-        attainment.read(tmp_path)
+        attainment.fronts_by_seed(tmp_path)
 
 
 def test_pictures_hold_the_stairs_and_the_curves(last_rows: pd.DataFrame) -> None:

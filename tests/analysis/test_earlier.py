@@ -125,7 +125,7 @@ def test_a_report_is_written(kept: Kept, version: int) -> None:
     rows = table.last(table.read(folder))
     assert len(points) == len(front.summarise(rows))
     assert len(verdicts.build([folder]).lines)
-    assert set(attainment.read(folder)["arm"]) == set(rows["arm"])
+    assert set(attainment.fronts_by_seed(folder)["arm"]) == set(rows["arm"])
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
@@ -170,7 +170,7 @@ def test_kept_networks_are_loaded_and_answer_as_their_rows_say(kept: Kept, versi
     data = leaving.task(folder).data
     rows = table.read(folder).set_index("member", drop=False)
     for member in networks.kept_members(folder):
-        network, _, parent = networks.load(folder, member)
+        network, _, parent = networks.load_with_masks(folder, member)
         shrunk = networks.load_shrunk(folder, member)
         row = {str(name): value for name, value in rows.loc[member].items()}
         leaving.check_counts(shrunk, row, parent.input_shape)

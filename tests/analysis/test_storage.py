@@ -280,7 +280,7 @@ def test_a_report_is_written_there(folder: Remote):
     assert page == folder / "report" / "report.html"
     assert "Operating points" in page.read_text()
     assert (folder / "report" / "front.png").read_bytes().startswith(b"\x89PNG")
-    assert latency.read(folder).empty
+    assert latency.timings(folder).empty
 
 
 TASK = Task(model_options={"widths": [4]}, epochs=2, rungs=2, dense_share=0.5)

@@ -217,11 +217,11 @@ def test_parents_apart_are_named(tmp_path: Path) -> None:
 
     one = save(tmp_path / "one", lambda row: parent(row, 0.0), study="one")
     other = save(tmp_path / "two", lambda row: parent(row, 0.003 * (row["seed"] == 2)), study="two")
-    assert likeness.load([one, other])[1] == [
+    assert likeness.comparable_rows([one, other])[1] == [
         "The parents of one and two are up to 0.30 percentage points apart in the same seed (validation accuracy)."
     ]
     none = save(tmp_path / "none", lambda row: {**row, "control": False}, study="none")
-    assert likeness.load([one, none])[1] == [
+    assert likeness.comparable_rows([one, none])[1] == [
         "Whether one and none start from the same parent is not known: none that both have in a seed."
     ]
 
@@ -339,11 +339,15 @@ def points(path: Path, *changes: dict[str, str], without: str = "") -> Path:
     return path
 
 
-def test_published_points_are_read(tmp_path: Path) -> None:
-    found = published.read(points(tmp_path / "p.csv", {}, {"params": "500", "dataset": "mnist"}))
+def test_points_of_are_read(tmp_path: Path) -> None:
+    found = published.points_of(
+        points(tmp_path / "p.csv", {}, {"params": "500", "dataset": "mnist"})
+    )
     assert found["flops"].tolist() == [1500.0, 1500.0]
     assert found["params"].isna().tolist() == [True, False]
-    assert published.read(points(tmp_path / "p.csv", {}, without="params"))["params"].isna().all()
+    assert (
+        published.points_of(points(tmp_path / "p.csv", {}, without="params"))["params"].isna().all()
+    )
     assert len(published.beside(found, "digits", tmp_path / "p.csv")) == 1
     with pytest.raises(
         ValueError,
@@ -370,11 +374,11 @@ def test_a_wrong_published_point_is_one_sentence(
 ) -> None:
     path = points(tmp_path / "p.csv", {**change, **POINT} if "year" in change else {}, change)
     with pytest.raises(ValueError, match=r"p\.csv: ") as error:
-        published.read(path)
+        published.points_of(path)
     assert str(error.value).endswith(expected)
 
 
-def test_files_without_published_points_are_one_sentence(tmp_path: Path) -> None:
+def test_files_without_points_of_are_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     wrong = {
         "": "No columns to parse from file",
@@ -385,15 +389,15 @@ def test_files_without_published_points_are_one_sentence(tmp_path: Path) -> None
     for content, expected in wrong.items():
         path.write_bytes(content.encode("latin-1"))
         with pytest.raises(ValueError, match=expected) as error:
-            published.read(path)
+            published.points_of(path)
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="there is a point at least; got the heading alone"):
-        published.read(points(path))
+        published.points_of(points(path))
     with pytest.raises(ValueError, match="read from a CSV file; got: No such file"):
-        published.read(tmp_path / "no.csv")
+        published.points_of(tmp_path / "no.csv")
 
 
-def test_published_points_are_drawn_and_listed_with_their_caveat(tmp_path: Path) -> None:
+def test_points_of_are_drawn_and_listed_with_their_caveat(tmp_path: Path) -> None:
     folder = save(tmp_path / "run")
     path = points(
         tmp_path / "p.csv",
@@ -407,7 +411,7 @@ def test_published_points_are_drawn_and_listed_with_their_caveat(tmp_path: Path)
     assert "elsewhere" not in page
     assert (folder / "report" / "front.svg").read_text().count("A &lt; B") >= 1
     summary = front.summarise(table.last(table.read(folder)))
-    shrunk = render.svg(fronts.chart(summary, "digits", "flops_shrunk", published.read(path)))
+    shrunk = render.svg(fronts.chart(summary, "digits", "flops_shrunk", published.points_of(path)))
     assert "shrunken" in shrunk
     assert "A &lt; B" not in shrunk
     unmarked = fronts.chart(summary, "digits")

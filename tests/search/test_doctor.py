@@ -285,7 +285,9 @@ def images(folder: Path) -> None:
 
 def found(folder: Path) -> dict[str, dict[str, Any]]:
     """Path below `folder` -> the lines of [task] read as TOML."""
-    return {str(f.path.relative_to(folder)): tomllib.loads(f.task) for f in discovery.find(folder)}
+    return {
+        str(f.path.relative_to(folder)): tomllib.loads(f.task) for f in discovery.discover(folder)
+    }
 
 
 def test_data_sets_of_known_kinds_are_found_with_the_lines_that_read_them(tmp_path: Path):

@@ -148,7 +148,7 @@ def test_a_study_is_measured_once_on_a_machine(
 ):
     study = studies.read(folder.parent / "study.toml")
     measuring.measure(study, folder, Console(quiet=True))
-    found, last = latency.read(folder), table.last(table.read(folder))
+    found, last = latency.timings(folder), table.last(table.read(folder))
     networks = found.drop_duplicates("member")
     assert len(found) == 4 * len(networks)
     assert len(networks[~networks["parent"]]) >= 2
@@ -167,11 +167,11 @@ def test_a_study_is_measured_once_on_a_machine(
     quick.clear()
     measuring.measure(study, folder, Console(quiet=True))
     assert len(quick) == 2, "one network in two batches"
-    assert len(latency.read(folder)) == len(found)
+    assert len(latency.timings(folder)) == len(found)
     quick.clear()
     monkeypatch.setattr(timing, "place", lambda _: PLACE)
     measuring.measure(study, folder, Console(quiet=True))
-    assert len(latency.read(folder)) == 2 * len(found), "another machine has rows of its own"
+    assert len(latency.timings(folder)) == 2 * len(found), "another machine has rows of its own"
     text = Visible.of(report.build(folder).read_text())
     assert "parent" in text
     assert "a <processor>" in text
@@ -201,7 +201,7 @@ def test_the_command_measures_what_the_study_left(
 def test_networks_that_were_dropped_are_not_measured(folder: Path, quick: list[nn.Module]):
     keep_only(folder, set())
     measuring.measure(studies.read(folder.parent / "study.toml"), folder, Console(quiet=True))
-    assert latency.read(folder)["parent"].all()
+    assert latency.timings(folder)["parent"].all()
 
 
 def test_a_study_that_keeps_nothing_is_refused_before_anything_starts(
@@ -319,10 +319,10 @@ def test_files_that_cannot_be_trusted_are_named(tmp_path: Path):
         ValueError,
         match=r"parquet: unreadable .*; without it, `prunefront run --latency` measures again",
     ):
-        latency.read(tmp_path)
+        latency.timings(tmp_path)
     whole.unlink()
     pq.write_table(pa.table({"member": ["a"]}), tmp_path / "latency" / "foreign.parquet")
     with pytest.raises(
         ValueError, match=r"foreign\.parquet: not written by this version of prunefront"
     ):
-        latency.read(tmp_path)
+        latency.timings(tmp_path)

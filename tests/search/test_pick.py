@@ -47,7 +47,7 @@ from prunefront.trainables.measure import latency as timing
 from prunefront.trainables.records import deploy, leaving, physical
 from prunefront.trainables.records import networks as kept
 from prunefront.trainables.records.cohort import Cohort
-from prunefront.trainables.records.networks import keep_only, load, load_shrunk
+from prunefront.trainables.records.networks import keep_only, load_shrunk, load_with_masks
 from prunefront.trainables.records.training import Training
 from prunefront.trainables.structure import extract
 from prunefront.trainables.task import Task
@@ -190,12 +190,12 @@ def test_bounds_that_no_point_keeps_name_the_nearest():
 
 def test_a_member_is_found_by_the_beginning_of_its_name():
     frame = pd.DataFrame({"member": ["abc1", "abd2", "abd23", "f000", "f000"]})
-    assert pick.find(frame, "f") == "f000"
-    assert pick.find(frame, "abd2") == "abd2", "in full, though another one begins with it"
+    assert pick.full_name(frame, "f") == "f000"
+    assert pick.full_name(frame, "abd2") == "abd2", "in full, though another one begins with it"
     with pytest.raises(ValueError, match="'ab' begins 3: abc1, abd2, abd23"):
-        pick.find(frame, "ab")
+        pick.full_name(frame, "ab")
     with pytest.raises(ValueError, match="no member 'abx' among 4; near: abc1, abd2, abd23"):
-        pick.find(frame, "abx")
+        pick.full_name(frame, "abx")
 
 
 # ---- what is taken away
@@ -211,7 +211,7 @@ def test_a_network_of_every_algorithm_is_the_same_in_onnx_and_is_told_as_its_row
     member = several(algorithm, seeds=(0,), task=task)[-1]
     finish(tmp_path, task, Cohort("00000-test", "arm", name, (member,)))
     (row,) = table.last(table.read(tmp_path)).to_dict("records")
-    module, kept, parent = load(tmp_path, row["member"])
+    module, kept, parent = load_with_masks(tmp_path, row["member"])
     small, path = load_shrunk(tmp_path, row["member"]), tmp_path / "network.onnx"
     agreement = deploy.convert(small, path, parent, task.data)
     assert agreement.difference <= 1e-4
@@ -337,7 +337,7 @@ def exported(done: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("exported")
     last = table.last(table.read(done))
     member = str(last["member"][last["arm"] == "chance"].iloc[0])
-    module, kept, parent = load(done, member)
+    module, kept, parent = load_with_masks(done, member)
     small, task = (
         extract.shrunk(module, task_of(done).structure, kept, parent.input_shape),
         task_of(done),
@@ -406,7 +406,7 @@ def test_a_data_set_that_came_from_another_process_knows_its_mean(done: Path):
     assert packed is not None
     try:
         share.give("digits", {}, 0, torch.float32, packed)
-        given = splits.load("digits", {}, 0, torch.float32, torch.device("cpu"))
+        given = splits.load_data("digits", {}, 0, torch.float32, torch.device("cpu"))
     finally:
         share.forget()
     assert given is not found

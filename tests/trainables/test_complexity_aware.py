@@ -29,7 +29,7 @@ from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.structure import flips
 from prunefront.trainables.structure import units as structure
-from prunefront.trainables.structure.alive import read
+from prunefront.trainables.structure.alive import units_read
 from prunefront.trainables.task import Task
 from prunefront.trainables.training.pruner import GradientPruner
 from prunefront.trainables.tree import leaves
@@ -392,7 +392,7 @@ def test_alpha_moves_pruning_between_stages_and_beta_from_units_to_blocks():
     kept = AWARE.networks(task, state).kept
     blocks = task.structure.blocks
     units = torch.stack(
-        [read(task.structure, kept)[block.layers[0]].double().mean(1) for block in blocks],
+        [units_read(task.structure, kept)[block.layers[0]].double().mean(1) for block in blocks],
         1,
     )
     first, last = units[:, :2].mean(1), units[:, 4:].mean(1)

@@ -50,7 +50,7 @@ def images(path: Path, count: int, start: int = 0) -> Path:
 
 
 def load(name: str, options: dict[str, str], seed: int = 0) -> Data:
-    return splits.load(name, options, seed, torch.float64, CPU)
+    return splits.load_data(name, options, seed, torch.float64, CPU)
 
 
 def whole(found: Data, split: str) -> Tensor:

@@ -57,7 +57,7 @@ def image_files(folder: Path, rows: range) -> Path:
 
 
 def load(dataset: str, /, **options: Any) -> data.Data:
-    return data.load(dataset, options, 0, torch.float64, torch.device("cpu"))
+    return data.load_data(dataset, options, 0, torch.float64, torch.device("cpu"))
 
 
 def refusal(dataset: str, /, **options: Any) -> str:
@@ -226,7 +226,7 @@ def test_an_image_folder_is_read_with_and_without_splits(tmp_path: Path, stream:
     image_files(tmp_path / "split" / "val", range(300, 350))
     image_files(tmp_path / "split" / "test", range(350, 400))
     options: dict[str, Any] = {"root": str(tmp_path / "split"), "grey": True}
-    found = data.load("folder", options, 0, torch.float64, torch.device("cpu"), stream)
+    found = data.load_data("folder", options, 0, torch.float64, torch.device("cpu"), stream)
     assert {split: len(y) for split, y in found.labels.items()} == {
         "train": 300,
         "valid": 50,
@@ -240,7 +240,7 @@ def test_an_image_folder_is_read_with_and_without_splits(tmp_path: Path, stream:
     assert np.allclose(ours, expected)
 
     flat = image_files(tmp_path / "flat", range(300))
-    found = data.load(
+    found = data.load_data(
         "folder", {"root": str(flat), "size": 16}, 0, torch.float32, torch.device("cpu"), stream
     )
     assert {split: len(y) for split, y in found.labels.items()} == {

@@ -20,7 +20,7 @@ from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.models import build
 from prunefront.trainables.structure import masks
-from prunefront.trainables.structure.trace import find as structure_of
+from prunefront.trainables.structure.trace import hints as structure_of
 from prunefront.trainables.task import Task
 from prunefront.trainables.training.pruner import Context, Params, Pruning
 

@@ -46,7 +46,7 @@ def load(arrays: Any, dtype: torch.dtype = torch.float32, stream: str = "never")
     given.clear()
     given.update(arrays)
     given_before.append(1)
-    return splits.load(
+    return splits.load_data(
         "test_doubts.theirs", {"number": len(given_before)}, 0, dtype, torch.device("cpu"), stream
     )
 
@@ -76,7 +76,7 @@ def table(folder: Path, frame: pd.DataFrame) -> Data:
     given_before.append(1)
     path = folder / f"{len(given_before)}.parquet"
     frame.to_parquet(path)
-    return splits.load("features", {"train": str(path)}, 0, torch.float32, torch.device("cpu"))
+    return splits.load_data("features", {"train": str(path)}, 0, torch.float32, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", [None, "row", "label_id"])
@@ -96,7 +96,7 @@ def test_the_index_of_a_pandas_table_is_no_feature(tmp_path: Path, name: str | N
         ValueError,
         match=f"no feature is the number of a row .*; got column `{index}`, from 7 to 1204 in 400",
     ):
-        splits.load(
+        splits.load_data(
             "features",
             {"train": str(path), "columns": ["a", index]},
             0,
@@ -495,7 +495,7 @@ def test_a_class_has_examples_in_each_split():
         given.update({"train": (NOISE, single)})
         given_before.append(1)
         try:
-            found = splits.load(
+            found = splits.load_data(
                 "test_doubts.theirs",
                 {"number": len(given_before)},
                 seed,
@@ -523,7 +523,7 @@ def test_cautions_go_to_workers_with_the_data():
     assert packed is not None
     try:
         share.give("somewhere.else", {}, 0, torch.float32, packed)
-        again = splits.load("somewhere.else", {}, 0, torch.float32, torch.device("cpu"))
+        again = splits.load_data("somewhere.else", {}, 0, torch.float32, torch.device("cpu"))
     finally:
         share.forget()
     assert again.cautions == found.cautions != ()

@@ -399,7 +399,7 @@ def test_shrunk_counts_are_those_of_the_physically_smaller_network(
     options = {"widths": [24, 12]} if model == "mlp" else {}
     torch.manual_seed(0)
     module = models.build(model, shape, 10, **options).double()
-    found = trial.find(module, shape)
+    found = trial.structure_of(module, shape)
     params = {name: p.detach() for name, p in module.named_parameters()}
     kept = {
         name: draws.uniform(draws.key(torch.arange(5), name), tuple(p.shape)) >= sparsity
@@ -433,7 +433,7 @@ def test_shrunk_counts_are_those_of_the_physically_smaller_network(
 
 
 def test_pairs_of_layers_are_linked_by_structure_not_by_name():
-    found = trial.find(models.build("lenet5", (1, 28, 28), 10), (1, 28, 28))
+    found = trial.structure_of(models.build("lenet5", (1, 28, 28), 10), (1, 28, 28))
     assert [(link.producer, link.consumer, link.repeat) for link in found.links] == [
         ("0", "2", 1),
         ("2", "5", 16),

@@ -112,7 +112,7 @@ def whole_and_small(
 ) -> tuple[nn.Module, nn.Module, Kept]:
     parent = PARENTS[name]
     module = randomised(parent, seed)
-    found = trial.find(module, parent.input_shape)
+    found = trial.structure_of(module, parent.input_shape)
     kept = masks(module, found, kind, seed)
     module = applied(module, found, kept).to(dtype)
     return module, extract.shrunk(module, found, kept, parent.input_shape), kept
@@ -128,7 +128,7 @@ def test_it_computes_what_the_whole_network_does_and_costs_what_is_counted(name:
         )
         with torch.no_grad():
             torch.testing.assert_close(small(x), module(x), rtol=1e-10, atol=1e-10)
-        counts, found = flops.count(module, shape), trial.find(module, shape)
+        counts, found = flops.count(module, shape), trial.structure_of(module, shape)
         counted = compression(found, counts, {name: mask[None] for name, mask in kept.items()})
         cost = flops.count(small, shape)
         assert cost.flops == int(counted["flops_shrunk"])
@@ -160,7 +160,7 @@ def test_what_is_tested_above_has_lost_units_blocks_and_whole_layers():
 def test_in_float32_it_agrees_to_rounding_and_the_module_given_stays_as_it_was(name: str):
     parent = PARENTS[name]
     module = randomised(parent, 1)
-    found = trial.find(module, parent.input_shape)
+    found = trial.structure_of(module, parent.input_shape)
     kept = masks(module, found, "all of these", 1)
     module = applied(module, found, kept).train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}

@@ -78,13 +78,13 @@ def test_a_worker_leaves_its_words_where_the_driver_reads_them(tmp_path: Path):
 
     def segment():
         pulse.tell("step", 3, 8)
-        seen.append(pulse.read(tmp_path, "abc"))
+        seen.append(pulse.last_word(tmp_path, "abc"))
         return {"rung": 1}
 
     worker._segment = segment  # type: ignore[method-assign]
     assert worker.step() == {"rung": 1}
     assert seen == ["step 3 of 8"]
-    assert pulse.read(tmp_path, "abc") is None
+    assert pulse.last_word(tmp_path, "abc") is None
     assert not list((tmp_path / "state").iterdir())
 
     pulse.path(tmp_path, "abc").write_text("step 4 of 8")  # of a worker that was killed
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_written_to_does_not_stop_training(tmp_path: Pat
     (tmp_path / "state").write_text("a file where the folder should be")
     with pulse.left_in(tmp_path, "abc"):
         pulse.tell("step", 1, 2)
-    assert pulse.read(tmp_path, "abc") is None
+    assert pulse.last_word(tmp_path, "abc") is None
 
 
 def test_the_display_says_what_the_oldest_cohorts_do(tmp_path: Path):

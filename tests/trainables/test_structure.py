@@ -16,7 +16,7 @@ from prunefront.trainables.training import draws
 
 
 def test_batch_norm_dropout_and_pooling_are_passed_and_remembered():
-    found = trial.find(example_models.normed((1, 8, 8), 10), (1, 8, 8))
+    found = trial.structure_of(example_models.normed((1, 8, 8), 10), (1, 8, 8))
     assert [(link.producer, link.consumer, link.repeat) for link in found.links] == [
         ("0", "4", 1),
         ("4", "8", 4),
@@ -26,13 +26,13 @@ def test_batch_norm_dropout_and_pooling_are_passed_and_remembered():
 
 
 def test_units_of_an_addition_stay_and_inner_units_of_a_branch_go():
-    found = trial.find(example_models.residual((1, 8, 8), 10), (1, 8, 8))
+    found = trial.structure_of(example_models.residual((1, 8, 8), 10), (1, 8, 8))
     assert [(link.producer, link.consumer) for link in found.links] == [("inner", "outer")]
     assert [layer.name for layer in found.hidden] == ["inner"]
 
 
 def test_what_cannot_be_traced_has_layers_but_no_links():
-    found = trial.find(example_models.refused((1, 8, 8), 10), (1, 8, 8))
+    found = trial.structure_of(example_models.refused((1, 8, 8), 10), (1, 8, 8))
     assert [layer.name for layer in found.layers] == ["one", "two"]
     assert found.links == ()
 
@@ -41,14 +41,14 @@ def test_a_padded_consumer_does_not_fold_constants_and_a_shared_layer_is_not_lin
     padded = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1), nn.Flatten(), nn.Linear(72, 3)
     )
-    assert [link.folds for link in trial.find(padded, (1, 8, 8)).links] == [False, True]
+    assert [link.folds for link in trial.structure_of(padded, (1, 8, 8)).links] == [False, True]
     shared = nn.Linear(6, 6)
     twice = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), shared, nn.ReLU(), shared, nn.Linear(6, 2))
-    assert trial.find(twice, (4,)).links == ()
+    assert trial.structure_of(twice, (4,)).links == ()
 
 
 def test_tied_and_frozen_layers_are_not_removable():
-    found = trial.find(example_models.odd((1, 8, 8), 10), (1, 8, 8))
+    found = trial.structure_of(example_models.odd((1, 8, 8), 10), (1, 8, 8))
     assert [layer.name for layer in found.layers] == ["stem", "head"]
     assert found.links == ()
 
@@ -62,7 +62,7 @@ def test_transposed_flattening_that_breaks_units_apart_is_not_linked():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(self.conv(x).permute(0, 2, 3, 1).flatten(1))
 
-    assert trial.find(Mixed(), (1, 8, 8)).links == ()
+    assert trial.structure_of(Mixed(), (1, 8, 8)).links == ()
 
 
 def test_a_unit_lives_if_a_path_leads_from_an_input_through_it_to_an_output():
@@ -70,7 +70,7 @@ def test_a_unit_lives_if_a_path_leads_from_an_input_through_it_to_an_output():
     outputs.
     """
     module = build("mlp", (6,), 3, widths=[8, 7])
-    found = trial.find(module, (6,))
+    found = trial.structure_of(module, (6,))
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
     kept = {
         name: draws.uniform(draws.key(torch.arange(50), name), shape) < 0.2
@@ -90,7 +90,7 @@ def test_a_unit_lives_if_a_path_leads_from_an_input_through_it_to_an_output():
 
 def test_node_masks_remove_row_bias_and_columns_and_nothing_else():
     module = build("lenet5", (1, 16, 16), 10)
-    found = trial.find(module, (1, 16, 16))
+    found = trial.structure_of(module, (1, 16, 16))
     params = dict(module.named_parameters())
     alive = {layer.name: torch.ones(layer.units, dtype=torch.bool) for layer in found.hidden}
     alive["2"][7] = False
@@ -110,7 +110,7 @@ def test_a_constant_that_cannot_be_folded_keeps_its_unit():
         chain = nn.Sequential(
             nn.Conv2d(1, 4, 3, bias=False), between, nn.Conv2d(4, 2, 3, padding=1, bias=False)
         )
-        found = trial.find(chain, (1, 8, 8))
+        found = trial.structure_of(chain, (1, 8, 8))
         assert [link.shifts for link in found.links] == [True]
         kept = {
             name: torch.ones(1, *chain.get_parameter(name).shape, dtype=torch.bool)
@@ -121,7 +121,9 @@ def test_a_constant_that_cannot_be_folded_keeps_its_unit():
     plain = nn.Sequential(
         nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1, bias=False)
     )
-    assert alive(trial.find(plain, (1, 8, 8)), kept)[0]["0"].tolist() == [[True, False, True, True]]
+    assert alive(trial.structure_of(plain, (1, 8, 8)), kept)[0]["0"].tolist() == [
+        [True, False, True, True]
+    ]
 
 
 def test_a_constant_that_was_folded_into_a_unit_makes_it_one_that_cannot_be_folded():
@@ -131,7 +133,7 @@ def test_a_constant_that_was_folded_into_a_unit_makes_it_one_that_cannot_be_fold
     chain = nn.Sequential(
         nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Conv2d(1, 2, 3, padding=1)
     )
-    found = trial.find(chain, (1, 8, 8))
+    found = trial.structure_of(chain, (1, 8, 8))
     kept = {
         name: torch.ones(2, *chain.get_parameter(name).shape, dtype=torch.bool)
         for name in found.parameters
@@ -156,9 +158,9 @@ def test_what_reads_values_by_index_or_along_another_dimension_is_not_understood
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.out(self.inner(x).T.T)
 
-    assert trial.find(Sliced(), (6,)).links == ()
-    assert trial.find(Transposed(), (6,)).links == ()
+    assert trial.structure_of(Sliced(), (6,)).links == ()
+    assert trial.structure_of(Transposed(), (6,)).links == ()
     mixer = nn.Sequential(
         nn.Linear(5, 4), nn.Flatten(), nn.Linear(16, 2)
     )  # units along the last of two dimensions
-    assert trial.find(mixer, (4, 5)).links == ()
+    assert trial.structure_of(mixer, (4, 5)).links == ()

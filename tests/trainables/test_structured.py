@@ -339,7 +339,7 @@ def test_what_chance_removes_of_a_convolution_has_no_say_whatever_its_batch_norm
     model: str, shape: tuple[int, ...], options: dict[str, Any]
 ):
     module = models.build(model, shape, 10, **options).double()
-    structure_ = trial.find(module, shape)
+    structure_ = trial.structure_of(module, shape)
     params, buffers = (
         {n: t.detach() for n, t in f()} for f in (module.named_parameters, module.named_buffers)
     )

@@ -53,7 +53,7 @@ def small(name: str) -> tuple[nn.Module, Structure, tuple[int, ...]]:
         "vgg16_bn": ((3, 32, 32), {"width": 0.1}),
     }[name]
     module = scrambled(models.build(name, shape, 10, **options))
-    return module, trial.find(module, shape), shape
+    return module, trial.structure_of(module, shape), shape
 
 
 class Branch(nn.Module):
@@ -69,7 +69,7 @@ class Branch(nn.Module):
 
 
 def blocks(module: nn.Module, shape: tuple[int, ...] = (4,)) -> list[str]:
-    found = trial.find(module, shape)
+    found = trial.structure_of(module, shape)
     return [block.name for block in found.blocks]
 
 
@@ -179,7 +179,7 @@ def test_a_shortcut_that_is_a_convolution_beside_a_longer_branch():
 
     module = Projected()
     scrambled(module).eval()
-    found = trial.find(module, IMAGE)
+    found = trial.structure_of(module, IMAGE)
     assert [block.name for block in found.blocks] == ["bn2"]
     assert found.blocks[0].layers == ("conv1", "conv2")
     x = uniform("x", 2, *IMAGE)
@@ -191,8 +191,8 @@ def test_a_shortcut_that_is_a_convolution_beside_a_longer_branch():
 
 def test_code_that_asks_whether_it_is_in_training_has_no_blocks_and_is_not_cut_through():
     dropping = example_models.dropping((1, 2, 2), 3)
-    found = trial.find(dropping.train(), (1, 2, 2))
-    assert found == trial.find(dropping.eval(), (1, 2, 2))
+    found = trial.structure_of(dropping.train(), (1, 2, 2))
+    assert found == trial.structure_of(dropping.eval(), (1, 2, 2))
     assert found.blocks == ()
     assert [layer.name for layer in found.hidden] == ["inner"]
     with pytest.raises(ValueError, match=r"dropout is a module \(nn.Dropout\)"):
@@ -292,10 +292,10 @@ def test_expected_costs_are_the_mean_over_all_networks_that_may_be_drawn():
     probability.
     """
     module = models.build("residual_mlp", (4,), 3, units=3, hidden=3, blocks=2)
-    found = trial.find(module, (4,))
+    found = trial.structure_of(module, (4,))
     found = narrow.narrowed(found, narrow.Cut({"2.inner": 2, "3.inner": 3}))
     module = narrow.narrowed_module(
-        module, trial.find(module, (4,)), narrow.Cut({"2.inner": 2, "3.inner": 3})
+        module, trial.structure_of(module, (4,)), narrow.Cut({"2.inner": 2, "3.inner": 3})
     )
     counts, like = flops.count(module, (4,)), dict(module.named_parameters())
     units = {layer.name: uniform(layer.name, layer.units) for layer in found.hidden}
@@ -337,12 +337,12 @@ def test_a_model_may_declare_what_the_tracer_cannot_find():
             return self.two(hidden) if hidden.sum() >= 0 else self.two(-hidden)
 
         def structure(self) -> Structure:
-            return trial.find(
+            return trial.structure_of(
                 nn.Sequential(OrderedDict(one=self.one, act=nn.ReLU(), two=self.two)), (4,)
             )
 
     module = Declared()
-    found = trial.find(module, (4,))
+    found = trial.structure_of(module, (4,))
     assert [(link.producer, link.consumer) for link in found.links] == [("one", "two")]
     with pytest.raises(
         ValueError,
@@ -399,7 +399,7 @@ def test_what_stands_behind_a_hook_stays_whole(
     ]
     model = nn.Sequential(*hidden, nn.Linear(8, 3))
     change(model, name)
-    found = trial.find(model, (6,))
+    found = trial.structure_of(model, (6,))
     assert {layer.name for layer in found.hidden} == {"0", "3", "5"} - whole
     assert any("hook" in reason for _, reason in found.obstacles), found.obstacles
     params = dict(model.named_parameters())
@@ -426,9 +426,9 @@ def test_a_branch_with_a_hook_is_no_block(change: Callable[[nn.Module, str], Non
             return x + self.branch(x)
 
     model = nn.Sequential(nn.Linear(6, 4), Branched(), nn.Linear(4, 3))
-    assert [block.name for block in trial.find(model, (6,)).blocks] == ["1.branch.2"]
+    assert [block.name for block in trial.structure_of(model, (6,)).blocks] == ["1.branch.2"]
     change(model[1], name)
-    assert not trial.find(model, (6,)).blocks
+    assert not trial.structure_of(model, (6,)).blocks
 
 
 class InPlace(nn.Module):
@@ -451,7 +451,7 @@ class InPlace(nn.Module):
 def test_functions_in_place_let_units_go():
     torch.manual_seed(0)
     model = InPlace().double().eval()
-    found = trial.find(model, (6,))
+    found = trial.structure_of(model, (6,))
     assert [layer.name for layer in found.hidden] == [f"layers.{place}" for place in range(4)]
     params = dict(model.named_parameters())
     alive = {layer.name: torch.arange(8) % 3 > 0 for layer in found.hidden}
@@ -469,7 +469,7 @@ def test_a_module_is_what_its_type_says_and_not_what_it_is_named():
     sized = nn.Sequential(
         OrderedDict(one=nn.Linear(5, 6), size=nn.LayerNorm(6), two=nn.Linear(6, 3))
     )
-    hints = trace.find(sized, (5,))
+    hints = trace.hints(sized, (5,))
     assert hints.links == ()
     assert ("one", "they are read by LayerNorm (size)") in hints.obstacles
     for activation, is_head in ((nn.ReLU(), True), (nn.GELU(), False)):
@@ -477,5 +477,5 @@ def test_a_module_is_what_its_type_says_and_not_what_it_is_named():
             one=nn.Linear(5, 6), relu=activation, two=nn.Linear(6, 3)
         )
         module = nn.Sequential(parts)
-        head = graph.head(module, trial.find(module, (5,)))
+        head = graph.head(module, trial.structure_of(module, (5,)))
         assert (head is not None) == is_head

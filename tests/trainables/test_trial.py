@@ -104,7 +104,7 @@ def held(
 def test_a_random_model_masked_and_shrunk_is_one_network_and_costs_what_its_row_says(seed: int):
     module, shape = random_model(seed)
     module = scrambled(module, seed)
-    found = trial.find(module, shape)
+    found = trial.structure_of(module, shape)
     for kind in KINDS:
         held(module, shape, found, kind, seed)
 
@@ -113,7 +113,7 @@ def test_of_random_models_much_can_be_removed():
     hidden = blocks = 0
     for seed in range(60):
         module, shape = random_model(seed)
-        found = trial.find(module, shape)
+        found = trial.structure_of(module, shape)
         hidden, blocks = hidden + bool(found.hidden), blocks + bool(found.blocks)
     assert hidden >= 25
     assert blocks >= 8
@@ -321,7 +321,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str], list
 def test_what_other_people_write_leaves_as_the_network_that_it_was(name: str):
     make, shape, hidden, blocks = CASES[name]
     module = make().double()
-    found = trial.find(module, shape)
+    found = trial.structure_of(module, shape)
     assert [layer.name for layer in found.hidden] == hidden
     assert [block.name for block in found.blocks] == blocks
     for kind in KINDS:
@@ -331,7 +331,7 @@ def test_what_other_people_write_leaves_as_the_network_that_it_was(name: str):
 
 def test_a_depthwise_chain_whose_last_weight_is_masked_costs_nothing():
     module = depthwise()
-    found = trial.find(module, IMAGE)
+    found = trial.structure_of(module, IMAGE)
     kept = {
         name: torch.ones(p.shape, dtype=torch.bool)[None] for name, p in module.named_parameters()
     }
@@ -373,7 +373,7 @@ def test_a_depthwise_chain_whose_last_weight_is_masked_costs_nothing():
 )
 def test_what_stays_whole_is_named_once_with_the_reason(name: str, layer: str, why: str):
     make, shape, _, _ = CASES[name]
-    found = trial.find(make(), shape)
+    found = trial.structure_of(make(), shape)
     reasons = [reason for named, reason in found.obstacles if named == layer]
     matching = [reason for reason in reasons if reason.startswith(why)]
     assert len(matching) == 1, found.obstacles
@@ -397,7 +397,7 @@ def test_a_model_that_runs_in_its_own_type_and_one_that_takes_indices_are_tried_
             return self.two(torch.relu(self.one(self.table(x.long()).flatten(1))))
 
     for module in (Own(), Indices()):
-        assert [layer.name for layer in trial.find(module, VECTOR).hidden] == ["one"]
+        assert [layer.name for layer in trial.structure_of(module, VECTOR).hidden] == ["one"]
 
 
 def test_trying_leaves_the_model_and_the_random_state_as_they_were():
@@ -405,7 +405,7 @@ def test_trying_leaves_the_model_and_the_random_state_as_they_were():
     module.train()
     before = copy.deepcopy(module.state_dict())
     state = torch.random.get_rng_state()
-    trial.find(module, shape)
+    trial.structure_of(module, shape)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert all(part.training for part in module.modules())

@@ -38,7 +38,7 @@ def wrapped(model: str, shape: tuple[int, ...], **options: Any) -> nn.Module:
 
 
 def structure_of(model: str, shape: tuple[int, ...], **options: Any) -> Structure:
-    return trial.find(wrapped(model, shape, **options), shape)
+    return trial.structure_of(wrapped(model, shape, **options), shape)
 
 
 @pytest.mark.parametrize(("model", "shape", "options", "plain", "projections"), COSTS)
@@ -94,7 +94,7 @@ def test_sections_of_up_to_two_layers_are_blocks_and_the_last_layer_is_in_none(
 def test_a_chain_without_its_sections_is_what_its_shortcuts_give():
     shape = (1, 8, 8)
     module = wrapped("mlp", shape, widths=[32, 32])
-    found = trial.find(module, shape)
+    found = trial.structure_of(module, shape)
     kept: dict[str, Tensor] = {block.name: torch.tensor(False) for block in found.blocks}
     like = dict(module.named_parameters())
     for name in found.parameters:

@@ -70,8 +70,8 @@ def give(
     packed: Packed,
     changes: Changes = AS_IT_IS,
 ) -> None:
-    """Let `splits.load` use what another process read and packed, instead of reading files that may
-    not be on this machine.
+    """Let `splits.load_data` use what another process read and packed, instead of reading files
+    that may not be on this machine.
     """
     known_by = key(name, options, split_seed, dtype, changes)
     if known_by not in _GIVEN:

@@ -50,7 +50,7 @@ RESIDENT_SHARE = 0.5
 """Share of the device's free memory that a data set may take before it streams."""
 
 
-def load(
+def load_data(
     name: str,
     options: Mapping[str, Any],
     split_seed: int,

@@ -43,7 +43,7 @@ def load_network(folder: Where, member: str) -> nn.Module:
 
     Raises Mistake if the study did not keep it.
     """
-    module, _, _ = load(folder, member)
+    module, _, _ = load_with_masks(folder, member)
     return module
 
 
@@ -78,7 +78,7 @@ def load_shrunk(folder: Where, member: str) -> nn.Module:
 
     Raises Mistake if the study did not keep it.
     """
-    module, kept, parent = load(folder, member)
+    module, kept, parent = load_with_masks(folder, member)
     return shrink(module, kept, parent)
 
 
@@ -88,7 +88,7 @@ def export(folder: Where, member: str, path: Where) -> None:
     Raises Mistake if the study did not keep it or its data are not here, and Wrong, with nothing
     written, if it is not the network that its row measured (`leaving`).
     """
-    module, kept, parent = load(folder, member)
+    module, kept, parent = load_with_masks(folder, member)
     rows = table.last(table.read(folder))
     is_own = rows["member"] == member
     own = rows[is_own].iloc[0]
@@ -295,7 +295,9 @@ def shrink(
     return shrunk(module, structure, kept, input_shape)
 
 
-def load(folder: Where, member: str) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
+def load_with_masks(
+    folder: Where, member: str
+) -> tuple[nn.Module, dict[str, torch.Tensor], Parent]:
     """The kept network of a member as `load_network` gives it, what is kept of it, and what it was
     made from.
 

@@ -84,7 +84,7 @@ def _structure(about: str) -> Structure:
     fields = json.loads(about)
     parent = Parent.from_json(fields)
     module = parent.build()
-    return trial.find(module, parent.input_shape)
+    return trial.structure_of(module, parent.input_shape)
 
 
 def save(

@@ -17,7 +17,7 @@ Live = dict[str, Tensor]
 """Layer -> (M, units) or (M, columns) bool."""
 
 
-def read(structure: Structure, kept: Kept) -> Live:
+def units_read(structure: Structure, kept: Kept) -> Live:
     """Which units anything reads, for M networks: hidden layer -> (M, units) bool.
 
     kept: weight of each layer that reads hidden units -> (M, *shape) bool; block -> (M,) bool, if

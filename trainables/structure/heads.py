@@ -24,7 +24,7 @@ def headed(
     Raises Mistake if the model does not end linear, ReLU, linear.
     """
     module = models.build(of, input_shape, classes, **options)
-    head = graph.head(module, trace.find(module, input_shape))
+    head = graph.head(module, trace.hints(module, input_shape))
     if head is None:
         raise Mistake(
             f"a head of other units needs a model that ends linear, ReLU, linear; got {of}"

@@ -40,12 +40,12 @@ Obstacle = tuple[str, str]
 """A layer, and what stands in the way of removing its units."""
 
 
-def find(module: nn.Module, input_shape: Shape) -> Structure:
+def hints(module: nn.Module, input_shape: Shape) -> Structure:
     """What `module` seems to be made of, by the types of its operations, for inputs of
     `input_shape` (without batch).
 
-    Hints, of which `trial.find` believes what it has tried. A model may give its own, by a method
-    `structure()`.
+    Hints, of which `trial.structure_of` believes what it has tried. A model may give its own, by a
+    method `structure()`.
     """
     layers, obstacles = _layers(module)
     try:

@@ -1,8 +1,8 @@
 """The structure of a model, tried: what cannot be taken out of it exactly stays whole.
 
-`trace.find` guesses from types of operations which units and blocks can go. Here they are taken out
-of a copy with random weights, and what is left is held against the masked network: in outputs, in
-evaluation and in training, and in counts.
+`trace.hints` guesses from types of operations which units and blocks can go. Here they are taken
+out of a copy with random weights, and what is left is held against the masked network: in outputs,
+in evaluation and in training, and in counts.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ Element = tuple[str, str]
 Reasons = dict[Element, str]
 
 
-def find(module: nn.Module, input_shape: Shape) -> Structure:
+def structure_of(module: nn.Module, input_shape: Shape) -> Structure:
     """The structure of `module` for inputs of `input_shape` (without batch): what could be taken
     out exactly.
 
     What could not is among its `obstacles`, with what was seen.
     """
-    hints = trace.find(module, input_shape)
+    hints = trace.hints(module, input_shape)
     elements = _elements(hints)
     if not elements:
         return hints

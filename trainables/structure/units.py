@@ -3,8 +3,8 @@ depends on them.
 
 A unit is one output of a linear layer or one channel of a convolution: its row, its bias, its
 batch-norm entries, and the columns of all that read it. A block is a residual branch beside its
-shortcut. `trial.find` finds both from a model's code, and tries what it found; a model may declare
-them by a method `structure()` that returns a Structure, which is tried as well.
+shortcut. `trial.structure_of` finds both from a model's code, and tries what it found; a model may
+declare them by a method `structure()` that returns a Structure, which is tried as well.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..contract import State
 from ..structure import narrow
-from ..structure.alive import read
+from ..structure.alive import units_read
 from ..structure.shapes import shaped
 from ..structure.units import Structure
 from . import optimizers, stack
@@ -44,7 +44,7 @@ def compact(pruner: Hooks, task: Task, state: State) -> State:
     if not (task.stackable and task.narrows):
         return state
     left = _left(pruner, task, state)
-    alive = read(structure, left)
+    alive = units_read(structure, left)
     gone = _gone(structure, left, state.size, task.torch_device)
     clear = functools.partial(narrow.cleared, structure=structure, alive=alive, gone=gone)
     cleared = _reshaped(task, state, _shaped_trees(state), clear)
