@@ -75,9 +75,8 @@ def p(value: float) -> str:
     if math.isnan(value):
         return "-"
     if value < 0.001:
-        return "< .001"
-    digits = f"{value:.3f}"
-    return digits.lstrip("0")
+        return "< 0.001"
+    return f"{value:.3f}"
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = True) -> str:

@@ -465,7 +465,7 @@ def solve(
     X: (n, d), with a column of ones if there is to be a bias.  Y: (C, n), targets of each class.
     gates: (n, P) bool, the patterns 1[X h >= 0].  betas: (B,) > 0; the loss is half a sum of
     squares, so that beta grows with n.
-    mode: `paper` is Feng et al. 2024 (PCG with a Nystrom sketch, rho .01, no stopping: five
+    mode: `paper` is Feng et al. 2024 (PCG with a Nystrom sketch, rho 0.01, no stopping: five
     iterations unless given); `solve` ends where the gap is at most `tolerance` of the objective and
     the violation at most `tolerance`, both of `Certificate`, or after 4000 iterations unless given;
     it says its gap anyway.
