@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prunefront.analysis.rows.mistake import Mistake
 from prunefront.trainables import convex
-from prunefront.trainables.algorithms import cronos_am, find
+from prunefront.trainables.algorithms import _cronos_heads, find
 from prunefront.trainables.contract import Member, State
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
@@ -226,7 +226,9 @@ def test_ridge_is_a_minimum():
         torch.randn(30, 3).double(),
         torch.tensor(0.3).double(),
     )
-    weight, bias = (each.clone().requires_grad_() for each in cronos_am.ridge(hidden, wanted, beta))
+    weight, bias = (
+        each.clone().requires_grad_() for each in _cronos_heads.ridge(hidden, wanted, beta)
+    )
     loss = (F.linear(hidden, weight, bias) - wanted).square().sum() + beta * (
         weight.square().sum() + bias.square().sum()
     )
@@ -475,7 +477,7 @@ def test_features_are_pruned_by_another_algorithm_and_the_head_is_solved_on_what
             read = torch.relu(
                 F.linear(features(task, params), params["3.weight"], params["3.bias"])
             )
-            outer, offset = cronos_am.ridge(read, targets(task), torch.tensor(1.0).double())
+            outer, offset = _cronos_heads.ridge(read, targets(task), torch.tensor(1.0).double())
             assert torch.allclose(outer, params["5.weight"], atol=1e-8)
             assert torch.allclose(offset, params["5.bias"], atol=1e-8)
 

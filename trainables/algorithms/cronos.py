@@ -56,10 +56,10 @@ class Cronos(Algorithm):
     beta: a share of beta_max, the least weight at which the network is empty.  beta_absolute: the
     paper's number instead; the loss is a sum over examples, so that it grows with their number.
     iterations: of ADMM, which reads the training data once an iteration: an epoch.  mode solve: to
-    a gap of `tolerance` of the objective, where it can; paper: its settings, rho 0.01, 20 directions
-    in the sketch, and conjugate gradients from zero to a residual of (1 + k)^-1.2, however near the
-    optimum that comes; its loose linear solves amplify rounding, so that members agree with others
-    alone for a few dozen iterations only.
+    a gap of `tolerance` of the objective, where it can; paper: its settings, rho 0.01, 20
+    directions in the sketch, and conjugate gradients from zero to a residual of (1 + k)^-1.2,
+    however near the optimum that comes; its loose linear solves amplify rounding, so that members
+    agree with others alone for a few dozen iterations only.
     gates_from normal: as in the paper; pairs: halfway between random pairs of examples; sgd: hidden
     units of a network of P of them after `gate_epochs`, which the member is charged for.
     Where no weight is given, mode solve keeps the longest 32 neurons (`neurons`) at most.
