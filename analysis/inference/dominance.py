@@ -9,7 +9,7 @@ fate: else means would be of those that were lucky.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import moocore
@@ -191,6 +191,14 @@ def settings_at(rows: pd.DataFrame, rung: int, goals: Goals) -> pd.DataFrame:
     return pool.assign(rung=rung)
 
 
+def _pools(rows: pd.DataFrame, goals: Goals) -> dict[int, pd.DataFrame]:
+    """By rung, from the first: as from `settings_at`."""
+    pools: dict[int, pd.DataFrame] = {}
+    for rung in _rungs(rows):
+        pools[rung] = settings_at(rows, rung, goals)
+    return pools
+
+
 def decide(
     pool: pd.DataFrame,
     goals: Goals,
@@ -308,15 +316,23 @@ def ends(
 
     rows: as from `ended`, of a study without stopping.
     """
-    *rungs, last = _rungs(rows)
-    first = last
-    if rungs:
-        first = rungs[0]
-    beginning = settings_at(rows, first, goals)
-    going = beginning.index
+    pools = _pools(rows, goals)
+    return _ends(pools, goals, factor, floor)
+
+
+def _ends(
+    pools: Mapping[int, pd.DataFrame],
+    goals: Goals,
+    factor: float,
+    floor: int,
+) -> pd.DataFrame:
+    """As `ends`; pools: as from `_pools`, which are the same whoever leaves."""
+    *rungs, last = pools
+    first = min(pools)
+    going = pools[first].index
     parts: list[pd.DataFrame] = []
     for rung in rungs:
-        pool = settings_at(rows, rung, goals)
+        pool = pools[rung]
         is_there = pool.index.isin(going)
         pool = pool[is_there]
         decided = decide(pool, goals, factor, floor)
@@ -397,12 +413,19 @@ def spent(rows: pd.DataFrame, dense: pd.Series[float]) -> tuple[float, float]:
     dense: as from `dense_epochs`.  Charged is the sum over members. Trained counts once what
     members share: a dense phase of a seed, and a network that several counts of candidates took.
     """
+    networks = front.networks(rows)
+    named = rows.assign(network=networks)
+    return _spent(named, dense)
+
+
+def _spent(rows: pd.DataFrame, dense: pd.Series[float]) -> tuple[float, float]:
+    """As `spent`; rows: with `network`, as from `front.networks`."""
     ordered = rows.sort_values("rung")
     last = ordered.drop_duplicates(MEMBER, keep="last")
     epochs = last["epochs"]
     shared = last["arm"].map(dense)
-    networks = front.networks(last)
     own = epochs - shared
+    networks = last["network"]
     of_network = own.groupby(networks)
     own = of_network.max()
     phases = pd.DataFrame({"seed": last["seed"]})
@@ -493,12 +516,15 @@ def curve(
     """
     whole = volumes(rows, goals)
     dense = dense_epochs(rows)
-    all_trained, all_charged = spent(rows, dense)
+    pools = _pools(rows, goals)
+    networks = front.networks(rows)
+    rows = rows.assign(network=networks)
+    all_trained, all_charged = _spent(rows, dense)
     parts: list[pd.DataFrame] = []
     for factor in factors:
-        settings = ends(rows, goals, factor, floor)
+        settings = _ends(pools, goals, factor, floor)
         left = until(rows, settings)
-        trained, charged = spent(left, dense)
+        trained, charged = _spent(left, dense)
         volume = volumes(left, goals)
         part = pd.DataFrame({"hypervolume": volume, "whole": whole})
         part["factor"] = factor
@@ -521,10 +547,10 @@ def tried(rows: pd.DataFrame, goals: Goals) -> pd.DataFrame:
     or `FEWEST` settings.
     """
     known = ended(rows, goals)
-    statuses = set(rows["status"])
+    has_stopped = rows["status"] == "stopped"
     rungs = _rungs(known)
     settings = known.groupby(SETTING).ngroups
-    if "stopped" in statuses or len(rungs) < 2 or settings < FEWEST:
+    if has_stopped.any() or len(rungs) < 2 or settings < FEWEST:
         return pd.DataFrame()
     lines = curve(known, goals)
     return lines.dropna(subset="kept")

@@ -298,8 +298,10 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
     for values in pairs.T:
         if not _varies(values, FEWEST):
             return math.nan
-    correlation: Any = stats.spearmanr(pairs)
-    return float(correlation.statistic)
+    ranks = stats.rankdata(pairs, axis=0)
+    # What SciPy's spearmanr does, without its p value, which takes most of the time.
+    correlations = np.corrcoef(ranks, rowvar=False)
+    return float(correlations[1, 0])
 
 
 def _known(values: ArrayLike) -> Values:

@@ -395,14 +395,17 @@ def networks(rows: pd.DataFrame) -> pd.Series[str]:
     """
     if "m_winner" not in rows:
         return rows["member"]
-    winner = rows["m_winner"]
-    taken = rows["algorithm"] + "\t" + unsearched(rows)
-    seed = rows["seed"].astype(str)
+    was_searched = rows["m_winner"].notna()
+    searched = rows[was_searched]
+    seed = searched["seed"].astype(str)
+    winner = searched["m_winner"].astype(str)
+    rest = unsearched(searched)
+    taken = searched["algorithm"] + "\t" + rest
     taken = taken + "\t" + seed
-    number = winner.astype(str)
-    taken = taken + "\t" + number
-    was_searched = winner.notna()
-    return taken.where(was_searched, rows["member"])
+    taken = taken + "\t" + winner
+    names = rows["member"].copy()
+    names[was_searched] = taken.to_numpy()
+    return names
 
 
 def marks(counts: Iterable[float]) -> list[int]:
@@ -448,12 +451,23 @@ def _shown_ranges(points: pd.DataFrame) -> dict[Any, str]:
     the index of the one of the fewest candidates.
     """
     shown = points["front"] | _marked(points)
+    points = points.assign(point=points.index, shown=shown)
     alike = points.groupby(["label", "pick", "networks"], dropna=False)
+    lines = alike.agg(
+        point=("point", "first"),
+        setting=("setting", "first"),
+        low=("hp_candidates", "first"),
+        high=("hp_candidates", "last"),
+        shown=("shown", "any"),
+    )
     ranges: dict[Any, str] = {}
-    for _, group in alike:
-        if shown[group.index].any():
-            first = group.index[0]
-            ranges[first] = _range(group)
+    lines = lines[lines["shown"]]
+    for line in lines.to_dict("records"):
+        low = int(line["low"])
+        high = int(line["high"])
+        first = line["point"]
+        setting = line["setting"]
+        ranges[first] = _range(setting, low, high)
     return ranges
 
 
@@ -461,9 +475,12 @@ def _search_points(summary: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
     """The operating points of searches, from the fewest candidates: with `label` (arm and control),
     `front`, `hp_candidates`, `pick` and `networks`.
     """
-    rows = done[["arm", "hp", "hp_candidates"]]
-    pick = done.get("hp_pick")
-    rows = rows.assign(pick=pick, networks=networks(done))
+    is_search = done["hp_candidates"].notna()
+    searched = done[is_search]
+    rows = searched[["arm", "hp", "hp_candidates"]]
+    pick = searched.get("hp_pick")
+    names = networks(searched)
+    rows = rows.assign(pick=pick, networks=names)
     taken = {"hp_candidates": "first", "pick": "first", "networks": _sorted_names}
     by_setting = rows.groupby(["arm", "hp"])
     behind = by_setting.agg(taken)
@@ -493,19 +510,17 @@ def _marked(points: pd.DataFrame) -> pd.Series[bool]:
     rest = unsearched(points)
     alike = points.groupby(["label", rest, "pick"])
     counts = alike["hp_candidates"]
-    return counts.transform(_is_mark)
+    return counts.transform(is_mark)
 
 
-def _is_mark(counts: pd.Series[float]) -> pd.Series[bool]:
-    return counts.isin(marks(counts))
+def is_mark(counts: pd.Series[float]) -> pd.Series[bool]:
+    """Which candidate counts are among their `marks`."""
+    shown = marks(counts)
+    return counts.isin(shown)
 
 
-def _range(group: pd.DataFrame) -> str:
+def _range(setting: str, low: int, high: int) -> str:
     """The setting of points that took the same networks, with their range of candidates."""
-    counts = group["hp_candidates"].astype(int)
-    low = counts.iloc[0]
-    high = counts.iloc[-1]
-    setting = group["setting"].iloc[0]
     if high <= low:
         return setting
     one = f"candidates {low}"

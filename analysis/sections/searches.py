@@ -23,10 +23,12 @@ from ._study import Study
 
 SETTING = ["algorithm", "rest"]
 MEASURES = [*front.SCORES, *front.CHARGES]
-TOLD = [*SETTING, "setting", "pick", "hp_candidates", "seed", *MEASURES]
-"""Columns that a comparison with chance needs."""
+NETWORKS = ["parent", "random", "found", "worst"]
+"""What is told of a setting, in this order."""
 COMPARED = ("found", "worst")
 """Networks that are compared with the random one."""
+LINE = ["place", "algorithm", "setting", "network", "candidates"]
+"""What a line of the comparison with chance is about: the same in all its seeds."""
 
 
 def searches(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -35,8 +37,8 @@ def searches(last_rows: pd.DataFrame) -> pd.DataFrame:
 
     `rest`: the hyper-parameters but the search's, and `setting`: those in words; arms do not
     matter, so what one arm has found is compared with the first or worst candidate of another.
-    `pick`: best where `hp_pick` does not say otherwise. Rows with the same (algorithm, rest, seed,
-    m_winner) are of the same network, and so never independent.
+    `place`: of the setting, from 0. `pick`: best where `hp_pick` does not say otherwise. Rows with
+    the same (algorithm, rest, seed, m_winner) are of the same network, and so never independent.
     """
     is_done = last_rows["status"] == "done"
     done = last_rows[is_done]
@@ -54,7 +56,10 @@ def searches(last_rows: pd.DataFrame) -> pd.DataFrame:
     flops = by_setting["flops_masked"]
     rows["smaller"] = -flops.transform("mean")
     key = ["algorithm", "smaller", "setting", "pick", "hp_candidates", "seed"]
-    return rows.sort_values(key, ignore_index=True)
+    rows = rows.sort_values(key, ignore_index=True)
+    in_order = rows.groupby(SETTING, sort=False)
+    rows["place"] = in_order.ngroup()
+    return rows
 
 
 def against_chance(last_rows: pd.DataFrame) -> pd.DataFrame:
@@ -71,85 +76,96 @@ def against_chance(last_rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     is_done = last_rows["status"] == "done"
     parent = front.parent_scores(last_rows[is_done])
-    keys = []
-    scores = []
-    differences = []
-    for _, group in rows[TOLD].groupby(SETTING, sort=False):
-        first = group.iloc[0]
-        seeds = sorted(group["seed"].unique())
-        random = _by_seed(group, 1)
-        random = random.reindex(seeds)
-        for network, candidates, known in _networks(group, parent):
-            measures = known.reindex(seeds)
-            missing = measures.isna().to_numpy()
-            if missing.all():
-                continue
-            key = {"algorithm": first["algorithm"], "setting": first["setting"]}
-            key["network"] = network
-            key["candidates"] = candidates
-            key["train_flops"] = measures["train_flops"].mean()
-            keys.append(key)
-            scores.append(measures)
-            other = random if network in COMPARED else math.nan
-            differences.append(measures - other)
-    lines = pd.DataFrame(keys)
-    lines = lines.astype({"candidates": "Int64"})
+    measured = _measured(rows, parent)
+    by_line = measured.groupby(LINE, sort=False)
+    train_flops = by_line["train_flops"].mean()
+    lines = train_flops.reset_index()
+    lines = lines.drop(columns="place")
+    lines = lines.astype({"network": str, "candidates": "Int64"})
+    has_count = lines["candidates"] > 0
+    lines["candidates"] = lines["candidates"].where(has_count)
     compared = lines["network"].isin(COMPARED)
     for score in front.SCORES:
-        reached = _reached(scores, score)
+        accuracies = [values for _, values in by_line[score]]
+        reached = _reached(accuracies, score)
         lines = lines.join(reached)
-        tests = _differences(differences, score, compared)
+        name = _difference(score)
+        differences = [values for _, values in by_line[name]]
+        tests = _differences(differences, name, compared)
         lines = lines.join(tests)
     return lines
 
 
-def _networks(
-    group: pd.DataFrame, parent: pd.DataFrame
-) -> Iterator[tuple[str, int | None, pd.DataFrame]]:
-    """What is told of a setting: name, count of candidates, and measures by seed."""
-    yield "parent", None, parent
-    yield "random", 1, _by_seed(group, 1)
-    for candidates in _counts(group, "best"):
-        yield "found", candidates, _by_seed(group, candidates, "best")
-    for candidates in _counts(group, "worst")[-1:]:
-        yield "worst", candidates, _by_seed(group, candidates, "worst")
+def _difference(score: str) -> str:
+    """The column of a score's difference to that of the random network."""
+    return score.replace("accuracy", "difference")
 
 
-def _counts(group: pd.DataFrame, pick: str) -> list[int]:
-    """The counts of candidates that are shown, above 1."""
-    is_picked = group["pick"] == pick
-    picked = group[is_picked]
-    counts = front.marks(picked["hp_candidates"])
-    return [count for count in counts if count > 1]
+def _measured(rows: pd.DataFrame, parent: pd.DataFrame) -> pd.DataFrame:
+    """`MEASURES` of the networks of each setting, a line for each seed, in the order of a table's
+    lines; and differences to the random network of that seed, NaN for those not `COMPARED`.
+
+    rows: as from `searches`.  parent: `MEASURES` by seed; its `candidates` are 0.
+    """
+    key = ["place", "seed"]
+    seeds = rows[[*key, "algorithm", "setting"]]
+    seeds = seeds.drop_duplicates()
+    parents = seeds.join(parent, on="seed")
+    parents = parents.assign(network="parent", candidates=0)
+    own = _networks(rows)
+    measured = pd.concat([parents, own])
+    measured = measured.dropna(subset=MEASURES, how="all")
+    network = pd.Categorical(measured["network"], NETWORKS)
+    measured = measured.assign(network=network)
+    measured = measured.sort_values([*LINE, "seed"])
+    is_random = measured["network"] == "random"
+    random = measured[is_random].set_index(key)
+    random = random[front.SCORES].add_suffix("_random")
+    measured = measured.join(random, on=key)
+    compared = measured["network"].isin(COMPARED)
+    for score in front.SCORES:
+        other = measured[f"{score}_random"]
+        difference = measured[score] - other
+        name = _difference(score)
+        measured[name] = difference.where(compared)
+    return measured
 
 
-def _by_seed(group: pd.DataFrame, candidates: int, pick: str | None = None) -> pd.DataFrame:
-    """Accuracies and charges, by seed, of one setting's rows of a count."""
-    counts = group["hp_candidates"].to_numpy()
-    wanted = counts == candidates
-    if pick is not None:
-        picks = group["pick"].to_numpy()
-        wanted &= picks == pick
-    rows = group[wanted].drop_duplicates("seed")
-    by_seed = rows.set_index("seed")
-    return by_seed[MEASURES]
+def _networks(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of networks that are told of, one for each `LINE` and seed: the random one, those
+    found at `front.marks`, and the worst of the most candidates.
+    """
+    pick = rows["pick"]
+    counts = rows["hp_candidates"]
+    alike = counts.groupby([rows["place"], pick])
+    is_mark = alike.transform(front.is_mark)
+    most = alike.transform("max")
+    network = pd.Series("", index=rows.index)
+    found = (pick == "best") & is_mark
+    network[found] = "found"
+    worst = (pick == "worst") & (counts == most)
+    network[worst] = "worst"
+    network[counts == 1] = "random"
+    rows = rows.assign(network=network, candidates=counts)
+    is_told = network != ""
+    told = rows[is_told]
+    key = [*LINE, "seed"]
+    told = told.drop_duplicates(key)
+    return told[[*key, *MEASURES]]
 
 
-def _reached(scores: Sequence[pd.DataFrame], score: str) -> pd.DataFrame:
+def _reached(accuracies: Sequence[pd.Series], score: str) -> pd.DataFrame:
     """n, mean, deviation and interval of an accuracy, a line for each network."""
-    accuracies = [measures[score] for measures in scores]
     tests = paired.paired_groups(accuracies)
     lines = paired.columns(tests, score)
     return lines.drop(columns=f"{score}_p")
 
 
 def _differences(
-    differences: Sequence[pd.DataFrame], score: str, compared: pd.Series[bool]
+    differences: list[pd.Series], name: str, compared: pd.Series[bool]
 ) -> pd.DataFrame:
     """Tests of the differences to random, as from `paired.tested`; null where none is compared."""
-    name = score.replace("accuracy", "difference")
-    of_score = [difference[score] for difference in differences]
-    lines = paired.tested(of_score, name)
+    lines = paired.tested(differences, name)
     told = lines.where(compared)
     for end in (f"{name}_holm", f"{name}_equivalence"):  # these are NaN by themselves
         told[end] = lines[end]
@@ -174,29 +190,23 @@ def correlations(last_rows: pd.DataFrame) -> pd.DataFrame:
     is_known = rows["m_winner"].notna()
     rows = rows[is_known]
     rows = rows.drop_duplicates([*SETTING, "seed", "m_winner"])
-    keys = []
-    ranked = []
-    for _, group in rows.groupby(SETTING, sort=False):
-        first = group.iloc[0]
-        seeds = [part for _, part in group.groupby("seed")]
-        sizes = [len(part) for part in seeds]
-        key = {"algorithm": first["algorithm"], "setting": first["setting"]}
-        key["networks_least"] = min(sizes)
-        key["networks_most"] = max(sizes)
-        keys.append(key)
-        of_scores = {score: _ranked(seeds, score) for score in front.SCORES}
-        ranked.append(of_scores)
-    lines = pd.DataFrame(keys)
+    by_setting = _ranked(rows).groupby("place")
+    lines = rows.drop_duplicates("place")
+    lines = lines[["algorithm", "setting"]]
+    lines = lines.reset_index(drop=True)
+    networks = by_setting["networks"].agg(["min", "max"])
+    lines["networks_least"] = networks["min"].to_numpy()
+    lines["networks_most"] = networks["max"].to_numpy()
     for score in front.SCORES:
-        values = [correlation[score] for correlation in ranked]
+        values = [correlations for _, correlations in by_setting[score]]
         name = score.replace("accuracy", "correlation")
-        networks = lines["networks_most"]
-        tests = _correlations(values, networks, name)
+        most = lines["networks_most"]
+        tests = _correlations(values, most, name)
         lines = lines.join(tests)
     return lines
 
 
-def _correlations(values: list[list[float]], networks: pd.Series, name: str) -> pd.DataFrame:
+def _correlations(values: Sequence[pd.Series], networks: pd.Series, name: str) -> pd.DataFrame:
     """Tests of rank correlations over seeds, a line for each setting."""
     tests = paired.paired_groups(values)
     p_values = [test.p for test in tests]
@@ -214,15 +224,23 @@ def _correlations(values: list[list[float]], networks: pd.Series, name: str) -> 
     return lines
 
 
-def _ranked(seeds: Sequence[pd.DataFrame], score: str) -> list[float]:
-    """The rank correlation of the score before training and one after it, in each seed."""
-    correlations = []
-    for part in seeds:
+def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line for each seed of a setting: its `place`, how many `networks` there are, and over them
+    the rank correlation of the score before training and each one after it.
+
+    rows: as from `searches`, one for each network.
+    """
+    known = rows[["place", "seed", "m_score", *front.SCORES]]
+    lines = []
+    for (place, _), part in known.groupby(["place", "seed"]):
+        line = {"place": place}
+        line["networks"] = len(part)
         before = part["m_score"]
-        after = part[score]
-        correlation = paired.rank_correlation(before, after)
-        correlations.append(correlation)
-    return correlations
+        for score in front.SCORES:
+            after = part[score]
+            line[score] = paired.rank_correlation(before, after)
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def _related(test: paired.Paired, adjusted: float, networks: int) -> str:
@@ -403,11 +421,11 @@ def html(study: Study, figures: Figures, drawings: Drawings) -> Iterator[str]:
         "inconclusive."
     )
     lines, kinds = [], []
-    for _, group in figures.lines.groupby(["algorithm", "setting"], sort=False):
-        for place, line in enumerate(page.records(group)):
-            about = ["", ""] if place else [line["algorithm"], line["setting"]]
-            lines.append([*about, *_cells(line)])
-            kinds.append("" if place else "first")
+    told = figures.lines.duplicated(["algorithm", "setting"])
+    for is_told, line in zip(told, page.records(figures.lines), strict=True):
+        about = ["", ""] if is_told else [line["algorithm"], line["setting"]]
+        lines.append([*about, *_cells(line)])
+        kinds.append("" if is_told else "first")
     head = ["algorithm", "setting", "network", "train FLOPs", "n", "test accuracy %", "interval"]
     head += ["minus random", "interval", "p (Holm)", "p (equivalence)", "verdict"]
     yield page.grid(head, lines, kinds, "search")
