@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 from ...analysis.rows import swept
@@ -11,8 +12,9 @@ from .. import DONE, FAILED, INTERRUPTED
 from ..console import Console
 from ..plan import checks
 from ..study.schema import Study, at
+from . import run as single
 from .early import Early
-from .run import run as run_one
+from .lock import locked
 
 
 def run(
@@ -28,28 +30,44 @@ def run(
     studies: as from `parse.read_swept`.  All are checked before the first one starts.
     """
     if "" in studies:
-        if swept.studies(folder):
-            rule = "a study that sweeps no value of [task] has an output folder of its own"
-            raise Mistake(f"{folder}: {rule}; got one of swept values: choose another --out")
-        return run_one(studies[""], folder, console, address, insecure, early)
+        _check_unswept(folder)
+        return single.run(studies[""], folder, console, address, insecure, early)
     for study in studies.values():
         with at(study.place):
             checks.check(study)
+    with locked(folder) as check:
+        _check_swept(folder)
+        swept.record(folder, list(studies))
+        worst = DONE
+        for number, (value, study) in enumerate(studies.items(), 1):
+            check()
+            console.say(f"[task] {value} ({number} of {len(studies)})")
+            code = single.run(study, folder / value, console, address, insecure, early)
+            if code == INTERRUPTED:
+                return INTERRUPTED
+            if code == FAILED:
+                worst = FAILED
+            if early is not None:  # each of the others has a Ray of its own
+                early.end()
+                early = None
+    return worst
+
+
+def _check_swept(folder: Location) -> None:
+    """Raise Mistake if a folder holds a study that sweeps nothing."""
     if (folder / "plan").exists():
         rule = "a study that sweeps values of [task] has an output folder of its own"
-        raise Mistake(
-            f"{folder}: {rule}; got one of a study that sweeps none: choose another --out"
-        )
-    swept.record(folder, list(studies))
-    worst = DONE
-    for number, (value, study) in enumerate(studies.items(), 1):
-        console.say(f"[task] {value} ({number} of {len(studies)})")
-        code = run_one(study, folder / value, console, address, insecure, early)
-        if code == INTERRUPTED:
-            return INTERRUPTED
-        if code == FAILED:
-            worst = FAILED
-        if early is not None:  # each of the others has a Ray of its own
-            early.end()
-            early = None
-    return worst
+        got = "one of a study that sweeps none: choose another --out"
+        raise Mistake(f"{folder}: {rule}; got {got}")
+
+
+def _check_unswept(folder: Location) -> None:
+    """Raise Mistake if a folder holds studies of swept values. What cannot be read holds none:
+    `locked` says what is wrong with it.
+    """
+    values: object = None
+    with contextlib.suppress(OSError):
+        values = swept.studies(folder)
+    if values:
+        rule = "a study that sweeps no value of [task] has an output folder of its own"
+        raise Mistake(f"{folder}: {rule}; got one of swept values: choose another --out")

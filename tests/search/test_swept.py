@@ -113,7 +113,7 @@ def test_one_after_the_other_until_one_is_interrupted(
         places.append(folder)
         return left.pop(0)
 
-    monkeypatch.setattr(driver, "run_one", run_one)
+    monkeypatch.setattr("prunefront.search.drive.run.run", run_one)
     studies = parse.read_swept(written(tmp_path, NOISY))
     assert driver.run(studies, tmp_path / "out", Console()) == worst
     folders = recorded.studies(tmp_path / "out")
@@ -124,7 +124,7 @@ def test_one_after_the_other_until_one_is_interrupted(
 def test_all_are_checked_before_the_first_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "run_one", lambda *_: pytest.fail("begun"))
+    monkeypatch.setattr("prunefront.search.drive.run.run", lambda *_: pytest.fail("begun"))
     wrong = "[task]\nepochs = 1\nrungs = [1, 1000]\n"
     studies = parse.read_swept(written(tmp_path, wrong))
     with pytest.raises(Mistake, match="`rungs`"):
@@ -167,3 +167,11 @@ def test_values_have_parents_rows_and_reports_of_their_own_with_ray(tmp_path: Pa
     assert len(lines) == 3, (
         "the pruned setting at each value; the parent is what it is compared with"
     )
+
+
+def test_an_output_folder_that_cannot_be_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    studies = parse.read_swept(written(tmp_path, NOISY))
+    for place in (tmp_path / "file", tmp_path / "file" / "out", tmp_path / ("o" * 300)):
+        with pytest.raises(Mistake, match="the output folder"):
+            driver.run(studies, place, Console())
