@@ -19,6 +19,7 @@ import pandas as pd
 from . import page, sections
 from .draw import render
 from .points import front
+from .rows import rundir
 from .rows.mistake import Mistake, raised
 from .rows.storage import Location, Where, save
 from .sections import Entry, Section, Study, answer, open_study, operating
@@ -102,7 +103,7 @@ def build(folder: Where | Study, published: Where | None = None) -> Location:
     and at the end Incomplete, if parts failed.
     """
     study = folder if isinstance(folder, Study) else open_study(folder, published)
-    parts = Parts(study, study.folder / "report")
+    parts = Parts(study, rundir.report(study.folder))
     entries = sections.entries()
     _sweep(parts.target, entries)
     for entry in entries:

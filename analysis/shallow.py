@@ -25,8 +25,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from .rows import rundir
 from .rows.mistake import Mistake
-from .rows.storage import Location, Where, local, locate, read_range
+from .rows.storage import Location, Where, local, read_range
 
 Array = NDArray[np.float64]
 COLUMNS = ("neuron", "gate", "class", "contribution", "share", "inputs")
@@ -177,8 +178,7 @@ def _files(folder: Where) -> Iterator[tuple[Location, dict[str, Any]]]:
     """The files of kept networks that say that they are two-layer ReLU networks, with what their
     headers say; no more is read of others.
     """
-    place = locate(folder) / "networks"
-    for path in sorted(place.glob("*.safetensors"), key=str):
+    for path in rundir.networks_files(folder):
         with _trusted(path):
             length = int.from_bytes(read_range(path, 0, 8), "little")
             header = json.loads(read_range(path, 8, length))

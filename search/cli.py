@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..analysis.rows import rundir
 from ..analysis.rows.mistake import Mistake, Wrong
 from ..analysis.rows.storage import Location, locate
 from ..trainables.own import own_last
@@ -186,7 +187,7 @@ def compare(
     from ..analysis.inference import verdicts
 
     places, console = list(map(locate, folders)), Console()
-    target = locate(out) if out is not None else places[0] / "report"
+    target = locate(out) if out is not None else rundir.report(places[0])
     try:
         found = verdicts.build(places, baseline, at or (), anyway)
         verdicts.write(found, target)

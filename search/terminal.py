@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from ..analysis.points.front import is_check
+from ..analysis.rows import rundir
 from ..analysis.rows.storage import Location, source
 
 WIDTH, HEIGHT = 60, 12
@@ -50,7 +51,7 @@ ASCII = Lines("|", "-", "+", "+", ".")
 
 def points(folder: Location) -> list[Point]:
     """The points of a study, from the table that its report wrote; its sanity checks are none."""
-    path = folder / "report" / "front.csv"
+    path = rundir.report(folder) / "front.csv"
     frame = pd.read_csv(source(path), keep_default_na=False)
     numbers = frame[["flops_shrunk", "accuracy_valid"]]
     numbers = numbers.apply(pd.to_numeric, errors="coerce")

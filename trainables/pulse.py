@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from ..analysis.rows import rundir
 from ..analysis.rows.storage import Location, save
 
 EVERY = 5.0
@@ -48,7 +49,7 @@ def heard(listener: Callable[[str], None]) -> Iterator[None]:
 
 def path(folder: Location, cohort: str) -> Location:
     """Where the last word of a cohort is, in a study's output folder, while it trains."""
-    return folder / "state" / f"{cohort}-pulse.txt"
+    return rundir.pulse_file(folder, cohort)
 
 
 @contextlib.contextmanager

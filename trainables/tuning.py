@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from ..analysis.rows import rundir
 from ..analysis.rows.goals import Limit
 from ..analysis.rows.mistake import Mistake
 from ..analysis.rows.storage import locate, read_range
@@ -96,9 +97,9 @@ class CohortTrainable(tune.Trainable):
         torch.set_num_threads(max(1, threads))
         self._folder = folder = locate(config["folder"])
         name, offset, length = config["line"]
-        line = read_range(folder / "plan" / name, offset, length)
+        line = read_range(rundir.plan(folder) / name, offset, length)
         self._cohort = cohort = read_line(line.decode())
-        starts = folder / "starts"
+        starts = rundir.starts(folder)
         self._task = shared = _task(task, str(starts))
         if data is not None:
             share.give(

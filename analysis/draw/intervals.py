@@ -18,6 +18,8 @@ from .render import Picture
 NOTE_WIDTH, REASON_WIDTH = 130, 40
 """Characters of a line of notes above a chart, and above a panel."""
 REASON_LINES = 3
+APART = 1.05
+"""The factor between the places of two values of one setting."""
 
 
 def differences(
@@ -95,7 +97,7 @@ def values(lines: pd.DataFrame, study: str) -> Picture:
 
     lines: arm, setting, value, share, difference, low, high, n and verdict.
     """
-    drawn = _drawable(lines)
+    drawn = _side_by_side(_drawable(lines))
     arms = drawn["arm"].unique().tolist()
     shown = arms[: looks.PANELS]
     names = ["setting", "value", "share", "n", "difference", "low", "high", "verdict"]
@@ -105,9 +107,9 @@ def values(lines: pd.DataFrame, study: str) -> Picture:
     panels: list[alt.LayerChart] = []
     for arm in shown:
         own = drawn[drawn["arm"] == arm]
-        x = axes.logarithmic("share", "masked FLOPs, of the parent's", axis, 12)
+        x = axes.logarithmic("beside", "masked FLOPs, of the parent's", axis, 12)
         kinds = lines["value"].unique().tolist()
-        layers = _marks(data, own, names, x, "value", kinds, legend)
+        layers = _marks(data, own, [*names, "beside"], x, "value", kinds, legend)
         title = looks.panel_title(arm)
         panels.append(alt.LayerChart(layer=layers, width=210, height=170, title=title))
     seeds = looks.seeds(drawn["n"])
@@ -115,12 +117,22 @@ def values(lines: pd.DataFrame, study: str) -> Picture:
     said = [
         f"Test accuracy minus that of the parent of the same value and seed: mean over {seeds}, "
         "95 % t interval.",
-        f"Filled: better or worse after Holm's correction. Dotted: ± {margin} points.",
+        f"Filled: better or worse after Holm's correction; hollow: not shown. Dotted: ± {margin} "
+        "points. Values of one setting stand side by side; without an interval: all seeds alike.",
     ]
     if len(shown) < len(arms):
         said.append(f"Drawn: the first {len(shown)} of {len(arms)} arms.")
     title = alt.TitleParams(f"{study}: what pruning changes at each value", subtitle=said)
     return looks.panelled(panels, data, title)
+
+
+def _side_by_side(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines with `beside`, where each is drawn: values of one setting a little apart."""
+    number = lines.groupby(["arm", "hp"]).cumcount()
+    count = lines["value"].nunique()
+    apart = number - (count - 1) / 2
+    mean = lines.groupby(["arm", "hp"])["share"].transform("mean")
+    return lines.assign(beside=mean * APART**apart)
 
 
 def _differing(data: Data, lines: pd.DataFrame, arm: str) -> alt.LayerChart:

@@ -44,7 +44,8 @@ def picture(networks: Mapping[str, Shallow], title: str) -> Picture:
         "Left: how much each input matters, the sum over neurons of |weight from it| times the "
         "length of the weights to the classes.",
         "Middle: what the neurons of a gate, which switch on for the same examples, add to each "
-        "class's score on average; the number: how many of them serve this class most.",
+        "class's score on average;",
+        "the number: how many of them serve this class most.",
         "Right: the neurons that contribute most, each with the class that it serves most and its "
         "share of all contributions. “Not 3”: it lowers the score of class 3.",
     ]

@@ -14,9 +14,10 @@ import pandas as pd
 
 from ..draw import intervals, render
 from ..points import front, words
+from ..rows import rundir
 from ..rows.loaded import Loaded, open_rows
 from ..rows.mistake import Mistake
-from ..rows.storage import Location, Where, locate, save
+from ..rows.storage import Location, Where, save
 from ..rows.swept import studies
 from . import paired
 
@@ -57,22 +58,20 @@ def lines(by_value: Mapping[str, Loaded]) -> pd.DataFrame:
     differences = points.pop("by_seed")
     tests = paired.tested(list(differences), "difference")
     table = points.join(tests).join(paired.tested(changes, "change"))
-    place = {value: number for number, value in enumerate(by_value)}
-    order = table["value"].map(place)
-    arm = table["arm"].rank(method="dense")
-    table = table.assign(order=order, place=arm)
-    table = table.sort_values(
-        ["place", "share", "hp", "order"], ascending=[True, False, True, True]
-    )
-    return table.drop(columns=["order", "place"]).reset_index(drop=True)
+    places = {value: number for number, value in enumerate(by_value)}
+    order = table["value"].map(places)
+    share = table.groupby(POINT)["share"].transform("mean")  # which values change a little
+    table = table.assign(order=order, least=-share)
+    table = table.sort_values(["arm", "least", "hp", "order"], ignore_index=True)
+    return table.drop(columns=["order", "least"])
 
 
 def _differences(study: Loaded, value: str) -> pd.DataFrame:
     """A line for each setting, with its differences to the parent by seed."""
     parents = front.parents(study.done)
     if not parents:
-        rule = "differences to the parent need one: an arm of the whole network, done"
-        raise Mistake(f"{study.folder}: {rule}; got none")
+        rule = "settings are compared with the dense parent of the same value"
+        raise Mistake(f"{study.folder}: {rule}; got none that is done: an arm `dense` gives it")
     parent = front.parent_scores(study.done)["accuracy_test"]
     is_parent = study.done["arm"].isin(parents)
     compared = study.done[~is_parent & ~front.is_check(study.done)]
@@ -99,7 +98,7 @@ def write(folder: Where) -> tuple[pd.DataFrame, Location]:
     for value, place in studies(folder).items():
         by_value[value] = open_rows(place)
     table = lines(by_value)
-    target = locate(folder) / "across"
+    target = rundir.across(folder)
     content = table.to_csv(index=False, lineterminator="\n")
     save(target / "across.csv", content.encode())
     value, first = next(iter(by_value.items()))

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..points import front
+from ..rows import rundir
 from ..rows.mistake import Mistake
-from ..rows.storage import Location, Where, atomic, each, locate, source
+from ..rows.storage import Location, Where, atomic, each, source
 from . import paired
 
 NETWORKS = 12
@@ -68,7 +69,7 @@ def path(folder: Where, member: str, place: Mapping[str, Any]) -> Location:
     key = hashlib.sha256(text.encode())
     digest = key.hexdigest()
     name = f"{member}-{digest[:12]}.parquet"
-    return locate(folder) / "latency" / name
+    return rundir.latencies(folder) / name
 
 
 def write(target: Where, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -97,7 +98,7 @@ def timings(folder: Where) -> pd.DataFrame:
 
     Raises Mistake naming a file that cannot be trusted.
     """
-    where = locate(folder) / "latency"
+    where = rundir.latencies(folder)
     files = sorted(where.glob("[!.]*"), key=str)
     origins = each(source, files)
     tables = []

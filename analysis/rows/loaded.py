@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import goals, table
+from . import goals, rundir, table
 from .mistake import Mistake
 from .storage import Location, Where, locate
 
@@ -72,7 +72,7 @@ class Loaded:
     @functools.cached_property
     def rejected(self) -> list[str]:
         """Names of the files that were set aside because they could not be trusted."""
-        return sorted(path.name for path in (self.folder / "rejected").glob("*"))
+        return sorted(path.name for path in rundir.rejected(self.folder).glob("*"))
 
 
 def open_rows(folder: Where) -> Loaded:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 
+from . import rundir
 from .storage import Location, Where, locate, save
-
-RECORD = "values.json"
-"""In an output folder: which studies it holds, each in the folder of its value."""
 
 
 def studies(folder: Where) -> dict[str, Location]:
@@ -15,7 +13,7 @@ def studies(folder: Where) -> dict[str, Location]:
     empty if it holds one study or none.
     """
     place = locate(folder)
-    path = place / RECORD
+    path = rundir.values_file(place)
     if not path.exists():
         return {}
     names = json.loads(path.read_text())["studies"]
@@ -25,4 +23,4 @@ def studies(folder: Where) -> dict[str, Location]:
 def record(folder: Where, values: list[str]) -> None:
     """Write which studies an output folder holds."""
     content = json.dumps({"studies": values}, indent=1)
-    save(locate(folder) / RECORD, content.encode())
+    save(rundir.values_file(folder), content.encode())

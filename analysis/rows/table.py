@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from . import earlier, swept
+from . import earlier, rundir, swept
 from .mistake import Mistake
 from .storage import Location, Where, atomic, each, locate, source
 
@@ -213,7 +213,7 @@ def write(
 
 def files(folder: Where) -> list[Location]:
     """The row files of a study's output folder, sorted by name."""
-    rows = locate(folder) / "rows"
+    rows = rundir.rows(folder)
     named: list[Location] = []
     for path in rows.glob("*"):
         if not path.name.startswith("."):
@@ -297,7 +297,7 @@ def set_aside(folder: Where) -> dict[Location, str]:
     """Move files that cannot be trusted from `rows/` to `rejected/`; returns where each was and
     what was wrong.
     """
-    rejected = locate(folder) / "rejected"
+    rejected = rundir.rejected(folder)
     _, bad = _sound(folder, ["member"])
     for path in bad:
         rejected.mkdir(exist_ok=True)
@@ -470,7 +470,7 @@ def planned(folder: Where) -> dict[str, Any] | None:
     A plan of an earlier version comes with its goals, which were the same for all studies; `arms`
     and `removed`, or in the first form of a plan `members`, say what the study holds.
     """
-    path = locate(folder) / "plan" / "study.json"
+    path = rundir.study_file(folder)
     if not path.exists():
         return None
     try:

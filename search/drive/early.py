@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...analysis.rows import rundir
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, locate
 from . import interrupts, scratch
@@ -115,4 +116,4 @@ def _is_ours(text: dict[str, Any]) -> bool:
 
 def _is_new(folder: Location) -> bool:
     """Whether nothing was planned in a folder of this machine."""
-    return isinstance(folder, Path) and not (folder / "plan").exists()
+    return isinstance(folder, Path) and not rundir.plan(folder).exists()

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import IO
 
+from ...analysis.rows import rundir
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, Remote
 
@@ -41,7 +42,7 @@ def locked(folder: Location) -> Iterator[Callable[[], None]]:
                 check = stack.enter_context(leased(folder))
             else:
                 check = _never_lost
-                file = stack.enter_context((folder / "lock").open("a"))
+                file = stack.enter_context((folder / rundir.LOCK).open("a"))
                 if not take(file):
                     raise Mistake(f"{folder}: {_ONE_AT_A_TIME}")
         except OSError as error:
@@ -89,7 +90,7 @@ def leased(folder: Remote, every: float = 10.0) -> Iterator[Callable[[], None]]:
     two. It cannot keep these apart at every moment: a store has no lock, and a request may be late.
     Rows are the same whoever writes them: two drivers waste work and lose nothing.
     """
-    lock = folder / "lock"
+    lock = folder / rundir.LOCK
     _wait(lock, every)
     lease = _Lease(lock, every)
     try:

@@ -13,6 +13,7 @@ from typing import Any
 from ray import cloudpickle, exceptions
 from safetensors import SafetensorError
 
+from ...analysis.rows import rundir
 from ...analysis.rows.storage import Location, save
 from ...trainables.records.parts import out_of_memory
 from ...trainables.tuning import Told
@@ -164,8 +165,7 @@ def logged(error: BaseException | str | None, folder: Location, cohort: str) -> 
     """
     if error is None:
         return ""
-    before = list((folder / "log").glob(f"{cohort}-*.txt"))
-    path = folder / "log" / f"{cohort}-{1 + len(before)}.txt"
+    path = rundir.next_log_file(folder, cohort)
     text = _COLOURS.sub("", _whole(error))
     try:
         save(path, text.encode(errors="backslashreplace"))

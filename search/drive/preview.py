@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from ...analysis.rows import table
+from ...analysis.rows import rundir, table
 from ...analysis.rows.storage import Location
 from ..console import Console
 from . import interrupts
@@ -68,7 +68,7 @@ class _Preview:
         seconds = AFTER_SECONDS
         while not self.over.wait(seconds):
             if self._draws():
-                page = self.folder / "report" / "report.html"
+                page = rundir.page(self.folder)
                 self.console.say(f"a first report, of what is measured so far: {page}")
                 return
             seconds = AGAIN_SECONDS

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ...analysis.points import front
-from ...analysis.rows import table
+from ...analysis.rows import rundir, table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, Where, locate, remove_tree, sweep
 from ...trainables.data.share import Packed, pack
@@ -174,7 +174,7 @@ def _finish(
     say: Say,
 ) -> int:
     """Tidy up after the last cohort, and keep the networks that are wanted; the exit code."""
-    remove_tree(folder / "state")
+    remove_tree(rundir.states(folder))
     sweep(folder)
     names = {path.name for path in table.files(folder)}
     failed = any(f"{cohort.name}-failed.parquet" in names for cohort in plan.cohorts)
@@ -197,7 +197,7 @@ def _say_all(say: Say, sentences: Sequence[str]) -> None:
 
 def _say_cautions(study: Study, folder: Location, say: Say) -> None:
     """Set aside the row files that cannot be trusted, and say that and what looks odd."""
-    place = folder / "rejected"
+    place = rundir.rejected(folder)
     aside = table.set_aside(folder)
     for path, why in aside.items():
         say(f"{path.name}: {why}; moved to {place}")

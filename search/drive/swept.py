@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from ...analysis.rows import swept
+from ...analysis.rows import rundir, swept
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location
 from .. import DONE, FAILED, INTERRUPTED
@@ -37,6 +37,7 @@ def run(
             checks.check(study)
     with locked(folder) as check:
         _check_swept(folder)
+        _say_left_out(studies, folder, console)
         swept.record(folder, list(studies))
         worst = DONE
         for number, (value, study) in enumerate(studies.items(), 1):
@@ -53,9 +54,29 @@ def run(
     return worst
 
 
+def _say_left_out(studies: Mapping[str, Study], folder: Location, console: Console) -> None:
+    """Say which values of an earlier run are compared no more. Raises Mistake if other keys were
+    swept.
+    """
+    before = swept.studies(folder)
+    swept_now = _keys(next(iter(studies)))
+    for value in before:
+        if _keys(value) != swept_now:
+            rule = f"an output folder is of one sweep, this one of {_keys(value)}"
+            raise Mistake(f"{folder}: {rule}; got {swept_now}: choose another --out")
+        if value not in studies:
+            console.say(f"{value} is compared no more; its rows are kept in {before[value]}")
+
+
+def _keys(value: str) -> str:
+    """The keys that a combination of values is of."""
+    keys = [part.partition("=")[0] for part in value.split(",")]
+    return ", ".join(keys)
+
+
 def _check_swept(folder: Location) -> None:
     """Raise Mistake if a folder holds a study that sweeps nothing."""
-    if (folder / "plan").exists():
+    if rundir.plan(folder).exists():
         rule = "a study that sweeps values of [task] has an output folder of its own"
         got = "one of a study that sweeps none: choose another --out"
         raise Mistake(f"{folder}: {rule}; got {got}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 
 import pandas as pd
 
-from ...analysis.rows import table
+from ...analysis.rows import rundir, table
 from ...analysis.rows.storage import Location
 from ...trainables.domain import Value, canonical
 from ...trainables.records.cohort import Cohort
@@ -83,7 +83,7 @@ class Work:
         left to do.
         """
         self._check()
-        self._decisions = {path.name for path in (self.folder / "plan").glob("rung-*.json")}
+        self._decisions = {path.name for path in rundir.decision_files(self.folder)}
         names = {path.name for path in table.files(self.folder)}
         for planned in self.plan.cohorts:
             failed = self._rows(planned, "failed")
@@ -281,7 +281,7 @@ class Work:
         for planned in cohorts:
             needed.update(planned.after)
         missing = needed - self._dense
-        starts = self.folder / "starts"
+        starts = rundir.starts(self.folder)
         task = dataclasses.replace(self.study.task, starts=str(starts))
         dense: list[Planned] = []
         for planned in self.plan.cohorts:

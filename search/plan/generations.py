@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...analysis.rows import table
+from ...analysis.rows import rundir, table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, read_range, remove_tree
 from ...trainables.contract import Member
@@ -124,11 +124,10 @@ class Plan:
             self._beforehand[arm.name] = _beforehand(arm)
             if arm.follows:
                 self._exhausted.add(arm.name)
-        place = self.folder / "plan"
         about = _about(self.study)
         with at(self.folder):
             _make_way(self.folder, about)
-            files = sorted(place.glob("cohorts-*.jsonl"), key=lambda path: path.name)
+            files = rundir.cohorts_files(self.folder)
             self.rounds = _read_rounds(files, self.arms)
             batches = [self._batch(arm) for arm in self.arms]
             stored = _read_stored(files, task, batches)
@@ -139,7 +138,7 @@ class Plan:
         about["arms"] = {arm.name: arm.algorithm_name for arm in self.study.arms}
         about["removed"] = stored.removed
         about["cautions"] = cautions(self.study)
-        written_down = place / "study.json"
+        written_down = rundir.study_file(self.folder)
         with atomic(written_down) as temporary:
             temporary.write_text(json.dumps(about))
 
@@ -203,15 +202,14 @@ class Plan:
         if first is None:
             return []
         new: list[Planned] = []
-        name = f"cohorts-{self._generations:03d}.jsonl"
-        path = self.folder / "plan" / name
+        path = rundir.cohorts_file(self.folder, self._generations)
         with atomic(path) as temporary, temporary.open("wb") as file:
             offset = 0
             for cohort in itertools.chain([first], cohorts):
                 line = cohort.to_json().encode() + b"\n"
                 file.write(line)
                 length = len(line)
-                planned = _planned(cohort, (name, offset, length))
+                planned = _planned(cohort, (path.name, offset, length))
                 new.append(planned)
                 offset += length
         self._generations += 1
@@ -246,7 +244,7 @@ class Plan:
 def read_cohort(folder: Location, planned: Planned) -> Cohort:
     """A cohort of the plan with its members."""
     name, offset, length = planned.line
-    path = folder / "plan" / name
+    path = rundir.plan(folder) / name
     line = read_range(path, offset, length)
     return read_line(line.decode())
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from ...analysis.inference.dominance import UNFIT, decide, settings_at
-from ...analysis.rows import table
+from ...analysis.rows import rundir, table
 from ...analysis.rows.goals import Goals
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, source
@@ -126,7 +126,7 @@ def decided(
 
 def decision(folder: Location, cohort: str, rung: int) -> Location:
     """Where it is recorded who of a cohort does not go on from a rung: member -> reason."""
-    return folder / "plan" / f"rung-{rung}-{cohort}.json"
+    return rundir.decision_file(folder, cohort, rung)
 
 
 @contextlib.contextmanager

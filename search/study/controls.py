@@ -7,6 +7,7 @@ setting of an arm, trained with the same seeds, data and budget (`trainables.con
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -50,12 +51,31 @@ def added(own: Sequence[Arm], task: Task) -> tuple[Arm, ...]:
     for arm in own:
         if not arm.algorithm.control:
             new += _checks(arm, task)
+    _check_names(own, new)
+    return (*own, *new)
+
+
+def _check_names(own: Sequence[Arm], new: Sequence[Arm]) -> None:
+    """Raise Mistake if a standard arm has the name of one of the study's own."""
     names = {arm.name for arm in own}
     for arm in new:
         if arm.name in names:
             rule = "arms have distinct names"
             raise Mistake(f'{rule}, and "{arm.name}" is that of a standard control')
-    return (*own, *new)
+
+
+def with_parent(study: Study) -> Study:
+    """The study with the parent as an arm, if it lacks it: the standard arm that searches nothing.
+
+    Raises Mistake if another arm has its name.
+    """
+    new: list[Arm] = []
+    for standard in _standard_arms():
+        parent = standard.arm()
+        if not standard.space and not any(_is_same(parent, arm) for arm in study.arms):
+            new.append(parent)
+    _check_names(study.arms, new)
+    return dataclasses.replace(study, arms=(*study.arms, *new))
 
 
 def cautions(study: Study) -> list[str]:

@@ -16,7 +16,7 @@ from ...analysis.rows.goals import Goals
 from ...analysis.rows.mistake import Mistake
 from ...trainables import models
 from ...trainables.algorithms import find
-from ...trainables.task import Task
+from ...trainables.task import KEYS, Task
 from . import controls
 from .schema import (
     MOST_CONFIGURATIONS,
@@ -61,7 +61,10 @@ def read_swept(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> di
         for setting in settings:
             _set(content, setting)
         for name, tables in variants(content).items():
-            studies[name] = from_tables(tables, path)
+            study = from_tables(tables, path)
+            if name:  # what is compared across values is compared with the parent
+                study = controls.with_parent(study)
+            studies[name] = study
     return studies
 
 
@@ -161,6 +164,8 @@ def _sentence(error: pydantic.ValidationError, content: Content) -> str:
         fields = TABLES[str(outer)].model_fields
     if details["type"] == "extra_forbidden":
         hint = models.hint(key, fields)
+        if outer == "study" and key in KEYS:
+            hint = " it is one of [task]"
         return f"{place}`{key}` is no key here;{hint}"
     rule = fields[key].description
     if details["type"] == "missing":

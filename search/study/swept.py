@@ -13,9 +13,12 @@ from typing import Any
 
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location
+from ...trainables.structure.wrapping import WRAP
 from ...trainables.task import DOMAINS
 from .schema import Content, Study
 
+SWEPT = (*DOMAINS, WRAP)
+"""Keys of [task] that have one value, so that a list says that they are swept."""
 MOST_VALUES = 64
 """Studies that one file may make."""
 
@@ -33,7 +36,7 @@ def variants(content: Content) -> dict[str, Content]:
         return {"": content}  # whoever reads it says what is wrong
     listed: dict[str, list[Any]] = {}
     for key, values in task.items():
-        if key in DOMAINS and isinstance(values, list):
+        if key in SWEPT and isinstance(values, list):
             _check_values(key, values)
             listed[key] = values
     if not listed:
@@ -64,12 +67,12 @@ def place(folder: Location, value: str) -> Location:
 
 def _check_values(key: str, values: list[Any]) -> None:
     rule = f"[task]: `{key}` has one value, or a list of distinct values to sweep"
-    texts = [json.dumps(value) for value in values]
-    if not values or len(set(texts)) < len(texts):
-        raise Mistake(f"{rule}; got {values}")
+    got = json.dumps(values)
     for value in values:
         if not isinstance(value, str | int | float):
-            raise Mistake(f"{rule}; got {values}")
+            raise Mistake(f"{rule}; got {got}")
+    if not values or len(set(values)) < len(values):  # 0 and 0.0 are one
+        raise Mistake(f"{rule}; got {got}")
 
 
 def _name(chosen: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...analysis import pick as picking
 from ...analysis.points import front
-from ...analysis.rows import table
+from ...analysis.rows import rundir, table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, Where, locate
 from ...trainables.measure import latency as timing
@@ -64,7 +64,7 @@ def pick(
     folder = locate(folder)
     row = chosen.member
     member = str(row["member"])
-    target = folder / "picked" / member
+    target = rundir.picked(folder, member)
     if out is not None:
         target = locate(out)
         _check_apart(folder, target)

@@ -18,9 +18,9 @@ from ...analysis import pick, shallow
 from ...analysis.draw import render
 from ...analysis.draw import shallow as drawing
 from ...analysis.points import front
-from ...analysis.rows import table
+from ...analysis.rows import rundir, table
 from ...analysis.rows.mistake import Mistake
-from ...analysis.rows.storage import Where, locate, save
+from ...analysis.rows.storage import Where, save
 from ...trainables.measure import flops
 from ...trainables.measure.removed import by_layer, compression, elsewhere
 from ...trainables.records.networks import kept_members, load_with_masks
@@ -78,8 +78,8 @@ def show(folder: Where, member: str, console: Console) -> None:
         if not kept.get(block.name, True):
             gone.append(block.name)
     if gone:
-        listed = ", ".join(gone)
-        console.say(f"residual blocks removed: {listed}")
+        listed = ", ".join(f"`{name}`" for name in gone)
+        console.say(f"residual blocks removed, by the last layer of each: {listed}")
     read = shallow.read(folder, [member])
     if member in read and read[member].says:
         console.grid("neurons, those that contribute most", _neurons(read[member]))
@@ -111,7 +111,7 @@ def _neurons(network: shallow.Shallow) -> Table:
 
 def _draw(folder: Where, member: str, network: shallow.Shallow, console: Console) -> None:
     """Write the picture of a two-layer network, and say where."""
-    path = locate(folder) / "show" / f"{member}.svg"
+    path = rundir.drawing_file(folder, member)
     try:
         drawn = render.svg(drawing.picture({member: network}, "What the network says"))
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,9 @@ def test_files_and_what_the_command_prints_have_the_same_figures(tmp_path: Path)
 
 def test_a_value_without_a_parent_is_named(tmp_path: Path) -> None:
     place = folder(tmp_path, arms=("magnitude",))
-    with pytest.raises(Mistake, match=r"label_noise=0: differences to the parent need one"):
+    with pytest.raises(
+        Mistake, match=r"label_noise=0: settings are compared with the dense parent"
+    ):
         across.write(place)
 
 
@@ -124,3 +126,15 @@ def test_what_takes_one_study_names_the_folder_of_one(tmp_path: Path, command: s
     done = CliRunner().invoke(cli.app, [command, str(place), *words.get(command, [])])
     assert isinstance(done.exception, Mistake)
     assert f"takes the folder of one, such as {place}/label_noise=0" in str(done.exception)
+
+
+def test_values_stay_in_the_order_of_the_list_though_their_flops_differ_a_little(
+    tmp_path: Path,
+) -> None:
+    place = folder(tmp_path)
+    studies = {name: open_rows(path) for name, path in swept.studies(place).items()}
+    last = studies["label_noise=0.3"].rows
+    is_pruned = last["arm"] == "magnitude"
+    more = last["flops_masked"].where(~is_pruned, last["flops_masked"] + 3)
+    studies["label_noise=0.3"].rows = last.assign(flops_masked=more)
+    assert across.lines(studies)["value"].tolist() == list(KEYS.values())

@@ -69,6 +69,8 @@ def test_set_sweeps_as_the_file_does(tmp_path: Path) -> None:
     [
         ("label_noise = []", "`label_noise` has one value, or a list of distinct values to sweep; got []"),
         ("label_noise = [0.1, 0.1]", "a list of distinct values to sweep; got [0.1, 0.1]"),
+        ("label_noise = [0, 0.0]", "a list of distinct values to sweep; got [0, 0.0]"),
+        ("wrap = [true, 'yes']", "`wrap` is true or false; got 'yes'"),
         ("label_noise = [[0.1], [0.2]]", "a list of distinct values to sweep; got [[0.1], [0.2]]"),
         ("label_noise = [0, 1]", "`label_noise` "),
         ("label_noise = [0, 'much']", "`label_noise` "),
@@ -175,3 +177,41 @@ def test_an_output_folder_that_cannot_be_is_a_mistake(tmp_path: Path) -> None:
     for place in (tmp_path / "file", tmp_path / "file" / "out", tmp_path / ("o" * 300)):
         with pytest.raises(Mistake, match="the output folder"):
             driver.run(studies, place, Console())
+
+
+def test_the_parent_is_added_where_no_arm_is_it(tmp_path: Path) -> None:
+    arm = '[[arm]]\nalgorithm = "magnitude"\nspace.sparsity = [0.5]\n'
+    for study in parse.read_swept(written(tmp_path, NOISY, arm)).values():
+        assert [one.name for one in study.arms] == ["magnitude", "dense"]
+    for study in parse.read_swept(written(tmp_path, NOISY, ARM + arm)).values():
+        assert [one.name for one in study.arms] == ["dense", "magnitude"]
+    (unswept,) = parse.read_swept(written(tmp_path, "[task]\nwidths = [8]\n", arm)).values()
+    assert [one.name for one in unswept.arms] == ["magnitude"]
+
+
+def test_wrapped_and_plain_can_be_swept(tmp_path: Path) -> None:
+    path = written(tmp_path, "[task]\nwidths = [8, 8]\nwrap = [false, true]\n")
+    studies = parse.read_swept(path)
+    assert list(studies) == ["wrap=false", "wrap=true"]
+    assert studies["wrap=true"].task.model_options == {"widths": [8, 8], "wrap": True}
+
+
+def test_a_folder_is_of_one_sweep_and_says_which_values_it_compares_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("prunefront.search.drive.run.run", lambda *_: DONE)
+    path, out = written(tmp_path, NOISY), tmp_path / "out"
+    assert driver.run(parse.read_swept(path), out, Console()) == DONE
+    fewer = parse.read_swept(path, ["task.label_noise=[0.0]"])
+    assert driver.run(fewer, out, Console()) == DONE
+    assert "label_noise=0.2 is compared no more; its rows are kept in " in capsys.readouterr().out
+    others = parse.read_swept(path, ["task.label_noise=0.0", "task.lr=[0.1, 0.2]"])
+    with pytest.raises(Mistake, match="is of one sweep, this one of label_noise; got lr: choose"):
+        driver.run(others, out, Console())
+
+
+def test_a_key_of_the_task_in_another_table_is_named_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(ABOUT + "rungs = 1\n" + ARM)
+    with pytest.raises(Mistake, match="`rungs` is no key here; it is one of \\[task\\]"):
+        parse.read(path)

@@ -124,12 +124,12 @@ def test_the_head_is_found_in_the_code():
         (
             "mlp",
             {"widths": [12, 19]},
-            "the last hidden layer has two units for each class, 20 or more; mlp has 19",
+            "the last hidden layer has two units for each class, 20 or more, and a layer before it; mlp has 19",
         ),
         (
             "mlp",
             {"widths": [40]},
-            "there are parameters before the last two layers, to be trained; mlp has none",
+            "it needs a layer before the last two, to be trained by gradient; mlp has none",
         ),
         (
             "example_models.normed",

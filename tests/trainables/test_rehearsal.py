@@ -511,7 +511,7 @@ IMAGES = 'model = "lenet5"\ndataset = "test_rehearsal.images"\n'
         (
             "widths = [12, 19]",
             "cronos_am",
-            "the last hidden layer has two units for each class, 20 or more; mlp has 19",
+            "the last hidden layer has two units for each class, 20 or more, and a layer before it; mlp has 19",
         ),
         (
             'model = "lenet5"\ndataset = "test_rehearsal.images"\naugment = ["flip"]',

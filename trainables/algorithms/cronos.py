@@ -149,7 +149,12 @@ class Cronos(Algorithm):
         "select": Domain(
             "choice", "beta", "how neurons are chosen", choices=("beta", "greedy"), static=True
         ),
-        "neurons": Domain("whole", 32, "neurons at most: select greedy", low=1),
+        "neurons": Domain(
+            "whole",
+            32,
+            "neurons at most: select greedy; and mode solve where no weight is given",
+            low=1,
+        ),
         "refit": Domain(
             "choice",
             "no",

@@ -138,11 +138,11 @@ class CronosAM(GradientPruner):
         least = 2 * task.data.classes
         if first.units < least:
             rule = f"the last hidden layer has two units for each class, {least} or more"
-            return f"{rule}; {_model(task)} has {first.units}"
+            return f"{rule}, and a layer before it; {_model(task)} has {first.units}"
         solved = {*first.parameters, *last.parameters}
         names = {name for name, _ in task.template.named_parameters()}
         if solved >= names:
-            rule = "there are parameters before the last two layers, to be trained"
+            rule = "it needs a layer before the last two, to be trained by gradient"
             return f"{rule}; {task.model} has none"
         return None
 

@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ...analysis.rows import table
+from ...analysis.rows import rundir, table
 from ...analysis.rows.mistake import Mistake
-from ...analysis.rows.storage import Location, Where, atomic, each, local, locate, read_range, save
+from ...analysis.rows.storage import Location, Where, atomic, each, local, read_range, save
 from ..contract import Networks
 from ..data.dataset import Data
 from ..measure.shallow import ACTIVE, layers
@@ -240,8 +240,7 @@ class _File:
 
 def _files(folder: Where) -> list[_File]:
     """The files of kept networks; only their headers are read."""
-    place = locate(folder) / "networks"
-    paths = sorted(place.glob("*.safetensors"), key=str)
+    paths = rundir.networks_files(folder)
     headers = each(_about, paths)
     files: list[_File] = []
     for path, about in zip(paths, headers, strict=True):

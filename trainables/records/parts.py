@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ...analysis.rows import rundir
 from ...analysis.rows.storage import Location, atomic
 from ..contract import State
 
@@ -47,8 +48,7 @@ class StateFiles:
 
     def _saved_parts(self) -> list[int]:
         """Into how many parts the cohort was split where all of them were saved, the most first."""
-        folder = self.folder / "state"
-        files = folder.glob(f"{self.cohort}-*.safetensors")
+        files = rundir.state_files(self.folder, self.cohort)
         names = {path.name for path in files}
         begun: set[int] = set()
         for name in names:
@@ -65,8 +65,7 @@ class StateFiles:
         return [self._path(part, parts) for part in range(parts)]
 
     def _path(self, part: int, parts: int) -> Location:
-        name = f"{self.cohort}-{part}-{parts}.safetensors"
-        return self.folder / "state" / name
+        return rundir.state_file(self.folder, self.cohort, part, parts)
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -105,4 +104,4 @@ def forget_parts(folder: Location, cohort: str) -> None:
 
 
 def _parts_path(folder: Location, cohort: str) -> Location:
-    return folder / "state" / f"{cohort}-parts.txt"
+    return rundir.parts_file(folder, cohort)

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from ...analysis.rows import rundir
 from ...analysis.rows.storage import Location
 from ..contract import Algorithm
 from ..domain import Domain, canonical
@@ -29,7 +30,7 @@ _COLUMN_TYPES = {
 
 def rows_path(folder: Location, cohort: str, rung: int | str) -> Location:
     """Where the rows of a cohort at a rung are."""
-    return folder / "rows" / f"{cohort}-{rung}.parquet"
+    return rundir.rows_file(folder, cohort, rung)
 
 
 def labels(

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ...analysis.rows import table
+from ...analysis.rows import rundir, table
 from ...analysis.rows.goals import Limit
 from ...analysis.rows.storage import Location
 from ..algorithms import find
@@ -329,7 +329,7 @@ class Training:
             name = f"{name}-{part}"
         networks = self.algorithm.networks(self.parent, state)
         write_networks(
-            self.folder / "networks" / f"{name}.safetensors",
+            rundir.networks_file(self.folder, name),
             members=[self.ids[slot] for slot in slots],
             networks=shallow.noted(self.parent, networks),
             positions=positions,
