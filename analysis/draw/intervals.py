@@ -118,7 +118,8 @@ def values(lines: pd.DataFrame, study: str) -> Picture:
         f"Test accuracy minus that of the parent of the same value and seed: mean over {seeds}, "
         "95 % t interval.",
         f"Filled: better or worse after Holm's correction; hollow: not shown. Dotted: ± {margin} "
-        "points. Values of one setting stand side by side; without an interval: all seeds alike.",
+        "points.",
+        "Values of one setting stand side by side; without an interval: all seeds alike.",
     ]
     if len(shown) < len(arms):
         said.append(f"Drawn: the first {len(shown)} of {len(arms)} arms.")
