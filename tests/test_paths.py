@@ -42,7 +42,7 @@ INSIDE = {
     ("trainables.records.networks", "write_networks"),
     ("trainables.pulse", "left_in"),
     ("trainables.pulse", "path"),
-    ("trainables.pulse", "read"),
+    ("trainables.pulse", "last_word"),
 }
 """Module and name of functions that are handed locations which were looked up already."""
 POINTS = """name,source,dataset,model,protocol,counted,accuracy,flops,params

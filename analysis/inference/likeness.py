@@ -32,6 +32,8 @@ ABOUT = ("commit", "device", "versions")
 """What of a footer is named where it differs: results may depend on it, but nothing says that they
 do.
 """
+UNSAID = "its default"
+"""What a footer means that lacks a field: keys that came later are left out at their defaults."""
 MEASURES = (
     "accuracy_valid",
     "flops_masked",
@@ -248,8 +250,9 @@ def _distinct(facts: Sequence[Facts], field: str) -> list[str]:
     """What facts say of a field, in words, once each."""
     words: list[str] = []
     for fact in facts:
-        value = fact.get(field)
-        word = _word(value)
+        word = UNSAID
+        if field in fact:
+            word = _word(fact[field])
         if word not in words:
             words.append(word)
     return words

@@ -236,7 +236,7 @@ def test_weights_that_are_split_are_said_once_for_an_arm(
     said: list[str] = []
     planned(found, tmp_path, say=said.append)
     assert said == [
-        f'arm "{arm}": members that differ in `beta` or `beta_absolute` alone train together '
+        f'arm "{arm}": members that differ in `beta` or `beta_absolute` or `neurons` alone train together '
         "where they fit a worker; got 4 where at most 3 fit: they train in parts, each of which "
         f"does over again what they would share; to keep them together, lower {CRONOS.lighter}"
         for arm in ("cronos", "other")
