@@ -37,7 +37,6 @@ INSIDE = {
     ("trainables.records.parts", "ask_parts"),
     ("trainables.records.parts", "parts_asked"),
     ("trainables.records.parts", "forget_parts"),
-    ("trainables.records.rows", "rows_path"),
     ("trainables.records.networks", "written"),
     ("trainables.records.networks", "write_networks"),
     ("trainables.pulse", "left_in"),

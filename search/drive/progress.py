@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from rich.live import Live
 
 from ...analysis.points.front import COSTS, eligible, front
+from ...analysis.rows import rundir
 from ...analysis.rows.storage import Location, source
 from ...analysis.rows.table import RUNNING
 from ...trainables import pulse
-from ...trainables.records.rows import rows_path
 from ..console import Console
 from ..plan.generations import Planned
 
@@ -98,7 +98,7 @@ class Progress:
         """A cohort wrote the rows of `rung`."""
         if not planned.algorithm or not rung:
             return
-        path = rows_path(self.folder, planned.name, rung)
+        path = rundir.rows_file(self.folder, planned.name, rung)
         columns = ["status", "accuracy_valid", *COSTS]
         written = pq.read_table(source(path), columns=columns)
         rows = written.to_pandas()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 
 from ...analysis.rows import rundir, swept
@@ -34,7 +35,7 @@ def run(
         return single.run(studies[""], folder, console, address, insecure, early)
     for study in studies.values():
         with at(study.place):
-            checks.check(study)
+            checks.check(_unloaded(study))
     with locked(folder) as check:
         _check_swept(folder)
         _say_left_out(studies, folder, console)
@@ -43,7 +44,7 @@ def run(
         for number, (value, study) in enumerate(studies.items(), 1):
             check()
             console.say(f"[task] {value} ({number} of {len(studies)})")
-            code = single.run(study, folder / value, console, address, insecure, early)
+            code = single.run(_unloaded(study), folder / value, console, address, insecure, early)
             if code == INTERRUPTED:
                 return INTERRUPTED
             if code == FAILED:
@@ -80,6 +81,12 @@ def _check_swept(folder: Location) -> None:
         rule = "a study that sweeps values of [task] has an output folder of its own"
         got = "one of a study that sweeps none: choose another --out"
         raise Mistake(f"{folder}: {rule}; got {got}")
+
+
+def _unloaded(study: Study) -> Study:
+    """The study with a task that has read no data: memory holds those of one value at a time."""
+    task = dataclasses.replace(study.task)
+    return dataclasses.replace(study, task=task)
 
 
 def _check_unswept(folder: Location) -> None:

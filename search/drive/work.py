@@ -16,7 +16,7 @@ from ...analysis.rows import rundir, table
 from ...analysis.rows.storage import Location
 from ...trainables.domain import Value, canonical
 from ...trainables.records.cohort import Cohort
-from ...trainables.records.rows import footer, hp_types, labels, rows_path
+from ...trainables.records.rows import footer, hp_types, labels
 from ...trainables.task import Task, identity
 from ...trainables.training.dense import dense_ready
 from ..plan import rungs
@@ -174,7 +174,7 @@ class Work:
         return self.study.about.reduction_factor is not None or bool(self.plan.rounds)
 
     def _rows(self, planned: Planned, key: int | str) -> Location:
-        return rows_path(self.folder, planned.name, key)
+        return rundir.rows_file(self.folder, planned.name, key)
 
     def _settled(self, planned: Planned, names: Set[str] | None) -> _Place:
         """How far a cohort is, by its rows. Rows of members whose stop was recorded are written
@@ -247,7 +247,7 @@ class Work:
         return self._waits(place) and not self._decided(planned, place.rung)
 
     def _decided(self, planned: Planned, rung: int) -> bool:
-        return rungs.decision(self.folder, planned.name, rung).name in self._decisions
+        return rundir.decision_file(self.folder, planned.name, rung).name in self._decisions
 
     # ---- the queue
 
@@ -438,5 +438,5 @@ def write_ends(
         if name not in ended:
             rows.append(labels(study.about.name, task, cohort, algorithm, slot, name) | end)
     if rows:
-        path = rows_path(folder, cohort.name, status)
+        path = rundir.rows_file(folder, cohort.name, status)
         table.write(path, rows, hp_types(algorithm.space), footer(task))

@@ -17,7 +17,7 @@ from ...analysis.rows import rundir, table
 from ...analysis.rows.goals import Goals
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, source
-from ...trainables.records.rows import hp_types, rows_path
+from ...trainables.records.rows import hp_types
 from ..study.schema import Arm, Study
 
 KEYS = ["arm", "hp", "seed", "member", "cohort", "rung", "status"]
@@ -124,11 +124,6 @@ def decided(
     return dict(zip(decisions.index, reasons, strict=True))
 
 
-def decision(folder: Location, cohort: str, rung: int) -> Location:
-    """Where it is recorded who of a cohort does not go on from a rung: member -> reason."""
-    return rundir.decision_file(folder, cohort, rung)
-
-
 @contextlib.contextmanager
 def part_of_plan(path: Location) -> Iterator[None]:
     """Raise Mistake naming a file of the plan that is torn or not ours."""
@@ -149,7 +144,7 @@ def record(
     gone: Mapping[str, str],
 ) -> str:
     """Write a decision down, before anything is done about it; returns the name of its file."""
-    path = decision(folder, cohort, rung)
+    path = rundir.decision_file(folder, cohort, rung)
     in_order = dict(sorted(gone.items()))
     content = json.dumps(in_order)
     with atomic(path) as temporary:
@@ -167,12 +162,12 @@ def stop(
     """Write the last rows of the members that a recorded decision stops: their rows at the rung,
     with the reason; how many.
     """
-    recorded = decision(folder, cohort, rung)
+    recorded = rundir.decision_file(folder, cohort, rung)
     with part_of_plan(recorded):
         gone: dict[str, str] = dict(json.loads(recorded.read_text()))
-    path = rows_path(folder, cohort, f"stopped-{rung}")
+    path = rundir.rows_file(folder, cohort, f"stopped-{rung}")
     if not path.exists():
-        measured = rows_path(folder, cohort, rung)
+        measured = rundir.rows_file(folder, cohort, rung)
         at_rung = pq.read_table(source(measured))
         last: list[dict[str, object]] = []
         for row in at_rung.to_pylist():

@@ -10,10 +10,9 @@ from typing import Any
 import pyarrow as pa
 from test_report import FOOTER, measured
 
-from prunefront.analysis.rows import table
+from prunefront.analysis.rows import rundir, table
 from prunefront.search.console import Console
 from prunefront.search.drive.progress import Progress
-from prunefront.trainables.records.rows import rows_path
 
 
 def line(tmp_path: Path, *changes: dict[str, Any]) -> str:
@@ -22,7 +21,7 @@ def line(tmp_path: Path, *changes: dict[str, Any]) -> str:
         {**measured("dns", 0.5, seed, "x"), "rung": 1, **change}
         for seed, change in enumerate(changes)
     ]
-    table.write(rows_path(tmp_path, "cohort", 1), rows, {"sparsity": pa.float64()}, FOOTER)
+    table.write(rundir.rows_file(tmp_path, "cohort", 1), rows, {"sparsity": pa.float64()}, FOOTER)
     progress = Progress(tmp_path, lambda: (len(rows), False), 0, 1, Console(file=io.StringIO()))
     progress.reached(types.SimpleNamespace(name="cohort", algorithm="dns", size=len(rows)), 1)  # type: ignore[arg-type]
     return progress._line()

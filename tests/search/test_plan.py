@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunefront.analysis.rows import rundir
 from prunefront.analysis.rows.mistake import Mistake
 from prunefront.search.drive.work import Work
 from prunefront.search.plan import checks, generations, rungs
@@ -21,7 +22,6 @@ from prunefront.search.study.schema import Study
 from prunefront.trainables.algorithms.chance import Chance
 from prunefront.trainables.domain import code_path
 from prunefront.trainables.records.cohort import Cohort
-from prunefront.trainables.records.rows import rows_path
 
 STUDY = '[study]\nname = "s"\nseeds = {seeds}\nmax_cohort = {size}\n[task]\nwidths = [4]\nepochs = {epochs}\n'
 DENSE = '[[arm]]\nalgorithm = "dense"\n'
@@ -270,8 +270,8 @@ def test_a_cohort_that_holds_removed_members_beside_others_is_done_when_it_is_do
     before = study(tmp_path, both)
     (cohort,) = prepare(before, tmp_path, 1)
     for rung in range(1, 5):
-        rows_path(tmp_path, cohort.name, rung).parent.mkdir(exist_ok=True)
-        rows_path(tmp_path, cohort.name, rung).write_text("the rows of all members")
+        rundir.rows_file(tmp_path, cohort.name, rung).parent.mkdir(exist_ok=True)
+        rundir.rows_file(tmp_path, cohort.name, rung).write_text("the rows of all members")
     after = study(tmp_path, both.replace("0.5, ", ""))
     planned = generations.Plan(after, tmp_path, 1)
     planned.open()
@@ -309,7 +309,7 @@ def test_arms_that_skip_the_task_are_not_planned(tmp_path: Path) -> None:
 def test_another_task_is_refused(tmp_path: Path, change: dict[str, str], sentence: str) -> None:
     (cohort,) = prepare(study(tmp_path, DENSE), tmp_path, 2)
     (tmp_path / "rows").mkdir()
-    rows_path(tmp_path, cohort.name, 1).write_bytes(b"")
+    rundir.rows_file(tmp_path, cohort.name, 1).write_bytes(b"")
     written = {path: path.read_bytes() for path in (tmp_path / "plan").iterdir()}
     settings = [
         f"{'study' if key == 'name' else 'task'}.{key}={value}" for key, value in change.items()
@@ -325,7 +325,7 @@ def test_another_task_takes_the_place_of_one_without_measured_rows(tmp_path: Pat
     """Also of one whose members all failed or were skipped; nothing of it stays."""
     (cohort,) = prepare(study(tmp_path, DENSE), tmp_path, 2)
     left = [
-        rows_path(tmp_path, cohort.name, "failed"),
+        rundir.rows_file(tmp_path, cohort.name, "failed"),
         tmp_path / "rows" / "skipped-0.parquet",
         tmp_path / "state" / "a",
     ]
@@ -373,7 +373,7 @@ def test_a_damaged_plan_is_named(tmp_path: Path, name: str, content: str):
 @pytest.mark.parametrize("content", ["{", "3", '["x"]', ""])
 def test_a_damaged_decision_is_named(tmp_path: Path, content: str):
     found = study(tmp_path, DNS)
-    path = rungs.decision(tmp_path, "abc", 1)
+    path = rundir.decision_file(tmp_path, "abc", 1)
     path.parent.mkdir()
     path.write_text(content)
     with pytest.raises(Mistake, match="rung-1-abc"):

@@ -215,3 +215,21 @@ def test_a_key_of_the_task_in_another_table_is_named_as_one(tmp_path: Path) -> N
     path.write_text(ABOUT + "rungs = 1\n" + ARM)
     with pytest.raises(Mistake, match="`rungs` is no key here; it is one of \\[task\\]"):
         parse.read(path)
+
+
+def test_no_study_keeps_the_data_of_another_value_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def run_one(study: Any, *_: Any) -> int:
+        seen.append(study.task)
+        return DONE
+
+    monkeypatch.setattr("prunefront.search.drive.run.run", run_one)
+    studies = parse.read_swept(written(tmp_path, NOISY))
+    driver.run(studies, tmp_path / "out", Console())
+    for study, task in zip(studies.values(), seen, strict=True):
+        assert task == study.task
+        for one in (task, study.task):
+            assert "data" not in vars(one.workbench), "read where it is used, and let go of there"

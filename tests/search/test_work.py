@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from prunefront.analysis.rows import table
+from prunefront.analysis.rows import rundir, table
 from prunefront.search.drive.work import Segment, Work
-from prunefront.search.plan import generations, rungs
+from prunefront.search.plan import generations
 from prunefront.search.study.parse import read
 from prunefront.search.study.schema import Study
 from prunefront.trainables.records.training import Training
@@ -222,7 +222,7 @@ def test_a_failed_cohort_does_not_hold_up_the_others(tmp_path: Path) -> None:
     assert work.over
     last = table.last(rows(tmp_path))
     assert set(last["status"]) == {"failed", "done", "stopped"}
-    assert not rungs.decision(tmp_path, broken.cohort.name, 1).exists()
+    assert not rundir.decision_file(tmp_path, broken.cohort.name, 1).exists()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunefront.analysis.rows import table
+from prunefront.analysis.rows import rundir, table
 from prunefront.analysis.rows.goals import Limit
 from prunefront.trainables.algorithms import find
 from prunefront.trainables.algorithms.dns import DNS
@@ -27,7 +27,6 @@ from prunefront.trainables.records.networks import (
     load_shrunk,
 )
 from prunefront.trainables.records.parts import ask_parts
-from prunefront.trainables.records.rows import rows_path
 from prunefront.trainables.records.training import Training
 from prunefront.trainables.task import Task
 from prunefront.trainables.training import memory
@@ -74,9 +73,9 @@ def test_it_ends_with_rows_and_networks_and_without_a_state(calm: Path):
 def test_opened_again_it_carries_on(calm: Path, tmp_path: Path, rung: int, lost: str | None):
     train(tmp_path, rungs=rung)
     if lost == "rows":  # killed after the State was saved and before its rows were
-        rows_path(tmp_path, COHORT.name, rung).unlink()
+        rundir.rows_file(tmp_path, COHORT.name, rung).unlink()
     if lost == "earlier rows":
-        rows_path(tmp_path, COHORT.name, 1).unlink()
+        rundir.rows_file(tmp_path, COHORT.name, 1).unlink()
     if lost == "state":
         (tmp_path / "state" / f"{COHORT.name}-0-1.safetensors").unlink()
     assert train(tmp_path).finished

@@ -554,6 +554,17 @@ def test_members_that_differ_in_the_number_of_neurons_share_one_solution(
     state = algorithm.start(parent, members)
     state = algorithm.advance(parent, state)
     assert sum(solved) == 2, "two weights, however many neurons are selected"
+    certified: list[int] = []
+    found = convex.Problem.found
+
+    def noticed(self: convex.Problem, at: Any, betas: Tensor) -> Any:
+        certified.append(len(betas))
+        return found(self, at, betas)
+
+    monkeypatch.setattr(convex.Problem, "found", noticed)
+    networks = algorithm.networks(parent, state)
+    assert sum(certified) == 2, "and two certificates"
+    assert networks.metrics["neurons"].tolist()[::2] == [4, 8, 16]
     alone = algorithm.advance(parent, algorithm.start(parent, members[4:5]))
     for name in ("t", "u", "z"):
         assert torch.allclose(state.members[name][4], alone.members[name][0], atol=1e-9)

@@ -92,11 +92,12 @@ def _seen(ctx: Context, names: Collection[str]) -> Context:
     pruner = PRUNERS[ctx.hp["features"]]
     hp: dict[str, Any] = {}
     for name, domain in pruner.space.items():
-        given = ctx.hp.get(f"{PREFIX}{name}")
-        value = domain.default if given is None else given
+        value: Any = ctx.hp.get(f"{PREFIX}{name}")
         if value is None:
-            continue
-        is_number = not domain.static and given is None
-        hp[name] = ctx.seed.new_tensor(value, dtype=torch.float64) if is_number else value
+            value = domain.default
+            if value is not None and not domain.static:
+                value = torch.full((), value, dtype=torch.float64, device=ctx.seed.device)
+        if value is not None:
+            hp[name] = value
     layers = [layer for layer in ctx.structure.layers if layer.weight in names]
     return dataclasses.replace(ctx, hp=hp, structure=Structure(tuple(layers), ()))

@@ -62,7 +62,7 @@ class Cronos(Algorithm):
     agree with others alone for a few dozen iterations only.
     gates_from normal: as in the paper; pairs: halfway between random pairs of examples; sgd: hidden
     units of a network of P of them after `gate_epochs`, which the member is charged for.
-    Where no weight is given, mode solve keeps the longest 32 neurons (`neurons`) at most.
+    Where no weight is given, mode solve keeps the longest 32 neurons at most.
     select greedy: forward selection of at most `neurons` with one second layer for all classes, a
     ridge regression; beta: as they are.  units_from random_features: random ReLU units in place of
     the convex program's, as many as it may have, and the same selection: a control.
@@ -149,12 +149,7 @@ class Cronos(Algorithm):
         "select": Domain(
             "choice", "beta", "how neurons are chosen", choices=("beta", "greedy"), static=True
         ),
-        "neurons": Domain(
-            "whole",
-            32,
-            "neurons at most: select greedy; and mode solve where no weight is given",
-            low=1,
-        ),
+        "neurons": Domain("whole", 32, "neurons at most: select greedy", low=1),
         "refit": Domain(
             "choice",
             "no",
@@ -308,15 +303,19 @@ class Cronos(Algorithm):
         the optimum.  gates: that a neuron uses.  cg: iterations of conjugate gradients.  neurons:
         in the network.
         """
-        hp = state.scalars["static"]
+        hp, held = state.scalars["static"], state.members
         rows: dict[int, dict[str, Tensor]] = {}
         for problem, index in _problems(task, state):
             X = problem.program.X * problem.scale
             most = convex.beta_max(problem.program, problem.Y).max()
-            for part in index.split(1):
-                row = _certified(problem, X, state, part)
-                row["beta_max"] = most * problem.scale
-                rows[int(part)] = row
+            leaders = _leaders(state, index)
+            for leader in leaders.unique():
+                part = leader[None]
+                solved = problem.found(_iterate(held, part), held["beta"][part].to(X.dtype))
+                for own in index[leaders == leader].split(1):
+                    row = _certified(problem, X, state, own, solved)
+                    row["beta_max"] = most * problem.scale
+                    rows[int(own)] = row
         columns: dict[str, Tensor] = {}
         for name in rows[0]:
             columns[name] = torch.stack([rows[k][name] for k in range(state.size)])
@@ -381,6 +380,7 @@ def _leaders(state: State, index: Tensor) -> Tensor:
     """
     betas = state.members["beta"][index]
     is_same = betas[:, None] == betas
+    is_same.fill_diagonal_(True)  # NaN before the first iteration
     first = is_same.int().argmax(1)
     return index[first]
 
@@ -394,13 +394,20 @@ def _follow(state: State, index: Tensor, leaders: Tensor) -> None:
         column[index[follows]] = column[leaders[follows]]
 
 
-def _certified(problem: convex.Problem, X: Tensor, state: State, part: Tensor) -> dict[str, Tensor]:
-    """The network of the member at `part`, (1,), with its certificate and what it cost."""
+def _certified(
+    problem: convex.Problem,
+    X: Tensor,
+    state: State,
+    part: Tensor,
+    solved: tuple[Tensor, convex.Certificate],
+) -> dict[str, Tensor]:
+    """The network of the member at `part`, (1,), with its certificate and what it cost.
+
+    solved: as from `Problem.found`, of its program.
+    """
     hp, held = state.scalars["static"], state.members
-    iterate = _iterate(held, part)
-    beta = held["beta"][part].to(X.dtype)
-    solved, proof = problem.found(iterate, beta)
-    v = solved[0]
+    neurons, proof = solved
+    v = neurons[0]
     if hp["units_from"] == "random_features":
         (seed,) = held["seed"][part]
         v = random_neurons(seed, v)

@@ -12,8 +12,6 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from ...analysis.rows import rundir
-from ...analysis.rows.storage import Location
 from ..contract import Algorithm
 from ..domain import Domain, canonical
 from ..task import Task
@@ -26,11 +24,6 @@ _COLUMN_TYPES = {
     "text": pa.string(),
 }
 """By the kind of a hyper-parameter's domain."""
-
-
-def rows_path(folder: Location, cohort: str, rung: int | str) -> Location:
-    """Where the rows of a cohort at a rung are."""
-    return rundir.rows_file(folder, cohort, rung)
 
 
 def labels(

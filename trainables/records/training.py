@@ -29,7 +29,7 @@ from .cohort import Cohort
 from .networks import write_networks
 from .parts import StateFiles, forget_parts, out_of_memory, parts_asked
 from .physical import Parent
-from .rows import footer, hp_types, labels, rows_path
+from .rows import footer, hp_types, labels
 
 
 class Training:
@@ -180,7 +180,7 @@ class Training:
     # ---- rows, and who goes on
 
     def _has_rows(self, rung: int) -> bool:
-        path = rows_path(self.folder, self.cohort.name, rung)
+        path = rundir.rows_file(self.folder, self.cohort.name, rung)
         return path.exists()
 
     def _write_rows(
@@ -188,7 +188,7 @@ class Training:
         rung: int | str,
         rows: list[dict[str, Any]],
     ) -> None:
-        path = rows_path(self.folder, self.cohort.name, rung)
+        path = rundir.rows_file(self.folder, self.cohort.name, rung)
         types = hp_types(self.algorithm.space)
         about = footer(self.task)
         table.write(path, rows, types, about)
@@ -210,7 +210,7 @@ class Training:
 
         A configuration's seeds share its fate, by their mean.
         """
-        path = rows_path(self.folder, self.cohort.name, "stopped-0")
+        path = rundir.rows_file(self.folder, self.cohort.name, "stopped-0")
         if path.exists():
             return
         rows: list[dict[str, Any]] = []
@@ -297,7 +297,7 @@ class Training:
         """Members with a last row at a rung."""
         ended: set[str] = set()
         for name in (rung, f"stopped-{rung}"):
-            path = rows_path(self.folder, self.cohort.name, name)
+            path = rundir.rows_file(self.folder, self.cohort.name, name)
             if path.exists():
                 ended |= table.ended(path)
         return ended
