@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ...analysis.rows.mistake import Mistake
@@ -95,7 +96,7 @@ def _linear(phase: Phase, ctx: Context) -> float:
 
 def _cosine(phase: Phase, ctx: Context) -> float:
     angle = math.pi * phase.done(ctx.step)
-    return 0.5 * (1 + math.cos(angle))
+    return 0.5 * (1 + np.cos(angle))
 
 
 def _step(phase: Phase, ctx: Context) -> float:

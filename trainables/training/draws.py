@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from .timed import Timed, timed
+
 Shape = tuple[int, ...]
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -20,16 +22,21 @@ _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
 
 
-def key(seed: Tensor, *words: int | str) -> Tensor:
+def key(seed: Tensor, *words: int | str | Timed) -> Tensor:
     """A 64-bit key from a seed (...) int64 and words: counters, and names of the sites where
     numbers are drawn.
     """
+    site = timed(_digest, *words)
+    mixed_seed = _mix(seed)
+    return _mix(mixed_seed ^ site)
+
+
+def _digest(*words: int | str) -> int:
+    """64 bits that stand for words."""
     told = repr(words).encode()
     hashed = hashlib.blake2b(told, digest_size=8)
     digest = hashed.digest()
-    site = int.from_bytes(digest, "big", signed=True)
-    mixed_seed = _mix(seed)
-    return _mix(mixed_seed ^ site)
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def bits(key: Tensor, shape: Shape, index: Tensor | int = 0) -> Tensor:

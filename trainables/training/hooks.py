@@ -15,6 +15,7 @@ from ..structure.shapes import shaped
 from ..structure.units import Structure
 from ..tree import Tree
 from . import draws, optimizers
+from .timed import timed
 
 if TYPE_CHECKING:
     from ..task import Task
@@ -189,7 +190,7 @@ def contexts(task: Task, state: State) -> Callable[[Tree, int], Context]:
     course = optimizers.course(task)
 
     def rate(step: int) -> float:
-        return course(step, steps)
+        return timed(course, step, steps)
 
     def context(given: Tree, step: int) -> Context:
         hp = {**static, **given["hp"]}

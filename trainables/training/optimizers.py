@@ -10,8 +10,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from .timed import timed
 
 if TYPE_CHECKING:
     from ..task import Task
@@ -100,7 +103,7 @@ class Optimizer(abc.ABC):
     """One optimiser of a stack, or of a lone member whose tensors have no leading dimension.
 
     hp: `lr` and `weight_decay`, (K,) or ().  kept: its slots, written in place.  steps: the horizon
-    of the schedule.
+    of the schedule.  decays: whether any weight decay is above 0.
     """
 
     def __init__(
@@ -109,10 +112,11 @@ class Optimizer(abc.ABC):
         hp: Tensors,
         kept: Mapping[str, Any],
         steps: int,
+        decays: bool,
     ) -> None:
         self.lr = hp["lr"]
         self.decay = hp["weight_decay"]
-        self.decays = bool((self.decay != 0).any())
+        self.decays = decays
         self.kept = kept
         self.schedule = course(task)
         self.steps = steps
@@ -129,7 +133,7 @@ class Optimizer(abc.ABC):
 
     def rate(self, step: int) -> Tensor:
         """The learning rates at a step, (K,) or ()."""
-        factor = self.schedule(step, self.steps)
+        factor = timed(self.schedule, step, self.steps)
         return self.lr * factor
 
     def decayed(self, change: Tensor, parameter: Tensor) -> Tensor:
@@ -212,7 +216,7 @@ class DAdaptAdam(Optimizer):
         }
 
     def update(self, params: Tensors, grads: Tensors, step: int) -> None:
-        factor = self.schedule(step, self.steps)
+        factor = timed(self.schedule, step, self.steps)
         rate = self.kept[DISTANCE] * self.lr
         rate = rate * factor
         if self.corrects:
@@ -297,7 +301,7 @@ def _correction(step: int) -> float:
     """What a step of Adam is multiplied by, since both of its averages started at zero."""
     weight_of_mean = 1 - 0.9 ** (step + 1)
     weight_of_square = 1 - 0.999 ** (step + 1)
-    return math.sqrt(weight_of_square) / weight_of_mean
+    return np.sqrt(weight_of_square) / weight_of_mean
 
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
@@ -367,19 +371,27 @@ def stilled(task: Task, kept: Mapping[str, Any], masks: Tensors) -> Slots:
     return slots
 
 
+def decaying(hp: Tensors) -> bool:
+    """Whether any member has a weight decay above 0; the device is waited for."""
+    return bool((hp["weight_decay"] != 0).any())
+
+
 def updater(
     task: Task,
     hp: Tensors,
     kept: Mapping[str, Any],
     steps: int,
+    decays: bool | None = None,
 ) -> Update:
     """The task's optimiser as a function; `kept` are its slots, written in place.
 
     hp: `lr` and `weight_decay`, (K,) for a stack, () for a lone member.  steps: the horizon of the
-    schedule.
+    schedule.  decays: whether any weight decay is above 0; None: it is looked at.
     """
+    if decays is None:
+        decays = decaying(hp)
     kind = OPTIMIZERS[task.optimizer]
-    optimizer = kind(task, hp, kept, steps)
+    optimizer = kind(task, hp, kept, steps, decays)
     return optimizer.update
 
 

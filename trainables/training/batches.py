@@ -1,0 +1,92 @@
+"""The batches of a cohort's steps: functions of the members' seeds."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..contract import State
+from ..data.augment import augment
+from . import draws
+
+if TYPE_CHECKING:
+    from ..task import Task
+
+Batch = tuple[int, Tensor, Tensor]
+"""A step, its inputs (K, B, *shape) and its labels (K, B)."""
+
+EPOCHS = 2
+"""How many orders of the examples are kept: steps may be asked for across the end of an epoch."""
+
+
+class Batches:
+    """The batches of the members of `state` up to step `last`; read, and augmented, once for each
+    distinct seed.
+    """
+
+    def __init__(self, task: Task, state: State, last: int) -> None:
+        seeds = state.members["seed"]
+        numbers = list(dict.fromkeys(seeds.tolist()))
+        self._task = task
+        self._seeds = torch.tensor(numbers, device=seeds.device)
+        self._of: Tensor | None = None
+        if len(numbers) < len(seeds):
+            is_its_own = seeds[:, None] == self._seeds
+            self._of = is_its_own.int().argmax(1)
+        self._site = "order"
+        if state.scalars["before"]:
+            self._site = "pruning"  # the dense phase before it, a task of its own, draws others
+        self._order = functools.lru_cache(EPOCHS)(self._drawn_order)
+        self._ahead: Iterator[Batch] | None = None
+        self._steps = range(state.scalars["step"], last)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether inputs are on the device as they are trained on, so that rows are enough."""
+        inputs = self._task.data.inputs["train"]
+        return isinstance(inputs, Tensor) and not self._task.augment
+
+    def take(self, count: int) -> Iterator[Batch]:
+        """The next `count` batches, of which more may be read ahead."""
+        if self._ahead is None:
+            self._ahead = self._read()
+        return itertools.islice(self._ahead, count)
+
+    def rows(self, steps: range) -> Tensor:
+        """The examples of each member at each of `steps`, (steps, K, B) int64."""
+        of_seeds = torch.stack([self._rows(step) for step in steps])
+        if self._of is None:
+            return of_seeds
+        return of_seeds[:, self._of]
+
+    def _read(self) -> Iterator[Batch]:
+        rows = map(self._rows, self._steps)
+        read = self._task.data.feed(rows)
+        for step, (x, y) in zip(self._steps, read, strict=True):
+            if self._task.augment:
+                own_site = f"{self._site} augment"
+                key = draws.key(self._seeds, step, own_site)
+                x = augment(x, self._task.augment, key)
+            if self._of is not None:
+                x = x[self._of]
+                y = y[self._of]
+            yield step, x, y
+
+    def _rows(self, step: int) -> Tensor:
+        """The examples of each distinct seed at a step, (seeds, B)."""
+        task = self._task
+        epoch, place = divmod(step, task.steps_per_epoch)
+        first = place * task.batch_size
+        end = first + task.batch_size
+        shuffled = self._order(epoch)
+        return shuffled[:, first:end]
+
+    def _drawn_order(self, epoch: int) -> Tensor:
+        key = draws.key(self._seeds, epoch, self._site)
+        examples = len(self._task.data.labels["train"])
+        return draws.permutation(key, examples)
