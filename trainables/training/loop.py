@@ -243,7 +243,11 @@ def _batches(task: Task, state: State, last: int) -> Iterator[Batch]:
     """
     seeds = state.members["seed"]
     numbers = list(dict.fromkeys(seeds.tolist()))
-    distinct = torch.tensor(numbers, device=seeds.device)
+    on_host = torch.tensor(numbers)
+    distinct = on_host.to(seeds.device, non_blocking=True)
+    ordering = distinct
+    if task.data.streams:  # the host reads inputs, and so must know their order
+        ordering = on_host
     of = None
     if len(distinct) < len(seeds):
         is_its_own = seeds[:, None] == distinct
@@ -255,7 +259,7 @@ def _batches(task: Task, state: State, last: int) -> Iterator[Batch]:
 
     @functools.lru_cache(1)
     def order(epoch: int) -> Tensor:
-        key = draws.key(distinct, epoch, site)
+        key = draws.key(ordering, epoch, site)
         return draws.permutation(key, examples)
 
     def rows(step: int) -> Tensor:
