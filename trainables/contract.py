@@ -58,9 +58,13 @@ class State:
         """
         places = torch.as_tensor(index, dtype=torch.long)
 
+        on: dict[torch.device, Tensor] = {}
+
         def choose(tensor: Tensor) -> Tensor:
-            there = places.to(tensor.device)
-            return tensor[there]
+            device = tensor.device
+            if device not in on:
+                on[device] = places.to(device, non_blocking=True)
+            return tensor[on[device]]
 
         members = map_tree(choose, self.members)
         scalars = dict(self.scalars)
@@ -98,12 +102,13 @@ class State:
     def load(path: Location, device: torch.device) -> State:
         """Read what `save` wrote, bit for bit."""
         tensors: dict[str, Tensor] = {}
-        with local(path) as here, safe_open(here, framework="pt", device=str(device)) as file:
+        with local(path) as here, safe_open(here, framework="pt") as file:
             header = file.metadata()
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 # Cloned: in the file tensors lie as the header's length has it, and some kernels
                 # round by how memory is aligned.
-                tensors[name] = file.get_tensor(name).clone()
+                tensor = file.get_tensor(name).clone()
+                tensors[name] = tensor.to(device, non_blocking=True)
         tree = nest(tensors)
         shape = None
         if "shape" in header:

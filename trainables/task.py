@@ -241,7 +241,7 @@ class Task:
         with seeded(seed):
             data = self.data  # inside: its reader may draw too
             module = wrapping.build(self.model, data.shape, data.classes, **self.model_options)
-        return module.to(self.torch_device, self.torch_dtype)
+        return module.to(self.torch_device, self.torch_dtype, non_blocking=True)
 
     @property
     def loaded_reason(self) -> str | None:

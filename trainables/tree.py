@@ -64,14 +64,49 @@ def first_leaf(tree: Tree) -> Tensor:
     return value
 
 
+TOGETHER = 1 << 26
+"""Bytes of tensors that are brought to the CPU in one copy, at most, if they are several."""
+
+
+def on_host(tensors: Mapping[str, Tensor]) -> Named:
+    """The tensors on the CPU, detached. Those of another device come together: the host waits once
+    for each type, and not for each tensor.
+    """
+    host: Named = {}
+    waiting: dict[torch.dtype, Named] = {}
+    for name, tensor in tensors.items():
+        host[name] = tensor.detach()
+        if tensor.device.type == "cpu":
+            continue
+        others = waiting.setdefault(tensor.dtype, {})
+        others[name] = host[name]
+        if sum(other.nbytes for other in others.values()) > TOGETHER:
+            host |= _brought(waiting.pop(tensor.dtype))
+    for others in waiting.values():
+        host |= _brought(others)
+    return host
+
+
+def _brought(tensors: Named) -> Named:
+    """Tensors of one type on the CPU, by one copy."""
+    vectors = [tensor.flatten() for tensor in tensors.values()]
+    sizes = [len(vector) for vector in vectors]
+    joined = vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+    parts = joined.cpu().split(sizes)
+    brought: Named = {}
+    for (name, tensor), part in zip(tensors.items(), parts, strict=True):
+        brought[name] = part.view(tensor.shape)
+    return brought
+
+
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the CPU, each in memory of its own, as a file of them needs it: those that
     share memory are cloned.
     """
     separate: dict[str, Tensor] = {}
     taken: set[int] = set()
-    for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
+    for name, tensor in on_host(tensors).items():
+        own = tensor.contiguous().resolve_conj().resolve_neg()
         storage = own.untyped_storage()
         is_part = storage.nbytes() > own.nbytes
         is_taken = storage.data_ptr() in taken

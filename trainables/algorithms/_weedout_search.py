@@ -151,7 +151,8 @@ class _Scoring:
         self.hp = hp
         self.incumbent = incumbent
         self.structure = task.structure  # found before `vmap`, under which no model can be built
-        self.seed = torch.tensor(member.seed, device=device)
+        seed = torch.tensor(member.seed)
+        self.seed = seed.to(device, non_blocking=True)
         self.step = 0
         self.stream = self.seed
         self.size = CHUNK
@@ -165,18 +166,15 @@ class _Scoring:
             self.size = strategies.GENERATION
             module = _by_batch(module)
         self.call = stack.Call(module)
-        self.sparsity = torch.tensor(
-            hp["sparsity"],
-            dtype=torch.float64,
-            device=device,
-        )
+        sparsity = torch.tensor(hp["sparsity"], dtype=torch.float64)
+        self.sparsity = sparsity.to(device, non_blocking=True)
         self.kind = task.torch_dtype
         if hp["precision"] == "bfloat16":
             self.kind = torch.bfloat16
         self.params = self._in_kind(take(parents.params, place))
         self.buffers = self._in_kind(take(parents.buffers, place))
         examples = len(task.data.labels["train"])
-        key = draws.key(self.seed, "weedout")
+        key = draws.key(seed, "weedout")
         order = draws.permutation(key, examples)
         self.rows = order[: whole(hp["examples"])]
 
@@ -268,10 +266,10 @@ class _Scoring:
         outputs_of_one = count * _largest(task)
         size = max(1, OUTPUTS // outputs_of_one)
         for part in self.rows.split(size):
-            inputs = data.examples("train", part).to(self.kind)
+            inputs, labels = data.labelled("train", part)
+            inputs = inputs.to(self.kind)
             logits = self._logits(mask, inputs, count).mT  # (count, classes, examples)
             logits = logits.to(task.torch_dtype)
-            labels = data.labels["train"][part]
             wanted = labels.expand(count, -1)
             losses = F.cross_entropy(logits, wanted, reduction="none")
             total += losses.sum(1)

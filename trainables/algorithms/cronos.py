@@ -249,7 +249,8 @@ class Cronos(Algorithm):
             for member in members:
                 value = member.hp[name]
                 values.append(math.nan if value is None else value)
-            return torch.tensor(values, dtype=torch.float64, device=device)
+            column = torch.tensor(values, dtype=torch.float64)
+            return column.to(device, non_blocking=True)
 
         begun = time.perf_counter()
         vectors = gates.vectors(task, members)
@@ -279,16 +280,17 @@ class Cronos(Algorithm):
         hp = state.scalars["static"]
         rung = state.scalars["rung"] + 1
         last = task.rung_step(_iterations(task, hp), rung)
-        for problem, index in _problems(task, state):
+        for problem, places in _problems(task, state):
             n, d = problem.program.X.shape
+            index = _on_device(places, state)
             _resolve_betas(problem, state, index)
             together = _at_a_time(len(problem.Y), len(problem.program.on), n, d)
             if hp["units_from"] != "convex":
                 continue  # nothing is solved
-            leaders = _leaders(state, index)
+            leaders = _leaders(state, places)
             for part in leaders.unique().split(together):
-                _iterate_to(last, problem, state, part)
-            _follow(state, index, leaders)
+                _iterate_to(last, problem, state, _on_device(part, state))
+            _follow(state, places, leaders)
         spent = (time.perf_counter() - begun) / state.size
         seconds = state.scalars["seconds"] + spent
         scalars = {**state.scalars, "rung": rung, "step": last, "seconds": seconds}
@@ -305,17 +307,18 @@ class Cronos(Algorithm):
         """
         hp, held = state.scalars["static"], state.members
         rows: dict[int, dict[str, Tensor]] = {}
-        for problem, index in _problems(task, state):
+        neurons = held["neurons"].tolist()
+        for problem, places in _problems(task, state):
             X = problem.program.X * problem.scale
             most = convex.beta_max(problem.program, problem.Y).max()
-            leaders = _leaders(state, index)
+            leaders = _leaders(state, places)
             for leader in leaders.unique():
-                part = leader[None]
+                part = _on_device(leader[None], state)
                 solved = problem.found(_iterate(held, part), held["beta"][part].to(X.dtype))
-                for own in index[leaders == leader].split(1):
-                    row = _certified(problem, X, state, own, solved)
+                for own in places[leaders == leader].tolist():
+                    row = _certified(problem, X, state, own, neurons[own], solved)
                     row["beta_max"] = most * problem.scale
-                    rows[int(own)] = row
+                    rows[own] = row
         columns: dict[str, Tensor] = {}
         for name in rows[0]:
             columns[name] = torch.stack([rows[k][name] for k in range(state.size)])
@@ -374,37 +377,47 @@ def _iterate_to(last: int, problem: convex.Problem, state: State, part: Tensor) 
     held["made"][part] += made.view(len(part), -1)
 
 
-def _leaders(state: State, index: Tensor) -> Tensor:
-    """For each member at `index`, all of one seed, the first one whose program is the same: they
+def _leaders(state: State, places: Tensor) -> Tensor:
+    """For each member at `places`, all of one seed, the first one whose program is the same: they
     differ in how many neurons are selected, and one is solved for all.
     """
-    betas = state.members["beta"][index]
+    betas = state.members["beta"][_on_device(places, state)]
     is_same = betas[:, None] == betas
     is_same.fill_diagonal_(True)  # NaN before the first iteration
     first = is_same.int().argmax(1)
-    return index[first]
+    return places[first.cpu()]
 
 
-def _follow(state: State, index: Tensor, leaders: Tensor) -> None:
-    """Put the programs of leaders in place of those of the members at `index` that have one."""
-    follows = leaders != index
+def _follow(state: State, places: Tensor, leaders: Tensor) -> None:
+    """Put the programs of leaders in place of those of the members at `places` that have one."""
+    follows = leaders != places
+    followers = _on_device(places[follows], state)
+    followed = _on_device(leaders[follows], state)
     names = [field.name for field in dataclasses.fields(Iterate)]
     for name in (*names, "made"):
         column = state.members[name]
-        column[index[follows]] = column[leaders[follows]]
+        column[followers] = column[followed]
+
+
+def _on_device(places: Tensor, state: State) -> Tensor:
+    """Places of members, known to the host, as an index of their tensors."""
+    return places.to(state.members["t"].device, non_blocking=True)
 
 
 def _certified(
     problem: convex.Problem,
     X: Tensor,
     state: State,
-    part: Tensor,
+    place: int,
+    most: int,
     solved: tuple[Tensor, convex.Certificate],
 ) -> dict[str, Tensor]:
-    """The network of the member at `part`, (1,), with its certificate and what it cost.
+    """The network of the member at a place, with its certificate and what it cost.
 
-    solved: as from `Problem.found`, of its program.
+    most: neurons that it has at most, as from `_most`.  solved: as from `Problem.found`, of its
+    program.
     """
+    part = slice(place, place + 1)
     hp, held = state.scalars["static"], state.members
     neurons, proof = solved
     v = neurons[0]
@@ -413,7 +426,6 @@ def _certified(
         v = random_neurons(seed, v)
     if hp["optimal_prune"] == "yes":
         v = convex.prune_dependent(v, X)
-    most = int(held["neurons"][part])
     row = network(v, X, problem.Y, hp, most)
     for name in ("primal", "dual", "gap"):
         row[name] = getattr(proof, name).sum()
@@ -431,18 +443,18 @@ def _certified(
 
 
 def _problems(task: Task, state: State) -> Iterator[tuple[convex.Problem, Tensor]]:
-    """For each distinct seed what its members share, and which these are; made when it is asked
-    for, since it is large.
+    """For each distinct seed what its members share, and which these are, on the CPU; made when it
+    is asked for, since it is large.
     """
     hp = state.scalars["static"]
-    seeds = state.members["seed"]
+    seeds = state.members["seed"].cpu()
     kind = state.members["t"].dtype
     X = gates.inputs(task).to(kind)
     Y = gates.targets(task).to(kind)
     for seed in seeds.unique():
         is_of_seed = seeds == seed
         members = is_of_seed.nonzero()[:, 0]
-        vectors = state.members["vectors"][members[0]]
+        vectors = state.members["vectors"][int(members[0])]
         opened = convex.patterns(X, vectors)
         problem = convex.Problem(X, Y, opened, hp["mode"], inner=hp["pcg_iterations"])
         yield problem, members

@@ -131,7 +131,7 @@ class Weedout(Algorithm):
         else:
             inner.members["found"] = _of_networks(task, columns, of)
         for name, column in held.items():
-            held[name] = column.to(task.torch_device)
+            held[name] = column.to(task.torch_device, non_blocking=True)
         return _around(inner, held)
 
     def advance(self, task: Task, state: State) -> State:
@@ -199,7 +199,7 @@ def _of_networks(task: Task, columns: Mapping[str, Tensor], of: Sequence[int]) -
         first.append(of.index(network))
     found: dict[str, Tensor] = {}
     for name, column in columns.items():
-        found[name] = column[first].to(task.torch_device)
+        found[name] = column[first].to(task.torch_device, non_blocking=True)
     found["changes"] = torch.zeros_like(found.pop("winner"))
     return found
 
@@ -248,7 +248,7 @@ def _begin(
 ) -> State:
     """The state of the networks that are trained, each with its parent's weights."""
     places = [seeds.index(network.seed) for network in networks]
-    index = torch.tensor(places, device=task.torch_device)
+    index = torch.tensor(places).to(task.torch_device, non_blocking=True)
     dense = dataclasses.replace(
         parents,
         params=take(parents.params, index),

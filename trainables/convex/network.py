@@ -22,11 +22,8 @@ def relu_weights(v: Tensor) -> tuple[Tensor, Tensor]:
     roots = lengths.sqrt()
     is_neuron = roots > 0
     hidden = torch.where(is_neuron, v / roots, 0)
-    signs = torch.tensor(
-        [1.0, -1.0],
-        dtype=v.dtype,
-        device=v.device,
-    )
+    signs = torch.tensor([1.0, -1.0], dtype=v.dtype)
+    signs = signs.to(v.device, non_blocking=True)
     outer = signs[:, None] * roots[..., 0]
     return hidden, outer
 

@@ -31,16 +31,25 @@ class Data:
     scale: Tensor
     cautions: tuple[str, ...] = ()
 
+    @property
+    def streams(self) -> bool:
+        """Whether training inputs stay where they are: the host reads them."""
+        return isinstance(self.inputs["train"], Stream)
+
     def examples(self, split: str, rows: Tensor) -> Tensor:
         """Inputs at rows (int64 of any shape): (*rows.shape, *shape)."""
         x = self.inputs[split]
-        device = self.labels[split].device
-        rows = rows.to(device)
         if isinstance(x, Stream):
             return x[rows]
-        flat_rows = rows.flatten()
+        flat_rows = rows.flatten().to(x.device, non_blocking=True)
         flat = x.index_select(0, flat_rows)
         return flat.view(*rows.shape, *self.shape)
+
+    def labelled(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels at rows, as `examples`."""
+        labels = self.labels[split]
+        places = rows.to(labels.device, non_blocking=True)
+        return self.examples(split, rows), labels[places]
 
     def feed(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and labels of training examples for each of `rows`, in turn; a data set that
@@ -50,12 +59,13 @@ class Data:
         labels = self.labels["train"]
         if isinstance(x, Tensor):
             for chosen in rows:
-                yield self.examples("train", chosen), labels[chosen]
+                yield self.labelled("train", chosen)
             return
         asked, again = itertools.tee(rows)
         batches = x.feed(asked)
         for batch, chosen in zip(batches, again, strict=True):
-            yield batch, labels[chosen]
+            places = chosen.to(labels.device, non_blocking=True)
+            yield batch, labels[places]
 
     def parts(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All inputs and labels of a split in order, `size` at a time."""

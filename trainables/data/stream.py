@@ -77,7 +77,7 @@ class Stream:
 
     def _standardised(self, batch: np.ndarray, rows: Tensor) -> Tensor:
         x = torch.from_numpy(batch)
-        x = x.to(self.mean.device)
+        x = x.to(self.mean.device, non_blocking=True)
         x = x.to(self.mean.dtype)
         centred = x - self.mean
         standard = centred / self.scale

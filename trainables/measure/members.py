@@ -14,6 +14,7 @@ from ...analysis.rows.mistake import Mistake
 from ..contract import Algorithm, Networks, State
 from ..task import Task
 from ..training import stack
+from ..tree import on_host
 from .flops import Counts
 from .removed import compression, layers
 
@@ -81,13 +82,13 @@ def _columns(
     columns: Columns = {}
     of = networks.of.cpu()
     measures = _measures(task, networks, last)
-    for name, of_networks in measures.items():
-        of_members = of_networks.cpu()[of]
+    for name, of_networks in on_host(measures).items():
+        of_members = of_networks[of]
         columns[name] = of_members.tolist()
-    for name, values in networks.metrics.items():
+    for name, values in on_host(networks.metrics).items():
         columns[f"m_{name}"] = values.double().tolist()
     columns |= _spent(task, state, networks)
-    for name, values in networks.progress.items():
+    for name, values in on_host(networks.progress).items():
         columns[name] = values.tolist()
     lines = layers(task.structure, networks.kept)
     columns["layers"] = [lines[network] for network in of.tolist()]
@@ -131,8 +132,9 @@ def _spent(task: Task, state: State, networks: Networks) -> Columns:
     """Seconds and FLOPs of each of the K members."""
     members = len(networks.of)
     nothing = torch.zeros(members, dtype=torch.long)
-    flops = networks.search.get("flops", nothing).cpu()
-    seconds = networks.search.get("seconds", nothing).cpu()
+    search = on_host(networks.search)
+    flops = search.get("flops", nothing)
+    seconds = search.get("seconds", nothing)
     if "flops" not in networks.search:  # an algorithm that does not charge itself
         charged = state.scalars.get("charged", 0)
         flops = flops + round(charged)
@@ -153,10 +155,13 @@ def _expect_removed(algorithm: Algorithm, task: Task, networks: Networks) -> Non
 
     Entries that are no number, of a network that has diverged, are left alone.
     """
+    sums: dict[str, Tensor] = {}
     for name, kept in _wanted(task, networks).items():
         removed = networks.params[name].masked_fill(kept, 0)
         others = removed.isfinite() & (removed != 0)
-        count = int(others.sum())
+        sums[name] = others.sum()
+    for name, others in on_host(sums).items():
+        count = int(others)
         if not count:
             continue
         kind = type(algorithm)

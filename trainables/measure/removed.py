@@ -146,7 +146,8 @@ def elsewhere(
         if block.name in kept:
             blocks.append(block.name)
             off.append(~kept[block.name])
-    patterns, of = _patterns(structure, kept, off)
+    some = next(iter(kept.values()))
+    patterns, of = _patterns(structure, len(some), off)
     numbers: dict[str, list[int]] = defaultdict(list)
     for pattern in patterns.tolist():
         of_blocks = pattern[len(readers) :]
@@ -157,25 +158,24 @@ def elsewhere(
             numbers[name].append(number)
     stacks: Named = {}
     for name, of_patterns in numbers.items():
-        by_pattern = torch.tensor(of_patterns, device=of.device)
-        stacks[name] = by_pattern[of]
+        by_pattern = torch.tensor(of_patterns)
+        of_networks = by_pattern[of]
+        stacks[name] = of_networks.to(some.device, non_blocking=True)
     return stacks
 
 
-def _patterns(structure: Structure, kept: Kept, off: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The distinct patterns of what is off, and the pattern of each of the M networks.
+def _patterns(structure: Structure, networks: int, off: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The distinct patterns of what is off, and the pattern of each of the M networks, on the CPU.
 
     off: one (M,) bool for each part.
     """
     if structure.flow and off:
-        states = torch.stack(off, 1)
+        states = torch.stack(off, 1).cpu()
         patterns, of = torch.unique(states, dim=0, return_inverse=True)
         return patterns, of
     # What cannot be traced is never taken apart.
-    some = next(iter(kept.values()))
-    networks = len(some)
     nothing_off = torch.zeros(1, len(off), dtype=torch.bool)
-    first = torch.zeros(networks, dtype=torch.long, device=some.device)
+    first = torch.zeros(networks, dtype=torch.long)
     return nothing_off, first
 
 

@@ -76,8 +76,8 @@ class _Paths:
 
     def count(self) -> int:
         """How many units there are."""
-        counts = [int(live.sum()) for live in self.units.values()]
-        return sum(counts)
+        counts = [live.sum() for live in self.units.values()]
+        return int(torch.stack(counts).sum())
 
     def settle(self, layer: Layer, links: Sequence[Link]) -> None:
         """Which units of a hidden layer live, and which columns of its readers then do."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -180,20 +180,36 @@ def worths(networks: Stack, sample: Sample) -> dict[str, Tensor]:
     sites = model.structure.sites
     parts = _parts(networks.task, sample)
     total = len(sites) * len(parts)
+    batches, asked, widths = _wishes(sample, sites)
     for place, site in enumerate(sites):
-        order = _order(sample, site)
-        asked = _asked(sample, site)
-        batches = sample.batches.to(asked.device)
+        order = _order(sample, site, widths[place])
         for number, part in enumerate(parts):
             has_batch = batches > number
-            is_measured = asked & has_batch
+            is_measured = asked[place] & has_batch
             here = is_measured.nonzero()[:, 0]
             if not len(here):
                 continue
             done = place * len(parts) + number
             pulse.tell("audited batch", done, total)
+            here = here.to(order.device, non_blocking=True)
             _add(networks, sample, site, here, order, part, sums)
     return sums
+
+
+def _wishes(sample: Sample, sites: Sequence[Site]) -> tuple[Tensor, Tensor, list[int]]:
+    """What is wanted, on the CPU, in one reading of the device: how many batches (K,) of each
+    member, of which members anything of a site, (sites, K) bool, and the most units of a site that
+    a member wants.
+    """
+    device = next(iter(sample.wanted.values())).device
+    rows = [sample.batches.to(device, non_blocking=True)]
+    for site in sites:
+        rows.append(_asked(sample, site).long())
+    for site in sites:
+        rows.append(_units_wanted(sample, site))
+    told = torch.stack(rows).cpu()
+    batches, asked, units = told.split([1, len(sites), len(sites)])
+    return batches[0], asked.bool(), units.amax(1).tolist()
 
 
 def _add(
@@ -211,8 +227,7 @@ def _add(
     if len(here) < len(order):
         networks = networks.at(here)
         order = order[here]
-    inputs = task.data.examples("train", part)
-    labels = task.data.labels["train"][part]
+    inputs, labels = task.data.labelled("train", part)
     x = inputs.expand(len(here), *inputs.shape)
     y = labels.expand(len(here), *labels.shape)
     tried: list[Flipped] = []
@@ -236,8 +251,7 @@ def _parts(task: Task, sample: Sample) -> tuple[Tensor, ...]:
     """The examples of a sample, batch by batch."""
     examples = len(sample.rows)
     size = min(task.batch_size, examples)
-    rows = sample.rows.to(task.torch_device)
-    return rows.split(size)
+    return sample.rows.split(size)
 
 
 def _asked(sample: Sample, site: Site) -> Tensor:
@@ -252,8 +266,20 @@ def _asked(sample: Sample, site: Site) -> Tensor:
     return torch.stack(asked).any(0)
 
 
-def _order(sample: Sample, site: Site) -> Tensor:
-    """(K, k): the units that are tried, all that any member wants among them; none of no layer."""
+def _units_wanted(sample: Sample, site: Site) -> Tensor:
+    """(K,): how many units of a site's layer are wanted of each member."""
+    layer, block = site
+    if layer is None:
+        wanted = sample.wanted[str(block)]
+        return torch.zeros_like(wanted, dtype=torch.long)
+    return sample.wanted[layer].sum(1)
+
+
+def _order(sample: Sample, site: Site, most: int) -> Tensor:
+    """(K, k): the units that are tried, all that any member wants among them; none of no layer.
+
+    most: units that a member wants.
+    """
     layer, block = site
     if layer is None:
         members = len(sample.batches)
@@ -261,8 +287,6 @@ def _order(sample: Sample, site: Site) -> Tensor:
         return torch.zeros(members, 0, dtype=torch.long, device=device)
     wanted = sample.wanted[layer].int()
     order = wanted.argsort(dim=1, descending=True, stable=True)
-    counts = wanted.sum(1)
-    most = int(counts.max())
     return order[:, :most]
 
 

@@ -146,11 +146,7 @@ def survivors(structure: Structure, alive: Tensors, gone: Tensors) -> tuple[Cut,
     alive: hidden layer -> (K, width) bool.  gone: block -> (K,) bool. A layer keeps a width of at
     least one.
     """
-    lost: list[str] = []
-    for block in structure.blocks:
-        is_gone = gone[block.name]
-        if is_gone.all():
-            lost.append(block.name)
+    lost, most = _lost_and_most(structure, alive, gone)
     inside = _layers_in(structure, lost)
     widths: dict[str, int] = {}
     index: Named = {}
@@ -159,9 +155,7 @@ def survivors(structure: Structure, alive: Tensors, gone: Tensors) -> tuple[Cut,
             continue
         name = layer.name
         live = alive[name]
-        counts = live.sum(1)
-        most = int(counts.max())
-        width = _width(layer, most)
+        width = _width(layer, most[name])
         order = torch.argsort(~live, dim=1, stable=True)
         first = order[:, :width]
         lives = live.take_along_dim(first, 1)
@@ -169,6 +163,32 @@ def survivors(structure: Structure, alive: Tensors, gone: Tensors) -> tuple[Cut,
         widths[name] = first.shape[1]
     cut = Cut(widths, tuple(lost))
     return cut, index
+
+
+def _lost_and_most(
+    structure: Structure,
+    alive: Tensors,
+    gone: Tensors,
+) -> tuple[list[str], dict[str, int]]:
+    """The blocks that are gone from all members, and the most units that a member has of each
+    hidden layer: all in one reading of the device.
+    """
+    parts: list[Tensor] = []
+    for block in structure.blocks:
+        is_lost = gone[block.name].all()
+        parts.append(is_lost.long())
+    for layer in structure.hidden:
+        counts = alive[layer.name].sum(1)
+        parts.append(counts.max())
+    if not parts:
+        return [], {}
+    numbers = iter(torch.stack(parts).tolist())
+    lost: list[str] = []
+    for block in structure.blocks:
+        if next(numbers):
+            lost.append(block.name)
+    most = {layer.name: next(numbers) for layer in structure.hidden}
+    return lost, most
 
 
 def _width(layer: Layer, survivors: int) -> int:
@@ -320,8 +340,6 @@ def _gather_along(tensor: Tensor, dim: int, places: Tensor) -> Tensor:
     else:
         sources = sources.view(sizes)
         tensor = tensor.take_along_dim(sources, dim)
-    if not bool(padding.any()):
-        return tensor
     nothing = 0
     if tensor.dtype == torch.long:
         nothing = -1

@@ -33,7 +33,11 @@ class Batches:
         seeds = state.members["seed"]
         numbers = list(dict.fromkeys(seeds.tolist()))
         self._task = task
-        self._seeds = torch.tensor(numbers, device=seeds.device)
+        on_host = torch.tensor(numbers)
+        self._seeds = on_host.to(seeds.device, non_blocking=True)
+        self._ordering = self._seeds
+        if task.data.streams:  # the host reads inputs, and so must know their order
+            self._ordering = on_host
         self._of: Tensor | None = None
         if len(numbers) < len(seeds):
             is_its_own = seeds[:, None] == self._seeds
@@ -87,6 +91,6 @@ class Batches:
         return shuffled[:, first:end]
 
     def _drawn_order(self, epoch: int) -> Tensor:
-        key = draws.key(self._seeds, epoch, self._site)
+        key = draws.key(self._ordering, epoch, self._site)
         examples = len(self._task.data.labels["train"])
         return draws.permutation(key, examples)

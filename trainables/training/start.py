@@ -40,14 +40,15 @@ def begin(
     device = task.torch_device
     columns: dict[str, Tensor] = {}
     for name, values in _columns(pruner, task, members).items():
-        columns[name] = torch.tensor(values, dtype=torch.float64, device=device)
+        column = torch.tensor(values, dtype=torch.float64)
+        columns[name] = column.to(device, non_blocking=True)
     seeds = [member.seed for member in members]
     trees: dict[str, Any] = {
         "params": dense.params,
         "buffers": dense.buffers,
         "optimizer": optimizers.slots(task, dense.params),
         "hp": columns,
-        "seed": torch.tensor(seeds, device=device),
+        "seed": torch.tensor(seeds).to(device, non_blocking=True),
         "slot": torch.arange(len(members), device=device),
     }
     first = members[0]
