@@ -13,6 +13,7 @@ that come too seldom to be worth one are taken as they are written.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from .. import pulse
 from ..contract import State
-from ..tree import map_tree
+from ..tree import leaves, map_tree
 from . import optimizers, stack
 from .batches import Batches
 from .captured import Captured
@@ -45,10 +46,6 @@ Backend = Callable[[GraphModule], Call]
 
 KINDS = (torch.float64, torch.int64)
 """Types of the numbers that change from step to step; each has a table."""
-
-
-class Uncompilable(Exception):
-    """Says of what, and why, no graph can be made."""
 
 
 def with_inductor(graph: GraphModule) -> Call:
@@ -81,7 +78,8 @@ class Program:
     """The compiled steps of a pruner on a task, for stacks with the shape, size and static
     hyper-parameters of `state`.
 
-    `run` raises Uncompilable where no graph can be made, and then changes nothing.
+    refused: why no graph can be made, as far as that is known; such steps are taken as they are
+    written.
     """
 
     def __init__(
@@ -98,6 +96,7 @@ class Program:
         self._is_lone = state.size == 1
         self._backend = backend
         self.graphs: list[Graph] = []
+        self.refused = ""
 
     def run(self, state: State, end: int, batches: Batches) -> tuple[State, Tensor, Tensor]:
         """The state after the steps up to `end`, and the last batch; the tensors that were given
@@ -156,7 +155,7 @@ class Program:
                 return graph
         graph = self._tried(moving, step, feed)
         alike = graph.among(range(self._steps))
-        if alike.sum() >= max(2, OFTEN * self._steps):
+        if alike.sum() >= max(2, OFTEN * self._steps) and not self.refused:
             graph.call = self._compiled(graph, moving, step, feed)
         self.graphs.append(graph)
         return graph
@@ -171,8 +170,8 @@ class Program:
         columns = tuple(clock.columns.values())
         return Graph(conditions, columns)
 
-    def _compiled(self, graph: Graph, moving: Moving, step: int, feed: Feed) -> Call:
-        """A step of `graph`, written down and compiled."""
+    def _compiled(self, graph: Graph, moving: Moving, step: int, feed: Feed) -> Call | None:
+        """A step of `graph`, written down and compiled; None if it is refused."""
         numbers = Numbers(range(step, step + 1), graph.columns, moving.device)
         kept = len(moving.tensors)
         read = len(feed.tensors)
@@ -200,10 +199,38 @@ class Program:
             _try(call, example)
         except Exception as error:  # whatever torch's compilers raise; the step itself was taken
             first_line = str(error).strip().partition("\n")[0]
-            raise Uncompilable(f"{type(error).__name__}: {first_line}") from error
+            self.refused = f"{type(error).__name__}: {first_line}"
+            return None
         if moving.device.type == "cuda":
             return Captured(call, kept)
         return call
+
+
+_PROGRAMS: dict[str, Program] = {}
+MOST_PROGRAMS = 8
+"""How many are remembered: those of a cohort that narrows while it trains."""
+
+
+def program(pruner: Hooks, task: Task, state: State) -> Program:
+    """The compiled steps of a pruner on a task for stacks like `state`, made once in a process."""
+    parts = [
+        type(pruner).__qualname__,
+        type(pruner).__module__,
+        task.to_json(),
+        dataclasses.asdict(state.shape) if state.shape else None,
+        state.size,
+        state.scalars["static"],
+        state.scalars["before"],
+        optimizers.decaying(state.members["hp"]),
+        sorted(leaves(state.members)),
+    ]
+    key = json.dumps(parts, sort_keys=True)
+    if key not in _PROGRAMS:
+        while len(_PROGRAMS) >= MOST_PROGRAMS:
+            oldest = next(iter(_PROGRAMS))
+            del _PROGRAMS[oldest]
+        _PROGRAMS[key] = Program(pruner, task, state)
+    return _PROGRAMS[key]
 
 
 def _try(call: Call, example: Sequence[Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from .. import pulse
 from ..contract import State
 from ..tree import map_tree
-from . import draws, optimizers, stack
+from . import compiled, draws, engine, optimizers, stack
 from .batches import Batches
 from .compact import compact
 from .hooks import Hooks
@@ -77,20 +78,93 @@ def _train(pruner: Hooks, task: Task, state: State, last: int) -> State:
     """The members after step `last`, with `every` between the steps after which it is due."""
     static = state.scalars["static"]
     steps = task.steps - state.scalars["before"]
-    batches = Batches(task, state, last)
+    lanes = _lanes(pruner, task, state, last)
     while state.scalars["step"] < last:
         end = state.scalars["step"] + 1
         while end < last:
             if pruner.due(static, end, steps):
                 break
             end += 1
-        state, x, y = _steps(pruner, task, state, end, batches)
+        state, x, y = _together(lanes, state, end)
         if pruner.due(static, end, steps):
             state = pruner.every(task, state, x, y)
     return state
 
 
-def _steps(
+def _lanes(pruner: Hooks, task: Task, state: State, last: int) -> list[Lane]:
+    """The members that are run together, as the task's execution has it, up to step `last`."""
+    chosen = engine.execution(task, state.size)
+    lanes: list[Lane] = []
+    for places in chosen.parts(state.size):
+        lane = Lane(pruner, task, state, places, last, chosen)
+        lanes.append(lane)
+    return lanes
+
+
+def _together(lanes: Sequence[Lane], state: State, end: int) -> tuple[State, Tensor, Tensor]:
+    """The members after the steps up to `end`, and the last batch."""
+    if len(lanes) == 1:
+        return lanes[0].run(state, end)
+    states: list[State] = []
+    inputs: list[Tensor] = []
+    labels: list[Tensor] = []
+    for lane in lanes:
+        own, x, y = lane.run(state, end)
+        states.append(own)
+        inputs.append(x)
+        labels.append(y)
+    return State.concatenate(states), torch.cat(inputs), torch.cat(labels)
+
+
+class Lane:
+    """Members of a cohort that are run in one program, those of `state` at `places`."""
+
+    def __init__(
+        self,
+        pruner: Hooks,
+        task: Task,
+        state: State,
+        places: range,
+        last: int,
+        chosen: engine.Execution,
+    ) -> None:
+        self._pruner = pruner
+        self._task = task
+        self._members = len(places)
+        self._compiles = chosen.compile and task.stackable
+        width = chosen.padded(len(places))
+        missing = width - len(places)
+        self._places = [*places, *[places[-1]] * missing]
+        self._is_whole = self._places == list(range(state.size))
+        own = self._of(state)
+        self._batches = Batches(task, own, last)
+
+    def run(self, state: State, end: int) -> tuple[State, Tensor, Tensor]:
+        """The members after the steps up to `end`, and their last batch. state: of all members."""
+        own = self._of(state)
+        if self._compiles:
+            own, x, y = self._compiled(own, end)
+        else:
+            own, x, y = steps(self._pruner, self._task, own, end, self._batches)
+        if len(self._places) == self._members:
+            return own, x, y
+        there = range(self._members)
+        return own.select(there), x[: self._members], y[: self._members]
+
+    def _of(self, state: State) -> State:
+        if self._is_whole:
+            return state
+        return state.select(self._places)
+
+    def _compiled(self, own: State, end: int) -> tuple[State, Tensor, Tensor]:
+        """The same by compiled steps; as they are written where they cannot be compiled."""
+        program = compiled.program(self._pruner, self._task, own)
+        if program.refused:
+            return steps(self._pruner, self._task, own, end, self._batches)
+        return program.run(own, end, self._batches)
+
+
+def steps(
     pruner: Hooks,
     task: Task,
     state: State,
@@ -102,13 +176,13 @@ def _steps(
     One body for a stack and for a lone member, whose trees lose their leading 1.
     """
     lone = state.size == 1
-    steps = task.steps - state.scalars["before"]
+    budget = task.steps - state.scalars["before"]
     one_step = Step(pruner, task, state)
     members = state.members
     if lone:
         members = stack.single(members)
     trees = trees_of(members)
-    update = optimizers.updater(task, trees["hp"], trees["optimizer"], steps)
+    update = optimizers.updater(task, trees["hp"], trees["optimizer"], budget)
     inputs = labels = torch.empty(0)
     count = end - state.scalars["step"]
     for step, inputs, labels in batches.take(count):
@@ -124,7 +198,7 @@ def _steps(
         if pruner.follows:
             trees["params"], trees["pruning"] = separated(trees["params"], trees["pruning"])
             trees["params"] = map_tree(trained, trees["params"])
-        pulse.tell("step", step + 1, steps)
+        pulse.tell("step", step + 1, budget)
     trees["params"] = map_tree(Tensor.detach, trees["params"])
     for name in ("params", "buffers", "pruning"):
         members = {**members, name: trees[name]}
