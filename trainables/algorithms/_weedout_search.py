@@ -171,7 +171,7 @@ class _Scoring:
             device=device,
         )
         self.kind = task.torch_dtype
-        if hp["precision"] == "bfloat16":
+        if task.precision == "bf16" or hp["precision"] == "bfloat16":
             self.kind = torch.bfloat16
         self.params = self._in_kind(take(parents.params, place))
         self.buffers = self._in_kind(take(parents.buffers, place))

@@ -17,7 +17,7 @@ from ..contract import State
 from ..data.augment import augment
 from ..structure.shapes import shaped
 from ..tree import map_tree
-from . import draws, dropout, optimizers, stack
+from . import draws, dropout, optimizers, precision, stack
 from .compact import compact
 from .hooks import Hooks, Params, Pruning, contexts, varying
 from .start import separated
@@ -40,7 +40,7 @@ def advance(pruner: Hooks, task: Task, state: State) -> State:
     steps = task.steps - state.scalars["before"]
     last = task.rung_step(steps, rung)
     # A model that vmap refuses may draw from torch's generator, which is then seeded at each step.
-    with torch.random.fork_rng(enabled=not task.stackable):
+    with torch.random.fork_rng(enabled=not task.stackable), precision.training(task):
         state = compact(pruner, task, state)
         state = _train(pruner, task, state, last)
     elapsed = time.perf_counter() - begun
@@ -68,7 +68,7 @@ def _advance_alone(pruner: Hooks, task: Task, state: State) -> State:
 
 def first_step(pruner: Hooks, task: Task, state: State) -> State:
     """The members after their first step: a rehearsal."""
-    with torch.random.fork_rng(enabled=not task.stackable):
+    with torch.random.fork_rng(enabled=not task.stackable), precision.training(task):
         if state.size == 1 or task.stackable:
             return _train(pruner, task, state, 1)
         alone: list[State] = []
@@ -109,7 +109,7 @@ class _Lifted:
         self.step = 0
         self._pruner = pruner
         self._context = contexts(task, state)
-        self._call = stack.Call(module)
+        self._call = precision.forward(task, stack.Call(module))
         self._drops = dropout.keys(module)
         self.forward = self._forward
         self.follow = self._follow
