@@ -7,11 +7,13 @@ task says so, whatever the passes are computed in; and so is everything that is 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ...analysis.rows.mistake import Mistake
 
@@ -25,6 +27,14 @@ PARAMETERS: Mapping[str, str] = {
     "bf16": "float32",
 }
 """Precision -> the type of parameters, in which networks are measured and exported."""
+CONVOLUTIONS: Collection[Callable[..., Any]] = (
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+)
 
 
 def settled(precision: Any, dtype: Any) -> Any:
@@ -70,14 +80,44 @@ def forward(
     return cast
 
 
-def autocast(task: Task) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def autocast(task: Task) -> Iterator[None]:
     """In here products of matrices and convolutions are computed in bfloat16 where the task says
     so.
     """
     if task.precision != "bf16":
-        return contextlib.nullcontext()
+        yield
+        return
     # A cast weight is not kept: under `vmap` it would be of a call that is over.
-    return torch.autocast(task.torch_device.type, torch.bfloat16, cache_enabled=False)
+    kind = task.torch_device.type
+    with torch.autocast(kind, torch.bfloat16, cache_enabled=False), _Convolutions():
+        yield
+
+
+class _Convolutions(TorchFunctionMode):
+    """Casts what convolutions are computed of: autocast on a CPU does not see them under `vmap`,
+    which makes another operation of them first.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func not in CONVOLUTIONS:
+            return func(*args, **named)
+        cast = [_in_bfloat16(value) for value in args]
+        for name, value in named.items():
+            named[name] = _in_bfloat16(value)
+        return func(*cast, **named)
+
+
+def _in_bfloat16(value: Any) -> Any:
+    """An argument of a convolution; what is no tensor as it is."""
+    return value.bfloat16() if isinstance(value, Tensor) else value
 
 
 def training(task: Task) -> contextlib.AbstractContextManager[None]:
