@@ -24,6 +24,7 @@ from .measure.flops import Counts
 from .structure import wrapping
 from .structure.units import Structure
 from .training import dropout, stack
+from .training import precision as precisions
 from .workbench import Workbench, seeded
 
 MAX_STEPS = 1_000_000_000
@@ -47,9 +48,17 @@ class Task:
     the steps in which the rate rises first; the schedule has the rest.  split_seed: draws the
     splits that the data set lacks.  train_share, label_noise, imbalance: `data.changes.Changes` of
     the training split.  augment: what is done to training images, out of crop (up to 4
-    pixels, zeros around) and flip (left and right).  device: auto takes a GPU if there is one.
+    pixels, zeros around) and flip (left and right).  precision: what training computes in.
+    float64, float32: everything.  tf32: as float32, but on a GPU products of matrices and
+    convolutions have the 10 bits of TF32; on a CPU it changes nothing.  bf16: these are computed in
+    bfloat16, by autocast; parameters, masks, losses, gradients and statistics stay float32.  Rows
+    are measured in float32, in float64 if that is the precision, as networks are exported.  There
+    is no float16: its gradients vanish unless the loss is scaled, by a factor that is found by
+    steps that fail.  device: auto takes a GPU if there is one.
     stream: whether inputs stay where they are and are read batch by batch; auto: if they would take
-    more than half of the device's free memory; results are the same.  starts: a folder in which
+    more than half of the device's free memory; results are the same.  compile: whether steps of a
+    cohort are compiled.  together: how many of its members are trained in one program, 1: one after
+    the other, 0: all.  auto: what is fastest, as far as is known (`training.engine`).  starts: a folder in which
     cohorts share the trained networks of a dense phase; empty: each trains its own.
     """
 
@@ -70,9 +79,11 @@ class Task:
     label_noise: float = 0.0
     imbalance: float = 1.0
     augment: Sequence[str] = ()
-    dtype: Literal["float32", "float64"] = "float32"
+    precision: Literal["float64", "float32", "tf32", "bf16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     stream: Literal["auto", "always", "never"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
+    together: int | Literal["auto"] = "auto"
     starts: str = ""
     dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -82,9 +93,13 @@ class Task:
         model stand beside the rest.
 
         A recorded task has these apart, in `dataset_options` and `model_options`, which are taken
-        as they are.  Raises Mistake for a key or a value that does not fit.
+        as they are.  `dtype`, the type of parameters, is how older studies and tasks name their
+        precision.  Raises Mistake for a key or a value that does not fit.
         """
         given = {"dataset": dataset, "model": model, **keys}
+        named = precisions.settled(given.get("precision"), given.pop(OLD, None))
+        if named is not None:
+            given["precision"] = named
         for field in dataclasses.fields(Task):
             default = _default(field)
             self._keep(field.name, given.pop(field.name, default))
@@ -105,7 +120,7 @@ class Task:
         own: dict[str, Any] = {}
         others: dict[str, Any] = {}
         for key, value in table.items():
-            home = own if key in KEYS else others
+            home = own if key in (*KEYS, OLD) else others
             home[key] = value
         task = cls(**own)
         by_home = task._sorted(others)
@@ -159,6 +174,7 @@ class Task:
             except Mistake as error:
                 raise Mistake(f"`{name}` {error}") from None
             self._keep(name, value)
+        _check_execution(self.compile, self.together)
         self._keep("augment", _augmentations(self.augment))
         if self.train_share <= 0:
             rule = "`train_share` is the share of the training examples that is kept"
@@ -228,6 +244,11 @@ class Task:
     def changes(self) -> Changes:
         """What is done to the training split."""
         return Changes(self.train_share, self.label_noise, self.imbalance)
+
+    @property
+    def dtype(self) -> str:
+        """The name of the type of parameters and inputs, in which networks are measured."""
+        return precisions.PARAMETERS[self.precision]
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -311,7 +332,7 @@ class Task:
         instead of its place.
         """
         fields = self._fields()
-        for place in ("device", "stream", "starts", "dataset_options"):
+        for place in PLACES:
             fields.pop(place)
         fields["model_options"] = wrapping.settled(self.model, self.model_options)
         if fields["schedule"] == "auto":
@@ -319,6 +340,9 @@ class Task:
         for key in LATER:
             if fields[key] == _default_of(key):
                 fields.pop(key)
+        if self.precision == self.dtype:
+            fields.pop("precision")
+        fields[OLD] = self.dtype
         return {**fields, "data_digest": self.data.digest}
 
     def to_json(self) -> dict[str, Any]:
@@ -326,9 +350,15 @@ class Task:
         return dataclasses.asdict(self)
 
 
+PLACES = ("device", "stream", "compile", "together", "starts", "dataset_options")
+"""Where and how a task is run: fields that its results do not depend on, but for rounding."""
 LATER = ("warmup", "train_share", "label_noise", "imbalance")
 """Keys that came later. At their defaults they are no part of a member's name, so that members of
 older studies keep theirs.
+"""
+OLD = "dtype"
+"""The key that was there before `precision`: the type of parameters. It is taken still, and a
+member's name has it, with the precision beside it where that is another.
 """
 KEYS = tuple(
     field.name
@@ -374,6 +404,17 @@ def _augmentations(given: Any) -> list[str]:
     return [kind for kind in known if kind in given]
 
 
+def _check_execution(compiles: Any, together: Any) -> None:
+    """Raise Mistake for what says nothing of how members are run."""
+    if compiles != "auto" and not isinstance(compiles, bool):
+        rule = '`compile` is true, false or "auto": whether steps are compiled'
+        raise Mistake(f"{rule}; got {compiles!r}")
+    is_count = isinstance(together, int) and not isinstance(together, bool) and together >= 0
+    if together != "auto" and not is_count:
+        rule = '`together` is how many members are trained in one program: a whole number, 0'
+        raise Mistake(f'{rule} for all of a cohort, or "auto"; got {together!r}')
+
+
 def identity(
     task: Task,
     name: str,
@@ -412,7 +453,7 @@ DOMAINS = {
         "the learning rate's course", "auto", "constant", "cosine", "inverse", "linear"
     ),
     "warmup": _number("the share of the steps in which the rate rises", high=1, open_high=True),
-    "dtype": _word("the type of parameters", "float32", "float64"),
+    "precision": _word("what training computes in", *precisions.PARAMETERS),
     "device": _word("where members train", "auto", "cpu", "cuda"),
     "stream": _word("where inputs are kept", "auto", "always", "never"),
     "epochs": _number("the training budget in passes over the training data"),

@@ -21,7 +21,7 @@ from .measure.flops import Counts, count
 from .structure import trial, wrapping
 from .structure.narrow import Cut, narrowed_module
 from .structure.units import Structure
-from .training import dropout, stack
+from .training import dropout, precision, stack
 
 if TYPE_CHECKING:
     from .task import Task
@@ -102,7 +102,9 @@ class Workbench:
     def stackable(self) -> bool:
         """Whether `vmap` takes the model; if not, members train one after the other."""
         module = dropout.prepare(self._task.build(0))
-        return stack.can_stack(module, self._two_examples())
+        examples = self._two_examples()
+        with precision.autocast(self._task):
+            return stack.can_stack(module, examples)
 
     def _two_examples(self) -> Tensor:
         return self.data.examples("train", torch.arange(2))

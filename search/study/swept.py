@@ -14,10 +14,10 @@ from typing import Any
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location
 from ...trainables.structure.wrapping import WRAP
-from ...trainables.task import DOMAINS
+from ...trainables.task import DOMAINS, OLD
 from .schema import Content, Study
 
-SWEPT = (*DOMAINS, WRAP)
+SWEPT = (*DOMAINS, OLD, WRAP)
 """Keys of [task] that have one value, so that a list says that they are swept."""
 MOST_VALUES = 64
 """Studies that one file may make."""

@@ -207,7 +207,7 @@ def test_a_network_of_every_algorithm_is_the_same_in_onnx_and_is_told_as_its_row
 ):
     algorithm = known()[name]
     (task,) = taken(algorithm, TASK)
-    task = dataclasses.replace(task, dtype="float32", epochs=1, rungs=1)
+    task = dataclasses.replace(task, precision="float32", epochs=1, rungs=1)
     member = several(algorithm, seeds=(0,), task=task)[-1]
     finish(tmp_path, task, Cohort("00000-test", "arm", name, (member,)))
     (row,) = table.last(table.read(tmp_path)).to_dict("records")

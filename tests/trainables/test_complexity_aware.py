@@ -42,7 +42,7 @@ TASK = Task(
     rungs=2,
     weight_decay=1e-4,
 )
-EXACT = dataclasses.replace(TASK, dtype="float64")
+EXACT = dataclasses.replace(TASK, precision="float64")
 SMALL = dataclasses.replace(
     EXACT, model_options={"units": 12, "hidden": 12, "blocks": 2}, epochs=100 / 38, rungs=2
 )

@@ -127,7 +127,7 @@ def test_the_same_bits_in_cohorts_of_2_7_and_64_and_1e_9_alone(name: str, model:
 
 
 def test_float32_is_bit_neutral_too():
-    task = steps(dataclasses.replace(FLOAT64, dtype="float32"), 100)
+    task = steps(dataclasses.replace(FLOAT64, precision="float32"), 100)
     dns = find("dns")
     members = [Member(complete(dns.space, {"sparsity": 0.8}), seed) for seed in range(7)]
     whole, part = (dns.advance(task, dns.start(task, chosen)) for chosen in (members, members[4:6]))

@@ -169,7 +169,7 @@ class _Scoring:
         sparsity = torch.tensor(hp["sparsity"], dtype=torch.float64)
         self.sparsity = sparsity.to(device, non_blocking=True)
         self.kind = task.torch_dtype
-        if hp["precision"] == "bfloat16":
+        if task.precision == "bf16" or hp["precision"] == "bfloat16":
             self.kind = torch.bfloat16
         self.params = self._in_kind(take(parents.params, place))
         self.buffers = self._in_kind(take(parents.buffers, place))

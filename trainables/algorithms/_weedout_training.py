@@ -43,7 +43,11 @@ OPTIONS: Mapping[str, Domain] = {
         static=True,
     ),
     "precision": Domain(
-        "choice", "task", "the type to score in", choices=("task", "bfloat16"), static=True
+        "choice",
+        "task",
+        "what candidates are scored in: as the task's `precision` says, or in bfloat16 anyway",
+        choices=("task", "bfloat16"),
+        static=True,
     ),
 }
 """Hyper-parameters of a search."""

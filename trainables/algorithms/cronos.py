@@ -32,6 +32,7 @@ from ..contract import Algorithm, Member, Networks, State
 from ..convex.admm import Iterate
 from ..domain import Domain, Value, expect_defaults
 from ..task import Task
+from ..training.precision import expect_solvable
 from . import _cronos_gates as gates
 from ._cronos_network import network, random_neurons
 
@@ -69,8 +70,9 @@ class Cronos(Algorithm):
     refit: the second layer is fitted anew, all neurons to all classes, by least squares.
     optimal_prune: neurons whose activations on the training data depend linearly on others go; the
     predictions there stay.
-    precision: of solving; in float32 the gap has a floor: 2e-5 to 7e-5 of the objective on small
-    problems with small beta, 1e-7 with larger ones.
+    precision: of solving, whichever of float32 and float64 the task's is, which networks have; the
+    task's can be no other. In float32 the gap has a floor: 2e-5 to 7e-5 of the objective on small
+    problems with small beta, 1e-7 with larger ones. Certificates are computed in float64.
     """
 
     source = (
@@ -183,6 +185,7 @@ class Cronos(Algorithm):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if reason := self.skip(task):
             raise Mistake(reason)
+        expect_solvable(task, "a convex program")
         if hp["beta"] is not None and hp["beta_absolute"] is not None:
             rule = "`beta`, a share of beta_max, is given or `beta_absolute`, not both"
             raise Mistake(f"{rule}; got {hp['beta']} and {hp['beta_absolute']}")

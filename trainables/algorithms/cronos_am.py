@@ -28,6 +28,7 @@ from ..structure.units import Layer
 from ..task import Task
 from ..training import stack
 from ..training.optimizers import DISTANCE
+from ..training.precision import expect_solvable
 from ..training.pruner import Context, GradientPruner, Params, Pruning, space
 from ..training.start import Dense, separated
 from ..tree import take
@@ -149,6 +150,8 @@ class CronosAM(GradientPruner):
     def check(self, task: Task, hp: Mapping[str, Value]) -> None:
         if reason := self.skip(task):  # another `width` of the model may have too few units
             raise Mistake(reason)
+        if _solves(hp):
+            expect_solvable(task, f"the head {hp['head']}")
         pruned.check(self.space, hp)
         gates = hp["gates"]
         first, _ = _head_layers(task)

@@ -13,7 +13,7 @@ from torch.func import vmap
 from ...analysis.rows.mistake import Mistake
 from ..contract import Algorithm, Networks, State
 from ..task import Task
-from ..training import stack
+from ..training import precision, stack
 from ..tree import on_host
 from .flops import Counts
 from .removed import compression, layers
@@ -40,7 +40,7 @@ def measure(
     dense: Counts | None = None,
 ) -> list[Row]:
     """For each of the K members: progress, losses, accuracies, counts and the algorithm's own
-    figures, by column name.
+    figures, by column name; in the type of parameters, whatever precision they train in.
 
     task: with the network that the members started from.  last: test data is measured too; it is
     measured nowhere else.
@@ -49,7 +49,8 @@ def measure(
     """
     networks = algorithm.networks(task, state)
     _expect_removed(algorithm, task, networks)
-    columns = _columns(task, state, networks, last)
+    with precision.measuring(task):
+        columns = _columns(task, state, networks, last)
     compared = dense or task.counts
     progress = _progress(task, state, compared)
     members = len(networks.of)

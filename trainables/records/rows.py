@@ -68,7 +68,7 @@ def hp_types(space: Mapping[str, Domain]) -> dict[str, pa.DataType]:
 
 
 def footer(task: Task) -> dict[str, Any]:
-    """Where rows come from: commit, versions, device, task with data digest."""
+    """Where rows come from: commit, versions, device, precision, task with data digest."""
     # The package's own version does not say which build of torch it is.
     versions: dict[str, str] = {"torch": torch.__version__}
     for name in ("prunefront", "numpy", "pyarrow"):
@@ -77,6 +77,7 @@ def footer(task: Task) -> dict[str, Any]:
         "commit": _commit(),
         "versions": versions,
         "device": _device_name(task.torch_device),
+        "precision": {"trained": task.precision, "measured": task.dtype},
         "task": task.describe(),
     }
     if task.data.cautions:

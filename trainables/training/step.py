@@ -11,7 +11,7 @@ from torch import Tensor
 from ..contract import State
 from ..structure.shapes import shaped
 from ..tree import leaves, map_tree, nest
-from . import draws, dropout, stack
+from . import draws, dropout, precision, stack
 from .hooks import Hooks, Params, Pruning, contexts, varying
 from .optimizers import Update
 from .timed import Timed
@@ -35,7 +35,7 @@ class Step:
         self._pruner = pruner
         self._task = task
         self._context = contexts(task, state)
-        self._call = stack.Call(module)
+        self._call = precision.forward(task, stack.Call(module))
         self._drops = dropout.keys(module)
         self._forward = self._forward_of_one
         self._follow = self._follow_of_one
