@@ -58,8 +58,9 @@ class Task:
     stream: whether inputs stay where they are and are read batch by batch; auto: if they would take
     more than half of the device's free memory; results are the same.  compile: whether steps of a
     cohort are compiled.  together: how many of its members are trained in one program, 1: one after
-    the other, 0: all.  auto: what is fastest, as far as is known (`training.engine`).  starts: a folder in which
-    cohorts share the trained networks of a dense phase; empty: each trains its own.
+    the other, 0: all.  auto: what is fastest, as far as is known (`training.engine`).
+    starts: a folder in which cohorts share the trained networks of a dense phase; empty: each
+    trains its own.
     """
 
     dataset: str = "digits"
@@ -411,7 +412,7 @@ def _check_execution(compiles: Any, together: Any) -> None:
         raise Mistake(f"{rule}; got {compiles!r}")
     is_count = isinstance(together, int) and not isinstance(together, bool) and together >= 0
     if together != "auto" and not is_count:
-        rule = '`together` is how many members are trained in one program: a whole number, 0'
+        rule = "`together` is how many members are trained in one program: a whole number, 0"
         raise Mistake(f'{rule} for all of a cohort, or "auto"; got {together!r}')
 
 

@@ -20,7 +20,8 @@ class Captured:
     """A call that writes its results into its first `kept` tensors, in place.
 
     When these lie elsewhere than before, the call is recorded anew. What others hold is copied to
-    where the recorded kernels read it, if they are not the ones that were given before.  recorder: torch.cuda, or what does the same.
+    where the recorded kernels read it, if they are not the ones that were given before.
+    recorder: torch.cuda, or what does the same.
     """
 
     def __init__(self, call: Call, kept: int, recorder: Any = torch.cuda) -> None:
@@ -41,13 +42,12 @@ class Captured:
         if self._calls < WARM:
             self._warmed(given)
             return
-        if self._graph is None:
-            self._record(given)
+        graph = self._graph or self._record(given)
         for place in range(self._kept, len(given)):
             if given[place] is not self._before[place]:
                 self._recorded[place].copy_(given[place], non_blocking=True)
         self._before = given
-        self._graph.replay()
+        graph.replay()
 
     def _warmed(self, given: Sequence[Tensor]) -> None:
         """A call on a stream of its own, as recording needs them to have been made."""
@@ -59,10 +59,11 @@ class Captured:
             self._call(*given)
         here.wait_stream(aside)
 
-    def _record(self, given: Sequence[Tensor]) -> None:
-        """Record the kernels of the call without running them."""
+    def _record(self, given: Sequence[Tensor]) -> Any:
+        """A graph of the call's kernels, which are not run."""
         self._recorded = given
         self._before = given
         self._graph = self._recorder.CUDAGraph()
         with self._recorder.graph(self._graph):
             self._call(*given)
+        return self._graph

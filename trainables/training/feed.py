@@ -6,7 +6,6 @@ import abc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from .batches import Batches

@@ -20,8 +20,82 @@ from torch import Tensor
 
 Number = float | int
 Function = Callable[..., Any]
+Operator = Callable[..., Any]
 Condition = tuple["Timed", Any]
 """A number, and what it was when Python looked at it."""
+
+
+def kind_of(value: Any) -> torch.dtype:
+    """The type of a column of numbers like `value`."""
+    if isinstance(value, int | np.integer):
+        return torch.int64
+    return torch.float64
+
+
+def timed(function: Function, *parts: Any) -> Any:
+    """`function` of numbers; a Timed one if one of them is."""
+    for part in parts:
+        if isinstance(part, Timed):
+            return Timed(part._clock, function, parts)
+    return function(*parts)
+
+
+def _itself(step: Any) -> Any:
+    return step
+
+
+def _floor(value: Any) -> Any:
+    return value // 1
+
+
+def _rounded(value: Any) -> Any:
+    return np.rint(value).astype(np.int64)
+
+
+def _with(function: Function) -> Operator:
+    """An operator between a Timed number and another number or a tensor."""
+
+    def forward(number: Timed, other: Any) -> Any:
+        if isinstance(other, Tensor):
+            return function(number.tensor(other), other)
+        if isinstance(other, int | float | np.number | Timed):
+            return timed(function, number, other)
+        return NotImplemented
+
+    return forward
+
+
+def _reflected(function: Function) -> Operator:
+    """The same with the Timed number on the right."""
+
+    def backward(number: Timed, other: Any) -> Any:
+        if isinstance(other, Tensor):
+            return function(other, number.tensor(other))
+        if isinstance(other, int | float | np.number):
+            return timed(function, other, number)
+        return NotImplemented
+
+    return backward
+
+
+def _compared(function: Function) -> Operator:
+    """A comparison, whose answer Python looks at."""
+    combine = _with(function)
+
+    def answer(number: Timed, other: Any) -> Any:
+        result = combine(number, other)
+        if isinstance(result, Timed):
+            return bool(result)
+        return result
+
+    return answer
+
+
+def _alone(function: Function) -> Operator:
+    def of(number: Timed) -> Any:
+        return timed(function, number)
+
+    return of
 
 
 class Clock:
@@ -149,104 +223,56 @@ class Timed:
     def cos(self) -> Timed:
         return timed(np.cos, self)
 
+    # Between a Timed number and another number or a tensor.
 
-def _itself(step: Any) -> Any:
-    return step
-
-
-def kind_of(value: Any) -> torch.dtype:
-    """The type of a column of numbers like `value`."""
-    if isinstance(value, int | np.integer):
-        return torch.int64
-    return torch.float64
-
-
-def timed(function: Function, *parts: Any) -> Any:
-    """`function` of numbers; a Timed one if one of them is."""
-    for part in parts:
-        if isinstance(part, Timed):
-            return Timed(part._clock, function, parts)
-    return function(*parts)
-
-
-def _with(function: Function) -> Callable[[Timed, Any], Any]:
-    """An operator between a Timed number and another number or a tensor."""
-
-    def forward(number: Timed, other: Any) -> Any:
-        if isinstance(other, Tensor):
-            return function(number.tensor(other), other)
-        if isinstance(other, int | float | np.number | Timed):
-            return timed(function, number, other)
-        return NotImplemented
-
-    return forward
+    __add__ = _with(operator.add)
+    __radd__ = _reflected(operator.add)
+    __sub__ = _with(operator.sub)
+    __rsub__ = _reflected(operator.sub)
+    __mul__ = _with(operator.mul)
+    __rmul__ = _reflected(operator.mul)
+    __truediv__ = _with(operator.truediv)
+    __rtruediv__ = _reflected(operator.truediv)
+    __floordiv__ = _with(operator.floordiv)
+    __rfloordiv__ = _reflected(operator.floordiv)
+    __mod__ = _with(operator.mod)
+    __rmod__ = _reflected(operator.mod)
+    __pow__ = _with(operator.pow)
+    __rpow__ = _reflected(operator.pow)
+    __xor__ = _with(operator.xor)
+    __rxor__ = _reflected(operator.xor)
+    __lt__ = _compared(operator.lt)
+    __le__ = _compared(operator.le)
+    __eq__ = _compared(operator.eq)
+    __ne__ = _compared(operator.ne)
+    __gt__ = _compared(operator.gt)
+    __ge__ = _compared(operator.ge)
+    __neg__ = _alone(operator.neg)
+    __abs__ = _alone(operator.abs)
+    __floor__ = _alone(_floor)
+    __round__ = _alone(_rounded)
 
 
-def _reflected(function: Function) -> Callable[[Timed, Any], Any]:
-    """The same with the Timed number on the right."""
-
-    def backward(number: Timed, other: Any) -> Any:
-        if isinstance(other, Tensor):
-            return function(other, number.tensor(other))
-        if isinstance(other, int | float | np.number):
-            return timed(function, other, number)
-        return NotImplemented
-
-    return backward
-
-
-def _compared(function: Function) -> Callable[[Timed, Any], Any]:
-    """A comparison, whose answer Python looks at."""
-    combine = _with(function)
-
-    def answer(number: Timed, other: Any) -> Any:
-        result = combine(number, other)
-        if isinstance(result, Timed):
-            return bool(result)
-        return result
-
-    return answer
-
-
-def _alone(function: Function) -> Callable[[Timed], Any]:
-    def of(number: Timed) -> Any:
-        return timed(function, number)
-
-    return of
-
-
-_ARITHMETIC = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "truediv": operator.truediv,
-    "floordiv": operator.floordiv,
-    "mod": operator.mod,
-    "pow": operator.pow,
-    "xor": operator.xor,
+_ELEMENTWISE = {
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    operator.floordiv,
+    operator.mod,
+    operator.pow,
+    operator.xor,
+    operator.neg,
+    operator.abs,
+    operator.lt,
+    operator.le,
+    operator.eq,
+    operator.ne,
+    operator.gt,
+    operator.ge,
+    np.sqrt,
+    np.cos,
+    _floor,
+    _rounded,
 }
-_COMPARISONS = ("lt", "le", "eq", "ne", "gt", "ge")
-
-
-def _floor(value: Any) -> Any:
-    return value // 1
-
-
-def _rounded(value: Any) -> Any:
-    return np.rint(value).astype(np.int64)
-
-
-_ELEMENTWISE = {*_ARITHMETIC.values(), operator.neg, operator.abs, _floor, _rounded}
-_ELEMENTWISE |= {getattr(operator, name) for name in _COMPARISONS}
-_ELEMENTWISE |= {np.sqrt, np.cos}
 """Functions that do to an array what they do to each of its numbers."""
-
-for _name, _operator in _ARITHMETIC.items():
-    setattr(Timed, f"__{_name}__", _with(_operator))
-    setattr(Timed, f"__r{_name}__", _reflected(_operator))
-for _name in _COMPARISONS:
-    setattr(Timed, f"__{_name}__", _compared(getattr(operator, _name)))
-setattr(Timed, "__neg__", _alone(operator.neg))  # noqa: B010 - as the others
-setattr(Timed, "__abs__", _alone(operator.abs))  # noqa: B010
-setattr(Timed, "__floor__", _alone(_floor))  # noqa: B010
-setattr(Timed, "__round__", _alone(_rounded))  # noqa: B010
