@@ -199,6 +199,12 @@ class Task:
         """Where the data, and what was found out about the model, are kept."""
         return vars(self)["_workbench"]
 
+    def run_as(self, together: int, compiles: bool) -> Task:
+        """The same task, its members run in this way; all that was found out is shared."""
+        same = dataclasses.replace(self, together=together, compile=compiles)
+        same._keep("_workbench", self.workbench)
+        return same
+
     @property
     def torch_device(self) -> torch.device:
         """The device that members train on."""

@@ -145,8 +145,10 @@ class CohortTrainable(tune.Trainable):
     def _segment(self) -> dict[str, Any]:
         training = self._training
         if training is None:
-            seeds = [member.seed for member in self._cohort.members]
-            dense_networks(self._task, seeds, self._task.dense_steps)
+            cohort = self._cohort
+            seeds = [member.seed for member in cohort.members]
+            task = self._task.run_as(cohort.together, cohort.compile)
+            dense_networks(task, seeds, task.dense_steps)
             return {"done": True, "rung": 0}
         if not training.finished and training.rung < self._upto:
             training.advance()

@@ -10,9 +10,13 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeVar
 
 from ...analysis.rows.mistake import Mistake
-from ...trainables.contract import Member
-from ...trainables.domain import code_path
+from ...trainables.algorithms import find
+from ...trainables.contract import Algorithm, Member
+from ...trainables.domain import code_path, complete
 from ...trainables.records.cohort import Cohort
+from ...trainables.task import Task
+from ...trainables.training import planner
+from ...trainables.training.engine import Execution
 from ...trainables.training.memory import allowance, fitting, fitting_shapes, member_bytes
 from ..study.schema import Arm, Hp, Study
 from .patience import LateError, within
@@ -76,14 +80,15 @@ class Ledger:
 
     cohorts: how many, which numbers their names.  members: their digests.  dense: seed -> name of
     the cohort that trains its dense network.  bytes: (algorithm, code path) -> what a member takes
-    while it trains, where that was measured.  cut: arm -> a sentence that says that members which
-    should share a cohort do not.
+    while it trains, where that was measured.  choices: (algorithm, code path) -> how its members
+    are run.  cut: arm -> a sentence that says that members which should share a cohort do not.
     """
 
     cohorts: int = 0
     members: set[int] = dataclasses.field(default_factory=set)
     dense: dict[int, str] = dataclasses.field(default_factory=dict)
     bytes: dict[Hashable, int] = dataclasses.field(default_factory=dict)
+    choices: dict[Hashable, planner.Choice] = dataclasses.field(default_factory=dict)
     cut: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -154,9 +159,15 @@ def _dense_cohorts(
     if size == "auto":  # all else waits for them, and so they are spread over all workers
         share = -(-len(lacking) // workers.count)
         size = max(LEAST_MEMBERS, share)
+    if not lacking:
+        return
+    plain = find("dense")
+    first = Member(complete(plain.space, {}), seeds[0])
+    most = min(size, len(lacking))
+    chosen = _chosen(study.task, "dense", plain, first, most, len(lacking), workers, ledger)
     for seeds in _parts(lacking, size):
         members = tuple(Member({}, seed) for seed in seeds)
-        unnamed = Cohort("", "", "", members)
+        unnamed = Cohort("", "", "", members, together=chosen.together, compile=chosen.compile)
         cohort = _named(unnamed, ledger)
         ledger.dense |= dict.fromkeys(seeds, cohort.name)
         yield cohort
@@ -183,6 +194,8 @@ def _group_cohorts(
             ledger.cut.setdefault(arm.name, _told_cut(arm, longest, fits))
         units = _cut(units, fits)
         size = min(size, fits)
+    count = sum(map(len, units))
+    chosen = _chosen_for(study, arm, first, min(size, count), count, workers, ledger)
     for places in _parts(units, size):
         members = tuple(batch.member(place) for place in places)
         after: set[str] = set()
@@ -196,8 +209,47 @@ def _group_cohorts(
             after=tuple(sorted(after)),
             version=arm.algorithm.version,
             bytes=bytes_each,
+            together=chosen.together,
+            compile=chosen.compile,
         )
         yield _named(cohort, ledger)
+
+
+def _chosen_for(
+    study: Study,
+    arm: Arm,
+    first: Member,
+    size: int,
+    count: int,
+    workers: Workers,
+    ledger: Ledger,
+) -> Execution:
+    """How `count` members like `first` of an arm are run, in cohorts of `size`."""
+    algorithm = arm.algorithm
+    name = arm.algorithm_name
+    try:
+        parent = algorithm.parent(study.task, first.hp)
+        with within(study.about.limit):
+            return _chosen(parent, name, algorithm, first, size, count, workers, ledger)
+    except (Exception, LateError):
+        return Execution()  # what fails or hangs here does in its worker too, and becomes rows
+
+
+def _chosen(
+    task: Task,
+    name: str,
+    algorithm: Algorithm,
+    first: Member,
+    size: int,
+    count: int,
+    workers: Workers,
+    ledger: Ledger,
+) -> Execution:
+    """How members like `first` are run; chosen once for a plan."""
+    kind = name, code_path(algorithm.space, first.hp)
+    if kind not in ledger.choices:
+        ledger.choices[kind] = planner.choose(task, algorithm, first, size, count, workers.count)
+    return ledger.choices[kind].execution
 
 
 def _named(cohort: Cohort, ledger: Ledger) -> Cohort:

@@ -12,17 +12,19 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...analysis.rows import rundir, table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, read_range, remove_tree
 from ...trainables.contract import Member
-from ...trainables.domain import canonical
+from ...trainables.domain import canonical, code_path
 from ...trainables.records.cohort import Cohort
 from ...trainables.records.planned import read_line
 from ...trainables.task import Task, identity
+from ...trainables.training import planner
+from ...trainables.training.engine import Execution
 from ..propose.drawn import Configuration, proposals
 from ..study import controls
 from ..study.schema import MODELLED, Arm, Hp, Study, at
@@ -197,6 +199,7 @@ class Plan:
         nothing.
         """
         said = set(self._ledger.cut)
+        chosen = set(self._ledger.choices)
         cohorts = form(self.study, self.workers, batches, self._ledger)
         first = next(cohorts, None)
         if first is None:
@@ -217,6 +220,8 @@ class Plan:
         for arm, sentence in self._ledger.cut.items():
             if arm not in said:
                 self.say(sentence)
+        for sentence in _told_choices(self._ledger, chosen):
+            self.say(sentence)
         return new
 
     def _batch(self, arm: Arm) -> Batch:
@@ -239,6 +244,23 @@ class Plan:
                 known = self.rounds[arm.name]
             sizes[arm.name] = arm.members or len(known)
         return sizes
+
+
+def _told_choices(ledger: Ledger, before: set[Hashable]) -> Iterator[str]:
+    """How the members of new cohorts are run, a sentence for each way that is not by rule."""
+    algorithms: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
+    for kind, choice in ledger.choices.items():
+        if kind in before or choice.reason == planner.BY_RULE:
+            continue
+        name, _ = kind  # type: ignore[misc]
+        way = str(choice.execution)
+        reasons.setdefault(way, choice.reason)
+        names = algorithms.setdefault(way, [])
+        if name not in names:
+            names.append(name)
+    for way, names in algorithms.items():
+        yield f"{', '.join(names)}: {way} ({reasons[way]})"
 
 
 def read_cohort(folder: Location, planned: Planned) -> Cohort:
@@ -453,6 +475,8 @@ def _read_stored(
             if digest not in wanted:
                 gone.append(member)
         arm = arms.get((cohort.arm, cohort.algorithm))
+        if arm is not None:
+            _enter_choice(ledger, arm, cohort)
         if arm is not None and gone:
             names = removed.setdefault(cohort.arm, [])
             names += _identities(task, arm, cohort, gone)
@@ -464,6 +488,14 @@ def _read_stored(
     cohorts += [planned for planned in dense if planned.name in needed]
     cohorts.sort(key=lambda planned: planned.name)
     return _Stored(cohorts, removed, ledger)
+
+
+def _enter_choice(ledger: Ledger, arm: Arm, cohort: Cohort) -> None:
+    """Have new members of an arm run like those of a cohort that was planned before."""
+    first = cohort.members[0]
+    kind = cohort.algorithm, code_path(arm.algorithm.space, first.hp)
+    ran = Execution(cohort.together, cohort.compile)
+    ledger.choices.setdefault(kind, planner.Choice(ran, planner.BY_RULE))
 
 
 def _by_names(arms: Sequence[Arm]) -> dict[tuple[str, str], Arm]:

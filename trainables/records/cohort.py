@@ -17,7 +17,8 @@ class Cohort:
     algorithm: its name; empty for a cohort that only trains the dense networks of its members'
     seeds, from which others start, and that has no rows.  after: names of the cohorts that must be
     finished before.  version: the algorithm's, when it was planned.  bytes: memory that a member
-    takes while it trains; 0 if that was not measured.
+    takes while it trains; 0 if that was not measured.  together, compile: how members are run
+    (`training.engine.Execution`).
     """
 
     name: str
@@ -27,6 +28,8 @@ class Cohort:
     after: tuple[str, ...] = ()
     version: int = 1
     bytes: int = 0
+    together: int = 0
+    compile: bool = False
 
     def to_json(self) -> str:
         """One line from which `from_json` makes the same cohort."""

@@ -15,6 +15,7 @@ import torch
 from ..contract import Algorithm
 from ..domain import Domain, canonical
 from ..task import Task
+from ..training.engine import described
 from .cohort import Cohort
 
 _COLUMN_TYPES = {
@@ -79,6 +80,7 @@ def footer(task: Task) -> dict[str, Any]:
         "device": _device_name(task.torch_device),
         "precision": {"trained": task.precision, "measured": task.dtype},
         "task": task.describe(),
+        "engine": described(task),
     }
     if task.data.cautions:
         about["cautions"] = list(task.data.cautions)

@@ -55,7 +55,7 @@ class Training:
     ) -> None:
         self.folder = folder
         self.study = study
-        self.task = task
+        self.task = task = task.run_as(cohort.together, cohort.compile)
         self.cohort = cohort
         self.keep = keep
         first = cohort.members[0].hp

@@ -233,6 +233,19 @@ def program(pruner: Hooks, task: Task, state: State) -> Program:
     return _PROGRAMS[key]
 
 
+def forget() -> None:
+    """Make all programs again from now on."""
+    _PROGRAMS.clear()
+
+
+def refusal() -> str:
+    """Why a program of this process could not be made; "" if all could."""
+    for made in _PROGRAMS.values():
+        if made.refused:
+            return made.refused
+    return ""
+
+
 def _try(call: Call, example: Sequence[Tensor]) -> None:
     """Compile a graph, which its first call does, with copies."""
     with torch.no_grad():

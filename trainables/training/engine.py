@@ -12,7 +12,7 @@ import sysconfig
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,13 +21,20 @@ from ..measure.flops import CONVOLUTIONS
 if TYPE_CHECKING:
     from ..task import Task
 
-Together = int | Literal["auto"]
-Compile = bool | Literal["auto"]
-
-FEW = 4
-"""Up to so many small networks are faster one after the other than stacked, on a CPU."""
-COMPILED_TOGETHER = 8
-"""Members of a compiled stack on a CPU: what they hold stays in a cache of its own."""
+MULTIPLE = 8
+"""A compiled program has a multiple of so many members, the last ones repeated, so that few are
+compiled while members leave.
+"""
+LARGE_FLOPS = 3e6
+"""From here on, in a forward pass of one example, networks with convolutions are faster one after
+the other than stacked, on a CPU: LeNet-5 on 28 x 28 is, ResNet-8 on 8 x 8 is not.
+"""
+CACHE_BYTES = 4 << 20
+"""Of a CPU's cache, what the parameters of a compiled program may take, with a mask and a momentum
+for each.
+"""
+MOST_COMPILED = 64
+"""Members of a compiled program on a CPU: more gain nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +42,7 @@ class Execution:
     """How the members of a cohort are run.
 
     together: how many at a time in one program; 1: one after the other; 0: all of them.  compile:
-    whether steps are compiled.  A compiled program always has `together` members, the last ones
-    repeated where they are fewer, so that it need not be compiled for another number.
+    whether its steps are compiled.
     """
 
     together: int = 0
@@ -49,9 +55,11 @@ class Execution:
 
     def padded(self, size: int) -> int:
         """How many members a program for `size` of them has."""
-        if not self.compile:
+        if not self.compile or size == 1 or size == self.together:
             return size
-        return max(size, self.together)
+        multiples = -(-size // MULTIPLE)
+        rounded = multiples * MULTIPLE
+        return min(rounded, self.together) if self.together else rounded
 
     def __str__(self) -> str:
         words = "all members in one program"
@@ -62,34 +70,34 @@ class Execution:
         return f"{words}, compiled" if self.compile else words
 
 
-def execution(task: Task, members: int) -> Execution:
-    """How a task runs so many members: as it says, and by rule where it leaves that open."""
+def execution(task: Task) -> Execution:
+    """How a task runs its members: as it says, and as is usual where it leaves that open."""
     compiles = task.compile is True
-    together = task.together
-    if together == "auto":
-        together = _together(task, members, compiles)
-    return Execution(together, compiles)
+    if task.together != "auto":
+        return Execution(task.together, compiles)
+    return Execution(usual_width(task) if compiles else 0, compiles)
 
 
-def _together(task: Task, members: int, compiles: bool) -> int:
-    """How many members go into one program where the task does not say."""
-    if not task.stackable:
-        return 1
+def usual_width(task: Task) -> int:
+    """How many members a compiled program of a task has: on a CPU, as many as stay in its cache."""
     if task.torch_device.type != "cpu":
         return 0
-    if compiles:
-        return min(COMPILED_TOGETHER, members)
-    return 1 if loops(task, members) else 0
+    bytes_each = 3 * 4 * task.counts.params
+    fitting = max(1, CACHE_BYTES // bytes_each)
+    rounded = fitting // MULTIPLE * MULTIPLE
+    return min(max(rounded, MULTIPLE), MOST_COMPILED)
 
 
-def loops(task: Task, members: int) -> bool:
-    """Whether so many members are faster one after the other than stacked, by rule: on a CPU,
-    networks with convolutions, and few networks of any kind.
-    """
-    if task.torch_device.type != "cpu":
-        return False
-    has_convolutions = any(isinstance(part, CONVOLUTIONS) for part in task.template.modules())
-    return has_convolutions or members <= FEW
+def by_rule(task: Task) -> Execution:
+    """What is probably fastest without being compiled, when nothing was timed."""
+    if task.torch_device.type != "cpu" or not has_convolutions(task):
+        return Execution()
+    return Execution(1 if task.counts.flops > LARGE_FLOPS else 0)
+
+
+def has_convolutions(task: Task) -> bool:
+    """Whether the task's model has convolutions, of which `vmap` makes grouped ones."""
+    return any(isinstance(part, CONVOLUTIONS) for part in task.template.modules())
 
 
 def compiler_missing(device: torch.device) -> str:
@@ -99,12 +107,13 @@ def compiler_missing(device: torch.device) -> str:
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         return f"a C++ compiler ({compiler})"
-    headers = Path(sysconfig.get_paths()["include"])
-    if not (headers / "Python.h").exists():
-        return f"Python's headers ({headers / 'Python.h'})"
+    headers = Path(sysconfig.get_paths()["include"], "Python.h")
+    if not headers.exists():
+        return f"Python's headers ({headers})"
     return ""
 
 
-def describe(task: Task) -> Mapping[str, Any]:
+def described(task: Task) -> Mapping[str, Any]:
     """What rows record of how their members were run."""
-    return {"compile": task.compile, "together": task.together}
+    chosen = execution(task)
+    return {"together": chosen.together, "compile": chosen.compile}

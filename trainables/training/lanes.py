@@ -72,7 +72,7 @@ class Lane:
 
 def lanes_of(pruner: Hooks, task: Task, state: State, last: int) -> list[Lane]:
     """The members that are run together, as the task's execution has it, up to step `last`."""
-    chosen = engine.execution(task, state.size)
+    chosen = engine.execution(task)
     lanes: list[Lane] = []
     for places in chosen.parts(state.size):
         lane = Lane(pruner, task, state, places, last, chosen)

@@ -1,0 +1,313 @@
+"""The planner of execution: how members of an arm are run, chosen by timing a few steps.
+
+What was timed on a machine is kept beside torch's compiled graphs, and goes with them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import hashlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...analysis.rows.storage import atomic
+from ..contract import Member, State
+from ..domain import code_path
+from . import compiled, engine
+from .engine import Execution
+from .hooks import Hooks
+
+if TYPE_CHECKING:
+    from ..contract import Algorithm
+    from ..task import Task
+
+BY_RULE = "by rule"
+SHORT = 30.0
+"""Seconds of training below which nothing is timed."""
+SHARE = 0.05
+"""Share of the training that timing may take."""
+TURN = 0.2
+"""Seconds of a turn, about."""
+ROUNDS = 3
+TIMED = 32
+"""Members that are timed, at most."""
+FLOPS_A_SECOND = {"cpu": 4e10, "cuda": 5e12}
+OVERHEAD = 2e-5
+"""Seconds that a member-step takes at least."""
+GAINS = {"cpu": 0.5, "cuda": 0.3}
+"""What compiled steps take of the time of others, if that was not timed: without convolutions."""
+GAIN_OF_CONVOLUTIONS = 0.9
+COMPILING = 30.0
+"""Seconds to compile the steps of an arm the first time, if that was not timed."""
+FROM_DISK = 0.25
+"""The share of it that is left where compiled graphs are on disk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How members are run, and why, in words."""
+
+    execution: Execution
+    reason: str
+
+
+@dataclasses.dataclass
+class Timings:
+    """Milliseconds of a member-step, by execution; and the seconds that compiling took."""
+
+    plain: dict[int, float]
+    compiled: dict[int, float]
+    compiling: float = 0.0
+    refused: str = ""
+
+    @property
+    def fastest(self) -> Execution:
+        """Of what is not compiled."""
+        return Execution(min(self.plain, key=lambda together: self.plain[together]))
+
+
+def choose(
+    task: Task,
+    algorithm: Algorithm,
+    member: Member,
+    size: int,
+    count: int,
+    workers: int,
+) -> Choice:
+    """How cohorts of `size` members like `member` are run, `count` of them in all on `workers`
+    workers.
+
+    task: what they start from.
+    """
+    fixed = _as_given(task)
+    if fixed is not None:
+        return fixed
+    if not isinstance(algorithm, Hooks) or not task.stackable or size == 1:
+        return Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
+    known = _Known(task, algorithm, member, size)
+    timings = known.read()
+    member_steps = task.steps * count / workers
+    if timings is None:
+        seconds = member_steps * _guessed(task)
+        if seconds < SHORT:
+            return Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
+        timings = _timed(task, algorithm, member, size, SHARE * seconds)
+        known.write(timings)
+    plain = timings.fastest
+    seconds = member_steps * timings.plain[plain.together] / 1e3
+    if task.compile is False or engine.compiler_missing(task.torch_device):
+        return Choice(_with_given(task, plain), _reason(timings, plain))
+    if not timings.compiled and not timings.refused:
+        gain = _gain(task)
+        if (1 - gain) * seconds > 2 * COMPILING:
+            _time_compiled(timings, task, algorithm, member, size)
+            known.write(timings)
+    for together, milliseconds in timings.compiled.items():
+        whole = member_steps * milliseconds / 1e3 + FROM_DISK * timings.compiling
+        if whole < seconds:
+            chosen = Execution(together, compile=True)
+            return Choice(_with_given(task, chosen), _reason(timings, chosen))
+    return Choice(_with_given(task, plain), _reason(timings, plain))
+
+
+def _as_given(task: Task) -> Choice | None:
+    """What the task says, if it leaves nothing open."""
+    if task.compile == "auto":
+        return None
+    if task.compile is True or task.together != "auto":
+        return Choice(engine.execution(task), "as [task] says")
+    return None
+
+
+def _with_given(task: Task, chosen: Execution) -> Execution:
+    """What is chosen, but for what the task says."""
+    if task.together != "auto":
+        return dataclasses.replace(chosen, together=task.together)
+    return chosen
+
+
+def _reason(timings: Timings, chosen: Execution) -> str:
+    """What was timed, in words."""
+    milliseconds = timings.compiled if chosen.compile else timings.plain
+    own = milliseconds[chosen.together]
+    words = [f"{own:.3g} ms a member and step"]
+    for together, other in timings.plain.items():
+        if chosen.compile or together != chosen.together:
+            words.append(f"{Execution(together)}: {other:.3g}")
+    return "; ".join(words)
+
+
+def _guessed(task: Task) -> float:
+    """Seconds of a member-step, by its FLOPs."""
+    flops = 3 * task.counts.flops * task.batch_size
+    return OVERHEAD + flops / FLOPS_A_SECOND[task.torch_device.type]
+
+
+def _gain(task: Task) -> float:
+    """What a compiled step probably takes of the time of one that is not."""
+    if task.torch_device.type == "cpu" and engine.has_convolutions(task):
+        return GAIN_OF_CONVOLUTIONS
+    return GAINS[task.torch_device.type]
+
+
+# ---- timing
+
+
+class _Runner:
+    """A cohort that is run in one way, from initial weights, a few steps at a time."""
+
+    def __init__(
+        self,
+        task: Task,
+        algorithm: Algorithm,
+        member: Member,
+        size: int,
+        chosen: Execution,
+    ) -> None:
+        self.chosen = chosen
+        self._size = size
+        turn = round(TURN / (_guessed(task) * size))
+        steps = min(max(2, turn), task.steps // 2)  # a turn is a rung
+        self._steps = max(1, steps)
+        short = dataclasses.replace(
+            task,
+            rungs=max(1, task.steps // self._steps),
+            dense_share=0.0,
+            starts="",
+            together=chosen.together,
+            compile=chosen.compile,
+        )
+        short.workbench.share(task.workbench)
+        self._task = short
+        self._algorithm = algorithm
+        hp = algorithm.alone(member.hp)
+        members = [Member(hp, seed) for seed in range(size)]
+        self._members = members
+        self._state: State = algorithm.start(short, members)
+
+    def turn(self) -> float:
+        """Seconds of a member-step, over a turn."""
+        device = self._task.torch_device
+        if self._state.scalars["rung"] == self._task.rungs:
+            self._state = self._algorithm.start(self._task, self._members)
+        before = self._state.scalars["step"]
+        _wait(device)
+        begun = time.perf_counter()
+        self._state = self._algorithm.advance(self._task, self._state)
+        _wait(device)
+        steps = self._state.scalars["step"] - before
+        return (time.perf_counter() - begun) / steps / self._size
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _timed(
+    task: Task,
+    algorithm: Algorithm,
+    member: Member,
+    size: int,
+    budget: float,
+) -> Timings:
+    """Time members one after the other, and together, in turn; in about `budget` seconds."""
+    size = min(size, TIMED)
+    widths = [1, 0] if task.together == "auto" else [task.together]
+    runners = [_Runner(task, algorithm, member, size, Execution(width)) for width in widths]
+    seconds: dict[int, list[float]] = {width: [] for width in widths}
+    begun = time.perf_counter()
+    for runner in runners:
+        runner.turn()  # the first one loads and chooses
+    for _ in range(ROUNDS):
+        for runner in runners:
+            seconds[runner.chosen.together].append(runner.turn())
+        if time.perf_counter() - begun > budget:
+            break
+    plain = {width: 1e3 * statistics.median(of) for width, of in seconds.items()}
+    return Timings(plain, {})
+
+
+def _time_compiled(
+    timings: Timings, task: Task, algorithm: Algorithm, member: Member, size: int
+) -> None:
+    """Compile and time; the graphs are then on disk for those who train."""
+    size = min(size, TIMED)
+    together = task.together
+    if together == "auto":
+        together = min(engine.usual_width(task), size)
+    compiled.forget()
+    begun = time.perf_counter()
+    runner = _Runner(task, algorithm, member, size, Execution(together, compile=True))
+    runner.turn()
+    timings.compiling = time.perf_counter() - begun
+    seconds = [runner.turn() for _ in range(ROUNDS)]
+    timings.refused = compiled.refusal()
+    if not timings.refused:
+        timings.compiled = {together: 1e3 * statistics.median(seconds)}
+
+
+class _Known:
+    """What was timed on this machine before of members like these."""
+
+    def __init__(self, task: Task, algorithm: Algorithm, member: Member, size: int) -> None:
+        parts: list[Any] = [
+            type(algorithm).__module__,
+            type(algorithm).__qualname__,
+            algorithm.version,
+            code_path(algorithm.space, member.hp),
+            task.model,
+            task.model_options,
+            task.data.shape,
+            task.data.classes,
+            task.batch_size,
+            task.precision,
+            task.optimizer,
+            task.augment,
+            task.together,
+            min(size, TIMED),
+            _device(task.torch_device),
+            torch.__version__,
+        ]
+        told = json.dumps(parts, sort_keys=True, default=str)
+        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        self._path = folder() / "prunefront" / f"{digest}.json"
+
+    def read(self) -> Timings | None:
+        try:
+            fields = json.loads(self._path.read_text())
+            for name in ("plain", "compiled"):
+                fields[name] = {int(together): ms for together, ms in fields[name].items()}
+            return Timings(**fields)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, timings: Timings) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(self._path) as temporary:
+                temporary.write_text(json.dumps(dataclasses.asdict(timings)))
+        except OSError:  # it is timed again the next time
+            return
+
+
+def folder() -> Path:
+    """Where torch keeps compiled graphs."""
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if given:
+        return Path(given)
+    return Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {torch.get_num_threads()} of {os.cpu_count()}"
