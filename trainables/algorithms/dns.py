@@ -159,7 +159,7 @@ class DNS(GradientPruner):
             t = _threshold(moments[layer.name], c[layer.name]) * phase.growth
             operated = _surgery(layer, params, mask, t, update)
             for name, after in operated.items():
-                spliced = after > mask[name]
+                spliced = after & ~mask[name]
                 splices = splices + spliced.sum()
                 returned[name] = returned[name] | spliced
                 mask[name] = after

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .. import pulse
@@ -195,6 +195,7 @@ class Program:
             with torch.enable_grad():
                 follow = make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)
                 written = follow(*example)
+            _masks_as_numbers(written)
             call = self._backend(written)
             _try(call, example)
         except Exception as error:  # whatever torch's compilers raise; the step itself was taken
@@ -204,6 +205,42 @@ class Program:
         if moving.device.type == "cuda":
             return Captured(call, kept)
         return call
+
+
+def _masks_as_numbers(written: GraphModule) -> None:
+    """Have parameters multiplied by masks as numbers of their own type, not by the bytes of masks
+    (`masks.apply`), which inductor reads one at a time on a CPU.
+    """
+    graph = written.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.dtype):
+        mask, kind = node.args
+        if kind is not torch.uint8 or mask.meta["val"].dtype is not torch.bool:
+            continue
+        products = _products(node)
+        kinds = {product.meta["val"].dtype for product in products}
+        if len(kinds) != 1:
+            continue
+        with graph.inserting_before(node):
+            number = graph.call_function(
+                torch.ops.aten._to_copy.default, (mask,), {"dtype": kinds.pop()}
+            )
+        number.meta["val"] = mask.meta["val"].to(number.kwargs["dtype"])
+        node.replace_all_uses_with(number)
+    graph.eliminate_dead_code()
+    written.recompile()
+
+
+def _products(node: Node) -> list[Node]:
+    """The products in which a tensor ends, itself or by another name; none if it ends otherwise."""
+    products: list[Node] = []
+    for user in node.users:
+        if user.target is torch.ops.aten.alias.default:
+            products += _products(user)
+        elif user.target is torch.ops.aten.mul.Tensor:
+            products.append(user)
+        else:
+            return []
+    return products
 
 
 _PROGRAMS: dict[str, Program] = {}
