@@ -118,18 +118,29 @@ class _Casts(TorchFunctionMode):
     ) -> Any:
         named = dict(kwargs or {})
         if func in CONVOLUTIONS:
-            kind = torch.bfloat16
-        elif func in STATISTICS:
-            kind = torch.float32
-        else:
-            return func(*args, **named)
-        cast = [_of_type(value, kind) for value in args]
-        for name, value in named.items():
-            named[name] = _of_type(value, kind)
-        return func(*cast, **named)
+            return _in_type(torch.bfloat16, func, args, named)
+        if func in STATISTICS:
+            x = args[0] if args else named["input"]
+            normed = _in_type(torch.float32, func, args, named)
+            return normed.to(x.dtype)  # activations stay half as large
+        return func(*args, **named)
 
 
-def _of_type(value: Any, kind: torch.dtype) -> Any:
+def _in_type(
+    kind: torch.dtype,
+    func: Callable[..., Tensor],
+    args: Sequence[Any],
+    named: Mapping[str, Any],
+) -> Tensor:
+    """What `func` makes of its arguments, the tensors among them in a type."""
+    cast = [_cast(value, kind) for value in args]
+    cast_by_name: dict[str, Any] = {}
+    for name, value in named.items():
+        cast_by_name[name] = _cast(value, kind)
+    return func(*cast, **cast_by_name)
+
+
+def _cast(value: Any, kind: torch.dtype) -> Any:
     """An argument in a type; what is no tensor as it is."""
     return value.to(kind) if isinstance(value, Tensor) else value
 
