@@ -83,7 +83,7 @@ def main() -> None:
         model_options=options,
         epochs=given.epochs,
         rungs=1,
-        dtype=given.dtype,
+        precision=given.dtype,
         device=given.device,
     )
     where = torch.cuda.get_device_name() if given.device == "cuda" else "CPU, one thread"

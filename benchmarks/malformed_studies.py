@@ -236,7 +236,7 @@ def wrong_value_in_study(draft: Draft, draw: random.Random) -> None:
 def wrong_value_in_task(draft: Draft, draw: random.Random) -> None:
     """A value of another type, or out of range, in [task]."""
     key = draw.choice(
-        ("optimizer", "schedule", "dtype", "device", "stream", "epochs", "batch_size", "lr", "momentum", "weight_decay",
+        ("optimizer", "schedule", "dtype", "precision", "device", "stream", "epochs", "batch_size", "lr", "momentum", "weight_decay",
          "rungs", "dense_share", "split_seed", "augment", "dataset", "model", "widths")
     )  # fmt: skip
     allowed = {"widths": ("[]",), "augment": ("[]",), "split_seed": ("0x7fffffffffffffff",), "lr": ("0x7fffffffffffffff",),

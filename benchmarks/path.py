@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float64", choices=["float64", "float32"])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    task = Task(device=given.device, dtype=given.dtype)
+    task = Task(device=given.device, precision=given.dtype)
     X = convex.with_ones(torch.cat([x.flatten(1) for x, _ in task.data.parts("train", 1024)]))
     Y = F.one_hot(task.data.labels["train"], task.data.classes).mT.to(X)
     gates = convex.patterns(

@@ -224,6 +224,15 @@ def test_a_model_without_units_to_remove(refused: Refusal) -> None:
     )
 
 
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_a_precision_in_which_nothing_can_be_solved(refused: Refusal, precision: str) -> None:
+    text = study(f'precision = "{precision}"', DENSE + '[[arm]]\nalgorithm = "cronos"\n')
+    assert refused("run", text, "--out", "out") == (
+        'study.toml: arm "cronos": `precision` is float64 or float32 for a convex program, which is '
+        f"solved for and not trained: linear systems need its digits; got {precision}"
+    )
+
+
 def test_more_than_the_machine_has(refused: Refusal) -> None:
     assert "[study]: `cpus` is at most the " in refused(
         "run", study(), "--out", "out", "--set", "study.cpus=100000"

@@ -40,6 +40,7 @@ TINY = {
     "malformed_studies.py": "--count 3",
     "neurons.py": "--seeds 2 --neurons 25 --epochs 2 --gates 4",
     "path.py": "--rounds 1 --betas 2 --gates 2 --threads 1 --tolerance 0.1",
+    "precisions.py": "accuracy --seeds 2 --epochs 0.2",
     "same_rows.py": "{finished} {finished}",
     "scoring.py": "--candidates 8 --examples 64 --rounds 1",
     "shrink.py": "--model mlp --steps 4 --rungs 1 --audit 8 --threads 1",

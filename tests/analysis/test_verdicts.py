@@ -206,6 +206,16 @@ def test_other_tasks_are_refused_and_named_where_they_are_compared_anyway(tmp_pa
     assert "trained unlike: lr 0.2 against 0.1" in drawn
 
 
+def test_tables_that_differ_in_precision_are_told_apart(tmp_path: Path) -> None:
+    one = save(tmp_path / "one", study="one", dtype="float32", precision="bf16")
+    other = save(tmp_path / "two", study="two", dtype="float32")
+    why = "precision bf16 (one) against its default (two)"
+    assert command(one, other).endswith(f"got {why} (--anyway compares them)")
+    assert likeness.comparable_rows([one, other], anyway=True)[1][0] == (
+        f"The studies differ in their task: {why}."
+    )
+
+
 def test_parents_apart_are_named(tmp_path: Path) -> None:
     def parent(row: dict[str, Any], shift: float) -> dict[str, Any]:
         whole = row["arm"] == "base" and row["sparsity"] == 0.0

@@ -53,6 +53,14 @@ def test_each_combination_is_a_study_with_its_values(tmp_path: Path) -> None:
     assert swept.named(studies) == "s"
 
 
+def test_precision_is_swept_by_its_older_name_too(tmp_path: Path) -> None:
+    for key, values in (("precision", ["float32", "bf16"]), ("dtype", ["float32", "float64"])):
+        path = written(tmp_path, f"[task]\n{key} = {values}\n")
+        studies = parse.read_swept(path)
+        assert list(studies) == [f"{key}={value}" for value in values]
+        assert [study.task.precision for study in studies.values()] == values
+
+
 def test_a_list_of_one_value_is_swept_too(tmp_path: Path) -> None:
     assert list(parse.read_swept(written(tmp_path, "[task]\ntrain_share = [0.5]\n"))) == [
         "train_share=0.5"

@@ -20,6 +20,7 @@ from ...analysis.rows.mistake import Mistake
 if TYPE_CHECKING:
     from ..task import Task
 
+Forward = Callable[..., Tensor]
 PARAMETERS: Mapping[str, str] = {
     "float64": "float64",
     "float32": "float32",
@@ -35,6 +36,13 @@ CONVOLUTIONS: Collection[Callable[..., Any]] = (
     F.conv_transpose2d,
     F.conv_transpose3d,
 )
+STATISTICS: Collection[Callable[..., Any]] = (
+    F.batch_norm,
+    F.group_norm,
+    F.instance_norm,
+    F.layer_norm,
+)
+"""What is computed by mean and variance."""
 
 
 def settled(precision: Any, dtype: Any) -> Any:
@@ -59,44 +67,46 @@ def settled(precision: Any, dtype: Any) -> Any:
     return precision
 
 
-def forward(
-    task: Task,
-    call: Callable[..., Tensor],
-) -> Callable[..., Tensor]:
+def forward(task: Task, call: Forward) -> Forward:
     """`call` of (parameters, buffers, *inputs), as it is computed in training: its logits, and what
     it leaves in buffers, have the types that they have without.
     """
     if task.precision != "bf16":
         return call
 
-    def cast(params: Mapping[str, Tensor], buffers: dict[str, Tensor], *inputs: Tensor) -> Tensor:
-        types = {name: tensor.dtype for name, tensor in buffers.items()}
+    def autocasting(
+        params: Mapping[str, Tensor],
+        buffers: dict[str, Tensor],
+        *inputs: Tensor,
+    ) -> Tensor:
+        before = dict(buffers)
         with autocast(task):
             logits = call(params, buffers, *inputs)
-        for name, kind in types.items():
-            buffers[name] = buffers[name].to(kind)
+        for name, tensor in before.items():
+            after = buffers[name]
+            buffers[name] = after.to(tensor.dtype)
         return logits.to(task.torch_dtype)
 
-    return cast
+    return autocasting
 
 
 @contextlib.contextmanager
 def autocast(task: Task) -> Iterator[None]:
-    """In here products of matrices and convolutions are computed in bfloat16 where the task says
-    so.
+    """In here products of matrices and convolutions are computed in bfloat16, and statistics in
+    float32, where the task says so.
     """
     if task.precision != "bf16":
         yield
         return
     # A cast weight is not kept: under `vmap` it would be of a call that is over.
     kind = task.torch_device.type
-    with torch.autocast(kind, torch.bfloat16, cache_enabled=False), _Convolutions():
+    with torch.autocast(kind, torch.bfloat16, cache_enabled=False), _Casts():
         yield
 
 
-class _Convolutions(TorchFunctionMode):
-    """Casts what convolutions are computed of: autocast on a CPU does not see them under `vmap`,
-    which makes another operation of them first.
+class _Casts(TorchFunctionMode):
+    """Casts where autocast does not: under `vmap`, which makes other operations of a convolution
+    before autocast on a CPU sees it, and of a batch-norm those that take one type only.
     """
 
     def __torch_function__(
@@ -107,17 +117,32 @@ class _Convolutions(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         named = dict(kwargs or {})
-        if func not in CONVOLUTIONS:
-            return func(*args, **named)
-        cast = [_in_bfloat16(value) for value in args]
-        for name, value in named.items():
-            named[name] = _in_bfloat16(value)
-        return func(*cast, **named)
+        if func in CONVOLUTIONS:
+            return _in_type(torch.bfloat16, func, args, named)
+        if func in STATISTICS:
+            x = args[0] if args else named["input"]
+            normed = _in_type(torch.float32, func, args, named)
+            return normed.to(x.dtype)  # activations stay half as large
+        return func(*args, **named)
 
 
-def _in_bfloat16(value: Any) -> Any:
-    """An argument of a convolution; what is no tensor as it is."""
-    return value.bfloat16() if isinstance(value, Tensor) else value
+def _in_type(
+    kind: torch.dtype,
+    func: Callable[..., Tensor],
+    args: Sequence[Any],
+    named: Mapping[str, Any],
+) -> Tensor:
+    """What `func` makes of its arguments, the tensors among them in a type."""
+    cast = [_cast(value, kind) for value in args]
+    cast_by_name: dict[str, Any] = {}
+    for name, value in named.items():
+        cast_by_name[name] = _cast(value, kind)
+    return func(*cast, **cast_by_name)
+
+
+def _cast(value: Any, kind: torch.dtype) -> Any:
+    """An argument in a type; what is no tensor as it is."""
+    return value.to(kind) if isinstance(value, Tensor) else value
 
 
 def training(task: Task) -> contextlib.AbstractContextManager[None]:
