@@ -26,7 +26,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from .. import pulse
 from ..contract import State
 from ..tree import leaves, map_tree
-from . import optimizers, stack
+from . import kept, optimizers, stack
 from .batches import Batches
 from .captured import Captured
 from .feed import ROWS, Feed, feed_of
@@ -91,6 +91,9 @@ class Program:
     ) -> None:
         self._task = task
         self._step = Step(pruner, task, state)
+        self._pruner = pruner
+        self._static = state.scalars["static"]
+        self._width = state.size
         self._steps = task.steps - state.scalars["before"]
         self._decays = optimizers.decaying(state.members["hp"])
         self._is_lone = state.size == 1
@@ -173,13 +176,13 @@ class Program:
     def _compiled(self, graph: Graph, moving: Moving, step: int, feed: Feed) -> Call | None:
         """A step of `graph`, written down and compiled; None if it is refused."""
         numbers = Numbers(range(step, step + 1), graph.columns, moving.device)
-        kept = len(moving.tensors)
+        held = len(moving.tensors)
         read = len(feed.tensors)
 
         def whole(*given: Tensor) -> None:
-            state = given[:kept]
-            batch = given[kept : kept + read]
-            *tables, place = given[kept + read :]
+            state = given[:held]
+            batch = given[held : held + read]
+            *tables, place = given[held + read :]
             clock = Clock(step, place.device, numbers.reader(tables, place))
             x, y = feed.read(batch, place)
             trees = moving.trees(state)
@@ -202,8 +205,9 @@ class Program:
             first_line = str(error).strip().partition("\n")[0]
             self.refused = f"{type(error).__name__}: {first_line}"
             return None
+        kept.note_compiled(self._task, self._pruner, self._static, self._width)
         if moving.device.type == "cuda":
-            return Captured(call, kept)
+            return Captured(call, held)
         return call
 
 

@@ -6,22 +6,15 @@ What was timed on a machine is kept beside torch's compiled graphs, and goes wit
 from __future__ import annotations
 
 import dataclasses
-import getpass
-import hashlib
-import json
-import os
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...analysis.rows.storage import atomic
 from ..contract import Member, State
-from ..domain import code_path
-from . import compiled, engine
+from . import compiled, engine, kept
 from .engine import Execution
 from .hooks import Hooks
 
@@ -49,6 +42,8 @@ COMPILING = 30.0
 """Seconds to compile the steps of an arm the first time, if that was not timed."""
 FROM_DISK = 0.25
 """The share of it that is left where compiled graphs are on disk."""
+READING = 6.0
+"""Seconds that it takes at most to have them from there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +87,15 @@ def choose(
         return fixed
     if not isinstance(algorithm, Hooks) or not task.stackable or size == 1:
         return Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
-    known = _Known(task, algorithm, member, size)
-    timings = known.read()
+    path = _known_at(task, algorithm, member, size)
+    timings = _known(path)
     member_steps = task.steps * count / workers
     if timings is None:
         seconds = member_steps * _guessed(task)
         if seconds < SHORT:
-            return Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
+            return _by_rule(task, algorithm, member, size, seconds)
         timings = _timed(task, algorithm, member, size, SHARE * seconds)
-        known.write(timings)
+        kept.write(path, dataclasses.asdict(timings))
     plain = timings.fastest
     seconds = member_steps * timings.plain[plain.together] / 1e3
     if task.compile is False or engine.compiler_missing(task.torch_device):
@@ -109,13 +104,37 @@ def choose(
         gain = _gain(task)
         if (1 - gain) * seconds > 2 * COMPILING:
             _time_compiled(timings, task, algorithm, member, size)
-            known.write(timings)
+            kept.write(path, dataclasses.asdict(timings))
     for together, milliseconds in timings.compiled.items():
         whole = member_steps * milliseconds / 1e3 + FROM_DISK * timings.compiling
         if whole < seconds:
             chosen = Execution(together, compile=True)
             return Choice(_with_given(task, chosen), _reason(timings, chosen))
     return Choice(_with_given(task, plain), _reason(timings, plain))
+
+
+def _by_rule(
+    task: Task,
+    algorithm: Hooks,
+    member: Member,
+    size: int,
+    seconds: float,
+) -> Choice:
+    """How members are run that nothing was timed of. seconds: of their training, about."""
+    width = min(_compiled_width(task), size)
+    saved = (1 - _gain(task)) * seconds
+    is_open = task.compile == "auto" and not engine.compiler_missing(task.torch_device)
+    if is_open and saved > READING and _is_on_disk(task, algorithm, member, width or size):
+        chosen = Execution(width, compile=True)
+        return Choice(chosen, "their compiled steps are on disk")
+    return Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
+
+
+def _compiled_width(task: Task) -> int:
+    """How many members a compiled program has; 0: all of a cohort."""
+    if task.together != "auto":
+        return task.together
+    return engine.usual_width(task)
 
 
 def _as_given(task: Task) -> Choice | None:
@@ -241,9 +260,7 @@ def _time_compiled(
 ) -> None:
     """Compile and time; the graphs are then on disk for those who train."""
     size = min(size, TIMED)
-    together = task.together
-    if together == "auto":
-        together = min(engine.usual_width(task), size)
+    together = min(_compiled_width(task), size)
     compiled.forget()
     begun = time.perf_counter()
     runner = _Runner(task, algorithm, member, size, Execution(together, compile=True))
@@ -255,59 +272,31 @@ def _time_compiled(
         timings.compiled = {together: 1e3 * statistics.median(seconds)}
 
 
-class _Known:
-    """What was timed on this machine before of members like these."""
-
-    def __init__(self, task: Task, algorithm: Algorithm, member: Member, size: int) -> None:
-        parts: list[Any] = [
-            type(algorithm).__module__,
-            type(algorithm).__qualname__,
-            algorithm.version,
-            code_path(algorithm.space, member.hp),
-            task.model,
-            task.model_options,
-            task.data.shape,
-            task.data.classes,
-            task.batch_size,
-            task.precision,
-            task.optimizer,
-            task.augment,
-            task.together,
-            min(size, TIMED),
-            _device(task.torch_device),
-            torch.__version__,
-        ]
-        told = json.dumps(parts, sort_keys=True, default=str)
-        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-        self._path = folder() / "prunefront" / f"{digest}.json"
-
-    def read(self) -> Timings | None:
-        try:
-            fields = json.loads(self._path.read_text())
-            for name in ("plain", "compiled"):
-                fields[name] = {int(together): ms for together, ms in fields[name].items()}
-            return Timings(**fields)
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def write(self, timings: Timings) -> None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(self._path) as temporary:
-                temporary.write_text(json.dumps(dataclasses.asdict(timings)))
-        except OSError:  # it is timed again the next time
-            return
+# ---- what is known of this machine
 
 
-def folder() -> Path:
-    """Where torch keeps compiled graphs."""
-    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if given:
-        return Path(given)
-    return Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+def _known_at(task: Task, algorithm: Hooks, member: Member, size: int) -> Path:
+    """The file of what was timed of members like this one."""
+    return kept.place(task, algorithm, _static(algorithm, member), task.together, min(size, TIMED))
 
 
-def _device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu {torch.get_num_threads()} of {os.cpu_count()}"
+def _known(path: Path) -> Timings | None:
+    """What was timed on this machine before; None if nothing."""
+    facts = kept.read(path)
+    try:
+        for name in ("plain", "compiled"):
+            by_width: Any = facts[name]
+            facts[name] = {int(width): float(each) for width, each in by_width.items()}
+        timings = Timings(**facts)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return timings if timings.plain else None
+
+
+def _is_on_disk(task: Task, algorithm: Hooks, member: Member, width: int) -> bool:
+    """Whether this machine has compiled the steps of so many members like this one before."""
+    return kept.was_compiled(task, algorithm, _static(algorithm, member), width)
+
+
+def _static(algorithm: Hooks, member: Member) -> dict[str, Any]:
+    return {name: member.hp[name] for name, domain in algorithm.space.items() if domain.static}
