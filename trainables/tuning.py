@@ -33,6 +33,7 @@ from .own import look_in
 from .records.planned import read_line
 from .records.training import Training
 from .task import Task
+from .training import device
 from .training.dense import dense_networks
 
 
@@ -59,6 +60,10 @@ def _portable() -> Iterator[None]:
             text = "".join(traceback.format_exception(error))
             raise Told(f"{type(error).__name__}: {error}\n\n{text}") from None
         raise
+
+
+LOST = 70
+"""The exit code of a worker whose GPU is lost."""
 
 
 class CohortTrainable(tune.Trainable):
@@ -91,6 +96,7 @@ class CohortTrainable(tune.Trainable):
         here = places[-1] if places else "."
         with contextlib.suppress(OSError):  # another machine may not have it
             os.chdir(here)
+        device.settle()
         self._limit = config["limit"]
         self._upto = config["upto"]
         threads = int(config["threads"])
@@ -139,6 +145,12 @@ class CohortTrainable(tune.Trainable):
         try:
             with pulse.left_in(self._folder, self._cohort.name):
                 return self._segment()
+        except Exception as error:
+            if device.is_lost(self._task.torch_device, error):
+                # Another process may have a GPU that works, and carries the cohort on.
+                traceback.print_exc()
+                os._exit(LOST)
+            raise
         finally:
             faulthandler.cancel_dump_traceback_later()
 

@@ -15,7 +15,7 @@ from ...trainables.contract import Algorithm, Member
 from ...trainables.domain import code_path, complete
 from ...trainables.records.cohort import Cohort
 from ...trainables.task import Task
-from ...trainables.training import planner
+from ...trainables.training import engine, planner
 from ...trainables.training.engine import Execution
 from ...trainables.training.memory import allowance, fitting, fitting_shapes, member_bytes
 from ..study.schema import Arm, Hp, Study
@@ -245,8 +245,12 @@ def _chosen(
     workers: Workers,
     ledger: Ledger,
 ) -> Execution:
-    """How members like `first` are run; chosen once for a plan."""
+    """How members like `first` are run; chosen once for a plan, and as is usual where workers are
+    elsewhere and nothing can be timed.
+    """
     kind = name, code_path(algorithm.space, first.hp)
+    if kind not in ledger.choices and not workers.here:
+        ledger.choices[kind] = planner.Choice(engine.execution(task), planner.BY_RULE)
     if kind not in ledger.choices:
         ledger.choices[kind] = planner.choose(task, algorithm, first, size, count, workers.count)
     return ledger.choices[kind].execution
