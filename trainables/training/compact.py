@@ -18,6 +18,7 @@ from ..structure.alive import units_read
 from ..structure.shapes import shaped
 from ..structure.units import Structure
 from . import optimizers, stack
+from .engine import execution
 from .hooks import Hooks, Params, Pruning, contexts, varying
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ SHARE = 0.9
 """A stack is cut when less than this share of its hidden units would be left, or when a block is
 gone.
 """
+
+COMPILED_SHARE = 0.5
+"""The same of a stack whose steps are compiled, for each shape anew."""
 
 _SHAPED = ("params", "buffers", "pruning", "units")
 """What of a state's members has the shape of the stack, beside slots of the optimiser."""
@@ -52,7 +56,8 @@ def compact(pruner: Hooks, task: Task, state: State) -> State:
     cut, index = narrow.survivors(structure, alive, gone)
     units_before = sum(layer.units for layer in structure.hidden)
     units_after = sum(cut.widths.values())
-    limit = SHARE * units_before
+    share = COMPILED_SHARE if execution(task).compile else SHARE
+    limit = share * units_before
     if not cut.gone and units_after >= limit:
         return state
     trees = _shaped_trees(state)

@@ -42,6 +42,8 @@ COMPILING = 30.0
 """Seconds to compile the steps of an arm the first time, if that was not timed."""
 FROM_DISK = 0.25
 """The share of it that is left where compiled graphs are on disk."""
+SHAPES = 4
+"""How often the steps of members that narrow while they train are compiled."""
 READING = 6.0
 """Seconds that it takes at most to have them from there."""
 
@@ -102,11 +104,12 @@ def choose(
         return Choice(_with_given(task, plain), _reason(timings, plain))
     if not timings.compiled and not timings.refused:
         gain = _gain(task)
-        if (1 - gain) * seconds > 2 * COMPILING:
+        if (1 - gain) * seconds > 2 * COMPILING * _shapes(algorithm):
             _time_compiled(timings, task, algorithm, member, size)
             kept.write(path, dataclasses.asdict(timings))
     for together, milliseconds in timings.compiled.items():
-        whole = member_steps * milliseconds / 1e3 + FROM_DISK * timings.compiling
+        reading = FROM_DISK * timings.compiling * _shapes(algorithm)
+        whole = member_steps * milliseconds / 1e3 + reading
         if whole < seconds:
             chosen = Execution(together, compile=True)
             return Choice(_with_given(task, chosen), _reason(timings, chosen))
@@ -124,7 +127,8 @@ def _by_rule(
     width = min(_compiled_width(task), size)
     saved = (1 - _gain(task)) * seconds
     is_open = task.compile == "auto" and not engine.compiler_missing(task.torch_device)
-    if is_open and saved > READING and _is_on_disk(task, algorithm, member, width or size):
+    pays = saved > READING * _shapes(algorithm)
+    if is_open and pays and _is_on_disk(task, algorithm, member, width or size):
         chosen = Execution(width, compile=True)
         return Choice(chosen, "their compiled steps are on disk")
     return Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
@@ -135,6 +139,11 @@ def _compiled_width(task: Task) -> int:
     if task.together != "auto":
         return task.together
     return engine.usual_width(task)
+
+
+def _shapes(algorithm: Hooks) -> int:
+    """How often steps are compiled."""
+    return SHAPES if algorithm.narrows else 1
 
 
 def _as_given(task: Task) -> Choice | None:
