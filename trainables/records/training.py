@@ -193,15 +193,18 @@ class Training:
         if not self._can_halve(before):
             return False
         parts = 2 * before
-        self.states = []  # they make room for those that are read
-        saved = self._saved()
+        self.states = []
+        # Halved on the CPU: the device may have no room for the whole and its halves.
+        saved = self.files.load(torch.device("cpu"), self._has_rows)
         if len(saved) == before:
+            halves: list[State] = []
             for state in saved:
                 slots = torch.arange(state.size)
                 for half in slots.tensor_split(2):
-                    self.states.append(state.select(half))
+                    halves.append(state.select(half))
             for part in range(parts):
-                self.files.save(self.states, part)
+                self.files.save(halves, part)
+            self.states = self._saved()
         else:
             self.states = self._begun(parts)
         self.files.remove(before)
