@@ -204,9 +204,6 @@ class PretendGpu(Watch):
     def _functions(self) -> dict[str, Callable[..., Any]]:
         """What stands in for functions of torch.cuda."""
 
-        def nothing(*given: Any, **named: Any) -> None:
-            return None
-
         def synchronize(device: Any = None) -> None:
             self._wait("synchronize")
 
@@ -216,6 +213,7 @@ class PretendGpu(Watch):
         def random_state(device: Any = None) -> Tensor:
             return torch.zeros(16, dtype=torch.uint8)
 
+        # Each a function of its own: torch's compiler has a rule for each.
         return {
             "is_available": lambda: True,
             "device_count": lambda: 1,
@@ -226,11 +224,11 @@ class PretendGpu(Watch):
             "memory_allocated": lambda device=None: self.in_use,
             "max_memory_allocated": lambda device=None: self.peak,
             "get_rng_state": random_state,
-            "set_rng_state": nothing,
-            "manual_seed_all": nothing,
-            "empty_cache": nothing,
+            "set_rng_state": lambda state, device=None: None,
+            "manual_seed_all": lambda seed: None,
+            "empty_cache": lambda: None,
             "synchronize": synchronize,
-            "_lazy_init": nothing,
+            "_lazy_init": lambda: None,
         }
 
     def __torch_dispatch__(
