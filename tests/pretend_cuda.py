@@ -184,6 +184,9 @@ class PretendGpu(Watch):
         for name, value in self._functions().items():
             patch = mock.patch.object(torch.cuda, name, value)
             self._patches.enter_context(patch)
+        # torch's optimisers would ask the driver whether it captures a graph.
+        no_accelerator = mock.patch.object(torch.accelerator, "is_available", _no)
+        self._patches.enter_context(no_accelerator)
         # Backward passes on the thread of the test, so that they have a line.
         one_thread = torch.autograd.set_multithreading_enabled(False)
         self._patches.enter_context(one_thread)
@@ -409,6 +412,10 @@ class _Translated(TorchFunctionMode):
 _MADE_FROM_VALUES = (torch.tensor, torch.as_tensor, torch.asarray)
 _IS_CUDA = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 _IS_META = Tensor.is_meta.__get__  # type: ignore[attr-defined]
+
+
+def _no() -> bool:
+    return False
 
 
 def _to_meta(value: Any) -> Any:
