@@ -10,8 +10,8 @@ CPU; Python is told cuda:0. Each operation is computed from the values that its 
 It refuses what CUDA refuses: CPU tensors beside those of the device, but for numbers () in
 pointwise operations, indices, and copies. It counts what costs time on a GPU: operations that
 launch work there, and waits of the host, for a copy, a value, or a shape that depends on values.
-It does not imitate time, kernels that CUDA lacks for a type, other rounding, or C++ code that asks
-whether a tensor is CUDA's.
+It does not imitate time, kernels that CUDA lacks for a type, other rounding, C++ code that asks
+whether a tensor is CUDA's, or the waits of large asynchronous copies from memory that is not pinned.
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ class PretendGpu(Watch):
         if leaves_device:
             self._wait("copy to the host")
             return
-        # From memory that is not pinned CUDA stages the numbers at once, and returns.
+        # From memory that is not pinned CUDA stages few numbers at once, and returns.
         is_asynchronous = named.get("non_blocking", False)
         if name == "copy_":
             is_asynchronous = is_asynchronous or args[2:] == (True,)
