@@ -187,6 +187,9 @@ class PretendGpu(Watch):
         # torch's optimisers would ask the driver whether it captures a graph.
         no_accelerator = mock.patch.object(torch.accelerator, "is_available", _no)
         self._patches.enter_context(no_accelerator)
+        # A module that is brought to the device keeps its parameters, tied ones tied.
+        swaps = mock.patch.object(torch.__future__, "_swap_module_params_on_conversion", True)
+        self._patches.enter_context(swaps)
         # Backward passes on the thread of the test, so that they have a line.
         one_thread = torch.autograd.set_multithreading_enabled(False)
         self._patches.enter_context(one_thread)
