@@ -3,9 +3,10 @@ networks, counted on a pretend GPU (tests/pretend_cuda.py). Needs none, and time
 
 An operation is one of torch's that launches work on the device, one kernel or several. In a wait
 the host stands still until the device has done all that it was asked for: for a value, or for a
-copy. Both are counted a step, which is an iteration for CRONOS: the difference between runs of
-STEPS and of twice as many steps, divided. Waits are counted also in what a run does beside its
-steps: at its start, in each rung, in measuring, and when a state is saved, loaded and selected.
+copy. A run has two rungs, and STEPS in all: iterations of ADMM for CRONOS, training steps for
+others. Operations a step are the difference between such a run and one of twice the steps. Waits
+are counted in a rung of either run, and in what is done beside: at the start, in measuring, and
+when a state is saved, loaded and selected.
 
     python benchmarks/kernels.py [--steps 12] [--members 4] [--algorithms dense dns] [--networks
     mlp] [--out FILE] [--before FILE]
@@ -50,16 +51,18 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
     "weedout": {"candidates": 16, "examples": 64},
 }
 """Hyper-parameters that are not the defaults. Gates are learnt in every fourth step."""
+RUNGS = 2
 COLUMNS = {
     "operations": "operations a step",
-    "step": "waits a step",
+    "rung": "waits a rung",
+    "longer": "of twice the steps",
     "start": "at the start",
-    "rung": "a rung",
-    "measure": "measured",
-    "save": "saved",
-    "load": "loaded",
-    "select": "selected",
+    "measure": "in measuring",
+    "save": "in saving",
+    "load": "loading",
+    "select": "selecting",
 }
+"""What is counted; all but the first are waits."""
 
 Counts = dict[str, float]
 """Of an algorithm on a network, by the names of `COLUMNS`."""
@@ -162,13 +165,11 @@ def counts(task: Task, name: str, steps: int, count: int) -> Counts | None:
             one_run = run(gpu, parent, algorithm, members)
             runs.append(one_run)
     _, short, long = runs
-    of_step = (long.waits - short.waits) / steps
-    of_steps = of_step * steps
     return {
         "operations": (long.operations - short.operations) / steps,
-        "step": of_step,
         "start": short.start,
-        "rung": (short.waits - of_steps) / 2,
+        "rung": short.waits / RUNGS,
+        "longer": long.waits / RUNGS,
         "measure": short.measure,
         "save": short.save,
         "load": short.load,
@@ -215,7 +216,7 @@ def report(given: argparse.Namespace, images: Path) -> None:
             model,
             path=str(images),
             device="cuda",
-            rungs=2,
+            rungs=RUNGS,
             dense_share=0.0,
             batch_size=8,
             **options,

@@ -10,8 +10,8 @@ CPU; Python is told cuda:0. Each operation is computed from the values that its 
 It refuses what CUDA refuses: CPU tensors beside those of the device, but for numbers () in
 pointwise operations, indices, and copies. It counts what costs time on a GPU: operations that
 launch work there, and waits of the host, for a copy, a value, or a shape that depends on values.
-It does not imitate time, kernels that CUDA lacks for a type, other rounding, or C++ code that asks
-whether a tensor is CUDA's.
+It does not imitate time, kernels that CUDA lacks for a type, other rounding, C++ code that asks
+whether a tensor is CUDA's, or the waits of large asynchronous copies from memory that is not pinned.
 """
 
 from __future__ import annotations
@@ -184,6 +184,12 @@ class PretendGpu(Watch):
         for name, value in self._functions().items():
             patch = mock.patch.object(torch.cuda, name, value)
             self._patches.enter_context(patch)
+        # torch's optimisers would ask the driver whether it captures a graph.
+        no_accelerator = mock.patch.object(torch.accelerator, "is_available", _no)
+        self._patches.enter_context(no_accelerator)
+        # A module that is brought to the device keeps its parameters, tied ones tied.
+        swaps = mock.patch.object(torch.__future__, "_swap_module_params_on_conversion", True)
+        self._patches.enter_context(swaps)
         # Backward passes on the thread of the test, so that they have a line.
         one_thread = torch.autograd.set_multithreading_enabled(False)
         self._patches.enter_context(one_thread)
@@ -204,9 +210,6 @@ class PretendGpu(Watch):
     def _functions(self) -> dict[str, Callable[..., Any]]:
         """What stands in for functions of torch.cuda."""
 
-        def nothing(*given: Any, **named: Any) -> None:
-            return None
-
         def synchronize(device: Any = None) -> None:
             self._wait("synchronize")
 
@@ -216,6 +219,7 @@ class PretendGpu(Watch):
         def random_state(device: Any = None) -> Tensor:
             return torch.zeros(16, dtype=torch.uint8)
 
+        # Each a function of its own: torch's compiler has a rule for each.
         return {
             "is_available": lambda: True,
             "device_count": lambda: 1,
@@ -226,11 +230,11 @@ class PretendGpu(Watch):
             "memory_allocated": lambda device=None: self.in_use,
             "max_memory_allocated": lambda device=None: self.peak,
             "get_rng_state": random_state,
-            "set_rng_state": nothing,
-            "manual_seed_all": nothing,
-            "empty_cache": nothing,
+            "set_rng_state": lambda state, device=None: None,
+            "manual_seed_all": lambda seed: None,
+            "empty_cache": lambda: None,
             "synchronize": synchronize,
-            "_lazy_init": nothing,
+            "_lazy_init": lambda: None,
         }
 
     def __torch_dispatch__(
@@ -311,7 +315,7 @@ class PretendGpu(Watch):
         if leaves_device:
             self._wait("copy to the host")
             return
-        # From memory that is not pinned CUDA stages the numbers at once, and returns.
+        # From memory that is not pinned CUDA stages few numbers at once, and returns.
         is_asynchronous = named.get("non_blocking", False)
         if name == "copy_":
             is_asynchronous = is_asynchronous or args[2:] == (True,)
@@ -411,6 +415,10 @@ class _Translated(TorchFunctionMode):
 _MADE_FROM_VALUES = (torch.tensor, torch.as_tensor, torch.asarray)
 _IS_CUDA = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 _IS_META = Tensor.is_meta.__get__  # type: ignore[attr-defined]
+
+
+def _no() -> bool:
+    return False
 
 
 def _to_meta(value: Any) -> Any:

@@ -35,6 +35,7 @@ TINY = {
     "analysis.py": "--rows 2000 --rows-a-file 1000 --repeats 1 --tools prunefront pandas --out {scratch}/rows",
     "equal_flops.py": "{finished} --of magnitude --share 0.7 --scratch",
     "intervals.py": "--studies 20 --tables 1",
+    "kernels.py": "--steps 4 --members 2 --networks mlp --algorithms dense cronos cronos_am --out {scratch}/counts.json",
     "leaving.py": "--epochs 0.2 --models 1",
     "malformed_data.py": "--draws 3",
     "malformed_studies.py": "--count 3",

@@ -64,7 +64,7 @@ def first_leaf(tree: Tree) -> Tensor:
     return value
 
 
-TOGETHER = 1 << 26
+TOGETHER = 1 << 24
 """Bytes of tensors that are brought to the CPU in one copy, at most, if they are several."""
 
 

@@ -55,7 +55,7 @@ class Scratch(Structured):
         if counts is None:
             widths = [layer.units for layer in structure.hidden]
             whole = [1] * len(structure.blocks)
-            counts = torch.tensor(widths + whole, device=device)
+            counts = torch.tensor(widths + whole).to(device, non_blocking=True)
         numbers = iter(counts.unbind())
         first: dict[str, Tensor] = {}
         for layer in structure.hidden:

@@ -9,7 +9,7 @@ are measured again from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -66,11 +66,11 @@ class Training:
             name = identity(task, cohort.algorithm, self.algorithm, member)
             self.ids.append(name)
         self.files = StateFiles(folder, cohort.name)
-        self.states = self._saved() or self._started(self._parts_needed(workers))
+        self.states = self._saved() or self._begun(self._parts_needed(workers))
         while len(self.states) < parts_asked(folder, cohort.name) and self._halve():
             continue
         if self.rung and not self._has_rows(self.rung):
-            self._settle()
+            self._in_parts(self._settle)
             return
         if not self.rung and limits and self.algorithm.fixed(first):
             self._refuse(limits)
@@ -90,26 +90,40 @@ class Training:
 
     def advance(self) -> None:
         """Train to the next rung, save the States, write the rows."""
-        while not self._advanced():
-            continue
-        self._settle()
+        self._in_parts(self._train)
+        self._in_parts(self._settle)
 
-    def _advanced(self) -> bool:
-        """Train the States to the next rung; False: they did not fit the memory, and were split."""
-        rung = self.rung
+    def _in_parts(self, work: Callable[[], None]) -> None:
+        """Do something with the States that begins again where they are split: if they do not fit
+        the memory they are.
+        """
+        while not self._fits_memory(work, len(self.states)):
+            self._halve()
+
+    def _fits_memory(self, work: Callable[[], None], parts: int) -> bool:
+        """Whether there was memory for `work`, which is done then. Its own is free again if not:
+        nothing holds the error that knows its frames.
+
+        parts: those that it is done in; what does not fit is raised where there cannot be more.
+        """
         try:
-            for part, state in enumerate(self.states):
-                if not state.size:
-                    continue
-                if state.scalars["rung"] != rung:
-                    continue
-                self.states[part] = self.algorithm.advance(self.parent, state)
-                self.files.save(self.states, part)
+            work()
         except Exception as error:
-            if not out_of_memory(error) or not self._halve():
+            if not out_of_memory(error) or not self._can_halve(parts):
                 raise
             return False
         return True
+
+    def _train(self) -> None:
+        """Train the States to the next rung, and save them."""
+        rung = self.rung
+        for part, state in enumerate(self.states):
+            if not state.size:
+                continue
+            if state.scalars["rung"] != rung:
+                continue
+            self.states[part] = self.algorithm.advance(self.parent, state)
+            self.files.save(self.states, part)
 
     # ---- parts, as the memory has room for
 
@@ -137,6 +151,19 @@ class Training:
         measured = fitting(self.cohort.bytes, device, workers)
         return max(2, measured)
 
+    def _begun(self, parts: int) -> list[State]:
+        """The states before their first step, of as many parts of the cohort, or of more, as many
+        as it takes to start them.
+        """
+        states: list[State] = []
+
+        def start() -> None:
+            states[:] = self._started(parts)
+
+        while not self._fits_memory(start, parts):
+            parts *= 2
+        return states
+
     def _started(self, parts: int) -> list[State]:
         """The states of as many parts of the cohort, before their first step."""
         members = self.cohort.members
@@ -154,25 +181,32 @@ class Training:
         """The states that were saved; none if training begins again."""
         return self.files.load(self.task.torch_device, self._has_rows)
 
+    def _can_halve(self, parts: int) -> bool:
+        """Whether there are as many members as parts would be, were so many halved."""
+        return 2 * parts <= len(self.cohort.members)
+
     def _halve(self) -> bool:
         """Split each part in two, as it was at its last rung; returns whether there was something
         to split.
         """
         before = len(self.states)
-        parts = 2 * before
-        if parts > len(self.cohort.members):
+        if not self._can_halve(before):
             return False
-        saved = self._saved()
+        parts = 2 * before
+        self.states = []
+        # Halved on the CPU: the device may have no room for the whole and its halves.
+        saved = self.files.load(torch.device("cpu"), self._has_rows)
         if len(saved) == before:
-            self.states = []
+            halves: list[State] = []
             for state in saved:
                 slots = torch.arange(state.size)
                 for half in slots.tensor_split(2):
-                    self.states.append(state.select(half))
+                    halves.append(state.select(half))
             for part in range(parts):
-                self.files.save(self.states, part)
+                self.files.save(halves, part)
+            self.states = self._saved()
         else:
-            self.states = self._started(parts)
+            self.states = self._begun(parts)
         self.files.remove(before)
         self._leave()
         return True
