@@ -120,7 +120,7 @@ class DNS(GradientPruner):
         returned: dict[str, Tensor] = {}
         for name in ctx.structure.parameters:
             mask[name] = torch.ones_like(params[name], dtype=torch.bool)
-            returned[name] = torch.zeros_like(mask[name])
+            returned[name] = torch.zeros_like(mask[name], dtype=torch.int32)
         moments = _moments_by_layer(ctx.structure.layers, params)
         c = _given_c(moments, ctx) or _solved_c(ctx.structure.layers, params, mask, moments, ctx)
         phase = schedule.phase(ctx)
@@ -131,8 +131,7 @@ class DNS(GradientPruner):
             "mask": mask,
             "moments": moments,
             "c": c,
-            "returned": returned,  # what was brought back at any time
-            "splices": torch.zeros_like(ctx.seed),
+            "returned": returned,  # how often each entry was brought back
             "first": _count(mask),
         }
 
@@ -154,14 +153,13 @@ class DNS(GradientPruner):
         if "c" not in ctx.hp:
             c |= _adapted_c(phase, params, {**pruning, "moments": moments}, ctx)
         returned = dict(pruning["returned"])
-        splices = pruning["splices"]
         for layer, update in zip(phase.layers, schedule.updates(phase, ctx), strict=True):
             t = _threshold(moments[layer.name], c[layer.name]) * phase.growth
             operated = _surgery(layer, params, mask, t, update)
             for name, after in operated.items():
                 spliced = after & ~mask[name]
-                splices = splices + spliced.sum()
-                returned[name] = returned[name] | spliced
+                # Added up when it is measured: a sum at every step costs as much as the surgery.
+                returned[name] = returned[name] + spliced
                 mask[name] = after
         return params, {
             **pruning,
@@ -169,7 +167,6 @@ class DNS(GradientPruner):
             "moments": moments,
             "c": c,
             "returned": returned,
-            "splices": splices,
         }
 
     def kept(self, params: Params, pruning: Pruning, ctx: Context) -> Params:
@@ -180,12 +177,13 @@ class DNS(GradientPruner):
         kept_first: in the first mask.
         """
         mask = pruning["mask"]
+        returned = pruning["returned"]
         both: dict[str, Tensor] = {}
         for name, kept in mask.items():
-            both[name] = kept & pruning["returned"][name]
+            both[name] = kept & (returned[name] > 0)
         count = _count(mask).clamp(min=1)
         return {
-            "splices": pruning["splices"],
+            "splices": _count(returned),
             "returned": _count(both) / count,
             "kept_first": pruning["first"],
         }
