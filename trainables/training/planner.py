@@ -10,10 +10,12 @@ import getpass
 import hashlib
 import json
 import os
+import platform
 import statistics
 import tempfile
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,10 +63,12 @@ class Choice:
 
 @dataclasses.dataclass
 class Timings:
-    """Milliseconds of a member-step, by execution; and the seconds that compiling took."""
+    """Milliseconds of a member-step, by how many members are run together; and the seconds that
+    compiling took.  refused: why nothing was compiled.
+    """
 
     plain: dict[int, float]
-    compiled: dict[int, float]
+    compiled: dict[int, float] = dataclasses.field(default_factory=dict)
     compiling: float = 0.0
     refused: str = ""
 
@@ -83,39 +87,52 @@ def choose(
     workers: int,
 ) -> Choice:
     """How cohorts of `size` members like `member` are run, `count` of them in all on `workers`
-    workers.
+    workers, each with as many threads as torch has now.
 
     task: what they start from.
     """
+    if not isinstance(algorithm, Hooks):
+        return Choice(Execution(), BY_RULE)  # it has ways of its own
     fixed = _as_given(task)
     if fixed is not None:
         return fixed
-    if not isinstance(algorithm, Hooks) or not task.stackable or size == 1:
-        return Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
+    by_rule = Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
+    if not task.stackable or size == 1:
+        return by_rule
     known = _Known(task, algorithm, member, size)
     timings = known.read()
     member_steps = task.steps * count / workers
     if timings is None:
-        seconds = member_steps * _guessed(task)
-        if seconds < SHORT:
-            return Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
-        timings = _timed(task, algorithm, member, size, SHARE * seconds)
+        if member_steps * _guessed(task) < SHORT:
+            return by_rule
+        timings = _timed(task, algorithm, member, size, member_steps)
+        if timings is None:
+            return by_rule
         known.write(timings)
     plain = timings.fastest
     seconds = member_steps * timings.plain[plain.together] / 1e3
-    if task.compile is False or engine.compiler_missing(task.torch_device):
+    if task.compile is False:
         return Choice(_with_given(task, plain), _reason(timings, plain))
-    if not timings.compiled and not timings.refused:
-        gain = _gain(task)
-        if (1 - gain) * seconds > 2 * COMPILING:
-            _time_compiled(timings, task, algorithm, member, size)
-            known.write(timings)
+    saved = (1 - _gain(task)) * seconds
+    if not timings.compiled and not timings.refused and saved > 2 * COMPILING:
+        missing = engine.compiler_missing(task.torch_device)
+        if missing:
+            reason = f"{_reason(timings, plain)}; not compiled: {missing} is not found"
+            return Choice(_with_given(task, plain), reason)
+        _time_compiled(timings, task, algorithm, member, size)
+        known.write(timings)
     for together, milliseconds in timings.compiled.items():
         whole = member_steps * milliseconds / 1e3 + FROM_DISK * timings.compiling
         if whole < seconds:
             chosen = Execution(together, compile=True)
             return Choice(_with_given(task, chosen), _reason(timings, chosen))
     return Choice(_with_given(task, plain), _reason(timings, plain))
+
+
+def agrees(task: Task, chosen: Execution) -> bool:
+    """Whether what was chosen is as the task says, in what it says of that."""
+    compiles = task.compile in ("auto", chosen.compile)
+    return compiles and task.together in ("auto", chosen.together)
 
 
 def _as_given(task: Task) -> Choice | None:
@@ -174,12 +191,9 @@ class _Runner:
     ) -> None:
         self.chosen = chosen
         self._size = size
-        turn = round(TURN / (_guessed(task) * size))
-        steps = min(max(2, turn), task.steps // 2)  # a turn is a rung
-        self._steps = max(1, steps)
         short = dataclasses.replace(
             task,
-            rungs=max(1, task.steps // self._steps),
+            rungs=max(1, task.steps // _steps_of_turn(task, size)),
             dense_share=0.0,
             starts="",
             together=chosen.together,
@@ -200,11 +214,18 @@ class _Runner:
             self._state = self._algorithm.start(self._task, self._members)
         before = self._state.scalars["step"]
         _wait(device)
-        begun = time.perf_counter()
+        begun = perf_counter()
         self._state = self._algorithm.advance(self._task, self._state)
         _wait(device)
         steps = self._state.scalars["step"] - before
-        return (time.perf_counter() - begun) / steps / self._size
+        return (perf_counter() - begun) / steps / self._size
+
+
+def _steps_of_turn(task: Task, size: int) -> int:
+    """How many steps `size` members take in a turn, which is a rung."""
+    fitting = round(TURN / (_guessed(task) * size))
+    steps = min(max(2, fitting), task.steps // 2)
+    return max(1, steps)
 
 
 def _wait(device: torch.device) -> None:
@@ -217,23 +238,33 @@ def _timed(
     algorithm: Algorithm,
     member: Member,
     size: int,
-    budget: float,
-) -> Timings:
-    """Time members one after the other, and together, in turn; in about `budget` seconds."""
+    member_steps: float,
+) -> Timings | None:
+    """Time members one after the other, and together, in turn.
+
+    None if two turns of each take more than their share of a training of `member_steps`.
+    """
     size = min(size, TIMED)
     widths = [1, 0] if task.together == "auto" else [task.together]
+    turns = 2 * len(widths)
+    if turns * _steps_of_turn(task, size) * size > SHARE * member_steps:
+        return None
+    begun = perf_counter()
     runners = [_Runner(task, algorithm, member, size, Execution(width)) for width in widths]
+    first = [runner.turn() for runner in runners]  # which loads and chooses
+    allowed = SHARE * member_steps * min(first)
     seconds: dict[int, list[float]] = {width: [] for width in widths}
-    begun = time.perf_counter()
-    for runner in runners:
-        runner.turn()  # the first one loads and chooses
-    for _ in range(ROUNDS):
+    for rounds in range(1, ROUNDS + 1):
+        spent = perf_counter() - begun
+        another = spent / rounds
+        if spent + another > allowed:
+            break
         for runner in runners:
             seconds[runner.chosen.together].append(runner.turn())
-        if time.perf_counter() - begun > budget:
-            break
+    if not seconds[widths[0]]:
+        return None
     plain = {width: 1e3 * statistics.median(of) for width, of in seconds.items()}
-    return Timings(plain, {})
+    return Timings(plain)
 
 
 def _time_compiled(
@@ -245,12 +276,15 @@ def _time_compiled(
     if together == "auto":
         together = min(engine.usual_width(task), size)
     compiled.forget()
-    begun = time.perf_counter()
-    runner = _Runner(task, algorithm, member, size, Execution(together, compile=True))
-    runner.turn()
-    timings.compiling = time.perf_counter() - begun
-    seconds = [runner.turn() for _ in range(ROUNDS)]
-    timings.refused = compiled.refusal()
+    try:
+        begun = perf_counter()
+        runner = _Runner(task, algorithm, member, size, Execution(together, compile=True))
+        runner.turn()
+        timings.compiling = perf_counter() - begun
+        seconds = [runner.turn() for _ in range(ROUNDS)]
+        timings.refused = compiled.refusal()
+    finally:
+        compiled.forget()  # who plans does not train, and programs hold memory
     if not timings.refused:
         timings.compiled = {together: 1e3 * statistics.median(seconds)}
 
@@ -282,13 +316,18 @@ class _Known:
         self._path = folder() / "prunefront" / f"{digest}.json"
 
     def read(self) -> Timings | None:
+        """What the file says; None if there is none, or one that is not ours or torn."""
         try:
             fields = json.loads(self._path.read_text())
-            for name in ("plain", "compiled"):
-                fields[name] = {int(together): ms for together, ms in fields[name].items()}
-            return Timings(**fields)
-        except (OSError, ValueError, TypeError):
+            timings = Timings(
+                plain=_by_width(fields["plain"]),
+                compiled=_by_width(fields["compiled"]),
+                compiling=float(fields["compiling"]),
+                refused=str(fields["refused"]),
+            )
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
             return None
+        return timings if timings.plain else None
 
     def write(self, timings: Timings) -> None:
         try:
@@ -297,6 +336,16 @@ class _Known:
                 temporary.write_text(json.dumps(dataclasses.asdict(timings)))
         except OSError:  # it is timed again the next time
             return
+
+
+def _by_width(milliseconds: Mapping[str, float]) -> dict[int, float]:
+    """Of a file, whose keys are text."""
+    by_width: dict[int, float] = {}
+    for width, value in milliseconds.items():
+        if not float(value) > 0:
+            raise ValueError(f"a step takes time; got {value}")
+        by_width[int(width)] = float(value)
+    return by_width
 
 
 def folder() -> Path:
@@ -310,4 +359,4 @@ def folder() -> Path:
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu {torch.get_num_threads()} of {os.cpu_count()}"
+    return f"cpu of {platform.node()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
