@@ -91,13 +91,11 @@ def choose(
 
     task: what they start from.
     """
-    if not isinstance(algorithm, Hooks):
-        return Choice(Execution(), BY_RULE)  # it has ways of its own
     fixed = _as_given(task)
     if fixed is not None:
         return fixed
     by_rule = Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
-    if not task.stackable or size == 1:
+    if not isinstance(algorithm, Hooks) or not task.stackable or size == 1:
         return by_rule
     known = _Known(task, algorithm, member, size)
     timings = known.read()
