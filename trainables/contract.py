@@ -37,8 +37,9 @@ class State:
     members: a tree of tensors with a leading K, one entry for each member; `slot` (K,) is its place
     in the cohort's plan, `hp` its hyper-parameters that are tunable.  scalars: JSON values that all
     members share; `rung`, `step` (optimiser steps since `start`), `before` (steps of a dense phase
-    before it), `seconds` (of training, a member) and, if counted, `charged` (FLOPs of a member
-    beside its steps) among them.  shared: a tree of tensors that are not one for each member.
+    before it), `seconds` (of training, a member) and, if there are such, `charged` (FLOPs of a
+    member beside its steps) and `uncompiled` (why steps that should have been compiled were not)
+    among them.  shared: a tree of tensors that are not one for each member.
     shape: of the stack, where it is narrower than the parent; None: it has the parent's.
     """
 

@@ -23,7 +23,7 @@ from .domain import Domain, canonical
 from .measure.flops import Counts
 from .structure import wrapping
 from .structure.units import Structure
-from .training import dropout, stack
+from .training import dropout, engine, stack
 from .training import precision as precisions
 from .workbench import Workbench, seeded
 
@@ -301,6 +301,7 @@ class Task:
         if self.torch_device.type == "cuda" and not torch.cuda.is_available():
             raise Mistake("`device` cuda is a GPU that torch can use; got none")
         self._sorted({})  # says which option is missing
+        engine.check(self)
         from . import rehearsal  # it needs the loop that trains tasks
 
         rehearsal.fits(self)

@@ -165,7 +165,7 @@ class CohortTrainable(tune.Trainable):
         if not training.finished and training.rung < self._upto:
             training.advance()
         is_done = training.finished or training.rung >= self._upto
-        return {"done": is_done, "rung": training.rung}
+        return {"done": is_done, "rung": training.rung, "uncompiled": training.uncompiled}
 
 
 def _workers(threads: int) -> int:

@@ -217,6 +217,7 @@ class Report(tune.Callback):
         self.hands = hands
         self.heard: dict[str, float] = {}  # trial -> when it was last heard of
         self.tries = collections.Counter[str]()  # of each cohort, from the rung where it is
+        self.uncompiled: set[str] = set()  # algorithms of which it was said
         self.kills = losses.kernel_kills()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -245,6 +246,14 @@ class Report(tune.Callback):
         self.tries[planned.name] = 0
         with self.hands.guarded():
             self.hands.progress.reached(planned, result["rung"])
+            self._note_uncompiled(planned.algorithm, result.get("uncompiled", ""))
+
+    def _note_uncompiled(self, algorithm: str, reason: str) -> None:
+        """Say once of an algorithm that its steps are not compiled, though the plan has it so."""
+        if not reason or algorithm in self.uncompiled:
+            return
+        self.uncompiled.add(algorithm)
+        self.hands.progress.note(f"{algorithm}: its steps run without being compiled: {reason}")
 
     def on_trial_error(
         self,

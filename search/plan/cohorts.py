@@ -13,8 +13,8 @@ from ...analysis.rows.mistake import Mistake
 from ...trainables.algorithms import find
 from ...trainables.contract import Algorithm, Member
 from ...trainables.domain import code_path, complete
+from ...trainables.measure.latency import threads
 from ...trainables.records.cohort import Cohort
-from ...trainables.task import Task
 from ...trainables.training import engine, planner
 from ...trainables.training.engine import Execution
 from ...trainables.training.memory import allowance, fitting, fitting_shapes, member_bytes
@@ -164,7 +164,7 @@ def _dense_cohorts(
     plain = find("dense")
     first = Member(complete(plain.space, {}), seeds[0])
     most = min(size, len(lacking))
-    chosen = _chosen(study.task, "dense", plain, first, most, len(lacking), workers, ledger)
+    chosen = _chosen(study, "dense", plain, first, most, len(lacking), workers, ledger)
     for seeds in _parts(lacking, size):
         members = tuple(Member({}, seed) for seed in seeds)
         unnamed = Cohort("", "", "", members, together=chosen.together, compile=chosen.compile)
@@ -195,7 +195,9 @@ def _group_cohorts(
         units = _cut(units, fits)
         size = min(size, fits)
     count = sum(map(len, units))
-    chosen = _chosen_for(study, arm, first, min(size, count), count, workers, ledger)
+    algorithm = arm.algorithm
+    most = min(size, count)
+    chosen = _chosen(study, arm.algorithm_name, algorithm, first, most, count, workers, ledger)
     for places in _parts(units, size):
         members = tuple(batch.member(place) for place in places)
         after: set[str] = set()
@@ -215,28 +217,8 @@ def _group_cohorts(
         yield _named(cohort, ledger)
 
 
-def _chosen_for(
-    study: Study,
-    arm: Arm,
-    first: Member,
-    size: int,
-    count: int,
-    workers: Workers,
-    ledger: Ledger,
-) -> Execution:
-    """How `count` members like `first` of an arm are run, in cohorts of `size`."""
-    algorithm = arm.algorithm
-    name = arm.algorithm_name
-    try:
-        parent = algorithm.parent(study.task, first.hp)
-        with within(study.about.limit):
-            return _chosen(parent, name, algorithm, first, size, count, workers, ledger)
-    except (Exception, LateError):
-        return Execution()  # what fails or hangs here does in its worker too, and becomes rows
-
-
 def _chosen(
-    task: Task,
+    study: Study,
     name: str,
     algorithm: Algorithm,
     first: Member,
@@ -245,15 +227,24 @@ def _chosen(
     workers: Workers,
     ledger: Ledger,
 ) -> Execution:
-    """How members like `first` are run; chosen once for a plan, and as is usual where workers are
-    elsewhere and nothing can be timed.
+    """How `count` members like `first` are run, in cohorts of `size`; chosen once for a plan, if
+    [task] does not say otherwise since.
     """
     kind = name, code_path(algorithm.space, first.hp)
-    if kind not in ledger.choices and not workers.here:
-        ledger.choices[kind] = planner.Choice(engine.execution(task), planner.BY_RULE)
-    if kind not in ledger.choices:
-        ledger.choices[kind] = planner.choose(task, algorithm, first, size, count, workers.count)
-    return ledger.choices[kind].execution
+    known = ledger.choices.get(kind)
+    if known is not None and planner.agrees(study.task, known.execution):
+        return known.execution
+    try:
+        parent = algorithm.parent(study.task, first.hp)
+        with within(study.about.limit), threads(study.about.cpus):
+            if workers.here:
+                choice = planner.choose(parent, algorithm, first, size, count, workers.count)
+            else:  # on other machines, of which nothing is known
+                choice = planner.Choice(engine.execution(parent), planner.BY_RULE)
+    except (Exception, LateError):
+        return Execution()  # what fails or hangs here does in its worker too, and becomes rows
+    ledger.choices[kind] = choice
+    return choice.execution
 
 
 def _named(cohort: Cohort, ledger: Ledger) -> Cohort:

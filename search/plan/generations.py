@@ -18,8 +18,9 @@ from typing import Any
 from ...analysis.rows import rundir, table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, read_range, remove_tree
-from ...trainables.contract import Member
-from ...trainables.domain import canonical, code_path
+from ...trainables.algorithms import find
+from ...trainables.contract import Algorithm, Member
+from ...trainables.domain import canonical, code_path, complete
 from ...trainables.records.cohort import Cohort
 from ...trainables.records.planned import read_line
 from ...trainables.task import Task, identity
@@ -467,6 +468,7 @@ def _read_stored(
         if not cohort.algorithm:
             ledger.dense |= dict.fromkeys(planned.seeds, planned.name)
             dense.append(planned)
+            _enter_choice(ledger, "dense", find("dense"), cohort)
             continue
         gone: list[Member] = []
         for member in cohort.members:
@@ -476,7 +478,7 @@ def _read_stored(
                 gone.append(member)
         arm = arms.get((cohort.arm, cohort.algorithm))
         if arm is not None:
-            _enter_choice(ledger, arm, cohort)
+            _enter_choice(ledger, cohort.algorithm, arm.algorithm, cohort)
         if arm is not None and gone:
             names = removed.setdefault(cohort.arm, [])
             names += _identities(task, arm, cohort, gone)
@@ -490,10 +492,11 @@ def _read_stored(
     return _Stored(cohorts, removed, ledger)
 
 
-def _enter_choice(ledger: Ledger, arm: Arm, cohort: Cohort) -> None:
-    """Have new members of an arm run like those of a cohort that was planned before."""
+def _enter_choice(ledger: Ledger, name: str, algorithm: Algorithm, cohort: Cohort) -> None:
+    """Have new members of an algorithm run like those of a cohort that was planned before."""
     first = cohort.members[0]
-    kind = cohort.algorithm, code_path(arm.algorithm.space, first.hp)
+    hp = first.hp or complete(algorithm.space, {})  # members of a dense phase have none
+    kind = name, code_path(algorithm.space, hp)
     ran = Execution(cohort.together, cohort.compile)
     ledger.choices.setdefault(kind, planner.Choice(ran, planner.BY_RULE))
 

@@ -68,8 +68,10 @@ def hp_types(space: Mapping[str, Domain]) -> dict[str, pa.DataType]:
     return types
 
 
-def footer(task: Task) -> dict[str, Any]:
-    """Where rows come from: commit, versions, device, precision, task with data digest."""
+def footer(task: Task, refused: str = "") -> dict[str, Any]:
+    """Where rows come from: commit, versions, device, precision, task with data digest, and how
+    members were run. refused: `engine.described`.
+    """
     # The package's own version does not say which build of torch it is.
     versions: dict[str, str] = {"torch": torch.__version__}
     for name in ("prunefront", "numpy", "pyarrow"):
@@ -80,7 +82,7 @@ def footer(task: Task) -> dict[str, Any]:
         "device": _device_name(task.torch_device),
         "precision": {"trained": task.precision, "measured": task.dtype},
         "task": task.describe(),
-        "engine": described(task),
+        "engine": described(task, refused),
     }
     if task.data.cautions:
         about["cautions"] = list(task.data.cautions)

@@ -88,6 +88,14 @@ class Training:
     def finished(self) -> bool:
         return not any(state.size for state in self.states)
 
+    @property
+    def uncompiled(self) -> str:
+        """Why steps that the plan would have compiled were not; "" if all were."""
+        for state in self.states:
+            if state.scalars.get("uncompiled"):
+                return state.scalars["uncompiled"]
+        return ""
+
     def advance(self) -> None:
         """Train to the next rung, save the States, write the rows."""
         self._in_parts(self._train)
@@ -224,7 +232,7 @@ class Training:
     ) -> None:
         path = rundir.rows_file(self.folder, self.cohort.name, rung)
         types = hp_types(self.algorithm.space)
-        about = footer(self.task)
+        about = footer(self.task, self.uncompiled)
         table.write(path, rows, types, about)
 
     def _labels(self, slot: int) -> dict[str, Any]:

@@ -20,7 +20,8 @@ class Captured:
     """A call that writes its results into its first `kept` tensors, in place.
 
     When these lie elsewhere than before, the call is recorded anew. What others hold is copied to
-    where the recorded kernels read it, if they are not the ones that were given before.
+    where the recorded kernels read it, if they are not the ones that were given before. The first
+    ones are not kept alive: a graph is not replayed unless there are such tensors at their place.
     recorder: torch.cuda, or what does the same.
     """
 
@@ -43,10 +44,11 @@ class Captured:
             self._warmed(given)
             return
         graph = self._graph or self._record(given)
-        for place in range(self._kept, len(given)):
-            if given[place] is not self._before[place]:
-                self._recorded[place].copy_(given[place], non_blocking=True)
-        self._before = given
+        read = given[self._kept :]
+        for place, (now, before) in enumerate(zip(read, self._before, strict=True)):
+            if now is not before:
+                self._recorded[place].copy_(now, non_blocking=True)
+        self._before = read
         graph.replay()
 
     def _warmed(self, given: Sequence[Tensor]) -> None:
@@ -61,8 +63,8 @@ class Captured:
 
     def _record(self, given: Sequence[Tensor]) -> Any:
         """A graph of the call's kernels, which are not run."""
-        self._recorded = given
-        self._before = given
+        self._recorded = given[self._kept :]
+        self._before = self._recorded
         self._graph = self._recorder.CUDAGraph()
         with self._recorder.graph(self._graph):
             self._call(*given)

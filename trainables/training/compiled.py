@@ -6,8 +6,10 @@ from tables on the device at a place that the graph itself moves on, so that not
 host and device and a CUDA graph can hold the step. Masks, bool at rest, are float32 while steps are
 taken: inductor's code for a CPU multiplies by bool one entry at a time.
 
-A graph holds for the steps at which a pruner's hooks take the same branches (`timed.Clock`). Steps
-that come too seldom to be worth one are taken as they are written.
+A graph holds for the steps at which a pruner's hooks take the same branches (`timed.Clock`). Which
+graphs there are is found before the first step of a program, wherever that is in the training: so a
+training that is carried on takes each step as one that never stopped. Steps that come too seldom to
+be worth a graph, and those of which none can be made, are taken as they are written.
 """
 
 from __future__ import annotations
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
 
 OFTEN = 0.02
 """The share of a training's steps that must be alike for a graph to be made of them."""
+MOST_GRAPHS = 8
+"""How many are compiled for a program: those of the most steps. Each takes its seconds."""
+MOST_KINDS = 64
+"""Kinds of steps that a training may have: one with more is taken as it is written."""
 
 Call = Callable[..., object]
 Backend = Callable[[GraphModule], Call]
@@ -57,29 +63,34 @@ def with_inductor(graph: GraphModule) -> Call:
 class Graph:
     """Steps that are alike.
 
-    conditions: what Python saw when the step was written down.  columns: numbers that the step
-    reads from tables.  call: None: they are too few, and are taken as they are written.
+    conditions: what Python saw when the step was written down, in that order.  columns: numbers
+    that the step reads from tables.  compiles: whether it is worth a call.  call: takes such a
+    step, once it is compiled.  refused: why it cannot be.
     """
 
-    conditions: Sequence[Condition]
-    columns: Sequence[Timed]
+    conditions: Sequence[Condition] = ()
+    columns: Sequence[Timed] = ()
+    compiles: bool = False
     call: Call | None = None
+    refused: str = ""
 
     def among(self, steps: range) -> np.ndarray:
         """Which of `steps` are such steps, (n,) bool."""
-        places = np.arange(steps.start, steps.stop)
-        alike = np.ones(len(places), dtype=bool)
+        alike: Sequence[int] = steps
         for number, seen in self.conditions:
-            alike &= number.over(places) == seen
-        return alike
+            # Python looked at it only where it had seen what comes before.
+            values = number.over(alike)
+            alike = [step for step, value in zip(alike, values, strict=True) if value == seen]
+        are_alike = np.zeros(len(steps), dtype=bool)
+        are_alike[np.asarray(alike, dtype=np.int64) - steps.start] = True
+        return are_alike
 
 
 class Program:
     """The compiled steps of a pruner on a task, for stacks with the shape, size and static
     hyper-parameters of `state`.
 
-    refused: why no graph can be made, as far as that is known; such steps are taken as they are
-    written.
+    graphs: of all steps of the training; none before the first one is taken.
     """
 
     def __init__(
@@ -87,7 +98,7 @@ class Program:
         pruner: Hooks,
         task: Task,
         state: State,
-        backend: Backend = with_inductor,
+        backend: Backend | None = None,
     ) -> None:
         self._task = task
         self._step = Step(pruner, task, state)
@@ -97,9 +108,21 @@ class Program:
         self._steps = task.steps - state.scalars["before"]
         self._decays = optimizers.decaying(state.members["hp"])
         self._is_lone = state.size == 1
-        self._backend = backend
+        self._backend = backend or with_inductor
         self.graphs: list[Graph] = []
-        self.refused = ""
+
+    @property
+    def refused(self) -> str:
+        """Why steps that are worth a graph have none, as far as that is known; "" if all have."""
+        for graph in self.graphs:
+            if graph.refused:
+                return graph.refused
+        return ""
+
+    @property
+    def is_vain(self) -> bool:
+        """Whether it is known that no step is compiled."""
+        return bool(self.graphs) and not any(graph.compiles for graph in self.graphs)
 
     def run(self, state: State, end: int, batches: Batches) -> tuple[State, Tensor, Tensor]:
         """The state after the steps up to `end`, and the last batch; the tensors that were given
@@ -152,16 +175,53 @@ class Program:
     # ---- making graphs
 
     def _graph(self, moving: Moving, step: int, feed: Feed) -> Graph:
-        """The graph of a step; made if there is none."""
-        for graph in self.graphs:
-            if graph.among(range(step, step + 1)).all():
-                return graph
-        graph = self._tried(moving, step, feed)
-        alike = graph.among(range(self._steps))
-        if alike.sum() >= max(2, OFTEN * self._steps) and not self.refused:
-            graph.call = self._compiled(graph, moving, step, feed)
-        self.graphs.append(graph)
+        """The graph of a step, compiled if that is worth it."""
+        if not self.graphs:
+            self.graphs = self._found(moving, feed)
+        here = range(step, step + 1)
+        graph = next(graph for graph in self.graphs if graph.among(here).all())
+        if graph.compiles and graph.call is None:
+            self._compile(graph, moving, step, feed)
         return graph
+
+    def _found(self, moving: Moving, feed: Feed) -> list[Graph]:
+        """The graphs of all steps, not compiled yet."""
+        try:
+            kinds = self._kinds(moving, feed)
+        except Exception as error:  # whatever hooks do with a number that is none of Python's
+            _raise_if_of_memory(error)
+            return [Graph(refused=_told(error))]
+        often = max(2, OFTEN * self._steps)
+        by_steps = sorted(kinds, key=lambda kind: -kind[1])
+        for graph, steps in by_steps[:MOST_GRAPHS]:
+            graph.compiles = steps >= often
+        for graph, steps in by_steps[MOST_GRAPHS:]:
+            if steps >= often:
+                graph.refused = f"its steps are of more than {MOST_GRAPHS} kinds, each of many"
+        return [graph for graph, _ in kinds]
+
+    def _kinds(self, moving: Moving, feed: Feed) -> list[tuple[Graph, int]]:
+        """The graphs of all steps, with how many steps each has: a step is looked at that is like
+        none before, until there is none.
+        """
+        kinds: list[tuple[Graph, int]] = []
+        every = range(self._steps)
+        left = np.ones(len(every), dtype=bool)
+        while left.any():
+            step = int(left.argmax())
+            if len(kinds) == MOST_KINDS:
+                looked_at = _last_seen(kinds)
+                raise ValueError(
+                    f"its steps are of more than {MOST_KINDS} kinds: Python looks at {looked_at}"
+                )
+            graph = self._tried(moving, step, feed)
+            alike = graph.among(every)
+            if not alike[step]:
+                raise ValueError("Python looks at a number that is not equal to itself")
+            _check_columns(graph, np.flatnonzero(alike).tolist())
+            kinds.append((graph, int(alike.sum())))
+            left &= ~alike
+        return kinds
 
     def _tried(self, moving: Moving, step: int, feed: Feed) -> Graph:
         """What a step looks at and reads, found by taking it with copies."""
@@ -173,9 +233,9 @@ class Program:
         columns = tuple(clock.columns.values())
         return Graph(conditions, columns)
 
-    def _compiled(self, graph: Graph, moving: Moving, step: int, feed: Feed) -> Call | None:
-        """A step of `graph`, written down and compiled; None if it is refused."""
-        numbers = Numbers(range(step, step + 1), graph.columns, moving.device)
+    def _compile(self, graph: Graph, moving: Moving, step: int, feed: Feed) -> None:
+        """Write a step of `graph` down and compile it, or note why that cannot be."""
+        numbers = Numbers(graph, range(step, step + 1), moving.device)
         held = len(moving.tensors)
         read = len(feed.tensors)
 
@@ -201,14 +261,44 @@ class Program:
             _masks_as_numbers(written)
             call = self._backend(written)
             _try(call, example)
-        except Exception as error:  # whatever torch's compilers raise; the step itself was taken
-            first_line = str(error).strip().partition("\n")[0]
-            self.refused = f"{type(error).__name__}: {first_line}"
-            return None
+        except Exception as error:  # whatever torch's compilers raise; no step was taken
+            _raise_if_of_memory(error)
+            graph.compiles = False
+            graph.refused = _told(error)
+            return
         kept.note_compiled(self._task, self._pruner, self._static, self._width)
         if moving.device.type == "cuda":
-            return Captured(call, held)
-        return call
+            call = Captured(call, held)
+        graph.call = call
+
+
+def _told(error: Exception) -> str:
+    """An error in a line."""
+    first_line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first_line}"
+
+
+def _raise_if_of_memory(error: Exception) -> None:
+    """Memory that runs out is no refusal: fewer members may fit."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        raise error
+
+
+def _last_seen(kinds: Sequence[tuple[Graph, int]]) -> str:
+    """The number at which the steps of the last kind were told from others, in words."""
+    graph, _ = kinds[-1]
+    number, _ = graph.conditions[-1]
+    return number.words
+
+
+def _check_columns(graph: Graph, steps: Sequence[int]) -> None:
+    """Raise an error if the numbers of a graph's steps are not all of one kind."""
+    for number in graph.columns:
+        kind = kind_of(number.now)
+        values = number.over(steps)
+        if any(kind_of(value) is not kind for value in values):
+            raise ValueError(f"{number.words} is a whole number at some steps alone")
+        torch.tensor(values, dtype=kind)  # or it is too large
 
 
 def _masks_as_numbers(written: GraphModule) -> None:
@@ -247,7 +337,7 @@ def _products(node: Node) -> list[Node]:
     return products
 
 
-_PROGRAMS: dict[str, Program] = {}
+_PROGRAMS: dict[tuple[type, str], Program] = {}
 MOST_PROGRAMS = 8
 """How many are remembered: those of a cohort that narrows while it trains."""
 
@@ -255,8 +345,6 @@ MOST_PROGRAMS = 8
 def program(pruner: Hooks, task: Task, state: State) -> Program:
     """The compiled steps of a pruner on a task for stacks like `state`, made once in a process."""
     parts = [
-        type(pruner).__qualname__,
-        type(pruner).__module__,
         task.to_json(),
         dataclasses.asdict(state.shape) if state.shape else None,
         state.size,
@@ -265,7 +353,8 @@ def program(pruner: Hooks, task: Task, state: State) -> Program:
         optimizers.decaying(state.members["hp"]),
         sorted(leaves(state.members)),
     ]
-    key = json.dumps(parts, sort_keys=True)
+    # The class itself: another one of its name may have been made since, as in a notebook.
+    key = type(pruner), json.dumps(parts, sort_keys=True)
     if key not in _PROGRAMS:
         while len(_PROGRAMS) >= MOST_PROGRAMS:
             oldest = next(iter(_PROGRAMS))
@@ -275,7 +364,7 @@ def program(pruner: Hooks, task: Task, state: State) -> Program:
 
 
 def forget() -> None:
-    """Make all programs again from now on."""
+    """Drop all programs; they are made again from now on."""
     _PROGRAMS.clear()
 
 
@@ -294,23 +383,28 @@ def _try(call: Call, example: Sequence[Tensor]) -> None:
 
 
 class Numbers:
-    """The numbers that the graph of a step reads: a table of each kind, with a row for each of
-    `steps`, and the place of the row of now.
+    """The numbers that a graph reads: a table of each kind, with a row for each of `steps`, filled
+    where the graph is theirs, and the place of the row of now.
+
+    alike: whose the graph is, (steps,) bool.
     """
 
-    def __init__(self, steps: range, columns: Sequence[Timed], device: torch.device) -> None:
+    def __init__(self, graph: Graph, steps: range, device: torch.device) -> None:
         self._at: list[tuple[int, int]] = []
         kinds: list[list[Timed]] = [[], []]
-        for number in columns:
+        for number in graph.columns:
             kind = KINDS.index(kind_of(number.now))
             self._at.append((kind, len(kinds[kind])))
             kinds[kind].append(number)
+        self.alike = graph.among(steps)
+        places = np.flatnonzero(self.alike)
+        alike_steps = [steps[place] for place in places.tolist()]
         self.tensors: list[Tensor] = []
         for kind, numbers in zip(KINDS, kinds, strict=True):
             table = torch.zeros((ROWS, max(1, len(numbers))), dtype=kind)
             for column, number in enumerate(numbers):
-                values = [number.at(step) for step in steps]
-                table[: len(values), column] = torch.tensor(values, dtype=kind)
+                values = number.over(alike_steps)
+                table[places, column] = torch.tensor(values, dtype=kind)
             self.tensors.append(table.to(device, non_blocking=True))
         place = torch.zeros(1, dtype=torch.long, device=device)
         self.tensors.append(place)
@@ -340,15 +434,15 @@ class _Running:
         self._part = part
         self._device = device
         self._graph: Graph | None = None
-        self._known: dict[int, tuple[np.ndarray, Numbers]] = {}
+        self._known: dict[int, Numbers] = {}
         self.numbers: list[Tensor] = []
 
     def graph_at(self, step: int) -> Graph | None:
         """The graph of the step before, if it is this one's too."""
         if self._graph is None:
             return None
-        alike, _ = self._known[id(self._graph)]
-        if alike[step - self._part.start]:
+        known = self._known[id(self._graph)]
+        if known.alike[step - self._part.start]:
             return self._graph
         return None
 
@@ -356,10 +450,8 @@ class _Running:
         """Take steps by `graph`, from `step` on."""
         self._graph = graph
         if id(graph) not in self._known:
-            alike = graph.among(self._part)
-            numbers = Numbers(self._part, graph.columns, self._device)
-            self._known[id(graph)] = alike, numbers
-        _, numbers = self._known[id(graph)]
+            self._known[id(graph)] = Numbers(graph, self._part, self._device)
+        numbers = self._known[id(graph)]
         # A new tensor: CUDA graphs move a place of their own on, and copy what is new.
         self.numbers = numbers.at(step - self._part.start)
 

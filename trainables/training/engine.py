@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import sys
 import sysconfig
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...analysis.rows.mistake import Mistake
 from ..measure.flops import CONVOLUTIONS
 
 if TYPE_CHECKING:
@@ -103,8 +105,9 @@ def has_convolutions(task: Task) -> bool:
 def compiler_missing(device: torch.device) -> str:
     """What torch needs to compile steps for a device and does not find; "" if nothing."""
     if device.type == "cuda":
-        return "" if find_spec("triton") else "Triton"
-    compiler = os.environ.get("CXX", "g++")
+        return _missing_for_triton()
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    compiler = os.environ.get("CXX", usual)
     if shutil.which(compiler) is None:
         return f"a C++ compiler ({compiler})"
     headers = Path(sysconfig.get_paths()["include"], "Python.h")
@@ -113,7 +116,32 @@ def compiler_missing(device: torch.device) -> str:
     return ""
 
 
-def described(task: Task) -> Mapping[str, Any]:
-    """What rows record of how their members were run."""
+def _missing_for_triton() -> str:
+    if find_spec("triton") is None:
+        return "Triton"
+    given = os.environ.get("CC")
+    compilers = [given] if given else ["gcc", "clang", "cc"]
+    if not any(map(shutil.which, compilers)):
+        return f"a C compiler ({compilers[0]})"
+    return ""
+
+
+def check(task: Task) -> None:
+    """Raise Mistake if steps are to be compiled and that cannot be."""
+    if task.compile is not True:
+        return
+    missing = compiler_missing(task.torch_device)
+    if missing:
+        rule = f"`compile` true needs {missing}, which is not found"
+        raise Mistake(f'{rule}; "auto" compiles where that is possible and pays')
+
+
+def described(task: Task, refused: str) -> Mapping[str, Any]:
+    """What rows record of how their members were run. refused: why steps were not compiled that
+    should have been.
+    """
     chosen = execution(task)
-    return {"together": chosen.together, "compile": chosen.compile}
+    about: dict[str, Any] = {"together": chosen.together, "compile": chosen.compile}
+    if refused:
+        about["refused"] = refused
+    return about

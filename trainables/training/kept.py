@@ -6,6 +6,7 @@ import getpass
 import hashlib
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,4 +102,4 @@ def _name(pruner: Hooks) -> str:
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu {torch.get_num_threads()} of {os.cpu_count()}"
+    return f"cpu of {platform.node()}, {torch.get_num_threads()} of {os.cpu_count()} threads"

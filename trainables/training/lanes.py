@@ -38,6 +38,9 @@ class Lane:
         self._task = task
         self._members = len(places)
         self._compiles = chosen.compile and task.stackable
+        self._refused = ""
+        if chosen.compile and not task.stackable:
+            self._refused = f"vmap refuses model {task.model}"
         width = chosen.padded(len(places))
         missing = width - len(places)
         self._places = [*places, *[places[-1]] * missing]
@@ -52,6 +55,8 @@ class Lane:
             own, x, y = self._compiled(own, end)
         else:
             own, x, y = steps(self._pruner, self._task, own, end, self._batches)
+        if self._refused:
+            own.scalars["uncompiled"] = self._refused
         if len(self._places) == self._members:
             return own, x, y
         there = range(self._members)
@@ -65,9 +70,12 @@ class Lane:
     def _compiled(self, own: State, end: int) -> tuple[State, Tensor, Tensor]:
         """The same by compiled steps; as they are written where they cannot be compiled."""
         program = compiled.program(self._pruner, self._task, own)
-        if program.refused:
-            return steps(self._pruner, self._task, own, end, self._batches)
-        return program.run(own, end, self._batches)
+        if program.is_vain:
+            ran = steps(self._pruner, self._task, own, end, self._batches)
+        else:
+            ran = program.run(own, end, self._batches)
+        self._refused = program.refused
+        return ran
 
 
 def lanes_of(pruner: Hooks, task: Task, state: State, last: int) -> list[Lane]:

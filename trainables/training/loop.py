@@ -55,7 +55,8 @@ def _advance_alone(pruner: Hooks, task: Task, state: State) -> State:
 
 
 def first_step(pruner: Hooks, task: Task, state: State) -> State:
-    """The members after their first step: a rehearsal."""
+    """The members after their first step: a rehearsal, for which nothing is compiled."""
+    task = task.run_as(together=0, compiles=False)
     with torch.random.fork_rng(enabled=not task.stackable), precision.training(task):
         if state.size == 1 or task.stackable:
             return _train(pruner, task, state, 1)

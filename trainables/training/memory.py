@@ -108,7 +108,14 @@ def _peak(task: Task, algorithm: Algorithm, member: Member, count: int) -> int:
     initial weights.
     """
     # A rung at each step.
-    short = dataclasses.replace(task, rungs=task.steps, dense_share=0.0, starts="")
+    short = dataclasses.replace(
+        task,
+        rungs=task.steps,
+        dense_share=0.0,
+        starts="",
+        together=0,
+        compile=False,
+    )
     hp = algorithm.alone(member.hp)
     members = [Member(hp, seed) for seed in range(count)]
     # What belongs to the process and not to a member is made before counting begins.

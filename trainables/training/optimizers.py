@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,8 +61,13 @@ def course(task: Task) -> Callable[[int, int], float]:
     In a warm-up the factor rises in equal steps from nearly 0 to 1; the schedule has the steps that
     follow.
     """
-    schedule = SCHEDULES[task.schedule]
-    share = task.warmup
+    return _course(task.schedule, task.warmup)
+
+
+@functools.cache
+def _course(name: str, share: float) -> Callable[[int, int], float]:
+    # One function for a schedule: a step that is written down again is known by its functions.
+    schedule = SCHEDULES[name]
     if not share:
         return schedule
 

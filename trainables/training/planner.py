@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
-from pathlib import Path
+from collections.abc import Mapping
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,12 +40,12 @@ GAINS = {"cpu": 0.5, "cuda": 0.3}
 GAIN_OF_CONVOLUTIONS = 0.9
 COMPILING = 30.0
 """Seconds to compile the steps of an arm the first time, if that was not timed."""
-FROM_DISK = 0.25
-"""The share of it that is left where compiled graphs are on disk."""
 SHAPES = 4
 """How often the steps of members that narrow while they train are compiled."""
 READING = 6.0
-"""Seconds that it takes at most to have them from there."""
+"""Seconds that it takes at most to have compiled graphs from the disk."""
+FROM_DISK = 0.25
+"""The share of it that is left where compiled graphs are on disk."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,12 @@ class Choice:
 
 @dataclasses.dataclass
 class Timings:
-    """Milliseconds of a member-step, by execution; and the seconds that compiling took."""
+    """Milliseconds of a member-step, by how many members are run together; and the seconds that
+    compiling took.  refused: why nothing was compiled.
+    """
 
     plain: dict[int, float]
-    compiled: dict[int, float]
+    compiled: dict[int, float] = dataclasses.field(default_factory=dict)
     compiling: float = 0.0
     refused: str = ""
 
@@ -80,33 +82,39 @@ def choose(
     workers: int,
 ) -> Choice:
     """How cohorts of `size` members like `member` are run, `count` of them in all on `workers`
-    workers.
+    workers, each with as many threads as torch has now.
 
     task: what they start from.
     """
     fixed = _as_given(task)
     if fixed is not None:
         return fixed
+    by_rule = Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
     if not isinstance(algorithm, Hooks) or not task.stackable or size == 1:
-        return Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
-    path = _known_at(task, algorithm, member, size)
-    timings = _known(path)
+        return by_rule
+    known = _Known(task, algorithm, member, size)
+    timings = known.read()
     member_steps = task.steps * count / workers
     if timings is None:
         seconds = member_steps * _guessed(task)
         if seconds < SHORT:
-            return _by_rule(task, algorithm, member, size, seconds)
-        timings = _timed(task, algorithm, member, size, SHARE * seconds)
-        kept.write(path, dataclasses.asdict(timings))
+            return _from_disk(task, algorithm, member, size, seconds) or by_rule
+        timings = _timed(task, algorithm, member, size, member_steps)
+        if timings is None:
+            return by_rule
+        known.write(timings)
     plain = timings.fastest
     seconds = member_steps * timings.plain[plain.together] / 1e3
-    if task.compile is False or engine.compiler_missing(task.torch_device):
+    if task.compile is False:
         return Choice(_with_given(task, plain), _reason(timings, plain))
-    if not timings.compiled and not timings.refused:
-        gain = _gain(task)
-        if (1 - gain) * seconds > 2 * COMPILING * _shapes(algorithm):
-            _time_compiled(timings, task, algorithm, member, size)
-            kept.write(path, dataclasses.asdict(timings))
+    saved = (1 - _gain(task)) * seconds
+    if not timings.compiled and not timings.refused and saved > 2 * COMPILING * _shapes(algorithm):
+        missing = engine.compiler_missing(task.torch_device)
+        if missing:
+            reason = f"{_reason(timings, plain)}; not compiled: {missing} is not found"
+            return Choice(_with_given(task, plain), reason)
+        _time_compiled(timings, task, algorithm, member, size)
+        known.write(timings)
     for together, milliseconds in timings.compiled.items():
         reading = FROM_DISK * timings.compiling * _shapes(algorithm)
         whole = member_steps * milliseconds / 1e3 + reading
@@ -116,22 +124,24 @@ def choose(
     return Choice(_with_given(task, plain), _reason(timings, plain))
 
 
-def _by_rule(
+def _from_disk(
     task: Task,
     algorithm: Hooks,
     member: Member,
     size: int,
     seconds: float,
-) -> Choice:
-    """How members are run that nothing was timed of. seconds: of their training, about."""
+) -> Choice | None:
+    """A compiled program that was never timed, where its graphs are on disk and it probably saves
+    more than it takes to read them. seconds: of training without it, about.
+    """
     width = min(_compiled_width(task), size)
     saved = (1 - _gain(task)) * seconds
-    is_open = task.compile == "auto" and not engine.compiler_missing(task.torch_device)
     pays = saved > READING * _shapes(algorithm)
-    if is_open and pays and _is_on_disk(task, algorithm, member, width or size):
-        chosen = Execution(width, compile=True)
-        return Choice(chosen, "their compiled steps are on disk")
-    return Choice(_with_given(task, engine.by_rule(task)), BY_RULE)
+    if task.compile != "auto" or not pays or engine.compiler_missing(task.torch_device):
+        return None
+    if not kept.was_compiled(task, algorithm, _static(algorithm, member), width or size):
+        return None
+    return Choice(Execution(width, compile=True), "its compiled steps are on disk")
 
 
 def _compiled_width(task: Task) -> int:
@@ -144,6 +154,12 @@ def _compiled_width(task: Task) -> int:
 def _shapes(algorithm: Hooks) -> int:
     """How often steps are compiled."""
     return SHAPES if algorithm.narrows else 1
+
+
+def agrees(task: Task, chosen: Execution) -> bool:
+    """Whether what was chosen is as the task says, in what it says of that."""
+    compiles = task.compile in ("auto", chosen.compile)
+    return compiles and task.together in ("auto", chosen.together)
 
 
 def _as_given(task: Task) -> Choice | None:
@@ -202,12 +218,9 @@ class _Runner:
     ) -> None:
         self.chosen = chosen
         self._size = size
-        turn = round(TURN / (_guessed(task) * size))
-        steps = min(max(2, turn), task.steps // 2)  # a turn is a rung
-        self._steps = max(1, steps)
         short = dataclasses.replace(
             task,
-            rungs=max(1, task.steps // self._steps),
+            rungs=max(1, task.steps // _steps_of_turn(task, size)),
             dense_share=0.0,
             starts="",
             together=chosen.together,
@@ -228,11 +241,18 @@ class _Runner:
             self._state = self._algorithm.start(self._task, self._members)
         before = self._state.scalars["step"]
         _wait(device)
-        begun = time.perf_counter()
+        begun = perf_counter()
         self._state = self._algorithm.advance(self._task, self._state)
         _wait(device)
         steps = self._state.scalars["step"] - before
-        return (time.perf_counter() - begun) / steps / self._size
+        return (perf_counter() - begun) / steps / self._size
+
+
+def _steps_of_turn(task: Task, size: int) -> int:
+    """How many steps `size` members take in a turn, which is a rung."""
+    fitting = round(TURN / (_guessed(task) * size))
+    steps = min(max(2, fitting), task.steps // 2)
+    return max(1, steps)
 
 
 def _wait(device: torch.device) -> None:
@@ -245,23 +265,33 @@ def _timed(
     algorithm: Algorithm,
     member: Member,
     size: int,
-    budget: float,
-) -> Timings:
-    """Time members one after the other, and together, in turn; in about `budget` seconds."""
+    member_steps: float,
+) -> Timings | None:
+    """Time members one after the other, and together, in turn.
+
+    None if two turns of each take more than their share of a training of `member_steps`.
+    """
     size = min(size, TIMED)
     widths = [1, 0] if task.together == "auto" else [task.together]
+    turns = 2 * len(widths)
+    if turns * _steps_of_turn(task, size) * size > SHARE * member_steps:
+        return None
+    begun = perf_counter()
     runners = [_Runner(task, algorithm, member, size, Execution(width)) for width in widths]
+    first = [runner.turn() for runner in runners]  # which loads and chooses
+    allowed = SHARE * member_steps * min(first)
     seconds: dict[int, list[float]] = {width: [] for width in widths}
-    begun = time.perf_counter()
-    for runner in runners:
-        runner.turn()  # the first one loads and chooses
-    for _ in range(ROUNDS):
+    for rounds in range(1, ROUNDS + 1):
+        spent = perf_counter() - begun
+        another = spent / rounds
+        if spent + another > allowed:
+            break
         for runner in runners:
             seconds[runner.chosen.together].append(runner.turn())
-        if time.perf_counter() - begun > budget:
-            break
+    if not seconds[widths[0]]:
+        return None
     plain = {width: 1e3 * statistics.median(of) for width, of in seconds.items()}
-    return Timings(plain, {})
+    return Timings(plain)
 
 
 def _time_compiled(
@@ -271,41 +301,55 @@ def _time_compiled(
     size = min(size, TIMED)
     together = min(_compiled_width(task), size)
     compiled.forget()
-    begun = time.perf_counter()
-    runner = _Runner(task, algorithm, member, size, Execution(together, compile=True))
-    runner.turn()
-    timings.compiling = time.perf_counter() - begun
-    seconds = [runner.turn() for _ in range(ROUNDS)]
-    timings.refused = compiled.refusal()
+    try:
+        begun = perf_counter()
+        runner = _Runner(task, algorithm, member, size, Execution(together, compile=True))
+        runner.turn()
+        timings.compiling = perf_counter() - begun
+        seconds = [runner.turn() for _ in range(ROUNDS)]
+        timings.refused = compiled.refusal()
+    finally:
+        compiled.forget()  # who plans does not train, and programs hold memory
     if not timings.refused:
         timings.compiled = {together: 1e3 * statistics.median(seconds)}
 
 
-# ---- what is known of this machine
+class _Known:
+    """What was timed on this machine before of members like these."""
 
+    def __init__(self, task: Task, algorithm: Hooks, member: Member, size: int) -> None:
+        static = _static(algorithm, member)
+        self._path = kept.place(task, algorithm, static, task.together, min(size, TIMED))
 
-def _known_at(task: Task, algorithm: Hooks, member: Member, size: int) -> Path:
-    """The file of what was timed of members like this one."""
-    return kept.place(task, algorithm, _static(algorithm, member), task.together, min(size, TIMED))
+    def read(self) -> Timings | None:
+        """What the file says; None if there is none, or one that is not ours or torn."""
+        fields = kept.read(self._path)
+        try:
+            timings = Timings(
+                plain=_by_width(fields["plain"]),
+                compiled=_by_width(fields["compiled"]),
+                compiling=float(fields["compiling"]),
+                refused=str(fields["refused"]),
+            )
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return None
+        return timings if timings.plain else None
 
-
-def _known(path: Path) -> Timings | None:
-    """What was timed on this machine before; None if nothing."""
-    facts = kept.read(path)
-    try:
-        for name in ("plain", "compiled"):
-            by_width: Any = facts[name]
-            facts[name] = {int(width): float(each) for width, each in by_width.items()}
-        timings = Timings(**facts)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-    return timings if timings.plain else None
-
-
-def _is_on_disk(task: Task, algorithm: Hooks, member: Member, width: int) -> bool:
-    """Whether this machine has compiled the steps of so many members like this one before."""
-    return kept.was_compiled(task, algorithm, _static(algorithm, member), width)
+    def write(self, timings: Timings) -> None:
+        """Keep what was timed."""
+        kept.write(self._path, dataclasses.asdict(timings))
 
 
 def _static(algorithm: Hooks, member: Member) -> dict[str, Any]:
+    """A member's static hyper-parameters."""
     return {name: member.hp[name] for name, domain in algorithm.space.items() if domain.static}
+
+
+def _by_width(milliseconds: Mapping[str, float]) -> dict[int, float]:
+    """Of a file, whose keys are text."""
+    by_width: dict[int, float] = {}
+    for width, value in milliseconds.items():
+        if not float(value) > 0:
+            raise ValueError(f"a step takes time; got {value}")
+        by_width[int(width)] = float(value)
+    return by_width

@@ -10,15 +10,16 @@ row for each step.
 
 from __future__ import annotations
 
+import itertools
+import math
 import operator
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Number = float | int
 Function = Callable[..., Any]
 Operator = Callable[..., Any]
 Condition = tuple["Timed", Any]
@@ -42,14 +43,6 @@ def timed(function: Function, *parts: Any) -> Any:
 
 def _itself(step: Any) -> Any:
     return step
-
-
-def _floor(value: Any) -> Any:
-    return value // 1
-
-
-def _rounded(value: Any) -> Any:
-    return np.rint(value).astype(np.int64)
 
 
 def _with(function: Function) -> Operator:
@@ -165,63 +158,71 @@ class Timed:
         if function is not _itself:
             self.now = function(*present)
 
-    def at(self, step: int) -> Any:
-        """The number at a step."""
+    @property
+    def words(self) -> str:
+        """How it is made, in words: `floordiv(step, 100)`."""
         if self._function is _itself:
-            return step
-        values: list[Any] = []
-        for part in self._parts:
-            values.append(part.at(step) if isinstance(part, Timed) else part)
-        return self._function(*values)
+            return "step"
+        parts = [part.words if isinstance(part, Timed) else repr(part) for part in self._parts]
+        name = getattr(self._function, "__name__", "a function")
+        return f"{name}({', '.join(parts)})"
 
-    def over(self, steps: np.ndarray) -> np.ndarray:
-        """The number at each of `steps`, (n,) int64."""
+    def over(self, steps: Sequence[int]) -> Sequence[Any]:
+        """The number at each of `steps`, as Python computes it there."""
         if self._function is _itself:
             return steps
-        if self._function not in _ELEMENTWISE:
-            return np.array([self.at(step) for step in steps.tolist()])
-        values: list[Any] = []
+        columns: list[Iterable[Any]] = []
         for part in self._parts:
-            values.append(part.over(steps) if isinstance(part, Timed) else part)
-        return self._function(*values)
+            column = part.over(steps) if isinstance(part, Timed) else itertools.repeat(part)
+            columns.append(column)
+        return list(map(self._function, *columns))
 
     def tensor(self, like: Tensor) -> Tensor:
         """The number in the type to which torch brings a number of Python's beside `like`."""
+        is_whole = kind_of(self.now) is torch.int64
+        kind = torch.result_type(like, 1 if is_whole else 1.0)
         number = self._clock.tensor(self)
-        if like.is_floating_point() or not number.is_floating_point():
-            return number.to(like.dtype)
-        return number.to(torch.get_default_dtype())
+        return number.to(kind)
 
-    # Looked at: the number of now.
+    # Looked at: the number of now. The graph holds for the steps at which what is seen is the same.
+
+    def _seen(self) -> Any:
+        return self._clock.seen(self)
 
     def __bool__(self) -> bool:
-        return bool(self._clock.seen(self))
+        return timed(operator.truth, self)._seen()
 
     def __int__(self) -> int:
-        return int(self._clock.seen(self))
+        return timed(int, self)._seen()
 
     def __index__(self) -> int:
-        return operator.index(self._clock.seen(self))
+        return timed(operator.index, self)._seen()
 
     def __float__(self) -> float:
-        return float(self._clock.seen(self))
+        return timed(float, self)._seen()
 
     def __hash__(self) -> int:
-        return hash(self._clock.seen(self))
+        return hash(self._seen())
 
     def __repr__(self) -> str:
-        return repr(self._clock.seen(self))
+        return repr(self._seen())
 
     def __format__(self, wanted: str) -> str:
-        return format(self._clock.seen(self), wanted)
+        return format(self._seen(), wanted)
 
-    # numpy's functions of an object are methods of it.
+    # Functions of one number, and numpy's.
 
-    def sqrt(self) -> Timed:
-        return timed(np.sqrt, self)
+    def __round__(self, digits: int | None = None) -> Any:
+        if digits is None:
+            return timed(round, self)
+        return timed(round, self, digits)
 
-    def cos(self) -> Timed:
-        return timed(np.cos, self)
+    def __array_ufunc__(self, function: Function, method: str, *parts: Any, **options: Any) -> Any:
+        """numpy's functions of numbers."""
+        are_numbers = all(isinstance(part, int | float | np.number | Timed) for part in parts)
+        if method != "__call__" or options or not are_numbers:
+            return NotImplemented
+        return timed(function, *parts)
 
     # Between a Timed number and another number or a tensor.
 
@@ -247,32 +248,24 @@ class Timed:
     __ne__ = _compared(operator.ne)
     __gt__ = _compared(operator.gt)
     __ge__ = _compared(operator.ge)
+    __and__ = _with(operator.and_)
+    __rand__ = _reflected(operator.and_)
+    __or__ = _with(operator.or_)
+    __ror__ = _reflected(operator.or_)
+    __lshift__ = _with(operator.lshift)
+    __rlshift__ = _reflected(operator.lshift)
+    __rshift__ = _with(operator.rshift)
+    __rrshift__ = _reflected(operator.rshift)
     __neg__ = _alone(operator.neg)
+    __pos__ = _alone(operator.pos)
     __abs__ = _alone(operator.abs)
-    __floor__ = _alone(_floor)
-    __round__ = _alone(_rounded)
+    __invert__ = _alone(operator.invert)
+    __floor__ = _alone(math.floor)
+    __ceil__ = _alone(math.ceil)
+    __trunc__ = _alone(math.trunc)
 
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
 
-_ELEMENTWISE = {
-    operator.add,
-    operator.sub,
-    operator.mul,
-    operator.truediv,
-    operator.floordiv,
-    operator.mod,
-    operator.pow,
-    operator.xor,
-    operator.neg,
-    operator.abs,
-    operator.lt,
-    operator.le,
-    operator.eq,
-    operator.ne,
-    operator.gt,
-    operator.ge,
-    np.sqrt,
-    np.cos,
-    _floor,
-    _rounded,
-}
-"""Functions that do to an array what they do to each of its numbers."""
+    def __rdivmod__(self, other: Any) -> tuple[Any, Any]:
+        return other // self, other % self
