@@ -63,7 +63,15 @@ class Batches:
 
     def rows(self, steps: range) -> Tensor:
         """The examples of each member at each of `steps`, (steps, K, B) int64."""
-        of_seeds = torch.stack([self._rows(step) for step in steps])
+        parts: list[Tensor] = []
+        whole = self._task.steps_per_epoch
+        first_epoch = steps.start // whole
+        last_epoch = (steps.stop - 1) // whole
+        for epoch in range(first_epoch, last_epoch + 1):
+            begin = max(steps.start - epoch * whole, 0)
+            end = min(steps.stop - epoch * whole, whole)
+            parts.append(self._batched(epoch)[:, begin:end])
+        of_seeds = torch.cat(parts, 1).transpose(0, 1)
         if self._of is None:
             return of_seeds
         return of_seeds[:, self._of]
@@ -83,12 +91,15 @@ class Batches:
 
     def _rows(self, step: int) -> Tensor:
         """The examples of each distinct seed at a step, (seeds, B)."""
+        epoch, place = divmod(step, self._task.steps_per_epoch)
+        return self._batched(epoch)[:, place]
+
+    def _batched(self, epoch: int) -> Tensor:
+        """The examples of each distinct seed in an epoch, (seeds, steps, B)."""
         task = self._task
-        epoch, place = divmod(step, task.steps_per_epoch)
-        first = place * task.batch_size
-        end = first + task.batch_size
-        shuffled = self._order(epoch)
-        return shuffled[:, first:end]
+        examples = task.steps_per_epoch * task.batch_size
+        shuffled = self._order(epoch)[:, :examples]
+        return shuffled.unflatten(1, (task.steps_per_epoch, task.batch_size))
 
     def _drawn_order(self, epoch: int) -> Tensor:
         key = draws.key(self._ordering, epoch, self._site)
