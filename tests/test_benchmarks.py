@@ -51,6 +51,7 @@ TINY = {
 }
 """Script -> arguments. Scripts of these run in the process of the tests."""
 TINY_APART = {
+    "gpu.py": "--device cpu --tiny --out {scratch}/gpu.json",
     "report.py": "60",
     "sharing.py": "--device cpu --processes 1 --members 2 --steps 5 --rounds 1",
 }
