@@ -50,6 +50,17 @@ def test_a_graph_is_called_as_it_was_compiled() -> None:
     assert not any(asked)
 
 
+def test_a_warm_up_can_be_compiled() -> None:
+    dense, _ = started()
+    task = dataclasses.replace(TASK, warmup=0.2)
+    hp = complete(dense.space, {})
+    state = dense.start(task, [Member(hp, 0), Member(hp, 1)])
+    program = Program(dense, task, state, lambda graph: graph)
+    program.run(state, 5, Batches(task, state, 5))
+    assert not program.refused
+    assert len(program.graphs) == 1
+
+
 def test_the_rows_of_many_steps_are_those_of_each() -> None:
     _, state = started()
     batches = Batches(TASK, state, TASK.steps)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,10 +61,14 @@ def course(task: Task) -> Callable[[int, int], float]:
     In a warm-up the factor rises in equal steps from nearly 0 to 1; the schedule has the steps that
     follow.
     """
-    schedule = SCHEDULES[task.schedule]
-    share = task.warmup
-    if not share:
-        return schedule
+    if not task.warmup:
+        return SCHEDULES[task.schedule]
+    return _warmed(task.schedule, task.warmup)
+
+
+@functools.cache  # one function: numbers of a compiled step are known by what computes them
+def _warmed(name: str, share: float) -> Callable[[int, int], float]:
+    schedule = SCHEDULES[name]
 
     def warmed(step: int, steps: int) -> float:
         warm = max(1, round(share * steps))
