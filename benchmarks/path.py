@@ -35,6 +35,25 @@ Solved = tuple[Tensor, Tensor]
 """Objectives (B,) and iterations (B,), summed over classes."""
 
 
+def prepared(task: Task, count: int) -> Data:
+    """What a task's CRONOS solves with `count` gates."""
+    inputs = [x.flatten(1) for x, _ in task.data.parts("train", 1024)]
+    X = convex.with_ones(torch.cat(inputs))
+    Y = F.one_hot(task.data.labels["train"], task.data.classes).mT.to(X)
+    seed = torch.tensor(0, device=X.device)
+    gates = convex.patterns(X, convex.gate_vectors(seed, count, X.shape[1]))
+    return X, Y, gates
+
+
+def weights(data: Data, count: int, lowest: float) -> Tensor:
+    """So many weights from 0.8 of the largest useful one to `lowest` of it."""
+    X, Y, gates = data
+    top = float(convex.beta_max(convex.Program.of(X, gates), Y).max())
+    first = math.log10(0.8)
+    last = math.log10(lowest)
+    return top * torch.logspace(first, last, count, dtype=X.dtype, device=X.device)
+
+
 def together(data: Data, betas: Tensor, tolerance: float) -> Solved:
     """In one solve."""
     problem = convex.Problem(*data, "solve")
@@ -162,27 +181,21 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     task = Task(device=given.device, precision=given.dtype)
-    X = convex.with_ones(torch.cat([x.flatten(1) for x, _ in task.data.parts("train", 1024)]))
-    Y = F.one_hot(task.data.labels["train"], task.data.classes).mT.to(X)
-    gates = convex.patterns(
-        X, convex.gate_vectors(torch.tensor(0, device=X.device), given.gates, X.shape[1])
-    )
-    top = float(convex.beta_max(convex.Program.of(X, gates), Y).max())
-    betas = top * torch.logspace(
-        math.log10(0.8), math.log10(given.lowest), given.betas, dtype=X.dtype, device=X.device
-    )
+    data = prepared(task, given.gates)
+    betas = weights(data, given.betas, given.lowest)
+    X, Y, _ = data
     where = (
         torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, threads: {given.threads}"
     )
     print(
         f"digits, n, d = {tuple(X.shape)}, {len(Y)} classes, {given.gates} gates, {given.dtype}, {where}"
     )
-    solvers((X, Y, gates), given.rounds)
+    solvers(data, given.rounds)
     print(
         f"{given.betas} weights from .8 to {given.lowest:g} of the largest useful, to a gap of {given.tolerance:g}; "
         f"{given.rounds} rounds"
     )
-    paths((X, Y, gates), betas, given.tolerance, given.rounds)
+    paths(data, betas, given.tolerance, given.rounds)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ TINY = {
     "again.py": "--seeds 2 --candidates 16 --epochs 1 --pictures {scratch}",
     "alternating.py": "--seeds 2 --epochs 0.2 --lr 1 --beta 0.1 --hidden 20 --checkpoint 10",
     "analysis.py": "--rows 2000 --rows-a-file 1000 --repeats 1 --tools prunefront pandas --out {scratch}/rows",
+    "engine.py": "--models 64-32-10 --members 2 --algorithms dense --rounds 2 --seconds 0.01",
     "equal_flops.py": "{finished} --of magnitude --share 0.7 --scratch",
     "intervals.py": "--studies 20 --tables 1",
     "kernels.py": "--steps 4 --members 2 --networks mlp --algorithms dense cronos cronos_am --out {scratch}/counts.json",
@@ -52,6 +53,7 @@ TINY = {
 }
 """Script -> arguments. Scripts of these run in the process of the tests."""
 TINY_APART = {
+    "gpu.py": "--device cpu --tiny --out {scratch}/gpu.json",
     "report.py": "60",
     "sharing.py": "--device cpu --processes 1 --members 2 --steps 5 --rounds 1",
 }

@@ -46,8 +46,9 @@ class Batches:
         if state.scalars["before"]:
             self._site = "pruning"  # the dense phase before it, a task of its own, draws others
         self._order = functools.lru_cache(EPOCHS)(self._drawn_order)
-        self._ahead: Iterator[Batch] | None = None
-        self._steps = range(state.scalars["step"], last)
+        self._ahead: Iterator[Batch] = iter(())
+        self._next = -1  # the step whose batch is the first one ahead
+        self._last = last
 
     @property
     def is_resident(self) -> bool:
@@ -55,23 +56,36 @@ class Batches:
         inputs = self._task.data.inputs["train"]
         return isinstance(inputs, Tensor) and not self._task.augment
 
-    def take(self, count: int) -> Iterator[Batch]:
-        """The next `count` batches, of which more may be read ahead."""
-        if self._ahead is None:
-            self._ahead = self._read()
-        return itertools.islice(self._ahead, count)
+    def take(self, steps: range) -> Iterator[Batch]:
+        """The batches of `steps`, one after the other; later ones may be read ahead.
+
+        They are read anew from there if these steps do not follow the ones of the last call.
+        """
+        if self._next != steps.start:
+            self._ahead = self._read(steps.start)
+        self._next = steps.stop
+        return itertools.islice(self._ahead, len(steps))
 
     def rows(self, steps: range) -> Tensor:
         """The examples of each member at each of `steps`, (steps, K, B) int64."""
-        of_seeds = torch.stack([self._rows(step) for step in steps])
+        parts: list[Tensor] = []
+        whole = self._task.steps_per_epoch
+        first_epoch = steps.start // whole
+        last_epoch = (steps.stop - 1) // whole
+        for epoch in range(first_epoch, last_epoch + 1):
+            begin = max(steps.start - epoch * whole, 0)
+            end = min(steps.stop - epoch * whole, whole)
+            parts.append(self._batched(epoch)[:, begin:end])
+        of_seeds = torch.cat(parts, 1).transpose(0, 1)
         if self._of is None:
             return of_seeds
         return of_seeds[:, self._of]
 
-    def _read(self) -> Iterator[Batch]:
-        rows = map(self._rows, self._steps)
+    def _read(self, first: int) -> Iterator[Batch]:
+        steps = range(first, self._last)
+        rows = map(self._rows, steps)
         read = self._task.data.feed(rows)
-        for step, (x, y) in zip(self._steps, read, strict=True):
+        for step, (x, y) in zip(steps, read, strict=True):
             if self._task.augment:
                 own_site = f"{self._site} augment"
                 key = draws.key(self._seeds, step, own_site)
@@ -83,12 +97,15 @@ class Batches:
 
     def _rows(self, step: int) -> Tensor:
         """The examples of each distinct seed at a step, (seeds, B)."""
+        epoch, place = divmod(step, self._task.steps_per_epoch)
+        return self._batched(epoch)[:, place]
+
+    def _batched(self, epoch: int) -> Tensor:
+        """The examples of each distinct seed in an epoch, (seeds, steps, B)."""
         task = self._task
-        epoch, place = divmod(step, task.steps_per_epoch)
-        first = place * task.batch_size
-        end = first + task.batch_size
-        shuffled = self._order(epoch)
-        return shuffled[:, first:end]
+        examples = task.steps_per_epoch * task.batch_size
+        shuffled = self._order(epoch)[:, :examples]
+        return shuffled.unflatten(1, (task.steps_per_epoch, task.batch_size))
 
     def _drawn_order(self, epoch: int) -> Tensor:
         key = draws.key(self._ordering, epoch, self._site)

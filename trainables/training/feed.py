@@ -75,7 +75,7 @@ class Streamed(Feed):
     """Batches that come to the device one after the other."""
 
     def __init__(self, batches: Batches, steps: range, is_lone: bool) -> None:
-        self._ahead = batches.take(len(steps))
+        self._ahead = batches.take(steps)
         self._is_lone = is_lone
 
     def to(self, step: int) -> None:

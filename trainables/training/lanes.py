@@ -123,8 +123,8 @@ def steps(
     trees = trees_of(members)
     update = optimizers.updater(task, trees["hp"], trees["optimizer"], budget)
     inputs = labels = torch.empty(0)
-    count = end - state.scalars["step"]
-    for step, inputs, labels in batches.take(count):
+    left = range(state.scalars["step"], end)
+    for step, inputs, labels in batches.take(left):
         x = inputs
         y = labels
         if lone:
