@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,7 @@ from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Algorithm, Member, State
 from prunefront.trainables.domain import complete
 from prunefront.trainables.task import Task
-from prunefront.trainables.training import engine
+from prunefront.trainables.training import engine, planner
 
 FASHION = {"root": "/usr/share/datasets/fashion-mnist"}
 """Where Debian's package dataset-fashion-mnist puts it."""
@@ -80,6 +82,14 @@ def candidates(
     return made
 
 
+def picked(task: Task, algorithm: Algorithm, members: int) -> engine.Execution:
+    """What the planner takes of what is not compiled, by its own short timing."""
+    long = dataclasses.replace(task, compile=False, epochs=1000 * task.epochs, rungs=1)
+    long.workbench.share(task.workbench)
+    member = Member(complete(algorithm.space, {}), 0)
+    return planner.choose(long, algorithm, member, members, members, 1).execution
+
+
 def timed(task: Task, name: str, members: int, rounds: int, steps: int, compiles: bool) -> None:
     """Print a line for each execution of a cohort."""
     algorithm = find(name)
@@ -95,12 +105,12 @@ def timed(task: Task, name: str, members: int, rounds: int, steps: int, compiles
             seconds = candidate.turn(algorithm, steps)
             candidate.milliseconds.append(1e3 * seconds / steps / members)
     best = min(at_work, key=lambda one: statistics.median(one.milliseconds))
-    rule = engine.by_rule(task)
+    chosen = picked(task, algorithm, members)
     for candidate in at_work:
         middle = statistics.median(candidate.milliseconds)
         ratios = [b / a for a, b in zip(candidate.milliseconds, best.milliseconds, strict=True)]
         low, ratio, high = statistics.quantiles(ratios, n=4)
-        mark = "*" if candidate.chosen == rule else " "
+        mark = "*" if candidate.chosen == chosen else " "
         print(
             f"  {mark} {candidate.chosen!s:45} {middle:8.4f} ms; {ratio:.2f} of the best "
             f"({low:.2f} to {high:.2f}); first turn {candidate.first:.1f} s",
@@ -121,6 +131,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    scratch = tempfile.TemporaryDirectory(prefix="prunefront-")
+    if not given.compile:  # timed anew, in a folder of its own
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch.name
     for model in given.models:
         if model == "lenet5" and not Path(FASHION["root"]).exists():
             print("lenet5: no Fashion-MNIST; skipped")
