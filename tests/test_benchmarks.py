@@ -64,6 +64,7 @@ TINY_WITH_RAY = {
 }
 LONG = {
     "faults.py": "{study} --faults 2 --kinds driver,group",
+    "launches.py": "--tiny --networks lenet300 --algorithms dense",
     "nodes.py": "{study} --rounds 1",
     "samplers.py": "--problems ZDT1 --seeds 2 --members 16 --samplers random tpe --out {scratch}",
     "scale.py": "--sizes 20 --plain 10 --reports 20",
