@@ -78,6 +78,9 @@ TASKS: tuple[tuple[str, str], ...] = (
     ('augment = ["flip"]\ndataset = "theirs.vectors"',
      "`augment` is for images, (channels, height, width); got inputs of shape (64,)"),
     ('stream = "often"', "`stream` is where inputs are kept: one of auto, always, never; got 'often'"),
+    ('compile = "yes"', "`compile` is true, false or \"auto\": whether steps are compiled; got 'yes'"),
+    ("compile = [true, false]", '`compile` is true, false or "auto": whether steps are compiled; got [True, False]'),
+    ("together = 1.5", '`together` is how many members are trained in one program: a whole number, 0 for all of a cohort, or "auto"; got 1.5'),
     ('dataset = "idx"', "`root` is missing: dataset idx needs it"),
     ('dataset = "idx"\nroot = "nowhere"', "dataset idx: no folder nowhere"),
     ("dense_share = 0.999", "`rungs` is at most the number of steps after the dense phase, 0; got 1"),
@@ -221,6 +224,16 @@ def test_a_model_without_units_to_remove(refused: Refusal) -> None:
     said = refused("run", text, "--out", "out")
     assert said.startswith(
         'study.toml: arm "chance": `granularity` node: it needs hidden units whose readers are all known'
+    )
+
+
+def test_steps_that_are_to_be_compiled_without_a_compiler(
+    refused: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent")
+    assert refused("run", study("compile = true"), "--out", "out") == (
+        "study.toml: [task]: `compile` true needs a C++ compiler (/nonexistent), which is not found; "
+        '"auto" compiles where that is possible and pays'
     )
 
 

@@ -135,6 +135,20 @@ def test_a_cohort_whose_worker_ran_out_of_memory_is_tried_smaller_and_then_faile
     )
 
 
+def test_why_steps_are_not_compiled_is_said_once_of_an_algorithm(tmp_path: Path) -> None:
+    hands: Any = Hands(tmp_path)
+    for planned in hands.going.values():
+        planned.algorithm = "mine.Own"
+    hands.progress.reached = lambda planned, rung: None
+    report = handout.Report(hands)
+    for rung, reason in ((1, ""), (2, "it looks at `step`"), (3, "it looks at `step`")):
+        for name in "ab":
+            result = {"rung": rung, "uncompiled": reason}
+            trial = SimpleNamespace(trial_id=f"trial-{name}")
+            report.on_trial_result(0, [], trial, result)
+    assert hands.notes == ["mine.Own: its steps run without being compiled: it looks at `step`"]
+
+
 GREEDY = """
 import torch
 from prunefront.trainables.algorithms.dense import Dense

@@ -30,6 +30,8 @@ SHARE = 0.05
 TURN = 0.2
 """Seconds of a turn, about."""
 ROUNDS = 3
+CLEARLY = 2.0
+"""So many times as slow in its first turn, a way is not timed again."""
 TIMED = 32
 """Members that are timed, at most."""
 FLOPS_A_SECOND = {"cpu": 4e10, "cuda": 5e12}
@@ -267,30 +269,34 @@ def _timed(
     size: int,
     member_steps: float,
 ) -> Timings | None:
-    """Time members one after the other, and together, in turn.
+    """Time members one after the other, and together, in turn. What is clearly slower is not timed
+    again.
 
-    None if two turns of each take more than their share of a training of `member_steps`.
+    None if it cannot be told within the share of a training of `member_steps` which is faster.
     """
     size = min(size, TIMED)
     widths = [1, 0] if task.together == "auto" else [task.together]
-    turns = 2 * len(widths)
-    if turns * _steps_of_turn(task, size) * size > SHARE * member_steps:
+    turn = _steps_of_turn(task, size) * size
+    if 2 * len(widths) * turn > SHARE * member_steps:
         return None
     begun = perf_counter()
-    runners = [_Runner(task, algorithm, member, size, Execution(width)) for width in widths]
-    first = [runner.turn() for runner in runners]  # which loads and chooses
-    allowed = SHARE * member_steps * min(first)
+    runners = {width: _Runner(task, algorithm, member, size, Execution(width)) for width in widths}
+    first = {width: runner.turn() for width, runner in runners.items()}  # which loads and chooses
+    fastest = min(first.values())
+    rivals = [width for width in widths if first[width] <= CLEARLY * fastest]
+    another = turn * sum(first[width] for width in rivals)
     seconds: dict[int, list[float]] = {width: [] for width in widths}
-    for rounds in range(1, ROUNDS + 1):
+    for _ in range(ROUNDS):
         spent = perf_counter() - begun
-        another = spent / rounds
-        if spent + another > allowed:
+        if spent + another > SHARE * member_steps * fastest:
             break
-        for runner in runners:
-            seconds[runner.chosen.together].append(runner.turn())
-    if not seconds[widths[0]]:
+        for width in rivals:
+            seconds[width].append(runners[width].turn())
+    if len(rivals) > 1 and not seconds[rivals[0]]:
         return None
-    plain = {width: 1e3 * statistics.median(of) for width, of in seconds.items()}
+    plain: dict[int, float] = {}
+    for width in widths:
+        plain[width] = 1e3 * statistics.median(seconds[width] or [first[width]])
     return Timings(plain)
 
 
