@@ -29,8 +29,8 @@ SHARE = 0.9
 gone.
 """
 
-COMPILED_SHARE = 0.5
-"""The same of a stack whose steps are compiled, for each shape anew."""
+COMPILED_SHARE = 0.6
+"""The same of a stack that trains and whose steps are compiled, for each shape anew."""
 
 _SHAPED = ("params", "buffers", "pruning", "units")
 """What of a state's members has the shape of the stack, beside slots of the optimiser."""
@@ -56,7 +56,8 @@ def compact(pruner: Hooks, task: Task, state: State) -> State:
     cut, index = narrow.survivors(structure, alive, gone)
     units_before = sum(layer.units for layer in structure.hidden)
     units_after = sum(cut.widths.values())
-    share = COMPILED_SHARE if execution(task).compile else SHARE
+    has_begun = state.scalars["step"] > 0
+    share = COMPILED_SHARE if has_begun and execution(task).compile else SHARE
     limit = share * units_before
     if not cut.gone and units_after >= limit:
         return state
