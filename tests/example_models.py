@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -233,3 +234,12 @@ def wraps(input_shape: tuple[int, ...], classes: int, wrap: int = 1) -> nn.Modul
     return nn.Sequential(
         nn.Flatten(), nn.Linear(math.prod(input_shape), wrap), nn.ReLU(), nn.Linear(wrap, classes)
     )
+
+
+def pixels(noise: float = 0.0, extent: int = 28) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images in a frame of constant pixels, with noise all over them."""
+    draws = np.random.default_rng(0)
+    inputs = np.zeros((256, 1, extent, extent))
+    inputs[:, :, 6:-6, 6:-6] = draws.random((256, 1, extent - 12, extent - 12))
+    inputs += noise * draws.random(inputs.shape)
+    return {"train": (inputs, np.arange(256) % 10)}

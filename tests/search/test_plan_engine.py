@@ -120,7 +120,7 @@ def test_a_plan_that_is_copied_is_followed(tmp_path: Path, monkeypatch: pytest.M
     choosing(Execution(2), monkeypatch)
     (tmp_path / "a").mkdir()
     first = prepare(found, tmp_path / "a", 2)
-    shutil.copytree(rundir.plan(tmp_path / "a"), rundir.plan(tmp_path / "b"))
+    shutil.copytree(tmp_path / "a" / "plan", tmp_path / "b" / "plan")
     choices = choosing(Execution(1), monkeypatch)
     assert prepare(found, tmp_path / "b", 3) == first
     assert not choices.asked
@@ -163,7 +163,7 @@ def test_the_same_plan_has_the_same_bits(execution: Execution, tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         if name == "b":
-            shutil.copytree(rundir.plan(tmp_path / "a"), rundir.plan(tmp_path / "b"))
+            shutil.copytree(tmp_path / "a" / "plan", tmp_path / "b" / "plan")
         cohorts = prepare(found, tmp_path / name, 2)
         (cohort,) = [cohort for cohort in cohorts if cohort.algorithm]
         assert ways([cohort]) == {execution}

@@ -490,3 +490,25 @@ def test_compiled_by_inductor(name: str, monkeypatch: pytest.MonkeyPatch):
     algorithm = find(name)
     task = dataclasses.replace(TASK, model_options={"widths": [32]}, epochs=1)
     expect_equal(algorithm, task, several(algorithm, (0, 1), task)[:2])
+
+
+@pytest.mark.long
+def test_of_lenet5_compiled_by_inductor(monkeypatch: pytest.MonkeyPatch):
+    """Of images without constant pixels. Where all pixels below a pooling window are the same, its
+    entries tie; which of them has the gradient is the compiler's to choose, and makes no difference
+    to weights that are kept. Removed ones of the first convolution get another gradient, and what
+    is spliced back later begins elsewhere.
+    """
+    monkeypatch.setattr(compiled, "with_inductor", REAL)
+    dns = find("dns")
+    task = Task(
+        dataset="example_models.pixels",
+        noise=1e-3,
+        model="lenet5",
+        epochs=5,
+        batch_size=16,
+        rungs=1,
+        lr=0.01,
+        precision="float64",
+    )
+    expect_equal(dns, task, several(dns, (0,), task)[:2])
