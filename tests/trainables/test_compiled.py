@@ -58,7 +58,8 @@ def different(
     company: bool = False,
 ) -> list[str]:
     """What of members and their networks differs by more than a tolerance, relative to the largest
-    entry. company: they were trained with others, and stacks that shrink have other widths.
+    entry. company: they were trained with others, or compiled, and stacks that shrink have other
+    widths.
     """
     left, right = (view(algorithm, task, state) for state in (one, other))
     if not (company and algorithm.narrows):  # type: ignore[attr-defined]
@@ -90,7 +91,7 @@ def expect_equal(
     plain = train(algorithm, task.run_as(0, False), members)
     state = train(algorithm, task.run_as(together, True), members)
     assert compiled.refusal() == state.scalars.get("uncompiled", "") == ""
-    assert different(algorithm, task, plain, state, tolerance) == []
+    assert different(algorithm, task, plain, state, tolerance, company=True) == []
     return state
 
 
