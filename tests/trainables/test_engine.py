@@ -169,7 +169,7 @@ def test_a_training_by_captured_steps(name: str, stream: Any, monkeypatch: pytes
     compiled.forget()
     assert recorder.recorded
     assert recorder.replayed
-    assert different(algorithm, task, plain, state, 1e-9) == []
+    assert different(algorithm, task, plain, state, 1e-9, company=True) == []
 
 
 # ---- what a task says
