@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeVar
 
 from ...analysis.rows.mistake import Mistake
-from ...trainables.algorithms import find
+from ...trainables.algorithms import of_dense_phase
 from ...trainables.contract import Algorithm, Member
 from ...trainables.domain import code_path, complete
 from ...trainables.measure.latency import threads
@@ -161,10 +161,10 @@ def _dense_cohorts(
         size = max(LEAST_MEMBERS, share)
     if not lacking:
         return
-    plain = find("dense")
+    name, plain = of_dense_phase()
     first = Member(complete(plain.space, {}), seeds[0])
     most = min(size, len(lacking))
-    chosen = _chosen(study, "dense", plain, first, most, len(lacking), workers, ledger)
+    chosen = _chosen(study, name, plain, first, most, len(lacking), workers, ledger)
     for seeds in _parts(lacking, size):
         members = tuple(Member({}, seed) for seed in seeds)
         unnamed = Cohort("", "", "", members, together=chosen.together, compile=chosen.compile)

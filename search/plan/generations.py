@@ -18,7 +18,7 @@ from typing import Any
 from ...analysis.rows import rundir, table
 from ...analysis.rows.mistake import Mistake
 from ...analysis.rows.storage import Location, atomic, read_range, remove_tree
-from ...trainables.algorithms import find
+from ...trainables.algorithms import of_dense_phase
 from ...trainables.contract import Algorithm, Member
 from ...trainables.domain import canonical, code_path, complete
 from ...trainables.records.cohort import Cohort
@@ -468,7 +468,7 @@ def _read_stored(
         if not cohort.algorithm:
             ledger.dense |= dict.fromkeys(planned.seeds, planned.name)
             dense.append(planned)
-            _enter_choice(ledger, "dense", find("dense"), cohort)
+            _enter_choice(ledger, *of_dense_phase(), cohort)
             continue
         gone: list[Member] = []
         for member in cohort.members:

@@ -15,13 +15,19 @@ from prunefront.trainables.algorithms import find
 from prunefront.trainables.contract import Member, State
 from prunefront.trainables.domain import complete
 from prunefront.trainables.task import Task
-from prunefront.trainables.training import compiled
+from prunefront.trainables.training import compact, compiled
 from prunefront.trainables.training.batches import Batches
 from prunefront.trainables.training.compiled import Program
 from prunefront.trainables.training.pruner import GradientPruner
 from prunefront.trainables.tree import leaves
 
 TASK = Task(widths=[8], batch_size=32, epochs=3, rungs=1, dense_share=0.0)
+
+
+@pytest.fixture(autouse=True)
+def same_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled stacks narrow in coarser steps: here as others do, so that states compare."""
+    monkeypatch.setattr(compact, "COMPILED_SHARE", compact.SHARE)
 
 
 def started() -> tuple[GradientPruner, State]:

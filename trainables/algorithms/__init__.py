@@ -108,6 +108,11 @@ def _made(name: str, kind: object) -> Algorithm:
         raise Mistake(f"algorithm {name}: {rule}; it raised {raised(error)}") from error
 
 
+def of_dense_phase() -> tuple[str, Algorithm]:
+    """The algorithm, and its name, by which networks train that others start from."""
+    return "dense", find("dense")
+
+
 def _misdescribed(kind: type[Algorithm]) -> str | None:
     """What a class says of itself that is not so; None if all is well."""
     for attribute in ("source", "space"):

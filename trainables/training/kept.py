@@ -31,7 +31,7 @@ def folder() -> Path:
     return Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
 
 
-def place(task: Task, pruner: Hooks, static: Mapping[str, Any], *more: object) -> Path:
+def place(task: Task, pruner: Hooks, static: Mapping[str, Any], *more: object) -> str:
     """The file of what is known of members with these static hyper-parameters.
 
     more: whatever else it depends on.
@@ -54,7 +54,7 @@ def place(task: Task, pruner: Hooks, static: Mapping[str, Any], *more: object) -
     ]
     told = json.dumps(parts, sort_keys=True, default=str)
     digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-    return folder() / "prunefront" / f"{digest}.json"
+    return str(folder() / "prunefront" / f"{digest}.json")
 
 
 def was_compiled(task: Task, pruner: Hooks, static: Mapping[str, Any], width: int) -> bool:
@@ -67,25 +67,26 @@ def note_compiled(task: Task, pruner: Hooks, static: Mapping[str, Any], width: i
     write(_compiled_at(task, pruner, static, width), {"compiled": True})
 
 
-def _compiled_at(task: Task, pruner: Hooks, static: Mapping[str, Any], width: int) -> Path:
+def _compiled_at(task: Task, pruner: Hooks, static: Mapping[str, Any], width: int) -> str:
     own = {name: value for name, value in static.items() if name in pruner.space}
     return place(task, pruner, own, "compiled", width)
 
 
-def read(path: Path) -> Facts:
+def read(path: str) -> Facts:
     """What a file says; nothing if it is not there, or torn."""
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(Path(path).read_text())
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
 
-def write(path: Path, facts: Facts) -> None:
+def write(path: str, facts: Facts) -> None:
     """Keep facts. Where nothing can be written they are found out again."""
+    file = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(file) as temporary:
             temporary.write_text(json.dumps(facts))
     except OSError:
         return
