@@ -25,7 +25,7 @@ from ..training.hooks import Hooks, misdeclared
 from ._masked import Masked
 from ._structured import Structured
 
-__all__ = ["Masked", "Structured", "find", "is_ours", "known"]
+__all__ = ["Masked", "Structured", "find", "is_ours", "known", "of_dense_phase"]
 
 GROUP = "prunefront.algorithms"
 PACKAGE = __name__.rpartition(".")[0]
