@@ -131,9 +131,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    scratch = tempfile.TemporaryDirectory(prefix="prunefront-")
-    if not given.compile:  # timed anew, in a folder of its own
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch.name
+    with tempfile.TemporaryDirectory(prefix="prunefront-") as scratch:
+        if not given.compile:  # timed anew, in a folder of its own
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
+        every_model(given)
+
+
+def every_model(given: argparse.Namespace) -> None:
+    """Time the executions of all that is asked for."""
     for model in given.models:
         if model == "lenet5" and not Path(FASHION["root"]).exists():
             print("lenet5: no Fashion-MNIST; skipped")

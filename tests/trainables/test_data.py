@@ -29,7 +29,7 @@ from prunefront.trainables.data.stream import Stream
 from prunefront.trainables.domain import complete
 from prunefront.trainables.measure.members import measure
 from prunefront.trainables.task import Task
-from prunefront.trainables.training import draws, loop
+from prunefront.trainables.training import batches, draws
 from prunefront.trainables.tree import leaves
 
 CPU = torch.device("cpu")
@@ -294,7 +294,7 @@ def test_no_two_steps_and_no_dense_phase_draw_the_same_augmentation(
         assert len(key) == x.shape[0] == 2, "drawn once for each distinct seed"
         return x
 
-    monkeypatch.setattr(loop, "augment", spy)
+    monkeypatch.setattr(batches, "augment", spy)
     task = Task(model_options={"widths": [4]}, epochs=2, rungs=2, augment=["flip"])
     state = trained(task, "dns", [member("dns", seed) for seed in (1, 0, 1)])
     measure(task, find("dns"), state, last=True)

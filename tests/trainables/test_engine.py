@@ -25,7 +25,16 @@ from prunefront.trainables.domain import complete
 from prunefront.trainables.records.cohort import Cohort
 from prunefront.trainables.records.training import Training
 from prunefront.trainables.task import Task
-from prunefront.trainables.training import captured, compact, compiled, engine, feed, kept, planner
+from prunefront.trainables.training import (
+    captured,
+    compact,
+    compiled,
+    engine,
+    feed,
+    graphs,
+    kept,
+    planner,
+)
 from prunefront.trainables.training.engine import Execution
 
 # ---- CUDA graphs
@@ -164,8 +173,8 @@ def test_a_training_by_captured_steps(name: str, stream: Any, monkeypatch: pytes
     monkeypatch.setattr(compiled, "Moving", noted)
     monkeypatch.setattr(compiled, "with_inductor", backend)
     monkeypatch.setattr(compiled, "_try", untried)
-    monkeypatch.setattr(compiled, "ROWS", 7)
-    monkeypatch.setattr(feed, "ROWS", 7)
+    for module in (compiled, feed, graphs):
+        monkeypatch.setattr(module, "ROWS", 7)
     compiled.forget()
     algorithm = find(name)
     task = dataclasses.replace(TASK, stream=stream)

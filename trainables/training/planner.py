@@ -304,8 +304,8 @@ def _time_compiled(
     timings: Timings, task: Task, algorithm: Algorithm, member: Member, size: int
 ) -> None:
     """Compile and time; the graphs are then on disk for those who train."""
-    size = min(size, TIMED)
     together = min(_compiled_width(task), size)
+    size = together or min(size, TIMED)
     compiled.forget()
     try:
         begun = perf_counter()
