@@ -247,6 +247,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where workers find hand.py
     task = Task(
         model_options={"widths": given.widths},
         batch_size=given.batch_size,
