@@ -17,7 +17,8 @@ def settle() -> None:
     by_version = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     if any(name in os.environ for name in by_version):
         return
-    is_new = hasattr(torch, "accelerator")
+    major, minor = torch.__version__.split(".")[:2]
+    is_new = (int(major), int(minor)) >= (2, 9)
     os.environ[by_version[0] if is_new else by_version[1]] = "expandable_segments:True"
 
 

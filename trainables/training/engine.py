@@ -28,8 +28,8 @@ MULTIPLE = 8
 compiled while members leave.
 """
 LARGE_FLOPS = 3e6
-"""From here on, in a forward pass of one example, networks with convolutions are faster one after
-the other than stacked, on a CPU: LeNet-5 on 28 x 28 is, ResNet-8 on 8 x 8 is not.
+"""From here on, in a forward pass of one example, networks with convolutions gain nothing by being
+stacked on a CPU: LeNet-5 on 28 x 28 does not, ResNet-8 on 8 x 8 does.
 """
 CACHE_BYTES = 4 << 20
 """Of a CPU's cache, what the parameters of a compiled program may take, with a mask and a momentum
@@ -53,7 +53,11 @@ class Execution:
     def parts(self, size: int) -> list[range]:
         """The places of the members that are run together, of `size` in all."""
         width = self.together or size
-        return [range(first, min(first + width, size)) for first in range(0, size, width)]
+        parts: list[range] = []
+        for first in range(0, size, width):
+            end = min(first + width, size)
+            parts.append(range(first, end))
+        return parts
 
     def padded(self, size: int) -> int:
         """How many members a program for `size` of them has."""

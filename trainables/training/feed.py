@@ -67,8 +67,10 @@ class Resident(Feed):
         return self._examples(inputs, labels, table[self._at])
 
     def _examples(self, inputs: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        flat = inputs.index_select(0, rows.flatten())
-        return flat.view(*rows.shape, *self._shape), labels[rows]
+        flat_rows = rows.flatten()
+        flat = inputs.index_select(0, flat_rows)
+        x = flat.view(*rows.shape, *self._shape)
+        return x, labels[rows]
 
 
 class Streamed(Feed):

@@ -45,7 +45,7 @@ COMPILING = 30.0
 SHAPES = 4
 """How often the steps of members that narrow while they train are compiled."""
 READING = 6.0
-"""Seconds that it takes at most to have compiled graphs from the disk."""
+"""Seconds that it takes, about, to have compiled graphs from the disk."""
 FROM_DISK = 0.25
 """The share of it that is left where compiled graphs are on disk."""
 
@@ -348,7 +348,11 @@ class _Known:
 
 def _static(algorithm: Hooks, member: Member) -> dict[str, Any]:
     """A member's static hyper-parameters."""
-    return {name: member.hp[name] for name, domain in algorithm.space.items() if domain.static}
+    static: dict[str, Any] = {}
+    for name, domain in algorithm.space.items():
+        if domain.static:
+            static[name] = member.hp[name]
+    return static
 
 
 def _by_width(milliseconds: Mapping[str, float]) -> dict[int, float]:
